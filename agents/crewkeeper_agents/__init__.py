@@ -1,0 +1,1 @@
+"""What an agent process runs: Agent, runtime, scripted agents."""

@@ -1,0 +1,1 @@
+"""The language every member of a crew speaks: subjects, messages, client, embedded server."""

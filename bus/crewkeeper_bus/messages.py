@@ -1,0 +1,530 @@
+"""Messages: one frozen struct for everything that crosses the bus, and which subject kind carries it.
+
+Payloads are JSON objects, so that an agent can be written in any language. `docs/protocol.md` is the
+specification; a test keeps the two equal. Durations are seconds, relative to when the message is stored: no
+message carries the sender's clock. Unknown keys are ignored, so a newer peer can add some.
+"""
+
+from typing import Annotated, Any, Final
+
+from msgspec import UNSET, Meta, Raw, Struct, UnsetType
+
+from crewkeeper_bus.subjects import Kind
+
+Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-]{1,32}\Z", description="a subject token")]
+Text = Annotated[str, Meta(max_length=2000)]
+Seconds = Annotated[float, Meta(ge=0, le=366 * 24 * 3600)]
+Count = Annotated[int, Meta(ge=0, le=2**53)]
+Names = Annotated[tuple[Name, ...], Meta(max_length=256)]
+
+PROTOCOL_VERSION: Final = 1
+
+
+# --- conditions: what a task waits for ---
+
+
+class OnCall(Struct, frozen=True, kw_only=True, tag_field="on", tag="call"):
+    """The answer to a call the task made."""
+
+    call: Name
+
+
+class OnMessage(Struct, frozen=True, kw_only=True, tag_field="on", tag="message"):
+    """A one-way message of any of these agents; of anybody if the list is empty."""
+
+    senders: Names = ()
+
+
+class OnResource(Struct, frozen=True, kw_only=True, tag_field="on", tag="resource"):
+    """A lock (`units` 1 of 1) or units of a semaphore, asked for with an `Acquire` of the same ticket."""
+
+    resource: Name
+    ticket: Name
+
+
+class OnHuman(Struct, frozen=True, kw_only=True, tag_field="on", tag="human"):
+    """An answer of a person; never a deadlock."""
+
+    who: Name
+    question: Name = ""
+    """Id of the `AskHuman`; empty where no question was asked through the bus."""
+
+
+class OnTimer(Struct, frozen=True, kw_only=True, tag_field="on", tag="timer"):
+    """Time passes."""
+
+    after_s: Seconds
+
+
+class OnAll(Struct, frozen=True, kw_only=True, tag_field="on", tag="all"):
+    """Every one of the conditions."""
+
+    of: Annotated[tuple["Condition", ...], Meta(max_length=256)]
+
+
+class OnSome(Struct, frozen=True, kw_only=True, tag_field="on", tag="some"):
+    """At least `k` of the conditions; ANY is k = 1."""
+
+    k: Annotated[int, Meta(ge=1, le=256)]
+    of: Annotated[tuple["Condition", ...], Meta(max_length=256)]
+
+
+Condition = OnCall | OnMessage | OnResource | OnHuman | OnTimer | OnAll | OnSome
+
+
+# --- agent to agent ---
+
+
+class Sent(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What every agent-sent message carries: its place in the sender's own gap-free stream."""
+
+    inc: Name
+    """Incarnation: a random token made anew at every start of the agent's process."""
+    seq: Annotated[int, Meta(ge=1, le=2**53)]
+    """1, 2, 3, … over everything this incarnation publishes, whatever the kind."""
+
+
+class Request(Sent, frozen=True, kw_only=True, omit_defaults=True):
+    """A call. The subject's id is the call id; the answer comes on `rep.<callee>.<caller>.<call id>`."""
+
+    task: Name
+    """The caller's task that makes the call."""
+    verb: Name = "ask"
+    """Which of the callee's handlers."""
+    chain: Annotated[tuple[Name, ...], Meta(max_length=64)] = ()
+    """Ids of the calls this one descends from, outermost first."""
+    deadline_s: Seconds | None = None
+    body: Raw
+
+
+class Reply(Sent, frozen=True, kw_only=True, omit_defaults=True):
+    """The answer to a call: `body`, or `error`."""
+
+    error: "Fault | None" = None
+    body: Raw | UnsetType = UNSET
+
+
+class Fault(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Why there is no answer."""
+
+    code: Name
+    """`would_deadlock`, `peer_gone`, `cancelled`, `queue_full`, `no_handler`, `handler_failed`, `refused`, …"""
+    text: Text
+    path: tuple[Text, ...] = ()
+    finding: str = ""
+
+
+class SupervisorReply(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """An answer on `rep._.<caller>.<call id>`: the supervisor's error for a call, or a person's answer to a question."""
+
+    id: str
+    """Command id; the same command is obeyed once."""
+    error: Fault | None = None
+    body: Raw | UnsetType = UNSET
+
+
+class Message(Sent, frozen=True, kw_only=True, omit_defaults=True):
+    """A one-way message."""
+
+    task: Name
+    body: Raw
+
+
+class Cancel(Sent, frozen=True, kw_only=True, omit_defaults=True):
+    """The caller gives up the call of the subject's id; a callee drops it from its queue or cancels its handler."""
+
+    why: Text = ""
+
+
+class CallProgress(Sent, frozen=True, kw_only=True, omit_defaults=True):
+    """Progress of the call of the subject's id, callee to caller."""
+
+    text: Text = ""
+
+
+# --- agent to supervisor: notes ---
+
+
+class Joined(Sent, frozen=True, kw_only=True, omit_defaults=True, tag_field="t", tag="joined"):
+    """First note of an incarnation: who it is and how it serves."""
+
+    role: Name
+    concurrency: Annotated[int, Meta(ge=1, le=10_000)] = 1
+    reentrant: Annotated[str, Meta(pattern="^(none|chain|full)$")] = "none"
+    mailbox: Annotated[int, Meta(ge=0, le=1_000_000)] = 1000
+    """How many calls may wait to be started before new ones are refused."""
+    heartbeat_s: Seconds = 2.0
+    pid: Count = 0
+    client: Text = ""
+
+
+class TaskBegan(Sent, frozen=True, kw_only=True, omit_defaults=True, tag_field="t", tag="task"):
+    """An activity that no call started begins; it holds a slot unless `slot` is false."""
+
+    task: Name
+    name: Text = ""
+    slot: bool = True
+
+
+class TaskEnded(Sent, frozen=True, kw_only=True, omit_defaults=True, tag_field="t", tag="end"):
+    """A task is over: an activity, or a handler whose answer went out early."""
+
+    task: Name
+
+
+class CallStarted(Sent, frozen=True, kw_only=True, omit_defaults=True, tag_field="t", tag="start"):
+    """A handler begins: from now on `task` works on `call` and holds a slot."""
+
+    call: Name
+    caller: Name
+    task: Name
+
+
+class WaitBegan(Sent, frozen=True, kw_only=True, omit_defaults=True, tag_field="t", tag="wait"):
+    """A task begins to wait."""
+
+    task: Name
+    epoch: Annotated[int, Meta(ge=1, le=2**53)]
+    """1, 2, 3, … per incarnation: names this wait."""
+    condition: Condition
+    deadline_s: Seconds | None = None
+
+
+class WaitEnded(Sent, frozen=True, kw_only=True, omit_defaults=True, tag_field="t", tag="wake"):
+    """The wait is over, whatever ended it."""
+
+    task: Name
+    epoch: Annotated[int, Meta(ge=1, le=2**53)]
+    outcome: Annotated[str, Meta(pattern="^(met|timeout|broken|cancelled|gone|killed|failed)$")] = "met"
+
+
+class Taken(Sent, frozen=True, kw_only=True, omit_defaults=True, tag_field="t", tag="taken"):
+    """A task has taken a one-way message out of the mailbox."""
+
+    sender: Name
+    message: Name
+    task: Name
+
+
+class Acquire(Sent, frozen=True, kw_only=True, omit_defaults=True, tag_field="t", tag="acquire"):
+    """A task asks for a lock or for units of a semaphore; the supervisor grants in journal order."""
+
+    task: Name
+    resource: Name
+    ticket: Name
+    mode: Annotated[str, Meta(pattern="^[xs]$")] = "x"
+    units: Annotated[int, Meta(ge=1, le=1_000_000)] = 1
+    capacity: Annotated[int, Meta(ge=1, le=1_000_000)] = 1
+    """Units there are in all: 1 for a lock. The first request of a resource fixes it."""
+
+
+class Release(Sent, frozen=True, kw_only=True, omit_defaults=True, tag_field="t", tag="release"):
+    """A task gives back what the ticket brought, or no longer asks for it."""
+
+    task: Name
+    resource: Name
+    ticket: Name
+
+
+class AskHuman(Sent, frozen=True, kw_only=True, omit_defaults=True, tag_field="t", tag="ask_human"):
+    """A question to a person; the answer comes on `rep._.<agent>.<question>`."""
+
+    task: Name
+    question: Name
+    who: Name
+    text: Text
+
+
+class Usage(Sent, frozen=True, kw_only=True, omit_defaults=True, tag_field="t", tag="usage"):
+    """What the task spent, as the agent says."""
+
+    task: Name
+    model: Text = ""
+    input_tokens: Count = 0
+    output_tokens: Count = 0
+    cost_microusd: Count = 0
+
+
+class Progress(Sent, frozen=True, kw_only=True, omit_defaults=True, tag_field="t", tag="progress"):
+    """The task got somewhere."""
+
+    task: Name
+    text: Text = ""
+
+
+class Standing(Sent, frozen=True, kw_only=True, omit_defaults=True, tag_field="t", tag="standing"):
+    """Where the agent stands after a pause or resume took effect: `paused` at a checkpoint, or `running`."""
+
+    state: Annotated[str, Meta(pattern="^(paused|running)$")]
+
+
+class Left(Sent, frozen=True, kw_only=True, omit_defaults=True, tag_field="t", tag="left"):
+    """The incarnation goes: its last note."""
+
+    why: Text = ""
+    done: bool = True
+    """Whether the work was finished, as opposed to failed or told to stop."""
+
+
+Note = (
+    Joined
+    | TaskBegan
+    | TaskEnded
+    | CallStarted
+    | WaitBegan
+    | WaitEnded
+    | Taken
+    | Acquire
+    | Release
+    | AskHuman
+    | Usage
+    | Progress
+    | Standing
+    | Left
+)
+
+
+# --- agent to supervisor: heartbeat ---
+
+
+class OpenWait(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One wait that is open now."""
+
+    epoch: Annotated[int, Meta(ge=1, le=2**53)]
+    condition: Condition
+    for_s: Seconds = 0.0
+    """How long it has been open."""
+    deadline_s: Seconds | None = None
+    """Seconds left."""
+
+
+class TaskState(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One task that is alive now."""
+
+    task: Name
+    call: Name = ""
+    caller: Name = ""
+    slot: bool = True
+    wait: OpenWait | None = None
+
+
+class OpenCall(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One call the agent made and has no answer for."""
+
+    call: Name
+    to: Name
+    task: Name
+
+
+class Held(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One grant the agent holds."""
+
+    resource: Name
+    ticket: Name
+    task: Name
+
+
+class Heartbeat(Sent, frozen=True, kw_only=True, omit_defaults=True):
+    """The agent's whole state as the client knows it: heals lost notes, and answers a probe."""
+
+    nonce: Name = ""
+    """The probe this answers; empty in a periodic heartbeat."""
+    role: Name
+    concurrency: Annotated[int, Meta(ge=1, le=10_000)] = 1
+    reentrant: Annotated[str, Meta(pattern="^(none|chain|full)$")] = "none"
+    mailbox: Annotated[int, Meta(ge=0, le=1_000_000)] = 1000
+    heartbeat_s: Seconds = 2.0
+    state: Annotated[str, Meta(pattern="^(paused|running)$")] = "running"
+    tasks: Annotated[tuple[TaskState, ...], Meta(max_length=20_000)] = ()
+    queued: Annotated[tuple[Name, ...], Meta(max_length=100_000)] = ()
+    """Calls received and not started, oldest first."""
+    calls: Annotated[tuple[OpenCall, ...], Meta(max_length=100_000)] = ()
+    unread: Annotated[tuple[tuple[Name, Name], ...], Meta(max_length=100_000)] = ()
+    """One-way messages received and not taken: (sender, message id)."""
+    held: Annotated[tuple[Held, ...], Meta(max_length=20_000)] = ()
+
+
+# --- supervisor to agent or host: control ---
+
+
+class Control(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What every command carries. A command id is obeyed once; a term older than the newest seen is ignored."""
+
+    id: str
+    term: Count = 0
+
+
+class Begin(Control, frozen=True, kw_only=True, omit_defaults=True, tag_field="t", tag="begin"):
+    """The crew is complete: activities may start."""
+
+    peers: Names = ()
+
+
+class Break(Control, frozen=True, kw_only=True, omit_defaults=True, tag_field="t", tag="break"):
+    """Fail this one wait with `WouldDeadlock`; ignored if the wait is over. Calls it waited for are cancelled."""
+
+    task: Name
+    epoch: Annotated[int, Meta(ge=1, le=2**53)]
+    finding: str
+    why: Text
+    path: tuple[Text, ...] = ()
+    retry_after_s: Seconds = 0.0
+
+
+class Probe(Control, frozen=True, kw_only=True, omit_defaults=True, tag_field="t", tag="probe"):
+    """Answer at once with a heartbeat that carries this nonce."""
+
+    nonce: Name
+
+
+class Pause(Control, frozen=True, kw_only=True, omit_defaults=True, tag_field="t", tag="pause"):
+    """Hold at the next checkpoint; nothing queued is lost."""
+
+    why: Text = ""
+
+
+class Resume(Control, frozen=True, kw_only=True, omit_defaults=True, tag_field="t", tag="resume"):
+    """Go on."""
+
+
+class Stop(Control, frozen=True, kw_only=True, omit_defaults=True, tag_field="t", tag="stop"):
+    """End: fail every wait with `Killed`, then leave. The host follows with signals after the grace."""
+
+    why: Text = ""
+    grace_s: Seconds = 5.0
+
+
+class Granted(Control, frozen=True, kw_only=True, omit_defaults=True, tag_field="t", tag="granted"):
+    """The ticket is served: the task holds the resource."""
+
+    resource: Name
+    ticket: Name
+    revision: Count
+    """Journal sequence of the grant: a fencing token for whatever the resource guards."""
+
+
+Ctl = Begin | Break | Probe | Pause | Resume | Stop | Granted
+
+
+class StopProcess(Control, frozen=True, kw_only=True, omit_defaults=True, tag_field="t", tag="stop_process"):
+    """To the host: end the process of this agent, SIGTERM then SIGKILL after the grace, and do not restart it."""
+
+    agent: Name
+    grace_s: Seconds = 5.0
+
+
+class StopRun(Control, frozen=True, kw_only=True, omit_defaults=True, tag_field="t", tag="stop_run"):
+    """To the host: stop every process of the run, last started first."""
+
+    why: Text = ""
+
+
+HostCtl = StopProcess | StopRun
+
+
+# --- supervisor side: facts on `op` ---------------------------------------------------------------------------------
+
+
+class RunDeclared(Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field="t", tag="run_declared"):
+    """First message of every run: the crew as it was loaded, so that the journal explains itself."""
+
+    crew: dict[str, Any]
+    host: Text = ""
+
+
+class Tick(Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field="t", tag="tick"):
+    """Time has passed: the only clock the core sees besides the journal's own stamps."""
+
+
+class OwnerChanged(Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field="t", tag="owner"):
+    """A supervisor has taken the run's lease."""
+
+    term: Count
+    owner: Text
+
+
+class ProcessStarted(Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field="t", tag="process_started"):
+    """The host started an agent's process."""
+
+    agent: Name
+    pid: Count
+    restarts: Count = 0
+
+
+class ProcessExited(Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field="t", tag="process_exited"):
+    """An agent's process ended."""
+
+    agent: Name
+    pid: Count
+    code: int = 0
+    """Exit status; negative: the signal."""
+    restart: bool = False
+    """Whether the host starts it again."""
+    why: Text = ""
+
+
+class RestartsExhausted(Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field="t", tag="restarts_exhausted"):
+    """More than `intensity` restarts within `period_s`: the host gives up on the agent."""
+
+    agent: Name
+    intensity: Count
+    period_s: Seconds
+
+
+class OperatorAsked(Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field="t", tag="operator"):
+    """A person asks for something."""
+
+    action: Annotated[str, Meta(pattern="^(pause|resume|kill|stop_run|answer)$")]
+    agent: Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-]{0,32}\Z")] = ""
+    """Empty: the whole crew."""
+    question: Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-]{0,32}\Z")] = ""
+    answer: Text = ""
+    grace_s: Seconds | None = None
+    by: Text = ""
+    why: Text = ""
+
+
+class Outcome(Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field="t", tag="outcome"):
+    """How an effect went that leaves no other trace in the journal (a webhook, a request to the host)."""
+
+    command: str
+    ok: bool
+    detail: Text = ""
+
+
+class RunEnded(Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field="t", tag="run_ended"):
+    """The host has no process of the run left."""
+
+    state: Annotated[str, Meta(pattern="^(done|failed|stopped)$")]
+    why: Text = ""
+
+
+Op = (
+    RunDeclared
+    | Tick
+    | OwnerChanged
+    | ProcessStarted
+    | ProcessExited
+    | RestartsExhausted
+    | OperatorAsked
+    | Outcome
+    | RunEnded
+)
+
+AGENT_MESSAGES: Final[dict[Kind, Any]] = {
+    Kind.REQ: Request,
+    Kind.REP: Reply,
+    Kind.MSG: Message,
+    Kind.PROG: CallProgress,
+    Kind.CANCEL: Cancel,
+    Kind.HB: Heartbeat,
+    Kind.NOTE: Note,
+}
+"""What an agent may send, by the kind in its subject. `tool` is reserved for the gate."""
+
+SUPERVISOR_MESSAGES: Final[dict[Kind, Any]] = {
+    Kind.REP: SupervisorReply,
+    Kind.CTL: Ctl | HostCtl,
+    Kind.OP: Op,
+}
+"""What only the supervisor side sends, from `_` or `_host`."""

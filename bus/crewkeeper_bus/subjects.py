@@ -1,0 +1,170 @@
+"""Subjects: build, parse and validate every token of every subject that Crewkeeper uses.
+
+The grammar is `crew.<run>.<kind>.<from>.<to>.<id>`, exactly six tokens. `<from>` is fixed by the publisher's
+permission on the server, so it is the one true statement of who sent a message; headers and payloads are not.
+What is published on `crew.…` is stored first and delivered on `out.crew.…` (log-first); agents subscribe only there.
+"""
+
+import re
+from enum import StrEnum
+from typing import Final, NamedTuple
+
+from crewkeeper_bus.errors import SubjectError
+
+TOKEN_MAX_CHARS: Final = 32
+SUPERVISOR: Final = "_"
+"""The sender and receiver that is nobody's name: the supervisor itself."""
+HOST: Final = "_host"
+"""The host of a run: starts, signals and reaps its processes."""
+OUT: Final = "out"
+"""First token of the delivery side of the log-first journal."""
+
+_TOKEN = re.compile(r"[A-Za-z0-9_-]{1,32}\Z")
+_TOKEN_RULE: Final = f"1 to {TOKEN_MAX_CHARS} characters of A-Z a-z 0-9 _ -"
+
+
+class Kind(StrEnum):
+    """What a message is, third token of its subject."""
+
+    MSG = "msg"
+    """One-way message, agent to agent."""
+    REQ = "req"
+    """A call, agent to agent."""
+    REP = "rep"
+    """The answer to a call, on the replier's own subject; from `_` it is the supervisor's error or a human's answer."""
+    CANCEL = "cancel"
+    """The caller gives up a call."""
+    PROG = "prog"
+    """Progress of a call, callee to caller."""
+    TOOL = "tool"
+    """A tool call, agent to gate."""
+    HB = "hb"
+    """Heartbeat with the full list of tasks and open waits, agent to supervisor."""
+    NOTE = "note"
+    """One fact about the agent (start, wait, wake, acquire, usage, …), agent to supervisor."""
+    CTL = "ctl"
+    """A command, supervisor to agent or host."""
+    OP = "op"
+    """A fact from the supervisor side (operator, host, tick, outcome of an effect)."""
+
+
+AGENT_KINDS: Final = (Kind.REQ, Kind.REP, Kind.MSG, Kind.PROG, Kind.CANCEL, Kind.TOOL, Kind.HB, Kind.NOTE)
+"""What an agent may publish, always in its own name."""
+RECEIVED_KINDS: Final = (Kind.REQ, Kind.REP, Kind.MSG, Kind.PROG, Kind.CANCEL, Kind.CTL)
+"""What an agent may receive, always addressed to it."""
+
+
+class Address(NamedTuple):
+    """The six tokens of a subject, parsed."""
+
+    run: str
+    kind: Kind
+    sender: str
+    to: str
+    id: str
+
+    @property
+    def subject(self) -> str:
+        """The subject to publish on."""
+        return f"crew.{self.run}.{self.kind}.{self.sender}.{self.to}.{self.id}"
+
+
+def check_token(value: str, what: str) -> str:
+    """Return `value` if it is a valid subject token.
+
+    Args:
+        value: The token to check.
+        what: What it names, for the message ("agent", "run", "call id").
+
+    Raises:
+        SubjectError: It is empty, too long, or holds a character outside `[A-Za-z0-9_-]`.
+    """
+    if not isinstance(value, str) or not _TOKEN.match(value):
+        shown = value if isinstance(value, str) and len(value) <= 80 else repr(value)[:80]
+        raise SubjectError(f"{what} {shown!r} is not a valid name: use {_TOKEN_RULE}")
+    return value
+
+
+def check_agent(value: str) -> str:
+    """Return `value` if an agent may bear it: a valid token that does not begin with `_`.
+
+    Raises:
+        SubjectError: It is not a token or is reserved.
+    """
+    check_token(value, "agent")
+    if value.startswith("_"):
+        raise SubjectError(f"agent {value!r} is reserved: names that begin with '_' belong to the supervisor")
+    return value
+
+
+def build(run: str, kind: Kind, sender: str, to: str, id: str) -> str:  # noqa: A002 - the protocol's word
+    """Build a subject, validating every token.
+
+    Raises:
+        SubjectError: A token is invalid.
+    """
+    check_token(run, "run")
+    check_token(sender, "sender")
+    check_token(to, "receiver")
+    check_token(id, "id")
+    return f"crew.{run}.{kind}.{sender}.{to}.{id}"
+
+
+def parse(subject: str) -> Address:
+    """Parse a subject, with or without the leading `out.`.
+
+    Raises:
+        SubjectError: Not six tokens, another prefix, an unknown kind, or an invalid token.
+    """
+    tokens = subject.split(".")
+    if tokens[0] == OUT:
+        tokens = tokens[1:]
+    if len(tokens) != 6 or tokens[0] != "crew":
+        raise SubjectError(
+            f"subject {subject[:120]!r} has {len(tokens)} tokens; expected crew.<run>.<kind>.<from>.<to>.<id>"
+        )
+    _, run, kind, sender, to, id_ = tokens
+    for token, what in ((run, "run"), (sender, "sender"), (to, "receiver"), (id_, "id")):
+        check_token(token, what)
+    try:
+        return Address(run, Kind(kind), sender, to, id_)
+    except ValueError:
+        raise SubjectError(f"subject {subject[:120]!r}: unknown kind {kind[:40]!r}") from None
+
+
+def run_filter(run: str) -> str:
+    """The subject filter of one run's journal stream."""
+    return f"crew.{check_token(run, 'run')}.>"
+
+
+def stream_name(run: str) -> str:
+    """The name of one run's journal stream."""
+    return f"CREW_{check_token(run, 'run')}"
+
+
+def ledger_subject(run: str) -> str:
+    """The subject of one run's decisions in the LEDGER stream."""
+    return f"ledger.{check_token(run, 'run')}"
+
+
+class Permissions(NamedTuple):
+    """What the server lets one identity do: deny by default, these subjects allowed."""
+
+    publish: tuple[str, ...]
+    subscribe: tuple[str, ...]
+
+
+def agent_permissions(run: str, agent: str, role: str) -> Permissions:
+    """The permissions of exactly one agent in one run (NATS server syntax).
+
+    Publishing: only the agent kinds, only in its own name. Subscribing: only what is addressed to it, and calls
+    to its role through the role's queue group. No `_INBOX`, no `$JS`, no `$SYS`, no `allow_responses`.
+    """
+    check_token(run, "run")
+    check_agent(agent)
+    check_agent(role)
+    publish = tuple(f"crew.{run}.{kind}.{agent}.*.*" for kind in AGENT_KINDS)
+    subscribe = tuple(f"{OUT}.crew.{run}.{kind}.*.{agent}.*" for kind in RECEIVED_KINDS)
+    if role != agent:
+        subscribe += (f"{OUT}.crew.{run}.req.*.{role}.* {role}",)
+    return Permissions(publish, subscribe)

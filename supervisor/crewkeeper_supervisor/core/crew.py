@@ -1,0 +1,122 @@
+"""The crew as declared: what a crew file says, checked and with every default filled in."""
+
+from typing import Annotated, Any, Literal
+
+from msgspec import Meta, Struct, field
+
+AgentName = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,31}\Z")]
+PositiveSeconds = Annotated[float, Meta(gt=0, le=366 * 24 * 3600)]
+
+RestartPolicy = Literal["permanent", "transient", "temporary"]
+Action = Literal["observe", "warn", "break", "pause", "kill", "stop", "escalate"]
+"""What policy can do about a finding. `warn` opens an incident; `stop` ends the whole crew."""
+
+
+class Restart(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """When an agent's process is started again (Erlang/OTP terms).
+
+    `permanent`: always. `transient`: unless it ended with status 0. `temporary`: never. More than `intensity`
+    restarts within `period_s` seconds: give up on the agent.
+    """
+
+    policy: RestartPolicy = "transient"
+    intensity: Annotated[int, Meta(ge=0, le=1000)] = 3
+    period_s: PositiveSeconds = 60.0
+    shutdown_s: Annotated[float, Meta(ge=0, le=3600)] = 5.0
+    """Grace between SIGTERM and SIGKILL."""
+
+
+class Budget(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Limits of what may be spent; None is no limit."""
+
+    microusd: Annotated[int, Meta(ge=0)] | None = None
+    tokens: Annotated[int, Meta(ge=0)] | None = None
+    model_calls: Annotated[int, Meta(ge=0)] | None = None
+    tool_calls: Annotated[int, Meta(ge=0)] | None = None
+    messages: Annotated[int, Meta(ge=0)] | None = None
+    depth: Annotated[int, Meta(ge=1)] | None = None
+    fan_out: Annotated[int, Meta(ge=1)] | None = None
+    wall_s: PositiveSeconds | None = None
+
+
+class Agent(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One declared role of the crew, run by `replicas` instances."""
+
+    name: AgentName
+    run: tuple[str, ...] = ()
+    """Command line of its process; empty for an external agent."""
+    external: bool = False
+    """Started elsewhere."""
+    replicas: Annotated[int, Meta(ge=1, le=1000)] = 1
+    concurrency: Annotated[int, Meta(ge=1, le=10_000)] = 1
+    reentrant: Literal["none", "chain", "full"] = "none"
+    mailbox: Annotated[int, Meta(ge=0, le=1_000_000)] = 1000
+    may_call: tuple[AgentName, ...] | None = None
+    """Roles it may call; None: any."""
+    env: dict[str, str] = field(default_factory=dict)
+    cwd: str = ""
+    """Working directory, absolute."""
+    restart: Restart = field(default_factory=Restart)
+    budget: Budget | None = None
+    tools: tuple[str, ...] = ()
+    priority: Annotated[int, Meta(ge=0, le=100)] = 10
+    """Weight of its work when a victim is chosen; higher is dearer."""
+    never_victim: bool = False
+
+    @property
+    def instances(self) -> tuple[str, ...]:
+        """Names of its instances on the bus: its own name, or name-1 … name-n with replicas."""
+        if self.replicas == 1:
+            return (self.name,)
+        return tuple(f"{self.name}-{number}" for number in range(1, self.replicas + 1))
+
+
+class Response(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What to do about one kind of finding, in order."""
+
+    do: tuple[Action, ...] = ("warn",)
+    confirm_s: Annotated[float, Meta(ge=0, le=3600)] = 0.25
+    """How long a suspicion must stand, all its members having affirmed it, before anything is done."""
+    lasting_s: Annotated[float, Meta(ge=0, le=366 * 24 * 3600)] = 10.0
+    """How long a deadlock that a timer would end must last before it is treated as one without."""
+    shadow: bool = False
+    """Report what would be done, and do not do it."""
+
+
+class Responses(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The response to each kind of finding."""
+
+    deadlock: Response = field(default_factory=lambda: Response(do=("break", "escalate")))
+    orphan: Response = field(default_factory=lambda: Response(do=("break",)))
+    crash: Response = field(default_factory=lambda: Response(do=("warn",)))
+    restart_intensity: Response = field(default_factory=lambda: Response(do=("warn", "escalate")))
+    malformed: Response = field(default_factory=lambda: Response(do=("warn",)))
+    forgery: Response = field(default_factory=lambda: Response(do=("warn", "escalate")))
+    budget: Response = field(default_factory=lambda: Response(do=("warn",)))
+
+
+class Webhook(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One receiver of escalations. Values may name environment variables as `${NAME}`; they are read when used."""
+
+    webhook: str
+    secret: str = ""
+    format: Literal["standard"] = "standard"
+
+
+class Crew(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A crew file, checked: everything the core needs to know before the first event."""
+
+    name: AgentName
+    objective: str = ""
+    agents: tuple[Agent, ...] = ()
+    budget: Budget = field(default_factory=Budget)
+    responses: Responses = field(default_factory=Responses)
+    escalate: tuple[Webhook, ...] = ()
+    payload_bytes: Annotated[int, Meta(ge=1024, le=8 * 1024 * 1024)] = 256 * 1024
+    heartbeat_s: Annotated[float, Meta(ge=0.05, le=300)] = 2.0
+    start_timeout_s: PositiveSeconds = 30.0
+    """How long the crew waits for all its agents before it begins without the missing ones."""
+    tools: dict[str, Any] = field(default_factory=dict)
+    """Declared tools, checked for shape; no gate enforces them yet."""
+    rules: tuple[dict[str, Any], ...] = ()
+    """Declared policy rules, checked for shape; no gate enforces them yet."""
