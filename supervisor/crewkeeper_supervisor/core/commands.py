@@ -1,0 +1,55 @@
+"""Commands: what the core asks the shell to do, in the imperative.
+
+A command's id is derived from the journal (`<sequence>-<index>`), so whoever folds the same log decides the same
+commands under the same ids, and nobody obeys one twice. Every command leaves a trace in the journal (its message, or
+an `Outcome`), which is how the core learns that it was carried out.
+"""
+
+from typing import Any
+
+from crewkeeper_bus.messages import Ctl, Fault, HostCtl
+from msgspec import Raw, Struct
+
+
+class TellAgent(Struct, frozen=True, kw_only=True):
+    """Publish a control message to an agent on `ctl._.<agent>.<id>`."""
+
+    id: str
+    agent: str
+    message: Ctl
+    durable: bool = False
+    """Whether the decision must be in the ledger before it is carried out."""
+
+
+class AnswerCall(Struct, frozen=True, kw_only=True):
+    """Answer an agent's call or question in the supervisor's name, on `rep._.<agent>.<call>`."""
+
+    id: str
+    agent: str
+    call: str
+    error: Fault | None = None
+    body: Raw | None = None
+    durable: bool = True
+
+
+class AskHost(Struct, frozen=True, kw_only=True):
+    """Publish a request to the run's host on `ctl._._host.<id>`."""
+
+    id: str
+    message: HostCtl
+    durable: bool = True
+
+
+class Escalate(Struct, frozen=True, kw_only=True):
+    """Tell people: one signed webhook to every receiver of the crew file; the shell reports an `Outcome`."""
+
+    id: str
+    incident: str
+    kind: str
+    """`opened` or `resolved`."""
+    body: dict[str, Any]
+    """Plain data: what a human needs to know (see `findings.describe`)."""
+    durable: bool = True
+
+
+Command = TellAgent | AnswerCall | AskHost | Escalate

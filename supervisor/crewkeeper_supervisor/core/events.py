@@ -1,0 +1,95 @@
+"""Events: what the core is fed, one for each message that the journal stored, in its order.
+
+An event is the message itself with its place in the journal; what could not be read as one is an event too.
+Reading is pure and total: whatever the bytes are, `read` returns an event. Translators of other protocols produce
+the same events.
+"""
+
+import hashlib
+from typing import Any
+
+from crewkeeper_bus import codec, subjects
+from crewkeeper_bus.errors import CodecError, SubjectError
+from crewkeeper_bus.subjects import HOST, SUPERVISOR, Kind
+from msgspec import Struct
+
+
+class Recorded(Struct, frozen=True, kw_only=True, gc=False):
+    """A well-formed message, as it was stored."""
+
+    seq: int
+    """Journal sequence: 1, 2, 3, … the one total order."""
+    at_s: float
+    """Journal timestamp, seconds since the Unix epoch."""
+    sender: str
+    """From the subject, where the server's permissions make it true."""
+    to: str
+    id: str
+    message: Any
+    """One of the structs of `crewkeeper_bus.messages`."""
+
+
+class Rejected(Struct, frozen=True, kw_only=True, gc=False):
+    """Something on the crew's subjects that is not a message of the protocol."""
+
+    seq: int
+    at_s: float
+    sender: str
+    """Who sent it, empty where the subject does not say."""
+    subject: str
+    """At most 200 characters."""
+    reason: str
+    size_bytes: int
+    digest: str
+    """SHA-256 of the payload: evidence without the content."""
+    forged: bool = False
+    """It claims to be somebody that only the supervisor side may be, or a kind its sender may not send."""
+
+
+Event = Recorded | Rejected
+
+_SUPERVISOR_SIDE = (SUPERVISOR, HOST)
+
+
+def read(seq: int, at_s: float, subject: str, payload: bytes, limit_bytes: int = codec.PAYLOAD_MAX_BYTES) -> Event:
+    """Read one journal entry.
+
+    Args:
+        seq: Its journal sequence.
+        at_s: Its journal timestamp, seconds since the Unix epoch.
+        subject: `crew.<run>.<kind>.<from>.<to>.<id>`.
+        payload: The bytes as published.
+        limit_bytes: Size limit of a payload of this crew.
+    """
+    try:
+        address = subjects.parse(subject)
+    except SubjectError as error:
+        return _rejected(seq, at_s, "", subject, str(error), payload, forged=False)
+    supervisor_side = address.sender in _SUPERVISOR_SIDE
+    forged = not supervisor_side and (address.kind in (Kind.CTL, Kind.OP) or address.sender.startswith("_"))
+    if forged:
+        reason = f"{address.sender} sent a {address.kind} message, which only the supervisor may"
+        return _rejected(seq, at_s, address.sender, subject, reason, payload, forged=True)
+    try:
+        if supervisor_side:
+            message = codec.decode_supervisor(address.kind, payload)
+        else:
+            message = codec.decode_agent(address.kind, payload, limit_bytes)
+    except CodecError as error:
+        return _rejected(seq, at_s, address.sender, subject, str(error), payload, forged=False)
+    return Recorded(seq=seq, at_s=at_s, sender=address.sender, to=address.to, id=address.id, message=message)
+
+
+def _rejected(
+    seq: int, at_s: float, sender: str, subject: str, reason: str, payload: bytes, *, forged: bool
+) -> Rejected:
+    return Rejected(
+        seq=seq,
+        at_s=at_s,
+        sender=sender,
+        subject=subject[:200],
+        reason=reason[:500],
+        size_bytes=len(payload),
+        digest=hashlib.sha256(payload).hexdigest(),
+        forged=forged,
+    )

@@ -1,0 +1,93 @@
+"""Findings: what the core concludes, with the evidence; and incidents: findings as people follow them.
+
+A finding names facts of the journal only. What is done about it is policy, not a property of the finding.
+"""
+
+from typing import Literal
+
+from msgspec import Struct, field
+
+from crewkeeper_supervisor.core.crew import Action
+
+FindingKind = Literal["deadlock", "orphan", "crash", "restart_intensity", "malformed", "forgery", "budget"]
+
+
+class Edge(Struct, frozen=True, kw_only=True):
+    """One member's wait: who waits, for whom, for what, since when."""
+
+    task: str
+    """The waiting task, `agent/task`."""
+    agent: str
+    waits_for: tuple[str, ...]
+    """Tasks that block it, `agent/task`; empty where it waits for what cannot exist."""
+    agents: tuple[str, ...]
+    """The agents of those tasks."""
+    kind: Literal["call", "queued_call", "message", "resource", "human", "timer"]
+    message: str
+    """Id of the call, ticket, or awaited message."""
+    epoch: int
+    since_s: float
+    """Journal time at which the wait began."""
+    text: str
+    """One sentence: `planner waits for reviewer to answer 'approve' (call c1, started)`."""
+
+
+class Victim(Struct, frozen=True, kw_only=True):
+    """The one wait that is failed, and why that one."""
+
+    task: str
+    agent: str
+    epoch: int
+    why: str
+
+
+class Finding(Struct, frozen=True, kw_only=True):
+    """One conclusion."""
+
+    id: str
+    """`F<journal sequence>-<index>`."""
+    kind: FindingKind
+    at_s: float
+    seq: int
+    """Journal sequence of the event at which it was concluded."""
+    summary: str
+    """One sentence for people."""
+    agents: tuple[str, ...]
+    core: tuple[tuple[str, ...], ...] = ()
+    """Deadlock: the groups of tasks to blame, each closed in itself."""
+    tail: tuple[str, ...] = ()
+    """Tasks that hang on the core without being part of it."""
+    edges: tuple[Edge, ...] = ()
+    victim: Victim | None = None
+    timed: bool = False
+    """A timer would have ended it in the end."""
+    evidence: dict[str, str] = field(default_factory=dict)
+
+
+IncidentState = Literal["open", "acting", "resolved"]
+
+
+class Step(Struct, frozen=True, kw_only=True):
+    """Something that happened to an incident."""
+
+    at_s: float
+    seq: int
+    text: str
+
+
+class Incident(Struct, kw_only=True):
+    """A finding over time: what was done, whether it cleared."""
+
+    finding: Finding
+    state: IncidentState
+    actions: tuple[Action, ...]
+    shadow: bool
+    steps: list[Step] = field(default_factory=list)
+    count: int = 1
+    """How often the same finding came again while this was open (malformed messages, …)."""
+    resolved_at_s: float | None = None
+
+    @property
+    def id(self) -> str:
+        """The finding's id."""
+        return self.finding.id
