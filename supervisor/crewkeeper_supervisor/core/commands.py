@@ -7,8 +7,9 @@ an `Outcome`), which is how the core learns that it was carried out.
 
 from typing import Any
 
-from crewkeeper_bus.messages import Ctl, Fault, HostCtl
 from msgspec import Raw, Struct
+
+from crewkeeper_bus.messages import Ctl, Fault, HostCtl
 
 
 class TellAgent(Struct, frozen=True, kw_only=True):

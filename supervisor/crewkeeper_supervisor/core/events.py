@@ -8,10 +8,11 @@ the same events.
 import hashlib
 from typing import Any
 
+from msgspec import Struct
+
 from crewkeeper_bus import codec, subjects
 from crewkeeper_bus.errors import CodecError, SubjectError
 from crewkeeper_bus.subjects import HOST, SUPERVISOR, Kind
-from msgspec import Struct
 
 
 class Recorded(Struct, frozen=True, kw_only=True, gc=False):
