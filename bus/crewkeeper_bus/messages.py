@@ -361,10 +361,12 @@ class Begin(Control, frozen=True, kw_only=True, omit_defaults=True, tag_field="t
 
 
 class Break(Control, frozen=True, kw_only=True, omit_defaults=True, tag_field="t", tag="break"):
-    """Fail this one wait with `WouldDeadlock`; ignored if the wait is over. Calls it waited for are cancelled."""
+    """Fail this one wait; ignored if the wait is over. Calls it waited for are cancelled."""
 
     task: Name
     epoch: Annotated[int, Meta(ge=1, le=2**53)]
+    code: Annotated[str, Meta(pattern="^(would_deadlock|peer_gone)$")] = "would_deadlock"
+    """Which error the wait fails with: `WouldDeadlock` or `PeerGone`."""
     finding: str
     why: Text
     path: tuple[Text, ...] = ()
@@ -414,9 +416,10 @@ class StopProcess(Control, frozen=True, kw_only=True, omit_defaults=True, tag_fi
 
 
 class StopRun(Control, frozen=True, kw_only=True, omit_defaults=True, tag_field="t", tag="stop_run"):
-    """To the host: stop every process of the run, last started first."""
+    """To the host: stop every process of the run, last started first, and end the run in this state."""
 
     why: Text = ""
+    state: Annotated[str, Meta(pattern="^(done|failed|stopped)$")] = "stopped"
 
 
 HostCtl = StopProcess | StopRun
