@@ -98,9 +98,11 @@ class Request(Sent, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class Reply(Sent, frozen=True, kw_only=True, omit_defaults=True):
-    """The answer to a call: `body`, or `error`."""
+    """The answer to a call: `body`, or `error`. The handling task ends with it, unless `early`."""
 
     error: "Fault | None" = None
+    early: bool = False
+    """The handler goes on working; its end is a `TaskEnded`."""
     body: Raw | UnsetType = UNSET
 
 
