@@ -1,0 +1,316 @@
+"""Reduction: what follows from the wait-for graph — which tasks can still move, and by whose help.
+
+Theory of operation. Every waiting task gets a class by the help it needs: live (nobody's), timer (time passing),
+external (somebody outside), dead (an agent that is gone), stuck (nothing but an intervention). The class of ALL is the
+gravest of its parts, of ANY the mildest, of k-of-n the k-th mildest. The classes are the least fixpoint of these rules,
+computed by reduction in order of gravity (Knuth 1977, generalising Dijkstra; four buckets): linear in what is explored.
+What the reduction never reaches is stuck. Cycle and knot tests are both wrong for such waits: an ALL-wait in a cycle
+can be dead without a knot, an ANY-wait in a cycle can be fine.
+"""
+
+from collections.abc import Iterable
+from enum import IntEnum
+from typing import Final
+
+import networkx as nx
+
+from crewkeeper_bus.messages import Condition, OnAll, OnCall, OnHuman, OnMessage, OnResource, OnSome, OnTimer
+from crewkeeper_supervisor.core.wait_graph import AgentNode, Call, Task, Ticket, WaitGraph
+
+WALK_LIMIT: Final = 64
+"""How many single supporters the quick test follows before the full reduction is asked."""
+
+
+class Verdict(IntEnum):
+    """The help that a task needs, mildest first."""
+
+    LIVE = 0
+    TIMER = 1
+    EXTERNAL = 2
+    DEAD = 3
+    STUCK = 4
+
+
+class _Gate:
+    """A node of the reduction: satisfied once parts of weight `need` are."""
+
+    __slots__ = ("need", "parents", "verdict")
+
+    def __init__(self, need: int) -> None:
+        self.need = need
+        self.parents: list[tuple[_Gate, int]] = []
+        self.verdict = Verdict.STUCK
+
+
+class Reduction:
+    """Classes of tasks at one moment. Valid until the graph changes.
+
+    Args:
+        graph: The facts.
+        timers: Whether time counts as help. Without it, what only a timer would free is stuck too.
+    """
+
+    def __init__(self, graph: WaitGraph, *, timers: bool = True) -> None:
+        self._graph = graph
+        self._timers = timers
+        self._tasks: dict[str, _Gate] = {}
+        self._slots: dict[str, _Gate] = {}
+        self._constant = [_Gate(0) for _ in Verdict]
+        for verdict, gate in zip(Verdict, self._constant, strict=True):
+            gate.verdict = verdict
+        self._open: list[Task] = []
+
+    def of(self, tasks: Iterable[Task]) -> dict[str, Verdict]:
+        """The verdicts of these tasks, by key. Explores only what they depend on."""
+        roots = list(tasks)
+        for task in roots:
+            self._task(task)
+        while self._open:
+            task = self._open.pop()
+            self._wait(self._tasks[task.key], task)
+        self._settle()
+        return {task.key: self._tasks[task.key].verdict for task in roots}
+
+    # --- building ---
+
+    def _task(self, task: Task) -> _Gate:
+        gate = self._tasks.get(task.key)
+        if gate is None:
+            gate = self._tasks[task.key] = _Gate(1)
+            if task.wait is None or task.agent.unsure:
+                self._feed(self._constant[Verdict.LIVE], gate)
+            else:
+                self._open.append(task)
+        return gate
+
+    def _wait(self, gate: _Gate, task: Task) -> None:
+        wait = task.wait
+        if wait is None:
+            raise AssertionError(f"{task.key} left its wait during a reduction")
+        self._feed(self._condition(wait.condition, task), gate)
+        if wait.deadline_s is not None and self._timers:
+            self._feed(self._constant[Verdict.TIMER], gate)
+
+    def _condition(self, condition: Condition, task: Task) -> _Gate:
+        match condition:
+            case OnCall():
+                return self._call(self._graph.calls.get(condition.call), task)
+            case OnMessage():
+                return self._message(condition, task)
+            case OnResource():
+                return self._resource(condition, task)
+            case OnHuman():
+                return self._constant[Verdict.EXTERNAL]
+            case OnTimer():
+                return self._constant[Verdict.TIMER if self._timers else Verdict.STUCK]
+            case OnAll() | OnSome():
+                need = len(condition.of) if isinstance(condition, OnAll) else condition.k
+                if need == 0:
+                    return self._constant[Verdict.LIVE]
+                gate = _Gate(need)
+                for part in condition.of:
+                    self._feed(self._condition(part, task), gate)
+                return gate
+
+    def _call(self, call: Call | None, task: Task) -> _Gate:
+        if call is None or call.state == "answered" or call.caller not in ("", task.agent.name):
+            return self._constant[Verdict.LIVE]  # what is not known can hide a deadlock, never make one
+        if call.state == "lost":
+            return self._constant[Verdict.DEAD]
+        if call.handler is not None:
+            return self._task(call.handler)
+        return self._any([self._slot(node, call) for node in self._graph.live_instances(call.to)])
+
+    def _slot(self, node: AgentNode, call: Call) -> _Gate:
+        if node.reentrant == "full" or node.free_slots > 0:
+            return self._constant[Verdict.LIVE]
+        if node.reentrant == "chain" and descends(call, node):
+            return self._constant[Verdict.LIVE]
+        gate = self._slots.get(node.name)
+        if gate is None:
+            gate = self._slots[node.name] = _Gate(1 - node.free_slots)
+            for occupant in node.tasks.values():
+                if occupant.slot:
+                    self._feed(self._task(occupant), gate)
+        return gate
+
+    def _message(self, condition: OnMessage, task: Task) -> _Gate:
+        unread = task.agent.unread
+        if not condition.senders:
+            return self._constant[Verdict.LIVE if unread else Verdict.EXTERNAL]
+        if any(sender in unread for sender in condition.senders):
+            return self._constant[Verdict.LIVE]
+        parts = []
+        for sender in condition.senders:
+            nodes = self._graph.live_instances(sender)
+            parts += [self._constant[Verdict.DEAD]] if not nodes else []
+            for node in nodes:
+                parts += [self._task(each) for each in node.tasks.values() if each is not task]
+                if node.free_slots > 0:
+                    parts.append(self._constant[Verdict.EXTERNAL])
+        return self._any(parts)
+
+    def _resource(self, condition: OnResource, task: Task) -> _Gate:
+        resource = self._graph.resources.get(condition.resource)
+        ticket = resource.queue.get(condition.ticket) if resource is not None else None
+        if resource is None or ticket is None or ticket.granted or ticket.task is not task:
+            return self._constant[Verdict.LIVE]
+        if ticket.units > resource.capacity:
+            return self._constant[Verdict.STUCK]
+        ahead, holders = blockers_of(ticket)
+        free = resource.capacity - sum(t.units for t in resource.queue.values() if t.granted)
+        missing = len(holders) if resource.capacity == 1 else max(0, ticket.units - free)
+        whole = _Gate(len(ahead) + (1 if missing else 0))
+        if whole.need == 0:
+            return self._constant[Verdict.LIVE]
+        for other in ahead:
+            self._feed(self._holder(other), whole)
+        if missing:
+            part = _Gate(missing)
+            for other in holders:
+                self._feed(self._holder(other), part, 1 if resource.capacity == 1 else other.units)
+            self._feed(part, whole)
+        return whole
+
+    def _holder(self, ticket: Ticket) -> _Gate:
+        task = ticket.task
+        if task.id not in task.agent.tasks:  # left behind by a task that ended
+            return self._constant[Verdict.EXTERNAL if task.agent.alive else Verdict.DEAD]
+        return self._task(task)
+
+    def _any(self, parts: list[_Gate]) -> _Gate:
+        if len(parts) == 1:
+            return parts[0]
+        if not parts:
+            return self._constant[Verdict.DEAD]
+        gate = _Gate(1)
+        for part in parts:
+            self._feed(part, gate)
+        return gate
+
+    @staticmethod
+    def _feed(part: _Gate, whole: _Gate, weight: int = 1) -> None:
+        part.parents.append((whole, weight))
+
+    # --- solving ---
+
+    def _settle(self) -> None:
+        for verdict in (Verdict.LIVE, Verdict.TIMER, Verdict.EXTERNAL, Verdict.DEAD):
+            ready = [self._constant[verdict]]
+            while ready:
+                part = ready.pop()
+                for whole, weight in part.parents:
+                    if whole.need > 0:
+                        whole.need -= weight
+                        if whole.need <= 0:
+                            whole.verdict = verdict
+                            ready.append(whole)
+
+
+def blockers_of(ticket: Ticket) -> tuple[list[Ticket], list[Ticket]]:
+    """Who stands before a waiting ticket: those ahead in the queue, and the holders in its way."""
+    ahead: list[Ticket] = []
+    for other in ticket.resource.queue.values():
+        if other is ticket:
+            break
+        if not other.granted and ticket.conflicts(other):
+            ahead.append(other)
+    return ahead, [other for other in ticket.resource.queue.values() if other.granted and ticket.conflicts(other)]
+
+
+def descends(call: Call, node: AgentNode) -> bool:
+    """Whether a call was made, however many hops ago, on behalf of an active task of this agent."""
+    task: Task | None = call.task
+    for _ in range(WALK_LIMIT):
+        if task is None:
+            return False
+        if task.agent is node and task.id in node.tasks:
+            return True
+        task = task.call.task if task.call is not None else None
+    return False
+
+
+def surely_live(task: Task, graph: WaitGraph) -> bool:
+    """A quick test that follows one supporter at a time to somebody who runs. False means: not known."""
+    current = task
+    for _ in range(WALK_LIMIT):
+        wait = current.wait
+        if wait is None or current.agent.unsure:
+            return True
+        condition = wait.condition
+        if not isinstance(condition, OnCall):
+            return False
+        call = graph.calls.get(condition.call)
+        if call is None or call.state == "answered":
+            return True
+        if call.handler is not None:
+            current = call.handler
+            continue
+        node = graph.agents.get(call.to)
+        if node is None or not node.alive:
+            return False
+        if node.free_slots > 0 or node.reentrant == "full":
+            return True
+        runner = next((t for t in node.tasks.values() if t.slot and t.wait is None), None)
+        return runner is not None and node.free_slots == 0
+    return False
+
+
+def blockers(task: Task, graph: WaitGraph) -> list[tuple[str, str, list[Task]]]:
+    """What a waiting task hangs on: for every unsatisfied leaf its kind, the id it names, and the tasks in its way."""
+    found: list[tuple[str, str, list[Task]]] = []
+    if task.wait is not None:
+        _collect(task.wait.condition, task, graph, found)
+    return found
+
+
+def _collect(condition: Condition, task: Task, graph: WaitGraph, found: list[tuple[str, str, list[Task]]]) -> None:
+    match condition:
+        case OnCall():
+            call = graph.calls.get(condition.call)
+            if call is None or call.state == "answered":
+                return
+            if call.handler is not None:
+                found.append(("call", call.id, [call.handler]))
+                return
+            occupants = [t for node in graph.live_instances(call.to) for t in node.tasks.values() if t.slot]
+            found.append(("queued_call", call.id, occupants))
+        case OnMessage():
+            if not any(sender in task.agent.unread for sender in condition.senders):
+                nodes = [node for sender in condition.senders for node in graph.live_instances(sender)]
+                tasks = [t for node in nodes for t in node.tasks.values() if t is not task]
+                found.append(("message", ",".join(condition.senders), tasks))
+        case OnResource():
+            resource = graph.resources.get(condition.resource)
+            ticket = resource.queue.get(condition.ticket) if resource is not None else None
+            if ticket is not None and not ticket.granted:
+                ahead, holders = blockers_of(ticket)
+                found.append(("resource", condition.resource, [t.task for t in holders + ahead]))
+        case OnHuman():
+            found.append(("human", condition.who, []))
+        case OnTimer():
+            found.append(("timer", "", []))
+        case OnAll() | OnSome():
+            for part in condition.of:
+                _collect(part, task, graph, found)
+
+
+def cores(stuck: dict[str, Task], graph: WaitGraph) -> list[tuple[str, ...]]:
+    """The groups to blame: bottom strongly connected sets of the blocker graph among stuck tasks.
+
+    Each is closed: it stays stuck even if everything else is freed. A task that waits for what cannot exist is stuck
+    without any core. Sorted.
+    """
+    web: nx.DiGraph[str] = nx.DiGraph()
+    web.add_nodes_from(stuck)
+    for key, task in stuck.items():
+        for _, _, tasks in blockers(task, graph):
+            web.add_edges_from((key, other.key) for other in tasks if other.key in stuck)
+    bottom = []
+    for component in nx.strongly_connected_components(web):
+        first = next(iter(component))
+        if len(component) == 1 and not web.has_edge(first, first):
+            continue
+        if all(target in component for source in component for target in web.successors(source)):
+            bottom.append(tuple(sorted(component)))
+    return sorted(bottom)

@@ -1,0 +1,159 @@
+"""Response: findings become incidents, and policy turns incidents into commands.
+
+Policy alone acts: the crew file names for each kind of finding what is done, in order. In shadow mode everything is
+reported and nothing is done.
+"""
+
+from typing import Any, Final
+
+from crewkeeper_bus.messages import Break, Stop, StopProcess, StopRun
+from crewkeeper_bus.messages import Pause as PauseAgent
+from crewkeeper_supervisor.core.crew import Response, Responses
+from crewkeeper_supervisor.core.evidence import arrow, ring
+from crewkeeper_supervisor.core.findings import Finding, Incident, Step
+from crewkeeper_supervisor.core.state import RunState
+
+INCIDENTS_MAX: Final = 1000
+"""Resolved incidents beyond this are forgotten, oldest first; the journal still has them."""
+RETRY_AFTER_S: Final = 1.0
+"""How long a victim should wait before it asks again."""
+
+
+def open_incident(state: RunState, finding: Finding) -> Incident:
+    """Record a finding and do what policy says about it."""
+    responses = state.crew.responses if state.crew is not None else Responses()
+    policy: Response = getattr(responses, finding.kind)
+    incident = Incident(finding=finding, state="open", actions=policy.do, shadow=policy.shadow)
+    state.incidents[finding.id] = incident
+    _forget_old(state)
+    note(state, incident, finding.summary)
+    if policy.shadow:
+        note(state, incident, f"shadow mode: would {', '.join(policy.do)}")
+        return incident
+    for action in policy.do:
+        _act(state, incident, action)
+    return incident
+
+
+def note(state: RunState, incident: Incident, text: str) -> None:
+    """Add a step to an incident's history."""
+    incident.steps.append(Step(at_s=state.now_s, seq=state.seq, text=text))
+
+
+def resolve(state: RunState, incident: Incident, text: str) -> None:
+    """The condition is over; those who were told of it are told of that too."""
+    incident.state = "resolved"
+    incident.resolved_at_s = state.now_s
+    note(state, incident, text)
+    if "escalate" in incident.actions and not incident.shadow:
+        state.escalate(incident.id, "resolved", describe(state, incident))
+
+
+def break_wait(state: RunState, incident: Incident) -> None:
+    """Fail the wait of the finding's victim with a typed error, so that the crew carries on by itself."""
+    finding = incident.finding
+    victim = finding.victim
+    if victim is None:
+        note(state, incident, "no member may be failed: every one is protected or has been tried; people must act")
+        return
+    path = ring(finding.core[0] if finding.core else (), list(finding.edges), victim.task)
+    state.tell(
+        victim.agent,
+        Break,
+        durable=True,
+        task=victim.task.partition("/")[2],
+        epoch=victim.epoch,
+        code="would_deadlock" if finding.kind == "deadlock" else "peer_gone",
+        finding=finding.id,
+        why=finding.summary[:2000],
+        path=tuple(edge.text[:2000] for edge in path),
+        retry_after_s=RETRY_AFTER_S,
+    )
+    view = state.agents.get(victim.agent)
+    if view is not None:
+        view.times_victim += 1
+    incident.state = "acting"
+    note(state, incident, f"fail {victim.agent}'s wait: {victim.why}")
+
+
+def _act(state: RunState, incident: Incident, action: str) -> None:
+    finding = incident.finding
+    match action:
+        case "break" if finding.kind in ("deadlock", "orphan"):
+            break_wait(state, incident)
+        case "pause":
+            for agent in _present(state, finding):
+                state.tell(agent, PauseAgent, durable=True, why=finding.summary[:2000])
+                note(state, incident, f"pause {agent}")
+        case "kill":
+            for agent in [finding.victim.agent] if finding.victim is not None else _present(state, finding):
+                kill(state, agent, finding.summary)
+                note(state, incident, f"kill {agent}")
+        case "stop":
+            stop_crew(state, "stopped", finding.summary)
+            note(state, incident, "stop the crew")
+        case "escalate":
+            if state.crew is not None and state.crew.escalate:
+                state.escalate(incident.id, "opened", describe(state, incident))
+                note(state, incident, "tell people")
+        case _:
+            return
+
+
+def _present(state: RunState, finding: Finding) -> list[str]:
+    return [name for name in finding.agents if name in state.agents and state.agents[name].present]
+
+
+def kill(state: RunState, agent: str, why: str, grace_s: float | None = None) -> None:
+    """End one agent: told to stop, and its host told to end the process after the grace."""
+    view = state.agents[agent]
+    grace = view.spec.restart.shutdown_s if grace_s is None else grace_s
+    state.tell(agent, Stop, durable=True, why=why[:2000], grace_s=grace)
+    if not view.external:
+        state.ask_host(StopProcess, agent=agent, grace_s=grace)
+    if view.present:
+        view.status = "stopping"
+
+
+def stop_crew(state: RunState, end: str, why: str) -> None:
+    """End the whole crew: every agent told, the host asked to stop the processes and to end the run."""
+    if state.phase == "stopping" or state.phase in ("done", "failed", "stopped"):
+        return
+    state.phase = "stopping"
+    for view in state.agents.values():
+        if view.present:
+            state.tell(view.name, Stop, durable=True, why=why[:2000], grace_s=view.spec.restart.shutdown_s)
+            view.status = "stopping"
+    state.ask_host(StopRun, why=why[:2000], state=end)
+
+
+def describe(state: RunState, incident: Incident) -> dict[str, Any]:
+    """What a person needs to know, as plain data: the body of an escalation."""
+    finding = incident.finding
+    edges = list(finding.edges)
+    path = ring(finding.core[0] if finding.core else (), edges, finding.victim.task if finding.victim else "")
+    return {
+        "incident": incident.id,
+        "kind": finding.kind,
+        "state": incident.state,
+        "run": state.run,
+        "crew": state.crew.name if state.crew is not None else "",
+        "objective": state.crew.objective if state.crew is not None else "",
+        "summary": finding.summary,
+        "ring": arrow([edge for edge in path if edge.task in {key for core in finding.core for key in core}]),
+        "waits": [
+            {"text": edge.text, "for_s": round(max(0.0, state.now_s - edge.since_s), 3), "message": edge.message}
+            for edge in path[:50]
+        ],
+        "tail": list(finding.tail[:50]),
+        "victim": {"agent": finding.victim.agent, "why": finding.victim.why} if finding.victim else None,
+        "steps": [step.text for step in incident.steps[-20:]],
+        "look": f"supervisor incidents show {incident.id} --run {state.run}",
+    }
+
+
+def _forget_old(state: RunState) -> None:
+    if len(state.incidents) > INCIDENTS_MAX:
+        old = next((id_ for id_, each in state.incidents.items() if each.state == "resolved"), None)
+        old = old if old is not None else next(iter(state.incidents))
+        del state.incidents[old]

@@ -1,0 +1,106 @@
+"""Roster: what is known of each agent of the crew apart from its waits.
+
+The wait graph holds tasks and calls; here stand status, incarnation, process, spending and the gap check of an
+agent's own stream.
+"""
+
+from typing import Literal
+
+from msgspec import Struct, field
+
+from crewkeeper_supervisor.core.crew import Agent
+from crewkeeper_supervisor.core.wait_graph import AgentNode, Task
+
+AgentStatus = Literal["expected", "starting", "up", "paused", "stopping", "gone", "crashed", "gave_up"]
+"""`expected`: declared, nothing heard. `starting`: its process runs. `up`: joined. `gone`: left in order.
+`crashed`: ended out of order, perhaps to be restarted. `gave_up`: restarted too often."""
+
+_REMEMBERED_INCARNATIONS = 8
+
+
+class Usage(Struct, kw_only=True):
+    """What was spent, as reported by the agent, and what was counted on the bus."""
+
+    input_tokens: int = 0
+    output_tokens: int = 0
+    cost_microusd: int = 0
+    messages: int = 0
+    calls: int = 0
+
+    def add(self, input_tokens: int, output_tokens: int, cost_microusd: int) -> None:
+        """Add one report."""
+        self.input_tokens += input_tokens
+        self.output_tokens += output_tokens
+        self.cost_microusd += cost_microusd
+
+
+class AgentView(Struct, kw_only=True):
+    """One instance of an agent."""
+
+    name: str
+    role: str
+    spec: Agent
+    node: AgentNode
+    status: AgentStatus = "expected"
+    inc: str = ""
+    last_seq: int = 0
+    old_incs: list[str] = field(default_factory=list)
+    pid: int = 0
+    restarts: int = 0
+    last_seen_s: float = 0.0
+    began: bool = False
+    """Whether this incarnation was told to begin."""
+    progress: str = ""
+    usage: Usage = field(default_factory=Usage)
+    times_victim: int = 0
+    main_task: str = ""
+    """Its activity named `main`, while that runs."""
+    main_ended: bool = False
+
+    @property
+    def external(self) -> bool:
+        """Whether it was started elsewhere."""
+        return self.spec.external
+
+    @property
+    def concurrency(self) -> int:
+        """Its slots."""
+        return self.node.concurrency
+
+    @property
+    def tasks(self) -> dict[str, Task]:
+        """What it is doing, by task id."""
+        return self.node.tasks
+
+    @property
+    def queued(self) -> int:
+        """Calls addressed to it that have not been started."""
+        return sum(1 for call in self.node.inbound.values() if call.state == "open")
+
+    @property
+    def present(self) -> bool:
+        """Whether it can answer now."""
+        return self.status in ("up", "paused", "stopping")
+
+    def admit(self, inc: str, seq: int) -> Literal["next", "gap", "old", "stranger"]:
+        """Place a message in the agent's own stream.
+
+        `next`: the expected one. `gap`: some were lost before it. `old`: a repetition, or of a past incarnation.
+        `stranger`: of an incarnation that never joined.
+        """
+        if inc != self.inc:
+            return "old" if inc in self.old_incs else "stranger"
+        if seq <= self.last_seq:
+            return "old"
+        verdict: Literal["next", "gap"] = "next" if seq == self.last_seq + 1 else "gap"
+        self.last_seq = seq
+        return verdict
+
+    def incarnate(self, inc: str, seq: int) -> None:
+        """A new incarnation has joined."""
+        if self.inc:
+            self.old_incs.append(self.inc)
+            del self.old_incs[:-_REMEMBERED_INCARNATIONS]
+        self.inc, self.last_seq = inc, seq
+        self.began = False
+        self.main_task, self.main_ended = "", False

@@ -1,0 +1,144 @@
+"""State of one run: everything the core remembers, and the pen with which its parts write commands.
+
+The parts of the core (`lifecycle`, `detection`, `response`) read and change this; nobody else does.
+"""
+
+import hashlib
+from typing import Any
+
+import msgspec
+from msgspec import Raw, Struct
+
+from crewkeeper_bus.messages import Ctl, Fault, HostCtl
+from crewkeeper_supervisor.core.commands import AnswerCall, AskHost, Command, Escalate, TellAgent
+from crewkeeper_supervisor.core.crew import Crew
+from crewkeeper_supervisor.core.findings import Incident
+from crewkeeper_supervisor.core.roster import AgentView, Usage
+from crewkeeper_supervisor.core.wait_graph import WaitGraph
+
+
+class Question(Struct, frozen=True, kw_only=True):
+    """An open question to a person."""
+
+    id: str
+    agent: str
+    task: str
+    who: str
+    text: str
+    asked_at_s: float
+
+
+class RunState:
+    """What is known of one run after the last event handled."""
+
+    def __init__(self, run: str) -> None:
+        self.run = run
+        self.crew: Crew | None = None
+        self.host = ""
+        self.seq = 0
+        self.now_s = 0.0
+        self.term = 0
+        self.phase = "starting"
+        self.graph = WaitGraph()
+        self.agents: dict[str, AgentView] = {}
+        self.incidents: dict[str, Incident] = {}
+        self.questions: dict[str, Question] = {}
+        self.usage = Usage()
+        self.pending: dict[str, Command] = {}
+        self.due_s: dict[str, float] = {}
+        """When each part next needs the clock, journal time, by the name of the need."""
+        self._out: list[Command] = []
+        self._index = 0
+
+    # --- time ---
+
+    def open_event(self, seq: int, at_s: float) -> None:
+        """Begin to handle one event. Time never steps back."""
+        self.seq = seq
+        self.now_s = max(self.now_s, at_s)
+        self._out = []
+        self._index = 0
+
+    def is_due(self, need: str) -> bool:
+        """Whether the time of this need has come."""
+        return self.due_s.get(need, float("inf")) <= self.now_s
+
+    # --- writing commands ---
+
+    def next_id(self) -> str:
+        """The next id derived from the journal: `<sequence>-<index>`."""
+        self._index += 1
+        return f"{self.seq}-{self._index - 1}"
+
+    def take_commands(self) -> list[Command]:
+        """The commands written while this event was handled."""
+        out, self._out = self._out, []
+        return out
+
+    def _write(self, command: Command) -> None:
+        self._out.append(command)
+        self.pending[command.id] = command
+
+    def tell(self, agent: str, message: type[Any], *, durable: bool = False, **fields: Any) -> str:
+        """Tell an agent: `message` is one of the control structs, without id and term."""
+        id_ = self.next_id()
+        told: Ctl = message(id=id_, term=self.term, **fields)
+        self._write(TellAgent(id=id_, agent=agent, message=told, durable=durable))
+        return id_
+
+    def ask_host(self, message: type[Any], **fields: Any) -> str:
+        """Ask the run's host: `message` is one of the host control structs, without id and term."""
+        id_ = self.next_id()
+        asked: HostCtl = message(id=id_, term=self.term, **fields)
+        self._write(AskHost(id=id_, message=asked))
+        return id_
+
+    def answer(self, agent: str, call: str, *, error: Fault | None = None, body: Raw | None = None) -> str:
+        """Answer a call or question in the supervisor's name."""
+        id_ = self.next_id()
+        self._write(AnswerCall(id=id_, agent=agent, call=call, error=error, body=body))
+        return id_
+
+    def escalate(self, incident: str, kind: str, body: dict[str, Any]) -> str:
+        """Tell people."""
+        id_ = self.next_id()
+        self._write(Escalate(id=id_, incident=incident, kind=kind, body=body))
+        return id_
+
+    def traced(self, command: str) -> None:
+        """A command has left its trace in the journal: it was carried out."""
+        self.pending.pop(command, None)
+
+    # --- comparing ---
+
+    def digest(self) -> str:
+        """SHA-256 over the state: equal for equal folds of the same journal."""
+        graph = self.graph
+        facts = {
+            "seq": self.seq,
+            "now": self.now_s,
+            "phase": self.phase,
+            "term": self.term,
+            "agents": [
+                [
+                    a.name,
+                    a.status,
+                    a.inc,
+                    a.last_seq,
+                    a.restarts,
+                    a.progress,
+                    a.main_ended,
+                    msgspec.to_builtins(a.usage),
+                ]
+                for a in self.agents.values()
+            ],
+            "tasks": [[n.name, n.concurrency, n.slot_tasks, list(n.tasks)] for n in graph.agents.values()],
+            "waits": [[t.key, t.wait.epoch, t.wait.since_s] for t in graph.waiting.values() if t.wait],
+            "calls": [[c.id, c.caller, c.to, c.state] for c in graph.calls.values()],
+            "tickets": [[r.name, [[t.id, t.granted] for t in r.queue.values()]] for r in graph.resources.values()],
+            "incidents": [msgspec.to_builtins(incident) for incident in self.incidents.values()],
+            "questions": list(self.questions),
+            "pending": list(self.pending),
+            "due": self.due_s,
+        }
+        return hashlib.sha256(msgspec.json.encode(facts)).hexdigest()

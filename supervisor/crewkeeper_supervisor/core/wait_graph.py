@@ -1,0 +1,459 @@
+"""The wait-for graph: which task of which agent waits for what, kept up to date one fact at a time.
+
+Theory of operation. Nodes are *tasks* (the handling of one call, or an activity of its own), not agents: an agent has
+`concurrency` slots, every slot task holds one from its first fact to its last, also while it waits, and a call that
+finds no free slot is queued. A wait is a threshold formula over calls, one-way messages, locks and semaphores, people
+and timers. This module only keeps the facts; `reduction` says what follows from them.
+
+Every update costs O(1) except the death of an agent, which costs its own tasks and calls. Facts about tasks and calls
+that are not known yet make them known, so the order between agents does not matter; each agent's own facts must come in
+its own order. A task that the graph has no wait for counts as running: unknown things can hide a deadlock, never invent
+one. The model is the AND-OR / k-of-n wait model (Knapp 1987; Kshemkalyani and Singhal 1994) on tasks and slots.
+"""
+
+from collections.abc import Iterable, Iterator
+from typing import Literal
+
+from crewkeeper_bus.messages import Condition
+
+CallState = Literal["open", "started", "answered", "lost"]
+
+
+class Wait:
+    """One open wait of one task. `deadline_s` is journal time, or None."""
+
+    __slots__ = ("condition", "deadline_s", "epoch", "since_s")
+
+    def __init__(self, condition: Condition, epoch: int, since_s: float, deadline_s: float | None) -> None:
+        self.condition = condition
+        self.epoch = epoch
+        self.since_s = since_s
+        self.deadline_s = deadline_s
+
+
+class Task:
+    """One thing an agent is doing."""
+
+    __slots__ = ("agent", "began_s", "call", "calls", "holds", "id", "key", "name", "slot", "tokens", "wait")
+
+    def __init__(self, agent: "AgentNode", id_: str, *, slot: bool, began_s: float, call: "Call | None" = None) -> None:
+        self.agent = agent
+        self.id = id_
+        self.key = f"{agent.name}/{id_}"
+        self.slot = slot
+        self.began_s = began_s
+        self.call = call
+        self.name = ""
+        self.tokens = 0
+        self.wait: Wait | None = None
+        self.calls: dict[str, Call] = {}
+        self.holds: dict[str, Ticket] = {}
+
+    def __repr__(self) -> str:
+        return f"<Task {self.key} {'waiting' if self.wait else 'running'}>"
+
+
+class Call:
+    """One request on its way, queued, or in work."""
+
+    __slots__ = ("caller", "handler", "id", "opened_s", "state", "task", "to", "verb")
+
+    def __init__(self, id_: str, caller: str, task: Task, to: str, verb: str, opened_s: float) -> None:
+        self.id = id_
+        self.caller = caller
+        self.task = task
+        self.to = to
+        """The agent or role asked; the instance once one reports it in its queue."""
+        self.verb = verb
+        self.opened_s = opened_s
+        self.state: CallState = "open"
+        self.handler: Task | None = None
+
+
+class Ticket:
+    """One request for a lock or for units of a semaphore, granted or queued."""
+
+    __slots__ = ("granted", "id", "mode", "resource", "task", "units")
+
+    def __init__(self, id_: str, task: Task, resource: "Resource", mode: str, units: int) -> None:
+        self.id = id_
+        self.task = task
+        self.resource = resource
+        self.mode = mode
+        self.units = units
+        self.granted = False
+
+    def conflicts(self, other: "Ticket") -> bool:
+        """Whether both cannot hold at once, looking at these two alone. A task never conflicts with itself."""
+        if self.task is other.task:
+            return False
+        return self.resource.capacity > 1 or "x" in (self.mode, other.mode)
+
+
+class Resource:
+    """A lock (capacity 1; exclusive or shared) or a counting semaphore; strictly first come, first served."""
+
+    __slots__ = ("capacity", "name", "queue")
+
+    def __init__(self, name: str, capacity: int) -> None:
+        self.name = name
+        self.capacity = capacity
+        self.queue: dict[str, Ticket] = {}
+        """Holders and waiters by ticket, in the order of their requests."""
+
+    def grantable(self) -> Iterator[Ticket]:
+        """The waiting tickets that can be served now: from the front, stopping at the first that cannot."""
+        held = [ticket for ticket in self.queue.values() if ticket.granted]
+        for ticket in [t for t in self.queue.values() if not t.granted]:
+            if not self._fits(ticket, held):
+                return
+            held.append(ticket)
+            yield ticket
+
+    def _fits(self, ticket: Ticket, held: Iterable[Ticket]) -> bool:
+        if self.capacity == 1:
+            return not any(ticket.conflicts(holder) for holder in held)
+        return ticket.units <= self.capacity - sum(holder.units for holder in held)
+
+
+class AgentNode:
+    """One instance of an agent: its slots, its tasks, and the calls addressed to it."""
+
+    __slots__ = (
+        "alive",
+        "concurrency",
+        "inbound",
+        "name",
+        "reentrant",
+        "role",
+        "slot_tasks",
+        "tasks",
+        "unread",
+        "unsure",
+    )
+
+    def __init__(self, name: str, role: str) -> None:
+        self.name = name
+        self.role = role
+        self.concurrency = 1
+        self.reentrant = "none"
+        self.alive = True
+        self.tasks: dict[str, Task] = {}
+        self.slot_tasks = 0
+        self.inbound: dict[str, Call] = {}
+        """Calls addressed to it (or to its role and pinned to it) that are open or started."""
+        self.unread: dict[str, dict[str, float]] = {}
+        """One-way messages not taken yet: sender to {message id: journal time}."""
+        self.unsure = False
+        """A fact of its stream was lost: its tasks count as running until its next heartbeat."""
+
+    @property
+    def free_slots(self) -> int:
+        """Slots no task holds; negative while callbacks run beyond the limit."""
+        return self.concurrency - self.slot_tasks
+
+
+class WaitGraph:
+    """The facts. Callers mark nothing dirty: `dirty` collects the waits that an update took support from."""
+
+    def __init__(self) -> None:
+        self.agents: dict[str, AgentNode] = {}
+        self.roles: dict[str, dict[str, AgentNode]] = {}
+        self.role_inbound: dict[str, dict[str, Call]] = {}
+        self.calls: dict[str, Call] = {}
+        self.resources: dict[str, Resource] = {}
+        self.waiting: dict[str, Task] = {}
+        self.dirty: dict[str, Task] = {}
+
+    # --- agents ---
+
+    def agent(self, name: str, role: str = "") -> AgentNode:
+        """The node of this agent, made at its first mention."""
+        node = self.agents.get(name)
+        if node is None:
+            node = self.agents[name] = AgentNode(name, role or name)
+            self.roles.setdefault(node.role, {})[name] = node
+        elif role and node.role != role:
+            self.roles[node.role].pop(name, None)
+            node.role = role
+            self.roles.setdefault(role, {})[name] = node
+        return node
+
+    def declare(self, name: str, role: str, concurrency: int, reentrant: str) -> None:
+        """An agent says, or the crew file said, how it serves."""
+        node = self.agent(name, role)
+        if concurrency < node.concurrency or reentrant != node.reentrant:
+            self._dirty_callers(node)
+        node.concurrency = concurrency
+        node.reentrant = reentrant
+        node.alive = True
+
+    def died(self, name: str) -> tuple[list[Call], list[Ticket]]:
+        """An agent's process or connection is gone with all it was doing; what it held is taken back.
+
+        Returns:
+            The calls that will never be answered because of it, and the tickets to grant now.
+        """
+        node = self.agents.get(name)
+        if node is None:
+            return [], []
+        node.alive = False
+        lost = []
+        for call in list(node.inbound.values()):
+            call.state, call.handler = "lost", None
+            lost.append(call)
+        if len(self.live_instances(node.role)) == 0:
+            for call in self.role_inbound.pop(node.role, {}).values():
+                call.state = "lost"
+                lost.append(call)
+        node.inbound.clear()
+        for task in list(node.tasks.values()):
+            self._end(task)
+        node.unread.clear()
+        self.dirty.update(self.waiting)
+        granted: list[Ticket] = []
+        for resource in list(self.resources.values()):
+            for ticket in [t for t in resource.queue.values() if t.task.agent is node]:
+                granted += self.released(resource.name, ticket.id)
+        return lost, granted
+
+    def live_instances(self, role: str) -> list[AgentNode]:
+        """The living agents of this role, or the living agent of this name."""
+        instances = [node for node in self.roles.get(role, {}).values() if node.alive]
+        if not instances:
+            node = self.agents.get(role)
+            return [node] if node is not None and node.alive else []
+        return instances
+
+    # --- tasks and calls ---
+
+    def task_began(self, agent: str, task: str, at_s: float, *, slot: bool, name: str = "") -> Task:
+        """An activity that no call started begins."""
+        node = self.agent(agent)
+        known = node.tasks.get(task)
+        if known is None:
+            known = self._begin(node, task, at_s, slot=slot)
+        elif known.slot != slot:
+            node.slot_tasks += 1 if slot else -1
+            known.slot = slot
+        known.name = name or known.name
+        return known
+
+    def task_ended(self, agent: str, task: str) -> None:
+        """A task is over, and what it still held is free."""
+        known = self.agent(agent).tasks.get(task)
+        if known is not None:
+            self._end(known)
+
+    def call_opened(self, agent: str, task: str, call: str, to: str, at_s: float, verb: str = "") -> Call | None:
+        """A request was sent. None if the id is another caller's."""
+        known = self.calls.get(call)
+        if known is not None and known.caller not in ("", agent):
+            return None
+        owner = self.agent(agent).tasks.get(task) or self.task_began(agent, task, at_s, slot=False)
+        if known is None:
+            known = self.calls[call] = Call(call, agent, owner, to, verb, at_s)
+            self._inbound(to)[call] = known
+        else:  # its start came first: another agent's stream ran ahead
+            known.caller, known.task, known.verb, known.opened_s = agent, owner, verb, at_s
+        owner.calls[call] = known
+        return known
+
+    def call_started(self, agent: str, call: str, caller: str, task: str, at_s: float) -> None:
+        """A handler begins to work on a call."""
+        node = self.agent(agent)
+        known = self.calls.get(call)
+        if known is None:
+            owner = Task(self.agent(caller), "", slot=False, began_s=at_s)  # stands in until its own stream names it
+            known = self.calls[call] = Call(call, "", owner, agent, "", at_s)
+        if known.state in ("answered", "lost"):
+            self._begin_handler(node, task, at_s, None)
+            return
+        self.pin(known, agent)
+        known.state = "started"
+        known.handler = self._begin_handler(node, task, at_s, known)
+
+    def call_answered(self, call: str, *, early: bool = False) -> None:
+        """The answer is in the journal: whoever waits for it will get it."""
+        known = self.calls.get(call)
+        if known is None:
+            return
+        handler = known.handler
+        if known.state != "lost":
+            known.state = "answered"
+        known.handler = None
+        self._forget_inbound(known)
+        if handler is not None:
+            handler.call = None
+            if not early:
+                self._end(handler)
+        if known.task.wait is None:
+            self._forget_call(known)
+
+    def call_closed(self, call: str) -> None:
+        """The caller no longer waits for it: cancelled, or its answer was taken."""
+        known = self.calls.get(call)
+        if known is not None:
+            self._forget_call(known)
+
+    def call_lost(self, call: str) -> Call | None:
+        """Nobody will answer this call."""
+        known = self.calls.get(call)
+        if known is None or known.state == "answered":
+            return None
+        known.state, known.handler = "lost", None
+        self._forget_inbound(known)
+        self._dirty(known.task)
+        return known
+
+    def pin(self, call: Call, agent: str) -> None:
+        """A call to a role is at this instance now."""
+        if call.to != agent:
+            self._forget_inbound(call)
+            call.to = agent
+        self.agent(agent).inbound[call.id] = call
+
+    # --- waits ---
+
+    def wait_began(
+        self, agent: str, task: str, epoch: int, condition: Condition, since_s: float, deadline_s: float | None
+    ) -> Task:
+        """A task begins to wait, in this wait epoch of its agent."""
+        known = self.agent(agent).tasks.get(task) or self.task_began(agent, task, since_s, slot=False)
+        known.wait = Wait(condition, epoch, since_s, deadline_s)
+        self.waiting[known.key] = known
+        self._dirty(known)
+        return known
+
+    def wait_ended(self, agent: str, task: str, epoch: int | None = None) -> None:
+        """The wait is over. With `epoch`, only if it is that one."""
+        known = self.agent(agent).tasks.get(task)
+        if known is None or known.wait is None or (epoch is not None and known.wait.epoch != epoch):
+            return
+        known.wait = None
+        self.waiting.pop(known.key, None)
+        self.dirty.pop(known.key, None)
+        for call in [c for c in known.calls.values() if c.state in ("answered", "lost")]:
+            self._forget_call(call)
+
+    # --- one-way messages ---
+
+    def message_sent(self, sender: str, to: str, message: str, at_s: float) -> None:
+        """A one-way message is on its way, or in the mailbox."""
+        self.agent(to).unread.setdefault(sender, {})[message] = at_s
+
+    def message_taken(self, agent: str, sender: str, message: str) -> None:
+        """A task took it; other waiters may have counted on it."""
+        node = self.agent(agent)
+        box = node.unread.get(sender)
+        if box is None or box.pop(message, None) is None:
+            return
+        if not box:
+            del node.unread[sender]
+        for task in node.tasks.values():
+            if task.wait is not None:
+                self._dirty(task)
+
+    # --- locks and semaphores ---
+
+    def requested(
+        self, agent: str, task: str, resource: str, ticket: str, mode: str, units: int, capacity: int, at_s: float
+    ) -> list[Ticket]:
+        """A task asks. Returns the tickets to grant now."""
+        known = self.agent(agent).tasks.get(task) or self.task_began(agent, task, at_s, slot=False)
+        res = self.resources.get(resource)
+        if res is None:
+            res = self.resources[resource] = Resource(resource, capacity)
+        if ticket not in res.queue:
+            res.queue[ticket] = known.holds[ticket] = Ticket(ticket, known, res, mode, units)
+        return self._grant(res)
+
+    def released(self, resource: str, ticket: str) -> list[Ticket]:
+        """A ticket is given back, or no longer asked for. Returns the tickets to grant now."""
+        res = self.resources.get(resource)
+        known = res.queue.pop(ticket, None) if res is not None else None
+        if res is None or known is None:
+            return []
+        known.task.holds.pop(ticket, None)
+        granted = self._grant(res)
+        if not res.queue:
+            del self.resources[resource]
+        return granted
+
+    def _grant(self, res: Resource) -> list[Ticket]:
+        granted = list(res.grantable())
+        for ticket in granted:
+            ticket.granted = True
+        if granted:
+            for ticket in res.queue.values():
+                if not ticket.granted:
+                    self._dirty(ticket.task)
+        return granted
+
+    # --- inside ---
+
+    def _begin(self, node: AgentNode, task: str, at_s: float, *, slot: bool, call: Call | None = None) -> Task:
+        known = node.tasks[task] = Task(node, task, slot=slot, began_s=at_s, call=call)
+        node.slot_tasks += slot
+        if node.free_slots == 0:
+            self._dirty_callers(node)
+        return known
+
+    def _begin_handler(self, node: AgentNode, task: str, at_s: float, call: Call | None) -> Task:
+        known = node.tasks.get(task)
+        if known is None:
+            return self._begin(node, task, at_s, slot=True, call=call)
+        known.call = call
+        if not known.slot:
+            known.slot = True
+            node.slot_tasks += 1
+        return known
+
+    def _end(self, task: Task) -> None:
+        node = task.agent
+        if node.tasks.pop(task.id, None) is None:
+            return
+        node.slot_tasks -= task.slot
+        task.wait = None
+        self.waiting.pop(task.key, None)
+        self.dirty.pop(task.key, None)
+        for call in list(task.calls.values()):
+            self._forget_call(call)
+        if task.call is not None and task.call.state == "started":  # ended without an answer
+            self.call_lost(task.call.id)
+        for ticket in task.holds.values():
+            for waiter in ticket.resource.queue.values():
+                self._dirty(waiter.task)
+        for sibling in node.tasks.values():
+            self._dirty(sibling)
+
+    def _inbound(self, to: str) -> dict[str, Call]:
+        node = self.agents.get(to)
+        if node is not None:
+            return node.inbound
+        return self.role_inbound.setdefault(to, {})
+
+    def _forget_inbound(self, call: Call) -> None:
+        node = self.agents.get(call.to)
+        if node is not None:
+            node.inbound.pop(call.id, None)
+        box = self.role_inbound.get(call.to)
+        if box is not None:
+            box.pop(call.id, None)
+
+    def _forget_call(self, call: Call) -> None:
+        self.calls.pop(call.id, None)
+        call.task.calls.pop(call.id, None)
+        self._forget_inbound(call)
+        if call.handler is not None:
+            call.handler.call = None
+
+    def _dirty(self, task: Task) -> None:
+        if task.wait is not None:
+            self.dirty[task.key] = task
+
+    def _dirty_callers(self, node: AgentNode) -> None:
+        for box in (node.inbound, self.role_inbound.get(node.role, {})):
+            for call in box.values():
+                if call.state == "open":
+                    self._dirty(call.task)
