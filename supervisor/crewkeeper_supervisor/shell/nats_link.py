@@ -1,0 +1,200 @@
+"""Link: the supervisor side's one connection to NATS, with the options that its recovery rests on.
+
+Streams, buckets and consumers live in `journal`, `registry`, `lease`, `ledger` and `outbox`; nothing else in the
+supervisor knows the NATS library.
+"""
+
+import contextlib
+import os
+from collections.abc import AsyncIterator
+from typing import Any, Final
+
+import anyio
+import nats.errors
+import nats.js
+import nats.js.errors
+from nats.js.api import RawStreamMsg, StreamConfig, StreamInfo
+
+from crewkeeper_bus.errors import ConnectionLost
+from crewkeeper_bus.wire import WireClient
+from crewkeeper_supervisor.shell.errors import StoreUnavailable
+from crewkeeper_supervisor.shell.logbook import logger
+from crewkeeper_supervisor.shell.place import Place
+
+CONNECT_LIMIT_S: Final = 5.0
+REQUEST_LIMIT_S: Final = 3.0
+RECONNECT_EVERY_S: Final = 0.2
+PING_EVERY_S: Final = 5
+CLOSE_LIMIT_S: Final = 2.0
+WRONG_LAST_SEQUENCE: Final = (10071, 10164)
+"""Error codes of the server for a failed `Nats-Expected-Last-Subject-Sequence`."""
+
+EXPECTED_LAST: Final = "Nats-Expected-Last-Subject-Sequence"
+
+LINK_ERRORS: Final = (nats.errors.Error, TimeoutError, OSError)
+"""What a request over the link may raise when the server or the way to it is at fault."""
+
+
+class WrongLastSequence(Exception):  # noqa: N818
+    """A compare-and-set lost: the subject's last message is not the expected one."""
+
+
+class Link:
+    """One connection. Publishing while disconnected is an error here, never a buffered surprise."""
+
+    def __init__(self, nc: WireClient, place: Place) -> None:
+        self.nc = nc
+        self.js = nc.jetstream(timeout=REQUEST_LIMIT_S)
+        self.place = place
+
+    @property
+    def is_connected(self) -> bool:
+        """Whether a publish would leave now."""
+        return self.nc.is_connected
+
+    async def publish(self, subject: str, payload: bytes) -> None:
+        """Publish one message without asking for an acknowledgement.
+
+        Raises:
+            ConnectionLost: There is no connection now.
+        """
+        if not self.nc.is_connected:
+            raise ConnectionLost(f"not connected to {self.place.host}")
+        try:
+            await self.nc.publish(subject, payload)
+        except LINK_ERRORS as error:
+            raise ConnectionLost(f"publishing to {self.place.host} failed: {type(error).__name__}") from error
+
+    async def flush(self) -> None:
+        """Return when the server has read everything published before.
+
+        Raises:
+            ConnectionLost: The server did not answer.
+        """
+        try:
+            await self.nc.flush(timeout=int(REQUEST_LIMIT_S))
+        except LINK_ERRORS as error:
+            raise ConnectionLost(f"{self.place.host} does not answer: {type(error).__name__}") from error
+
+    async def store(
+        self, subject: str, payload: bytes, *, expected_last: int | None = None, headers: dict[str, str] | None = None
+    ) -> int:
+        """Publish to a stream and return the sequence under which it is stored.
+
+        Args:
+            subject: A subject of a stream that acknowledges.
+            payload: The bytes.
+            expected_last: Store only if the last message of this subject has this sequence (0: there is none).
+            headers: More headers.
+
+        Raises:
+            WrongLastSequence: The expectation failed.
+            StoreUnavailable: No acknowledgement; it may be stored or not.
+        """
+        sent = dict(headers or {})
+        if expected_last is not None:
+            sent[EXPECTED_LAST] = str(expected_last)
+        if not self.nc.is_connected:
+            raise StoreUnavailable(f"not connected to {self.place.host}")
+        try:
+            ack = await self.js.publish(subject, payload, headers=sent or None, timeout=REQUEST_LIMIT_S)
+        except nats.js.errors.APIError as error:
+            if error.err_code in WRONG_LAST_SEQUENCE:
+                raise WrongLastSequence(str(error.description)) from None
+            raise StoreUnavailable(f"{subject}: {error.description}") from error
+        except LINK_ERRORS as error:
+            raise StoreUnavailable(f"{subject}: {type(error).__name__}") from error
+        return ack.seq
+
+    async def last(self, stream: str, subject: str) -> RawStreamMsg | None:
+        """The last message stored on a subject, as the stream's leader knows it.
+
+        Raises:
+            StoreUnavailable: The server did not answer.
+        """
+        try:
+            return await self.js.get_msg(stream, subject=subject)
+        except nats.js.errors.NotFoundError:
+            return None
+        except LINK_ERRORS as error:
+            raise StoreUnavailable(f"{stream}: {type(error).__name__}") from error
+
+    async def ensure_stream(self, config: StreamConfig) -> StreamInfo:
+        """Create a stream, or take it as it is if it exists.
+
+        Raises:
+            StoreUnavailable: The server did not answer or refuses it.
+        """
+        try:
+            return await self.js.add_stream(config)
+        except nats.js.errors.BadRequestError:
+            try:
+                return await self.js.stream_info(str(config.name))
+            except LINK_ERRORS as error:
+                raise StoreUnavailable(f"stream {config.name}: {error}") from error
+        except LINK_ERRORS as error:
+            raise StoreUnavailable(f"stream {config.name}: {error}") from error
+
+
+def replicas() -> int:
+    """How many servers keep each stream: CREWKEEPER_REPLICAS (1 to 5), by default 1."""
+    named = os.environ.get("CREWKEEPER_REPLICAS", "1")
+    return int(named) if named in ("1", "2", "3", "4", "5") else 1
+
+
+@contextlib.asynccontextmanager
+async def connect(place: Place, *, name: str = "supervisor") -> AsyncIterator[Link]:
+    """Connect to a place's server; reconnects by itself for as long as the block lasts.
+
+    Args:
+        place: The server and its credentials.
+        name: Name of the connection, seen in the server's own reports.
+
+    Raises:
+        ConnectionLost: The server cannot be reached now, or refuses the credentials.
+    """
+    log = logger()
+    nc = WireClient()
+
+    async def failed(error: Exception) -> None:
+        log.warning("link.error", server=place.host, error=type(error).__name__)
+
+    leaving = False
+
+    async def lost() -> None:
+        if not leaving:
+            log.warning("link.lost", server=place.host)
+
+    async def back() -> None:
+        log.info("link.back", server=place.host)
+
+    options: dict[str, Any] = {"user": place.user, "password": place.password} if place.user else {}
+    try:
+        with anyio.fail_after(CONNECT_LIMIT_S):
+            await nc.connect(
+                place.url,
+                name=name,
+                error_cb=failed,
+                disconnected_cb=lost,
+                reconnected_cb=back,
+                connect_timeout=2,
+                allow_reconnect=True,
+                # The first attempt must fail at once; later ones never give up (set below).
+                max_reconnect_attempts=1,
+                reconnect_time_wait=RECONNECT_EVERY_S,  # type: ignore[arg-type]
+                ping_interval=PING_EVERY_S,
+                max_outstanding_pings=2,
+                pending_size=8 * 1024 * 1024,
+                **options,
+            )
+    except (*LINK_ERRORS, ValueError) as error:
+        with anyio.move_on_after(CLOSE_LIMIT_S, shield=True):
+            await nc.close()
+        raise ConnectionLost(f"cannot connect to {place.host}: {str(error)[:200] or type(error).__name__}") from error
+    nc.options["max_reconnect_attempts"] = -1
+    try:
+        yield Link(nc, place)
+    finally:
+        leaving = True
+        with anyio.move_on_after(CLOSE_LIMIT_S, shield=True):
+            await nc.close()

@@ -1,0 +1,112 @@
+"""Place: where a supervisor's state and its NATS server are, from flags, environment and files; connects to nothing."""
+
+import os
+from pathlib import Path
+from typing import Any, Final
+from urllib.parse import SplitResult, unquote, urlsplit, urlunsplit
+
+import msgspec
+from msgspec import Struct
+
+from crewkeeper_supervisor.shell.errors import NothingRuns
+
+STATE_NAME: Final = ".crewkeeper"
+SERVER_FILE: Final = "server.json"
+"""Written by the embedded server, mode 0600: url, user, password, pid."""
+
+
+class Place(Struct, frozen=True, kw_only=True):
+    """One state directory and the access to its server. Its representation never shows the password."""
+
+    state: Path
+    url: str
+    """Without credentials."""
+    user: str = ""
+    password: str = ""
+
+    def __repr__(self) -> str:
+        return f"Place(state={str(self.state)!r}, url={self.url!r}, user={self.user!r})"
+
+    def __rich_repr__(self) -> Any:
+        yield "state", str(self.state)
+        yield "url", self.url
+        yield "user", self.user
+
+    @property
+    def host(self) -> str:
+        """Host and port of the server, for messages."""
+        return urlsplit(self.url).netloc or self.url
+
+    @classmethod
+    def find(cls, state: Path | None = None, nats: str | None = None) -> "Place":
+        """Find the server to talk to.
+
+        `nats`, then CREWKEEPER_NATS_URL (either may carry `user:password@`), then `server.json` of the state
+        directory.
+
+        Raises:
+            NothingRuns: None of them names a server, or the one named is no longer there.
+        """
+        directory = state_dir(state)
+        url = nats or os.environ.get("CREWKEEPER_NATS_URL", "")
+        if url:
+            return cls.of_url(url, directory)
+        return cls._of_file(directory)
+
+    @classmethod
+    def of_url(cls, url: str, state: Path) -> "Place":
+        """Take a server's address apart; credentials may stand in it, percent-encoded."""
+        parts = urlsplit(url if "://" in url else f"nats://{url}")
+        host = parts.netloc.rpartition("@")[2]
+        bare = urlunsplit(SplitResult(parts.scheme, host, parts.path, "", ""))
+        user, password = unquote(parts.username or ""), unquote(parts.password or "")
+        return cls(state=state, url=bare, user=user, password=password)
+
+    @classmethod
+    def _of_file(cls, directory: Path) -> "Place":
+        path = directory / SERVER_FILE
+        remedy = "start one with `supervisor up crew.yaml`, or name a server with --nats URL"
+        try:
+            found = msgspec.json.decode(path.read_bytes(), type=_ServerFile)
+        except FileNotFoundError:
+            raise NothingRuns(f"nothing runs here: there is no {path} and no CREWKEEPER_NATS_URL; {remedy}") from None
+        except (OSError, msgspec.MsgspecError, ValueError) as error:
+            raise NothingRuns(f"{path} cannot be read ({str(error)[:200]}); {remedy}") from None
+        if found.pid and not _is_alive(found.pid):
+            raise NothingRuns(f"the server of {path} (process {found.pid}) is gone; {remedy}")
+        return cls(state=directory, url=found.url, user=found.user, password=found.password)
+
+
+class _ServerFile(Struct, frozen=True, kw_only=True):
+    url: str
+    user: str = ""
+    password: str = ""
+    pid: int = 0
+
+
+def state_dir(state: Path | None = None) -> Path:
+    """The state directory, absolute; it need not exist.
+
+    `state`, then CREWKEEPER_STATE, then the nearest `.crewkeeper/` from the working directory upwards, then
+    `.crewkeeper` here.
+    """
+    if state is not None:
+        return state.absolute()
+    named = os.environ.get("CREWKEEPER_STATE", "")
+    if named:
+        return Path(named).absolute()
+    here = Path.cwd()
+    for directory in (here, *here.parents):
+        if (directory / STATE_NAME).is_dir():
+            return directory / STATE_NAME
+    return here / STATE_NAME
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except (PermissionError, OverflowError):
+        return True
+    return True

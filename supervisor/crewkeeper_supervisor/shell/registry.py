@@ -1,0 +1,190 @@
+"""Registry: which runs there are, in KV bucket CREWS: what controllers look for and the command line lists."""
+
+import contextlib
+import time
+from collections.abc import AsyncIterator
+from typing import Final, Literal
+
+import anyio
+import msgspec
+import nats.errors
+import nats.js.errors
+from msgspec import Struct
+from nats.aio.msg import Msg
+from nats.js.api import KeyValueConfig, RePublish, StorageType
+from nats.js.kv import KeyValue
+
+from crewkeeper_supervisor.shell.errors import RunAmbiguous, RunNotFound, StoreUnavailable
+from crewkeeper_supervisor.shell.nats_link import LINK_ERRORS, Link, WrongLastSequence, replicas
+
+BUCKET: Final = "CREWS"
+_STREAM: Final = f"KV_{BUCKET}"
+_PREFIX: Final = f"$KV.{BUCKET}."
+_STORED: Final = f"out.kv.{BUCKET}."
+SWEEP_S: Final = 5.0
+"""A watch lists again this often even if it saw no change: a lost wake-up heals."""
+_TRIES: Final = 20
+
+State = Literal["running", "done", "failed", "stopped"]
+ENDED: Final = ("done", "failed", "stopped")
+
+
+class RunInfo(Struct, frozen=True, kw_only=True):
+    """One run, as registered."""
+
+    run: str
+    crew: str
+    host: str
+    declared_at_s: float
+    """Seconds since the Unix epoch, by the host's clock; for people only."""
+    state: State = "running"
+
+
+_DECODER: Final = msgspec.json.Decoder(RunInfo)
+
+
+class Registry:
+    """The registered runs of one server."""
+
+    def __init__(self, link: Link) -> None:
+        self._link = link
+
+    async def open(self) -> None:
+        """Create the bucket if it is not there.
+
+        Raises:
+            StoreUnavailable: The server did not answer.
+        """
+        config = KeyValueConfig(
+            bucket=BUCKET,
+            description="Runs of crews",
+            history=1,
+            storage=StorageType.FILE,
+            replicas=replicas(),
+            republish=RePublish(src=f"{_PREFIX}>", dest=f"{_STORED}>"),
+        )
+        try:
+            await self._link.js.create_key_value(config)
+        except nats.js.errors.BadRequestError:
+            return  # it is there, made by another version
+        except LINK_ERRORS as error:
+            raise StoreUnavailable(f"bucket {BUCKET}: {error}") from error
+
+    async def declare(self, run: str, crew: str, host: str) -> RunInfo:
+        """Register a run as running.
+
+        Raises:
+            StoreUnavailable: The server did not answer.
+        """
+        info = RunInfo(run=run, crew=crew, host=host, declared_at_s=time.time())
+        await self._link.store(_PREFIX + run, msgspec.json.encode(info))
+        return info
+
+    async def set_state(self, run: str, state: State) -> RunInfo:
+        """Record a run's state; an ended run stays as it ended.
+
+        Raises:
+            RunNotFound: The run is not registered.
+            StoreUnavailable: The server did not answer, or others kept changing the entry.
+        """
+        for _ in range(_TRIES):
+            last = await self._link.last(_STREAM, _PREFIX + run)
+            info = _decode(last.data) if last is not None else None
+            if last is None or info is None:
+                raise RunNotFound(f"run {run!r} is not registered; `supervisor ps -a` lists the runs")
+            if info.state == state or info.state in ENDED:
+                return info
+            info = msgspec.structs.replace(info, state=state)
+            with contextlib.suppress(WrongLastSequence):
+                await self._link.store(_PREFIX + run, msgspec.json.encode(info), expected_last=last.seq)
+                return info
+        raise StoreUnavailable(f"run {run!r}: its registration keeps changing")
+
+    async def get(self, run: str) -> RunInfo | None:
+        """One run by its exact id.
+
+        Raises:
+            StoreUnavailable: The server did not answer.
+        """
+        last = await self._link.last(_STREAM, _PREFIX + run)
+        return None if last is None else _decode(last.data)
+
+    async def ls(self) -> list[RunInfo]:
+        """Every registered run, oldest first.
+
+        Raises:
+            StoreUnavailable: The server did not answer.
+        """
+        found: dict[str, RunInfo] = {}
+        try:
+            bucket = await self._link.js.key_value(BUCKET)
+            watcher = await bucket.watchall()
+            try:
+                while (entry := await watcher.updates(timeout=5.0)) is not None:  # type: ignore[no-untyped-call]
+                    if isinstance(entry, KeyValue.Entry) and (info := _decode(entry.value)):
+                        found[info.run] = info
+            finally:
+                with anyio.move_on_after(1, shield=True), contextlib.suppress(nats.errors.Error):
+                    await watcher.stop()  # type: ignore[no-untyped-call]
+        except nats.js.errors.NotFoundError:
+            return []
+        except LINK_ERRORS as error:
+            raise StoreUnavailable(f"bucket {BUCKET}: {type(error).__name__}") from error
+        return sorted(found.values(), key=lambda info: (info.declared_at_s, info.run))
+
+    async def resolve(self, name: str) -> RunInfo:
+        """Find a run by its id, by a crew's name (its newest run), or by the only id that begins with `name`.
+
+        Raises:
+            RunNotFound: Nothing fits.
+            RunAmbiguous: Several ids begin with it.
+            StoreUnavailable: The server did not answer.
+        """
+        runs = await self.ls()
+        exact = [info for info in runs if info.run == name]
+        # A crew's newest run: one that still runs wins over a later one that has ended.
+        of_crew = sorted((info for info in runs if info.crew == name), key=lambda info: info.state == "running")
+        if exact or of_crew:
+            return (exact or of_crew)[-1]
+        fitting = [info for info in runs if name and info.run.startswith(name)]
+        if not fitting:
+            known = ", ".join(info.run for info in runs[-5:]) or "none"
+            raise RunNotFound(f"no run or crew {name!r}; newest runs: {known}")
+        if len(fitting) > 1:
+            ids = [info.run for info in fitting]
+            raise RunAmbiguous(f"{name!r} fits {len(ids)} runs: {', '.join(ids[:10])}; give more of the id", runs=ids)
+        return fitting[0]
+
+    async def watch(self) -> AsyncIterator[list[RunInfo]]:
+        """Yield the whole list now and again after every change. Lasts until cancelled; heals after outages.
+
+        Close it (`contextlib.aclosing`) when leaving early.
+        """
+        changed = anyio.Event()
+
+        async def wake(_: Msg) -> None:
+            changed.set()
+
+        # What the store republishes is stored already, so the list that follows has it.
+        subscription = await self._link.nc.subscribe(f"{_STORED}>", cb=wake)
+        try:
+            shown: list[RunInfo] | None = None
+            while True:
+                changed = anyio.Event()
+                with contextlib.suppress(StoreUnavailable):
+                    runs = await self.ls()
+                    if runs != shown:
+                        shown = runs
+                        yield runs
+                with anyio.move_on_after(SWEEP_S):
+                    await changed.wait()
+        finally:
+            with anyio.move_on_after(1, shield=True), contextlib.suppress(nats.errors.Error):
+                await subscription.unsubscribe()
+
+
+def _decode(value: bytes | None) -> RunInfo | None:
+    try:
+        return _DECODER.decode(value) if value else None
+    except msgspec.MsgspecError:
+        return None

@@ -1,0 +1,69 @@
+"""Where the state and the server are."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from crewkeeper_supervisor.shell.errors import NothingRuns
+from crewkeeper_supervisor.shell.place import Place, state_dir
+
+
+@pytest.fixture(autouse=True)
+def nowhere(tmp_path, monkeypatch):
+    for name in ("CREWKEEPER_STATE", "CREWKEEPER_NATS_URL"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def write(directory: Path, **values):
+    directory.mkdir(parents=True, exist_ok=True)
+    (directory / "server.json").write_text(json.dumps(values))
+
+
+def test_the_state_directory_is_the_flag_then_the_variable_then_the_nearest(nowhere, monkeypatch):
+    assert state_dir() == nowhere / ".crewkeeper"
+    (nowhere / ".crewkeeper").mkdir()
+    deep = nowhere / "x" / "y"
+    deep.mkdir(parents=True)
+    monkeypatch.chdir(deep)
+    assert state_dir() == nowhere / ".crewkeeper"
+    monkeypatch.setenv("CREWKEEPER_STATE", str(nowhere / "named"))
+    assert state_dir() == nowhere / "named"
+    assert state_dir(Path("given")) == deep / "given"
+
+
+def test_the_server_file_gives_access_and_its_secret_is_not_shown(nowhere):
+    write(nowhere / "s", url="nats://127.0.0.1:5", user="sup", password="canary-pw", pid=os.getpid())
+    place = Place.find(nowhere / "s")
+    assert (place.url, place.user, place.password, place.host) == (
+        "nats://127.0.0.1:5", "sup", "canary-pw", "127.0.0.1:5",
+    )  # fmt: skip
+    assert "canary-pw" not in f"{place!r} {place}"
+
+
+def test_an_address_wins_over_the_file_and_may_carry_credentials(nowhere, monkeypatch):
+    write(nowhere / ".crewkeeper", url="nats://127.0.0.1:5", user="u", password="p", pid=os.getpid())
+    monkeypatch.setenv("CREWKEEPER_NATS_URL", "nats://bob:p%40ss@example:4222")
+    place = Place.find()
+    assert (place.url, place.user, place.password) == ("nats://example:4222", "bob", "p@ss")
+    assert Place.find(nats="other:1").url == "nats://other:1"
+
+
+@pytest.mark.parametrize("content", [None, b"{", b"[]", b'{"url": 5}', b"\xff"])
+def test_nothing_there_or_unreadable_names_what_was_looked_for(nowhere, content):
+    if content is not None:
+        (nowhere / ".crewkeeper").mkdir()
+        (nowhere / ".crewkeeper" / "server.json").write_bytes(content)
+    with pytest.raises(NothingRuns, match=r"server\.json.*supervisor up crew\.yaml"):
+        Place.find()
+
+
+def test_a_server_that_is_gone_is_said(nowhere):
+    dead = os.posix_spawn("/bin/true", ["true"], {})
+    os.waitpid(dead, 0)
+    write(nowhere / ".crewkeeper", url="nats://127.0.0.1:5", pid=dead)
+    with pytest.raises(NothingRuns, match=f"process {dead}"):
+        Place.find()
