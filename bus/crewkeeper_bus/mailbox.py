@@ -1,0 +1,112 @@
+"""Mailbox: one-way messages that came and were not taken, and the tasks that wait for some."""
+
+from collections import deque
+from typing import Any
+
+import msgspec
+
+from crewkeeper_bus import codec
+from crewkeeper_bus.messages import Message as WireMessage
+from crewkeeper_bus.messages import OnMessage, Taken
+from crewkeeper_bus.outgoing import Outgoing
+from crewkeeper_bus.subjects import check_token
+from crewkeeper_bus.tasks import Tasks
+from crewkeeper_bus.waits import Wait, Waits, check_timeout
+
+
+class Message(msgspec.Struct, frozen=True, kw_only=True):
+    """A one-way message as the author sees it."""
+
+    sender: str
+    id: str
+    body: Any
+
+
+class _Unread:
+    __slots__ = ("id", "raw", "sender")
+
+    def __init__(self, sender: str, id_: str, raw: msgspec.Raw) -> None:
+        self.sender = sender
+        self.id = id_
+        self.raw = raw
+
+
+class _Receiver:
+    __slots__ = ("found", "senders", "wait")
+
+    def __init__(self, senders: tuple[str, ...], wait: Wait) -> None:
+        self.senders = senders
+        self.wait = wait
+        self.found: _Unread | None = None
+
+
+class Mailbox:
+    """The unread one-way messages of one incarnation, oldest first."""
+
+    def __init__(self, outgoing: Outgoing, tasks: Tasks, waits: Waits, limit: int) -> None:
+        self._outgoing = outgoing
+        self._tasks = tasks
+        self._waits = waits
+        self._limit = limit
+        self._unread: deque[_Unread] = deque()
+        self._receivers: list[_Receiver] = []
+
+    def unread(self) -> tuple[tuple[str, str], ...]:
+        """(sender, message id) of every message not taken, oldest first."""
+        found = tuple((receiver.found.sender, receiver.found.id) for receiver in self._receivers if receiver.found)
+        return found + tuple((message.sender, message.id) for message in self._unread)
+
+    def accept(self, sender: str, id_: str, message: WireMessage) -> bool:
+        """Take in a message. False: it has been here, or the mailbox is full."""
+        if (sender, id_) in self.unread():
+            return False
+        if len(self._unread) >= max(self._limit, 1):
+            return False
+        self._unread.append(_Unread(sender, id_, message.body.copy()))
+        self._offer()
+        return True
+
+    def _offer(self) -> None:
+        """Give unread messages to those who wait, longest waiting first."""
+        for receiver in self._receivers:
+            if receiver.found is None and not receiver.wait.outcome:
+                found = self._find(receiver.senders)
+                if found is not None:
+                    self._unread.remove(found)
+                    receiver.found = found
+                    self._waits.finish(receiver.wait, "met")
+
+    def _find(self, senders: tuple[str, ...]) -> _Unread | None:
+        return next((message for message in self._unread if not senders or message.sender in senders), None)
+
+    async def receive(self, senders: tuple[str, ...], timeout_s: float | None, type_: Any) -> Message:
+        """Take the oldest message of one of `senders` (of anybody if empty), or wait for one.
+
+        Raises:
+            CodecError: Its body is not of `type_`; the message is taken all the same.
+            BusError: What ended the wait.
+        """
+        for sender in senders:
+            check_token(sender, "sender")
+        check_timeout(timeout_s)
+        task = self._tasks.current()
+        found = self._find(senders)
+        if found is not None:
+            self._unread.remove(found)
+        else:
+            receiver = _Receiver(senders, self._waits.begin(task, OnMessage(senders=senders), timeout_s))
+            self._receivers.append(receiver)
+            try:
+                await self._waits.rest(receiver.wait)
+            except BaseException:
+                if receiver.found is not None:  # cancelled on the way out: somebody else may have it
+                    self._unread.appendleft(receiver.found)
+                    receiver.found = None
+                raise
+            finally:
+                self._receivers.remove(receiver)
+                self._offer()
+            found = receiver.found
+            assert found is not None
+        self._outgoing.note(Taken, sender=found.sender, message=found.id, task=task.id)
+        return Message(sender=found.sender, id=found.id, body=codec.decode_body(found.raw, type_))

@@ -1,0 +1,325 @@
+"""Membership: one incarnation of an agent in a run, from joining to leaving: its parts, what comes in, what it obeys.
+
+What authors call is in `client`; every part keeps its own state and is handed the parts it needs here.
+"""
+
+import asyncio
+import os
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from types import TracebackType
+from typing import Any, Final, assert_never
+
+import anyio
+import anyio.abc
+import structlog
+
+from crewkeeper_bus import codec
+from crewkeeper_bus.calls import Calls
+from crewkeeper_bus.checkpoint import Checkpoint
+from crewkeeper_bus.control import Control
+from crewkeeper_bus.errors import BusError, Cancelled, CodecError, Killed, SubjectError, Timeout, WouldDeadlock
+from crewkeeper_bus.grants import Grants
+from crewkeeper_bus.heartbeat import Heartbeats
+from crewkeeper_bus.humans import Humans
+from crewkeeper_bus.mailbox import Mailbox
+from crewkeeper_bus.messages import Begin, Break, Ctl, Granted, Joined, Left, Pause, Probe, Resume, Stop
+from crewkeeper_bus.outgoing import Outgoing, clip
+from crewkeeper_bus.serving import Serving
+from crewkeeper_bus.settings import Settings
+from crewkeeper_bus.slots import Slots
+from crewkeeper_bus.subjects import OUT, RECEIVED_KINDS, SUPERVISOR, Address, Kind, parse
+from crewkeeper_bus.tasks import Tasks
+from crewkeeper_bus.transport import Transport
+from crewkeeper_bus.waits import Waits
+
+LEAVE_LIMIT_S: Final = 5.0
+"""How long leaving may take to get the last messages out."""
+CLIENT: Final = "crewkeeper-python"
+
+log = structlog.get_logger()
+
+
+class Membership:
+    """The parts of one incarnation, wired."""
+
+    def __init__(self, settings: Settings, open_transport: Callable[[Settings], Awaitable[Transport]]) -> None:
+        self.settings = settings
+        self._open_transport = open_transport
+        self._transport: Transport | None = None
+        self._group: anyio.abc.TaskGroup | None = None
+        self.outgoing = Outgoing(settings.run, settings.agent, settings.payload_bytes)
+        self.tasks = Tasks(self.outgoing)
+        self.slots = Slots(settings.concurrency)
+        self.waits = Waits(self.outgoing, settings.limit_s)
+        self.calls = Calls(self.outgoing, self.tasks, self.waits)
+        self.checkpoint = Checkpoint(self.outgoing, self.tasks, self.slots)
+        self.mailbox = Mailbox(self.outgoing, self.tasks, self.waits, settings.mailbox)
+        self.grants = Grants(self.outgoing, self.tasks, self.waits)
+        self.humans = Humans(self.outgoing, self.tasks, self.waits)
+        self.serving = Serving(
+            self.outgoing,
+            self.tasks,
+            self.slots,
+            self.calls,
+            self.checkpoint,
+            mailbox=settings.mailbox,
+            reentrant=settings.reentrant,
+        )
+        self.heartbeats = Heartbeats(
+            settings,
+            self.outgoing,
+            self.tasks,
+            self.calls,
+            self.serving,
+            self.mailbox,
+            self.grants,
+            self.checkpoint,
+        )
+        self.control = Control(self._obey)
+        self.waits.on_change = self.checkpoint.look
+        self.tasks.after_end = self.checkpoint.look
+        self.dropped: Counter[str] = Counter()
+        self.peers: tuple[str, ...] = ()
+        self._begun = anyio.Event()
+        self._stopped = anyio.Event()
+        self._grace_s = 0.0
+        self._left = anyio.Event()
+
+    @property
+    def is_connected(self) -> bool:
+        """Whether a message would leave now."""
+        return self._transport is not None and self._transport.is_connected
+
+    # --- joining and leaving ---
+
+    async def join(self) -> None:
+        """Connect, subscribe, and say so.
+
+        Raises:
+            ConnectionLost: No server, or it refused the credentials.
+        """
+        assert self._group is None, "a client joins once: connect again"
+        transport = await self._open_transport(self.settings)
+        group = anyio.create_task_group()
+        await group.__aenter__()
+        try:
+            self._transport = transport
+            self.outgoing.attach(transport)
+            # The first number is taken before anything can come in; nothing is written before subscriptions are live.
+            self._announce()
+            self.serving.open(group)
+            self._group = group
+            await self._subscribe(transport)
+            await transport.barrier()
+        except BaseException as error:
+            self.outgoing.close()
+            group.cancel_scope.cancel()
+            await group.__aexit__(type(error), error, error.__traceback__)
+            with anyio.move_on_after(LEAVE_LIMIT_S, shield=True):
+                await transport.close()
+            raise
+        transport.on_change(self._connection_changed)
+        group.start_soon(self.outgoing.write, name="outgoing")
+        group.start_soon(self._beat, name="heartbeat")
+
+    def _announce(self) -> None:
+        settings = self.settings
+        self.outgoing.note(
+            Joined,
+            role=settings.role,
+            concurrency=settings.concurrency,
+            reentrant=settings.reentrant,
+            mailbox=settings.mailbox,
+            heartbeat_s=settings.heartbeat_s,
+            pid=os.getpid(),
+            client=CLIENT,
+        )
+
+    async def _subscribe(self, transport: Transport) -> None:
+        run, agent, role = self.settings.run, self.settings.agent, self.settings.role
+        for kind in RECEIVED_KINDS:
+            await transport.subscribe(f"{OUT}.crew.{run}.{kind}.*.{agent}.*", self.deliver)
+        if role != agent:
+            await transport.subscribe(f"{OUT}.crew.{run}.{Kind.REQ}.*.{role}.*", self.deliver, role)
+
+    async def leave(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> bool:
+        """End everything that is open, say so, and disconnect. Returns whether `error` is dealt with."""
+        assert self._group is not None
+        assert self._transport is not None
+        killed = self.checkpoint.killed
+        why = str(killed or error or "")
+        self.serving.refuse_queued(f"{self.settings.agent} has left the run")
+        self.slots.close()
+        if killed is None:
+            self.waits.fail_all(Cancelled(f"{self.settings.agent} leaves run {self.settings.run}"))
+        self._left.set()
+        self._group.cancel_scope.cancel()
+        try:
+            # Only a cancellation may be the group's own; any other error is the author's and stays as it is.
+            own = (kind, error, trace) if isinstance(error, asyncio.CancelledError) else (None, None, None)
+            handled = bool(await self._group.__aexit__(*own))
+        finally:
+            self.calls.cancel_all("the agent leaves")
+            for task in list(self.tasks.alive.values()):
+                self.tasks.end(task)
+            self.outgoing.note(Left, why=clip(why), done=error is None and killed is None)
+            self.outgoing.close()
+            with anyio.move_on_after(LEAVE_LIMIT_S, shield=True) as limit:
+                await self.outgoing.flush()
+                await self._settle_wire(self._transport)
+            if limit.cancelled_caught:
+                log.warning("bus.left_late", agent=self.settings.agent, limit_s=LEAVE_LIMIT_S)
+            with anyio.move_on_after(LEAVE_LIMIT_S, shield=True):
+                await self._transport.close()
+        return handled or (isinstance(error, Killed) and killed is not None)
+
+    @staticmethod
+    async def _settle_wire(transport: Transport) -> None:
+        try:
+            await transport.barrier()
+        except BusError as error:
+            log.warning("bus.left_unsure", error=str(error))
+
+    # --- what goes on by itself ---
+
+    async def _beat(self) -> None:
+        while True:
+            self.beat()
+            await anyio.sleep(self.settings.heartbeat_s)
+
+    def beat(self, nonce: str = "") -> None:
+        """Send a heartbeat, if it fits into a message."""
+        try:
+            self.heartbeats.beat(nonce)
+        except CodecError as error:
+            log.warning("bus.heartbeat_too_large", agent=self.settings.agent, error=str(error))
+
+    def _connection_changed(self, connected: bool) -> None:
+        log.info("bus.connection", agent=self.settings.agent, connected=connected)
+        if connected and not self.outgoing.is_closed:
+            self.beat()
+
+    async def begun(self, timeout_s: float) -> None:
+        """Return when the supervisor says that the crew is complete. Raises Timeout or Killed."""
+        with anyio.move_on_after(timeout_s):
+            await self._begun.wait()
+        if self.checkpoint.killed is not None:
+            raise self.checkpoint.killed
+        if not self._begun.is_set():
+            raise Timeout(
+                f"the supervisor did not say within {timeout_s:g} s that the crew is complete: is it running, and are "
+                f"all agents of run {self.settings.run} started?",
+                limit_s=timeout_s,
+            )
+
+    async def stopped(self) -> None:
+        """Return when the supervisor has stopped this agent and its handlers are done, or had their chance."""
+        await self._stopped.wait()
+        with anyio.move_on_after(self._grace_s):
+            await self.serving.quiet()
+
+    # --- what comes in ---
+
+    def deliver(self, subject: str, payload: bytes) -> None:
+        """Take one message from the bus; whatever it is, nothing is raised for it."""
+        if self.outgoing.is_closed:
+            return
+        try:
+            address = parse(subject)
+            theirs = address.sender == SUPERVISOR
+            if (address.kind is Kind.CTL) > theirs:
+                self._drop("stranger", subject)
+                return
+            if theirs:
+                message = codec.decode_supervisor(address.kind, payload)
+            else:
+                message = codec.decode_agent(address.kind, payload, self.settings.payload_bytes)
+        except (SubjectError, CodecError) as error:
+            self._drop("malformed", subject, str(error))
+            return
+        if not self._take(address, message):
+            self._drop("unexpected", subject)
+
+    def _take(self, address: Address, message: Any) -> bool:
+        """Give a decoded message to the part it is for. False: that part has no use for it."""
+        sender, id_ = address.sender, address.id
+        match address.kind:
+            case Kind.REQ:
+                return self.serving.accept(sender, id_, message)
+            case Kind.REP:
+                if sender == SUPERVISOR and self.humans.accept(id_, message):
+                    return True
+                return self.calls.accept(sender, id_, message)
+            case Kind.MSG:
+                return self.mailbox.accept(sender, id_, message)
+            case Kind.PROG:
+                return self.calls.accept_progress(sender, id_, message.text)
+            case Kind.CANCEL:
+                return self.serving.cancel(sender, id_)
+            case Kind.CTL:
+                return self.control.accept(message)
+            case _:
+                return False
+
+    def _drop(self, why: str, subject: str, detail: str = "") -> None:
+        self.dropped[why] += 1
+        # What is not expected is mostly an answer that comes too late: ordinary.
+        tell = log.debug if why == "unexpected" else log.warning
+        tell("bus.dropped", agent=self.settings.agent, why=why, subject=subject[:200], detail=detail[:200])
+
+    def _obey(self, command: Ctl) -> bool:
+        """Obey a command. False: what it is about is over."""
+        match command:
+            case Begin():
+                self.peers = command.peers
+                self.serving.begin()
+                self._begun.set()
+            case Break():
+                return self._break(command)
+            case Probe():
+                self.beat(command.nonce)
+            case Pause():
+                self.checkpoint.pause(command.why)
+            case Resume():
+                self.checkpoint.resume()
+                self.serving.resume()
+            case Stop():
+                self._stop(command)
+            case Granted():
+                return self.grants.accept(command)
+            case _:
+                assert_never(command)
+        return True
+
+    def _break(self, command: Break) -> bool:
+        wait = self.waits.open.get(command.epoch)
+        if wait is None or wait.task.id != command.task:
+            return False
+        error = WouldDeadlock(
+            command.why, path=command.path, finding=command.finding, retry_after_s=command.retry_after_s
+        )
+        return self.waits.finish(wait, "broken", error)
+
+    def _stop(self, command: Stop) -> None:
+        if self.checkpoint.killed is not None:
+            return
+        assert self._group is not None
+        error = Killed(f"the supervisor stopped this agent: {command.why or 'no reason given'}")
+        self._grace_s = command.grace_s
+        self.checkpoint.kill(error)
+        self.serving.refuse_queued("the supervisor stopped this agent")
+        self.slots.close()
+        self.waits.fail_all(error)
+        self._begun.set()
+        self._stopped.set()
+        self._group.start_soon(self._end_after_grace, name="stop")
+
+    async def _end_after_grace(self) -> None:
+        """Cancel what did not end by itself: handlers, and the author's code inside the client."""
+        assert self._group is not None
+        with anyio.move_on_after(self._grace_s):
+            await self._left.wait()
+        self._group.cancel_scope.cancel()

@@ -1,0 +1,142 @@
+"""Tasks: the activities of this agent that the supervisor knows by name; the slots they take are in `slots`.
+
+A task is a handler run, a declared activity, or an asyncio task that waited without being either (an implicit task,
+which takes no slot). A child asyncio task of a handler is an implicit task of its own, so one task never has two waits.
+"""
+
+import asyncio
+from collections.abc import Callable
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any, Final
+
+from crewkeeper_bus.messages import CallStarted, TaskBegan, TaskEnded
+from crewkeeper_bus.outgoing import Outgoing, clip, new_id
+
+if TYPE_CHECKING:
+    from crewkeeper_bus.waits import Wait
+
+CHAIN_MAX: Final = 64
+
+
+class Task:
+    """One task that is alive.
+
+    Attributes:
+        id: Its name on the bus.
+        call: The call it works on; empty for an activity, and once the answer is out.
+        caller: Who made that call.
+        chain: Calls it descends from, outermost first, its own call last.
+        slot: Whether it takes one of the agent's slots.
+        wait: Its open wait.
+    """
+
+    __slots__ = ("call", "caller", "chain", "ended", "id", "registry", "runner", "slot", "wait")
+
+    def __init__(self, registry: "Tasks", id_: str, *, slot: bool, call: str = "", caller: str = "") -> None:
+        self.registry = registry
+        self.id = id_
+        self.slot = slot
+        self.call = call
+        self.caller = caller
+        self.chain: tuple[str, ...] = ()
+        self.wait: Wait | None = None
+        self.runner: asyncio.Task[Any] | None = None
+        self.ended = False
+
+
+_LINEAGE: ContextVar[Task | None] = ContextVar("crewkeeper_lineage", default=None)
+"""The task that the running code descends from; inherited by child asyncio tasks, which are tasks of their own."""
+
+
+class Tasks:
+    """The tasks of one incarnation that are alive."""
+
+    def __init__(self, outgoing: Outgoing) -> None:
+        self._outgoing = outgoing
+        self.alive: dict[str, Task] = {}
+        self._bound: dict[asyncio.Task[Any], Task] = {}
+        self.on_end: list[Callable[[Task, bool], None]] = []
+        """Called with (task, whether it failed or was cancelled) before its end is announced."""
+        self.after_end: Callable[[], None] = lambda: None
+
+    def bound(self) -> Task | None:
+        """The task of the asyncio task that runs now, if it has one."""
+        running = asyncio.current_task()
+        return None if running is None else self._bound.get(running)
+
+    def current(self) -> Task:
+        """The task of the code that runs now; an implicit one begins if there is none.
+
+        Raises:
+            ConnectionLost: The client is closed.
+        """
+        running = asyncio.current_task()
+        assert running is not None, "the client is used from a coroutine"
+        task = self._bound.get(running)
+        if task is None:
+            task = Task(self, "i" + new_id(), slot=False)
+            parent = _LINEAGE.get()
+            if parent is not None and parent.registry is self:
+                task.chain = parent.chain
+            self._outgoing.note(TaskBegan, task=task.id, name=clip(running.get_name(), 200), slot=False)
+            self.alive[task.id] = task
+            self._bound[running] = task
+            task.runner = running
+            running.add_done_callback(self._implicit_done)
+        return task
+
+    def _implicit_done(self, done: "asyncio.Task[Any]") -> None:
+        task = self._bound.get(done)
+        if task is not None:
+            self.end(task, failed=done.cancelled())
+
+    def end_implicit(self) -> None:
+        """End the implicit task of the running asyncio task, which goes on as something else, or not to wait again."""
+        task = self.bound()
+        if task is not None and not task.slot:
+            running = asyncio.current_task()
+            assert running is not None
+            running.remove_done_callback(self._implicit_done)
+            self.end(task)
+
+    def begin_activity(self, name: str) -> Task:
+        """Announce an activity that has its slot; it must then be bound."""
+        task = Task(self, "a" + new_id(), slot=True)
+        self._outgoing.note(TaskBegan, task=task.id, name=clip(name))
+        self.alive[task.id] = task
+        return task
+
+    def begin_handler(self, call: str, caller: str, chain: tuple[str, ...]) -> Task:
+        """Announce that a handler works on a call from now on; it must then be bound."""
+        task = Task(self, "h" + new_id(), slot=True, call=call, caller=caller)
+        task.chain = (*chain, call)
+        self._outgoing.note(CallStarted, call=call, caller=caller, task=task.id)
+        self.alive[task.id] = task
+        return task
+
+    def bind(self, task: Task) -> None:
+        """Make `task` the task of the running asyncio task."""
+        running = asyncio.current_task()
+        assert running is not None
+        assert running not in self._bound
+        self._bound[running] = task
+        task.runner = running
+        _LINEAGE.set(task)
+
+    def end(self, task: Task, *, announce: bool = True, failed: bool = False) -> None:
+        """End a task; idempotent. `announce` is false where a reply says it."""
+        if task.ended:
+            return
+        assert task.wait is None, f"task {task.id} ends inside wait {task.wait and task.wait.epoch}"
+        for call_back in self.on_end:
+            call_back(task, failed)
+        task.ended = True
+        self.alive.pop(task.id, None)
+        if task.runner is not None:
+            del self._bound[task.runner]
+            task.runner = None
+        if _LINEAGE.get() is task:
+            _LINEAGE.set(None)
+        if announce and not self._outgoing.is_closed:
+            self._outgoing.note(TaskEnded, task=task.id)
+        self.after_end()
