@@ -10,6 +10,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
 
+import anyio
 import anyio.lowlevel
 from msgspec import Raw
 
@@ -17,11 +18,12 @@ from crewkeeper_bus import codec
 from crewkeeper_bus.activity import Activity
 from crewkeeper_bus.calls import TOGETHER_MAX, Call
 from crewkeeper_bus.credentials import from_file
+from crewkeeper_bus.errors import Timeout
 from crewkeeper_bus.grants import Hold
 from crewkeeper_bus.mailbox import Message
 from crewkeeper_bus.membership import Membership
 from crewkeeper_bus.messages import Message as WireMessage
-from crewkeeper_bus.messages import OnAll, OnCall, OnSome, OnTimer, Progress, Usage
+from crewkeeper_bus.messages import OnAll, OnCall, OnSome, OnTimer, Progress, Stop, Usage
 from crewkeeper_bus.outgoing import clip, new_id
 from crewkeeper_bus.serving import ANY_VERB, Handler
 from crewkeeper_bus.settings import Settings, resolve
@@ -127,6 +129,25 @@ class Client:
         await self._membership.stopped()
         assert self._membership.checkpoint.killed is not None
         raise self._membership.checkpoint.killed
+
+    def stop(self, why: str, *, grace_s: float = 5.0) -> None:
+        """Stop this agent from within (a signal, say) as the supervisor would: `Killed`, then the end after the grace.
+
+        Idempotent; the first stop counts.
+        """
+        self._membership.stop(Stop(id="", why=clip(why), grace_s=grace_s))
+
+    async def flush(self, timeout_s: float = 5.0) -> None:
+        """Return when everything said so far has reached the server.
+
+        Raises:
+            Timeout: It did not within `timeout_s`.
+            ConnectionLost: The server does not answer.
+        """
+        with anyio.move_on_after(timeout_s) as limit:
+            await self._membership.flush()
+        if limit.cancelled_caught:
+            raise Timeout(f"what was said did not reach the server within {timeout_s:g} s", limit_s=timeout_s)
 
     # --- calls ---
 

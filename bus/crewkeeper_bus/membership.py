@@ -287,7 +287,7 @@ class Membership:
                 self.checkpoint.resume()
                 self.serving.resume()
             case Stop():
-                self._stop(command)
+                self.stop(command)
             case Granted():
                 return self.grants.accept(command)
             case _:
@@ -303,7 +303,14 @@ class Membership:
         )
         return self.waits.finish(wait, "broken", error)
 
-    def _stop(self, command: Stop) -> None:
+    async def flush(self) -> None:
+        """Return when all that was said is at the server. Raises ConnectionLost; the caller sets a limit."""
+        assert self._transport is not None
+        await self.outgoing.flush()
+        await self._transport.barrier()
+
+    def stop(self, command: Stop) -> None:
+        """Fail every wait with `Killed`, and cancel after the grace what did not end by itself. Idempotent."""
         if self.checkpoint.killed is not None:
             return
         assert self._group is not None
