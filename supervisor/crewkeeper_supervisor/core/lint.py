@@ -77,10 +77,11 @@ def _is_hard(agent: Agent) -> bool:
 
 def _shortest_cycle(graph: "nx.DiGraph[str]", starts: list[str]) -> list[str]:
     """The names on a shortest cycle through one of `starts`, beginning there; all lie on one."""
-    best: list[str] = []
-    for start in starts[:_STARTS_MAX]:
+    for start in starts:
         if graph.has_edge(start, start):
             return [start]
+    best: list[str] = []
+    for start in starts[:_STARTS_MAX]:
         came_from: dict[str, str] = {}
         queue = deque([start])
         closing = None

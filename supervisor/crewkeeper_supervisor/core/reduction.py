@@ -143,7 +143,9 @@ class Reduction:
         parts = []
         for sender in condition.senders:
             nodes = self._graph.live_instances(sender)
-            parts += [self._constant[Verdict.DEAD]] if not nodes else []
+            if not nodes:
+                back = any(node.returning for node in self._graph.roles.get(sender, {}).values())
+                parts.append(self._constant[Verdict.EXTERNAL if back else Verdict.DEAD])
             for node in nodes:
                 parts += [self._task(each) for each in node.tasks.values() if each is not task]
                 if node.free_slots > 0:
@@ -295,22 +297,23 @@ def _collect(condition: Condition, task: Task, graph: WaitGraph, found: list[tup
                 _collect(part, task, graph, found)
 
 
-def cores(stuck: dict[str, Task], graph: WaitGraph) -> list[tuple[str, ...]]:
-    """The groups to blame: bottom strongly connected sets of the blocker graph among stuck tasks.
+def anatomy(stuck: dict[str, Task], graph: WaitGraph) -> list[tuple[tuple[str, ...], tuple[str, ...]]]:
+    """The groups to blame, each with the tasks that hang on it.
 
-    Each is closed: it stays stuck even if everything else is freed. A task that waits for what cannot exist is stuck
-    without any core. Sorted.
+    A core is a bottom strongly connected set of the blocker graph among stuck tasks: closed, so that it stays stuck
+    even if everything else is freed. A task that waits for what cannot exist is stuck without any core. Sorted.
     """
     web: nx.DiGraph[str] = nx.DiGraph()
     web.add_nodes_from(stuck)
     for key, task in stuck.items():
         for _, _, tasks in blockers(task, graph):
             web.add_edges_from((key, other.key) for other in tasks if other.key in stuck)
-    bottom = []
+    groups = []
     for component in nx.strongly_connected_components(web):
         first = next(iter(component))
         if len(component) == 1 and not web.has_edge(first, first):
             continue
         if all(target in component for source in component for target in web.successors(source)):
-            bottom.append(tuple(sorted(component)))
-    return sorted(bottom)
+            tail = nx.ancestors(web, first) - component
+            groups.append((tuple(sorted(component)), tuple(sorted(tail))))
+    return sorted(groups)

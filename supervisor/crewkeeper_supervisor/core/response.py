@@ -19,20 +19,26 @@ RETRY_AFTER_S: Final = 1.0
 """How long a victim should wait before it asks again."""
 
 
-def open_incident(state: RunState, finding: Finding) -> Incident:
-    """Record a finding and do what policy says about it."""
+def open_incident(state: RunState, finding: Finding, *, act: bool = True) -> Incident:
+    """Record a finding and, unless told to bide, do what policy says about it."""
     responses = state.crew.responses if state.crew is not None else Responses()
     policy: Response = getattr(responses, finding.kind)
     incident = Incident(finding=finding, state="open", actions=policy.do, shadow=policy.shadow)
     state.incidents[finding.id] = incident
     _forget_old(state)
     note(state, incident, finding.summary)
-    if policy.shadow:
-        note(state, incident, f"shadow mode: would {', '.join(policy.do)}")
-        return incident
-    for action in policy.do:
-        _act(state, incident, action)
+    if act:
+        act_on(state, incident)
     return incident
+
+
+def act_on(state: RunState, incident: Incident) -> None:
+    """Do what policy says about an incident, in order; in shadow mode only say so."""
+    if incident.shadow:
+        note(state, incident, f"shadow mode: would {', '.join(incident.actions)}")
+        return
+    for action in incident.actions:
+        _act(state, incident, action)
 
 
 def note(state: RunState, incident: Incident, text: str) -> None:
@@ -79,7 +85,7 @@ def break_wait(state: RunState, incident: Incident) -> None:
 def _act(state: RunState, incident: Incident, action: str) -> None:
     finding = incident.finding
     match action:
-        case "break" if finding.kind in ("deadlock", "orphan"):
+        case "break" if finding.kind == "deadlock" or finding.victim is not None:
             break_wait(state, incident)
         case "pause":
             for agent in _present(state, finding):

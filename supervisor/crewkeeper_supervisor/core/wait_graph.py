@@ -125,6 +125,7 @@ class AgentNode:
         "inbound",
         "name",
         "reentrant",
+        "returning",
         "role",
         "slot_tasks",
         "tasks",
@@ -138,6 +139,8 @@ class AgentNode:
         self.concurrency = 1
         self.reentrant = "none"
         self.alive = True
+        self.returning = False
+        """Dead, and about to be started again: what waits for it may still be served."""
         self.tasks: dict[str, Task] = {}
         self.slot_tasks = 0
         self.inbound: dict[str, Call] = {}
@@ -188,7 +191,7 @@ class WaitGraph:
         node.reentrant = reentrant
         node.alive = True
 
-    def died(self, name: str) -> tuple[list[Call], list[Ticket]]:
+    def died(self, name: str, *, returning: bool = False) -> tuple[list[Call], list[Ticket]]:
         """An agent's process or connection is gone with all it was doing; what it held is taken back.
 
         Returns:
@@ -197,7 +200,7 @@ class WaitGraph:
         node = self.agents.get(name)
         if node is None:
             return [], []
-        node.alive = False
+        node.alive, node.returning = False, returning
         lost = []
         for call in list(node.inbound.values()):
             call.state, call.handler = "lost", None
@@ -239,11 +242,19 @@ class WaitGraph:
         known.name = name or known.name
         return known
 
-    def task_ended(self, agent: str, task: str) -> None:
-        """A task is over, and what it still held is free."""
+    def task_ended(self, agent: str, task: str) -> Call | None:
+        """A task is over. Returns the call it was to answer and did not."""
         known = self.agent(agent).tasks.get(task)
-        if known is not None:
-            self._end(known)
+        if known is None:
+            return None
+        call = known.call
+        self._end(known)
+        if call is None or call.state != "started":
+            return None
+        if call.caller == "":  # cancelled before it was known
+            self._forget_call(call)
+            return None
+        return self.call_lost(call.id)
 
     def call_opened(self, agent: str, task: str, call: str, to: str, at_s: float, verb: str = "") -> Call | None:
         """A request was sent. None if the id is another caller's."""
@@ -419,8 +430,6 @@ class WaitGraph:
         self.dirty.pop(task.key, None)
         for call in list(task.calls.values()):
             self._forget_call(call)
-        if task.call is not None and task.call.state == "started":  # ended without an answer
-            self.call_lost(task.call.id)
         for ticket in task.holds.values():
             for waiter in ticket.resource.queue.values():
                 self._dirty(waiter.task)

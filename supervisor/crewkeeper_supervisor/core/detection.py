@@ -1,0 +1,276 @@
+"""Detection: from the wait graph to confirmed findings.
+
+Theory of operation. An event marks the waits it took support from; only those are examined, most by a walk of a few
+steps to somebody who runs. What fails the walk is reduced, and a stuck root makes a *suspicion* of each core. No
+suspicion is acted on until every agent of the core has been asked, after the core had closed, and has affirmed the
+very same wait epochs: each wait then existed before and after one common instant, so all existed at it, and a stuck set
+is stuck for ever. Silent agents are asked again. A periodic sweep of all waits catches what an edge-triggered check
+could miss (level-triggered, as Kubernetes controllers are).
+"""
+
+from typing import Final
+
+from crewkeeper_bus.messages import Probe
+from crewkeeper_supervisor.core.evidence import arrow, edges_of, ring
+from crewkeeper_supervisor.core.findings import Edge, Finding, Incident, Victim
+from crewkeeper_supervisor.core.reduction import Reduction, Verdict, anatomy, surely_live
+from crewkeeper_supervisor.core.response import act_on, break_wait, note, open_incident, resolve
+from crewkeeper_supervisor.core.state import RunState
+from crewkeeper_supervisor.core.victim import choose, ends_wait, task_of
+from crewkeeper_supervisor.core.wait_graph import Task
+
+SWEEP_S: Final = 5.0
+REPROBE_S: Final = 0.2
+REPROBE_MAX_S: Final = 4.0
+OBEY_S: Final = 5.0
+"""How long a failed wait may stay open before another member is tried."""
+
+Epochs = tuple[tuple[str, int], ...]
+"""The identity of a core: its tasks and their wait epochs."""
+
+
+class _Suspicion:
+    """A core that looks stuck and has not been affirmed by all its agents yet."""
+
+    def __init__(self, members: tuple[str, ...], tail: tuple[str, ...], agents: list[str], since_s: float) -> None:
+        self.members = members
+        self.tail = tail
+        self.since_s = since_s
+        self.timed = False
+        self.silent = dict.fromkeys(agents, "")
+        """Agents that have not affirmed, with the nonce each was last asked."""
+        self.ask_again_s = since_s
+        self.patience_s = REPROBE_S
+
+
+class _Watch:
+    """An open incident of waits: over when one of them ends."""
+
+    def __init__(self, incident: Incident, epochs: Epochs) -> None:
+        self.incident = incident
+        self.epochs = epochs
+        self.tried: list[str] = []
+        self.act_s: float | None = None
+        """When a timed deadlock has lasted long enough to act on."""
+        self.obey_s: float | None = None
+
+
+class Detector:
+    """Suspicions and open incidents of one run."""
+
+    def __init__(self, state: RunState) -> None:
+        self._state = state
+        self._suspicions: dict[Epochs, _Suspicion] = {}
+        self._watches: dict[Epochs, _Watch] = {}
+
+    def affirmed(self, agent: str, nonce: str) -> None:
+        """An agent answered a probe; its state has been taken over already."""
+        for suspicion in self._suspicions.values():
+            if nonce and suspicion.silent.get(agent) == nonce:
+                del suspicion.silent[agent]
+
+    def check(self) -> None:
+        """Examine what the last event touched, and whatever the clock makes due."""
+        state = self._state
+        self._settle()
+        dirty, state.graph.dirty = state.graph.dirty, {}
+        suspects = [t for t in dirty.values() if t.wait is not None and not surely_live(t, state.graph)]
+        if state.is_due("sweep") or self._in_trouble(suspects):
+            self._sweep()
+        for epochs, suspicion in list(self._suspicions.items()):
+            self._pursue(epochs, suspicion)
+        for watch in list(self._watches.values()):
+            self._press(watch)
+        self._schedule()
+
+    # --- finding suspicions ---
+
+    def _in_trouble(self, suspects: list[Task]) -> bool:
+        if not suspects:
+            return False
+        return max(Reduction(self._state.graph, timers=False).of(suspects).values()) >= Verdict.DEAD
+
+    def _sweep(self) -> None:
+        state = self._state
+        state.due_s["sweep"] = state.now_s + SWEEP_S
+        waiting = dict(state.graph.waiting)
+        strict = Reduction(state.graph).of(waiting.values())
+        stuck = {key: waiting[key] for key, verdict in strict.items() if verdict is Verdict.STUCK}
+        self._suspect(stuck)
+        for key, verdict in strict.items():
+            if verdict is Verdict.DEAD:
+                self._orphan(waiting[key])
+        if Verdict.TIMER in strict.values():
+            timeless = Reduction(state.graph, timers=False).of(waiting.values())
+            for_ever = {key: waiting[key] for key, verdict in timeless.items() if verdict is Verdict.STUCK}
+            self._suspect(for_ever, but_for_timers=stuck)
+
+    def _suspect(self, stuck: dict[str, Task], but_for_timers: dict[str, Task] | None = None) -> None:
+        """Suspect every core among stuck tasks; with `but_for_timers`, those a timer would free in the end."""
+        groups = anatomy(stuck, self._state.graph)
+        explained = {key for core, tail in groups for key in core + tail}
+        groups += [((key,), ()) for key in sorted(stuck) if key not in explained]  # waits for what cannot exist
+        for core, tail in groups:
+            epochs = tuple((key, _epoch(stuck[key])) for key in core)
+            if epochs in self._watches or (but_for_timers is not None and core[0] in but_for_timers):
+                continue
+            known = self._suspicions.get(epochs)
+            if known is None:
+                agents = list(dict.fromkeys(stuck[key].agent.name for key in core))
+                known = self._suspicions[epochs] = _Suspicion(core, tail, agents, self._state.now_s)
+            known.tail = tail
+            known.timed = but_for_timers is not None
+
+    def _orphan(self, task: Task) -> None:
+        """A wait that only a dead agent could end, through no call of its own (those are answered at once)."""
+        epochs = ((task.key, _epoch(task)),)
+        edges = edges_of(task, self._state.graph)
+        if epochs in self._watches or any(edge.kind in ("call", "queued_call") for edge in edges):
+            return
+        summary = f"{task.agent.name} waits for what only an agent that is gone could do"
+        why = "nobody is left who could end this wait"
+        victim = Victim(task=task.key, agent=task.agent.name, epoch=_epoch(task), why=why)
+        finding = self._finding("orphan", summary, [task.agent.name], edges, victim=victim, core=(task.key,))
+        self._watches[epochs] = _Watch(open_incident(self._state, finding), epochs)
+
+    # --- from suspicion to finding ---
+
+    def _pursue(self, epochs: Epochs, suspicion: _Suspicion) -> None:
+        state = self._state
+        if suspicion.silent and state.now_s >= suspicion.ask_again_s:
+            for agent in suspicion.silent:
+                suspicion.silent[agent] = f"n{state.next_id()}"
+                state.tell(agent, Probe, nonce=suspicion.silent[agent])
+            suspicion.ask_again_s = state.now_s + suspicion.patience_s
+            suspicion.patience_s = min(2 * suspicion.patience_s, REPROBE_MAX_S)
+        if suspicion.silent or state.now_s < suspicion.since_s + self._confirm_s():
+            return
+        tasks = [task for task in (task_of(state.graph, key) for key in suspicion.members) if task is not None]
+        verdicts = Reduction(state.graph, timers=not suspicion.timed).of(tasks)
+        if all(verdict is Verdict.STUCK for verdict in verdicts.values()):
+            self._confirm(epochs, suspicion, {task.key: task for task in tasks})
+        del self._suspicions[epochs]
+
+    def _confirm(self, epochs: Epochs, suspicion: _Suspicion, tasks: dict[str, Task]) -> None:
+        state = self._state
+        edges = [edge for key in suspicion.members for edge in edges_of(tasks[key], state.graph)]
+        tails = [task for task in (task_of(state.graph, key) for key in suspicion.tail) if task is not None]
+        victim = choose(suspicion.members, tasks, edges, state.agents, state.now_s)
+        core_edges = ring(suspicion.members, edges, victim.task if victim is not None else suspicion.members[0])
+        inside = [edge for edge in core_edges if set(edge.waits_for) & set(suspicion.members)]
+        agents = list(dict.fromkeys(task.agent.name for task in tasks.values()))
+        summary = f"deadlock: {arrow(inside)}" if inside else f"deadlock: {agents[0]} waits for what cannot exist"
+        if suspicion.timed:
+            summary += " (a timer would end it in the end)"
+        finding = self._finding(
+            "deadlock",
+            summary,
+            agents,
+            core_edges + [edge for task in tails for edge in edges_of(task, state.graph)],
+            victim=victim,
+            core=suspicion.members,
+            tail=suspicion.tail,
+            timed=suspicion.timed,
+        )
+        incident = open_incident(state, finding, act=not suspicion.timed)
+        watch = self._watches[epochs] = _Watch(incident, epochs)
+        if suspicion.timed:
+            watch.act_s = suspicion.since_s + self._lasting_s()
+        elif incident.state == "acting":
+            watch.obey_s = state.now_s + OBEY_S
+
+    def _finding(
+        self,
+        kind: str,
+        summary: str,
+        agents: list[str],
+        edges: list[Edge],
+        *,
+        victim: Victim | None,
+        core: tuple[str, ...],
+        tail: tuple[str, ...] = (),
+        timed: bool = False,
+    ) -> Finding:
+        state = self._state
+        return Finding(
+            id=f"F{state.next_id()}",
+            kind="deadlock" if kind == "deadlock" else "orphan",
+            at_s=state.now_s,
+            seq=state.seq,
+            summary=summary,
+            agents=tuple(agents),
+            core=(core,),
+            tail=tail,
+            edges=tuple(edges),
+            victim=victim,
+            timed=timed,
+        )
+
+    # --- following up ---
+
+    def _settle(self) -> None:
+        """Drop suspicions whose core has opened; resolve incidents one of whose waits is over."""
+        state = self._state
+        for epochs in [e for e in self._suspicions if self._opened(e)]:
+            del self._suspicions[epochs]
+        for epochs in [e for e in self._watches if self._opened(e)]:
+            watch = self._watches.pop(epochs)
+            over = next(key for key, epoch in epochs if ends_wait(task_of(state.graph, key), epoch))
+            agent = over.partition("/")[0]
+            resolve(state, watch.incident, f"{agent}'s wait is over; the others can move again")
+
+    def _opened(self, epochs: Epochs) -> bool:
+        return any(ends_wait(task_of(self._state.graph, key), epoch) for key, epoch in epochs)
+
+    def _press(self, watch: _Watch) -> None:
+        """Act on a timed deadlock that lasts; try another member when a failed wait stays open."""
+        state, incident = self._state, watch.incident
+        if watch.act_s is not None and state.now_s >= watch.act_s:
+            watch.act_s = None
+            note(state, incident, "it has lasted; act as on one that no timer ends")
+            act_on(state, incident)
+            watch.obey_s = state.now_s + OBEY_S if incident.state == "acting" else None
+        if watch.obey_s is None or state.now_s < watch.obey_s or incident.finding.victim is None:
+            return
+        watch.tried.append(incident.finding.victim.task)
+        note(state, incident, f"{incident.finding.victim.agent} did not give up its wait within {OBEY_S:g} s")
+        core = incident.finding.core[0]
+        tasks = {task.key: task for task in (task_of(state.graph, key) for key in core) if task is not None}
+        edges = [edge for edge in incident.finding.edges if edge.task in tasks]
+        victim = choose(core, tasks, edges, state.agents, state.now_s, excluded=watch.tried)
+        incident.finding = _with_victim(incident.finding, victim)
+        break_wait(state, incident)
+        watch.obey_s = state.now_s + OBEY_S if victim is not None else None
+
+    def _schedule(self) -> None:
+        state = self._state
+        needs = [s.since_s + self._confirm_s() if not s.silent else s.ask_again_s for s in self._suspicions.values()]
+        needs += [s for w in self._watches.values() for s in (w.act_s, w.obey_s) if s is not None]
+        _set(state.due_s, "detection", min(needs) if needs else None)
+        if not state.graph.waiting:
+            state.due_s.pop("sweep", None)
+        elif "sweep" not in state.due_s:
+            state.due_s["sweep"] = state.now_s + SWEEP_S
+
+    def _confirm_s(self) -> float:
+        return self._state.crew.responses.deadlock.confirm_s if self._state.crew is not None else 0.25
+
+    def _lasting_s(self) -> float:
+        return self._state.crew.responses.deadlock.lasting_s if self._state.crew is not None else 10.0
+
+
+def _epoch(task: Task) -> int:
+    assert task.wait is not None  # only waiting tasks are suspected
+    return task.wait.epoch
+
+
+def _with_victim(finding: Finding, victim: Victim | None) -> Finding:
+    fields = {name: getattr(finding, name) for name in finding.__struct_fields__}
+    return Finding(**{**fields, "victim": victim})
+
+
+def _set(due: dict[str, float], need: str, at_s: float | None) -> None:
+    if at_s is None:
+        due.pop(need, None)
+    else:
+        due[need] = at_s

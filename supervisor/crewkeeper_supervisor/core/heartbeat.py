@@ -1,0 +1,102 @@
+"""Heartbeat: an agent's account of its whole state, set against the wait graph.
+
+A heartbeat stands in the agent's own stream, after everything it said before, so where the two differ about the agent's
+own tasks and waits, a note was lost and the heartbeat is right. About what others send to it the journal may be ahead
+of the agent; there only lasting differences count.
+"""
+
+from typing import Final
+
+from crewkeeper_bus.messages import Heartbeat
+from crewkeeper_supervisor.core.locks import grant
+from crewkeeper_supervisor.core.roster import AgentView
+from crewkeeper_supervisor.core.state import RunState
+from crewkeeper_supervisor.core.wait_graph import AgentNode, Call, WaitGraph
+
+LOST_AFTER_S: Final = 3.0
+"""What an agent has not received this long after the journal stored it (and two heartbeats) will not come."""
+
+
+def reconcile(state: RunState, view: AgentView, heartbeat: Heartbeat) -> list[Call]:
+    """Take over what the agent says of itself.
+
+    Returns:
+        Calls addressed to it that it never received, or ended without an answer: they are lost now.
+    """
+    graph, node = state.graph, view.node
+    graph.declare(view.name, view.role, heartbeat.concurrency, heartbeat.reentrant)
+    if view.status in ("up", "paused"):
+        view.status = "paused" if heartbeat.state == "paused" else "up"
+    unanswered = _tasks(graph, node, heartbeat, state.now_s)
+    _calls(graph, node, heartbeat, state.now_s)
+    _tickets(state, node, heartbeat)
+    node.unsure = False
+    limit_s = state.now_s - LOST_AFTER_S - 2 * heartbeat.heartbeat_s
+    _mailbox(graph, node, heartbeat, limit_s)
+    return unanswered + _undelivered(graph, node, heartbeat, limit_s)
+
+
+def _tasks(graph: WaitGraph, node: AgentNode, heartbeat: Heartbeat, now_s: float) -> list[Call]:
+    alive = {task.task for task in heartbeat.tasks}
+    ended = [graph.task_ended(node.name, id_) for id_ in [id_ for id_ in node.tasks if id_ not in alive]]
+    for told in heartbeat.tasks:
+        known = node.tasks.get(told.task)
+        if told.call and (known is None or known.call is None):
+            graph.call_started(node.name, told.call, told.caller, told.task, now_s)
+        elif known is None or known.slot != told.slot:
+            graph.task_began(node.name, told.task, now_s, slot=told.slot)
+        known = node.tasks[told.task]
+        if told.wait is None:
+            graph.wait_ended(node.name, told.task)
+        elif known.wait is None or known.wait.epoch != told.wait.epoch:
+            left_s = told.wait.deadline_s
+            graph.wait_began(
+                node.name,
+                told.task,
+                told.wait.epoch,
+                told.wait.condition,
+                now_s - told.wait.for_s,
+                None if left_s is None else now_s + left_s,
+            )
+    return [call for call in ended if call is not None]
+
+
+def _calls(graph: WaitGraph, node: AgentNode, heartbeat: Heartbeat, now_s: float) -> None:
+    told = {call.call for call in heartbeat.calls}
+    for task in list(node.tasks.values()):
+        for id_ in [call.id for call in task.calls.values() if call.id not in told and call.state != "answered"]:
+            graph.call_closed(id_)
+    for call in heartbeat.calls:
+        if call.call not in graph.calls and node.unsure:
+            graph.call_opened(node.name, call.task, call.call, call.to, now_s)
+    for id_ in heartbeat.queued:
+        queued = graph.calls.get(id_)
+        if queued is not None and queued.state == "open" and queued.to == node.role:
+            graph.pin(queued, node.name)
+
+
+def _tickets(state: RunState, node: AgentNode, heartbeat: Heartbeat) -> None:
+    """Grants of tasks that are over and that the agent no longer claims were given back by a note that was lost."""
+    claimed = {held.ticket for held in heartbeat.held}
+    for resource in list(state.graph.resources.values()):
+        for ticket in list(resource.queue.values()):
+            if ticket.task.agent is node and ticket.task.id not in node.tasks and ticket.id not in claimed:
+                grant(state, state.graph.released(resource.name, ticket.id))
+
+
+def _mailbox(graph: WaitGraph, node: AgentNode, heartbeat: Heartbeat, limit_s: float) -> None:
+    unread = set(heartbeat.unread)
+    for sender, box in list(node.unread.items()):
+        for message, sent_s in list(box.items()):
+            if sent_s < limit_s and (sender, message) not in unread:
+                graph.message_taken(node.name, sender, message)
+
+
+def _undelivered(graph: WaitGraph, node: AgentNode, heartbeat: Heartbeat, limit_s: float) -> list[Call]:
+    queued = set(heartbeat.queued)
+    found = [
+        call
+        for call in list(node.inbound.values())
+        if call.state == "open" and call.opened_s < limit_s and call.id not in queued
+    ]
+    return [call for call in found if graph.call_lost(call.id) is not None]

@@ -1,0 +1,275 @@
+"""Lifecycle: agents come and go, the crew begins and ends, people intervene.
+
+What processes do is the host's; what that means for the crew is here.
+"""
+
+from typing import Final
+
+import msgspec
+from msgspec import Raw
+
+from crewkeeper_bus.messages import (
+    Begin,
+    Fault,
+    Heartbeat,
+    Joined,
+    OperatorAsked,
+    Pause,
+    ProcessExited,
+    ProcessStarted,
+    RestartsExhausted,
+    Resume,
+    RunDeclared,
+    RunEnded,
+)
+from crewkeeper_supervisor.core.crew import Crew
+from crewkeeper_supervisor.core.evidence import edges_of
+from crewkeeper_supervisor.core.findings import Edge, Finding, FindingKind, Incident
+from crewkeeper_supervisor.core.locks import grant
+from crewkeeper_supervisor.core.response import kill, note, open_incident, resolve, stop_crew
+from crewkeeper_supervisor.core.roster import AgentView
+from crewkeeper_supervisor.core.state import RunState
+from crewkeeper_supervisor.core.wait_graph import Call
+
+QUIET_S: Final = 1.0
+"""A crew whose main activities have all ended is done when nothing has been open for this long."""
+SILENCE_S: Final = 30.0
+"""An agent started elsewhere that says nothing for this long (or ten heartbeats, if that is longer) is gone."""
+
+
+def declare(state: RunState, message: RunDeclared) -> None:
+    """The run's first entry: the crew."""
+    if state.crew is not None:
+        return
+    try:
+        state.crew = msgspec.convert(message.crew, Crew)
+    except msgspec.ValidationError:
+        return  # written by a newer version; the run is folded without its policy
+    state.host = message.host
+    for spec in state.crew.agents:
+        for name in spec.instances:
+            node = state.graph.agent(name, spec.name)
+            node.concurrency, node.reentrant = spec.concurrency, spec.reentrant
+            state.agents[name] = AgentView(name=name, role=spec.name, spec=spec, node=node)
+    state.due_s["begin"] = state.now_s + state.crew.start_timeout_s
+
+
+def joined(state: RunState, view: AgentView, message: Joined | Heartbeat) -> None:
+    """A new incarnation of an agent."""
+    if view.present:
+        gone(state, view, "crashed", "it was replaced by a new incarnation", returning=True)
+    view.incarnate(message.inc, message.seq)
+    view.status = "up"
+    view.node.unsure = isinstance(message, Heartbeat)
+    state.graph.declare(view.name, view.role, message.concurrency, message.reentrant)
+    if state.phase == "running":
+        _begin(state, view)
+    begin_if_complete(state)
+
+
+def begin_if_complete(state: RunState) -> None:
+    """Tell the crew to begin once all who were declared are there, or the time for that is up."""
+    if state.phase != "starting" or state.crew is None:
+        return
+    ours = [view for view in state.agents.values() if not view.external]
+    if not state.is_due("begin") and not all(view.present for view in ours):
+        return
+    state.phase = "running"
+    state.due_s.pop("begin", None)
+    for view in state.agents.values():
+        if view.present:
+            _begin(state, view)
+
+
+def _begin(state: RunState, view: AgentView) -> None:
+    if not view.began:
+        view.began = True
+        state.tell(view.name, Begin, peers=tuple(state.agents)[:256])
+
+
+def process_started(state: RunState, message: ProcessStarted) -> None:
+    """The host started a process."""
+    view = state.agents.get(message.agent)
+    if view is not None:
+        view.pid, view.restarts = message.pid, message.restarts
+        if not view.present:
+            view.status = "starting"
+
+
+def process_exited(state: RunState, message: ProcessExited) -> None:
+    """A process ended; what that is depends on how, and on whether it comes back."""
+    view = state.agents.get(message.agent)
+    if view is None or (view.pid not in (0, message.pid)):
+        return
+    stopping = view.status == "stopping" or state.phase not in ("starting", "running")
+    orderly = message.code == 0 or stopping
+    how = f"exit status {message.code}" if message.code >= 0 else f"signal {-message.code}"
+    gone(state, view, "gone" if orderly else "crashed", f"its process ended with {how}", returning=message.restart)
+    if not orderly:
+        again = "its host starts it again" if message.restart else "it is not started again"
+        report(state, "crash", f"{view.name} crashed: {how}; {again}", [view.name], key=view.name)
+    if not message.restart and not orderly:
+        view.main_ended = True
+    if message.restart:
+        view.status = "starting"
+
+
+def restarts_exhausted(state: RunState, message: RestartsExhausted) -> None:
+    """The host has given up on an agent."""
+    view = state.agents.get(message.agent)
+    if view is None:
+        return
+    gone(state, view, "gave_up", "it crashed too often")
+    view.main_ended = True
+    summary = (
+        f"{view.name} crashed more than {message.intensity} times within {message.period_s:g} s; "
+        "its host has stopped restarting it"
+    )
+    report(state, "restart_intensity", summary, [view.name], key=view.name)
+
+
+def gone(state: RunState, view: AgentView, status: str, why: str, *, returning: bool = False) -> None:
+    """An incarnation is over, with all it was doing; whoever waits for it is told at once."""
+    view.status = "gone" if status == "gone" else "gave_up" if status == "gave_up" else "crashed"
+    for question in [q.id for q in state.questions.values() if q.agent == view.name]:
+        del state.questions[question]
+    lost, granted = state.graph.died(view.name, returning=returning)
+    grant(state, granted)
+    orphaned(state, lost, f"{view.name} is gone: {why}")
+
+
+def orphaned(state: RunState, lost: list[Call], why: str) -> None:
+    """Calls that nobody will answer: fail them with `PeerGone`, and report the waits that hung on them."""
+    edges: list[Edge] = []
+    for call in lost:
+        if call.task.wait is not None:
+            edges += [edge for edge in edges_of(call.task, state.graph) if edge.message == call.id]
+    policy = state.crew.responses.orphan if state.crew is not None else None
+    if edges and state.phase == "running":
+        agents = tuple(dict.fromkeys([edge.agent for edge in edges] + [call.to for call in lost]))
+        finding = _finding(state, "orphan", f"{', '.join(dict.fromkeys(e.agent for e in edges))}: {why}", agents)
+        finding = msgspec.structs.replace(finding, edges=tuple(edges))
+        incident = open_incident(state, finding)
+        if policy is None or ("break" in policy.do and not policy.shadow):
+            note(state, incident, f"failed {len(lost)} call(s) with PeerGone")
+            resolve(state, incident, "the callers can go on")
+    if policy is None or ("break" in policy.do and not policy.shadow):
+        for call in lost:
+            fault = Fault(code="peer_gone", text=why[:2000])
+            state.answer(call.caller, call.id, error=fault)
+
+
+def left(state: RunState, view: AgentView, why: str, *, done: bool) -> None:
+    """An agent says that it goes."""
+    if not done:
+        view.main_ended = True
+    gone(state, view, "gone", why or "it left")
+
+
+def operator_asked(state: RunState, message: OperatorAsked) -> None:
+    """A person intervenes."""
+    reason = message.why or f"asked by {message.by or 'an operator'}"
+    views = list(state.agents.values()) if not message.agent else [state.agents.get(message.agent)]
+    present = [view for view in views if view is not None]
+    match message.action:
+        case "pause":
+            for view in present:
+                if view.present:
+                    state.tell(view.name, Pause, durable=True, why=reason)
+        case "resume":
+            for view in present:
+                if view.present:
+                    state.tell(view.name, Resume, durable=True)
+        case "kill":
+            for view in present:
+                if view.status not in ("gone", "gave_up", "expected"):
+                    kill(state, view.name, reason, message.grace_s)
+        case "stop_run":
+            stop_crew(state, "stopped", reason)
+        case "answer":
+            question = state.questions.pop(message.question, None)
+            if question is not None:
+                state.answer(question.agent, question.id, body=Raw(msgspec.json.encode(message.answer)))
+
+
+def run_ended(state: RunState, message: RunEnded) -> None:
+    """The host has nothing left of the run."""
+    state.phase = message.state
+    state.due_s.clear()
+    for view in state.agents.values():
+        if view.present or view.status == "starting":
+            gone(state, view, "gone", "the run has ended")
+    for incident in state.incidents.values():
+        if incident.state != "resolved":
+            incident.state, incident.resolved_at_s = "resolved", state.now_s
+            note(state, incident, "the run has ended")
+
+
+def watch_clock(state: RunState) -> None:
+    """What only time brings: beginning without the missing, noticing silence, the end of the work."""
+    begin_if_complete(state)
+    if state.phase != "running":
+        state.due_s.pop("quiet", None)
+        return
+    _watch_silence(state)
+    _watch_quiet(state)
+
+
+def _watch_silence(state: RunState) -> None:
+    if state.crew is None:
+        return
+    limit_s = max(SILENCE_S, 10 * state.crew.heartbeat_s)
+    outside = [view for view in state.agents.values() if view.external and view.present]
+    for view in outside:
+        if state.now_s - view.last_seen_s >= limit_s:
+            gone(state, view, "crashed", f"it has said nothing for {limit_s:g} s")
+            report(state, "crash", f"{view.name} has said nothing for {limit_s:g} s", [view.name], key=view.name)
+    seen = [view.last_seen_s + limit_s for view in outside if view.present]
+    if seen:
+        state.due_s["silence"] = min(seen)
+    else:
+        state.due_s.pop("silence", None)
+
+
+def _watch_quiet(state: RunState) -> None:
+    views = state.agents.values()
+    finished = any(view.main_ended for view in views) and not any(view.main_task for view in views)
+    busy = any(task.slot for view in views for task in view.tasks.values()) or bool(state.graph.calls)
+    coming = any(view.status in ("expected", "starting") and not view.external for view in views)
+    if not finished or busy or coming:
+        state.due_s.pop("quiet", None)
+    elif "quiet" not in state.due_s:
+        state.due_s["quiet"] = state.now_s + QUIET_S
+    elif state.is_due("quiet"):
+        del state.due_s["quiet"]
+        failed = [view.name for view in views if view.status in ("crashed", "gave_up") and not view.external]
+        if failed:
+            stop_crew(state, "failed", f"{', '.join(failed)} did not finish")
+        else:
+            stop_crew(state, "done", "the work is done")
+
+
+def report(
+    state: RunState,
+    kind: FindingKind,
+    summary: str,
+    agents: list[str],
+    *,
+    key: str,
+    evidence: dict[str, str] | None = None,
+) -> Incident:
+    """Report a finding that needs no confirmation; the same kind and key while open only counts up."""
+    for incident in reversed(state.incidents.values()):
+        if incident.finding.kind == kind and incident.finding.evidence.get("key") == key:
+            incident.count += 1
+            if incident.count <= 20:
+                note(state, incident, summary)
+            return incident
+    finding = _finding(state, kind, summary, tuple(agents))
+    return open_incident(state, msgspec.structs.replace(finding, evidence={"key": key, **(evidence or {})}))
+
+
+def _finding(state: RunState, kind: FindingKind, summary: str, agents: tuple[str, ...]) -> Finding:
+    return Finding(
+        id=f"F{state.next_id()}", kind=kind, at_s=state.now_s, seq=state.seq, summary=summary[:2000], agents=agents
+    )

@@ -1,0 +1,43 @@
+"""Locks: the supervisor is the lock manager of a run; the journal's order is the order of requests.
+
+The queue itself lives in the wait graph, where detection sees it. Here it meets the agents.
+"""
+
+from collections.abc import Iterable
+
+from crewkeeper_bus.messages import Acquire, Granted, Release
+from crewkeeper_supervisor.core.state import RunState
+from crewkeeper_supervisor.core.wait_graph import Ticket
+
+
+def acquire(state: RunState, agent: str, message: Acquire) -> None:
+    """An agent asks for a lock or for units of a semaphore."""
+    tickets = state.graph.requested(
+        agent,
+        message.task,
+        message.resource,
+        message.ticket,
+        message.mode,
+        message.units,
+        message.capacity,
+        state.now_s,
+    )
+    grant(state, tickets)
+
+
+def release(state: RunState, agent: str, message: Release) -> bool:
+    """An agent gives back its own ticket. False if the ticket is another's."""
+    resource = state.graph.resources.get(message.resource)
+    ticket = resource.queue.get(message.ticket) if resource is not None else None
+    if ticket is None:
+        return True
+    if ticket.task.agent.name != agent:
+        return False
+    grant(state, state.graph.released(message.resource, message.ticket))
+    return True
+
+
+def grant(state: RunState, tickets: Iterable[Ticket]) -> None:
+    """Tell the tasks whose turn it is; the journal sequence is their fencing token."""
+    for ticket in tickets:
+        state.tell(ticket.task.agent.name, Granted, resource=ticket.resource.name, ticket=ticket.id, revision=state.seq)
