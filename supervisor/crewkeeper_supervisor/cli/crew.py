@@ -1,0 +1,89 @@
+"""`supervisor crew`: check crew files and print their JSON Schema; nothing is started."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any, Final
+
+import click
+import msgspec
+
+from crewkeeper_supervisor.shell.crew_problems import CrewFileError, Problem, render
+from crewkeeper_supervisor.shell.crew_schema import schema as crew_schema
+from crewkeeper_supervisor.shell.crewfile import read
+
+EXIT_INVALID: Final = 3
+SCHEMA_VERSION: Final = 1
+"""Of the JSON that `crew check -o json` prints."""
+
+
+@click.group()
+def crew() -> None:
+    """Check crew files."""
+
+
+@crew.command()
+@click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="FILE...")
+@click.option("-o", "--output", type=click.Choice(["table", "json"]), default="table", show_default=True)
+def check(files: tuple[Path, ...], output: str) -> None:
+    """Check crew files: every mistake at once, and what their declarations let expect.
+
+    Exit status: 0 all are valid (there may be warnings), 3 one is not.
+    """
+    results = [_check_one(file) for file in files]
+    if output == "json":
+        click.echo(json.dumps({"schema_version": SCHEMA_VERSION, "files": results}, indent=2))
+    else:
+        for result in results:
+            _print(result)
+    if not all(result["ok"] for result in results):
+        sys.exit(EXIT_INVALID)
+
+
+@crew.command()
+def schema() -> None:
+    """Print the JSON Schema of crew files, for editors."""
+    click.echo(json.dumps(crew_schema(), indent=2))
+
+
+def _check_one(file: Path) -> dict[str, Any]:
+    """The result for one file, as `-o json` prints it."""
+    try:
+        loaded = read(file)
+    except CrewFileError as error:
+        problems = [msgspec.to_builtins(problem) for problem in error.problems]
+        return {"file": str(file), "ok": False, "problems": problems, "omitted": error.omitted, "warnings": []}
+    warnings = [*loaded.warnings, *loaded.lint()]
+    return {
+        "file": str(file),
+        "ok": True,
+        "crew": loaded.crew.name,
+        "agents": len(loaded.crew.agents),
+        "instances": sum(agent.replicas for agent in loaded.crew.agents),
+        "problems": [],
+        "omitted": 0,
+        "warnings": [msgspec.to_builtins(warning) for warning in warnings],
+    }
+
+
+def _print(result: dict[str, Any]) -> None:
+    """Print one result for people: the verdict on stdout, everything else on stderr."""
+    told = [msgspec.convert(problem, Problem) for problem in (*result["problems"], *result["warnings"])]
+    if told:
+        click.echo(render(told, result["omitted"]), err=True)
+    if not result["ok"]:
+        errors = len(result["problems"]) + result["omitted"]
+        click.echo(f"{result['file']}: refused, {_count(errors, 'error')}", err=True)
+        return
+    counts = [_count(result["agents"], "agent")]
+    if result["instances"] != result["agents"]:
+        counts.append(_count(result["instances"], "instance"))
+    if result["warnings"]:
+        notes = sum(warning["severity"] == "note" for warning in result["warnings"])
+        warnings = len(result["warnings"]) - notes
+        counts += [_count(number, word) for number, word in ((warnings, "warning"), (notes, "note")) if number]
+    click.echo(f"{result['file']}: ok: crew {result['crew']}, {', '.join(counts)}")
+
+
+def _count(number: int, word: str) -> str:
+    return f"{number} {word}" if number == 1 else f"{number} {word}s"

@@ -1,0 +1,377 @@
+"""The surface format of crew files as data: every key, its kind of value, its limits and its default.
+
+The loader reads by this table, the JSON Schema is derived from it and `docs/crew-file.md` is held to it by a test, so
+the three cannot disagree. How text becomes a value is in `crew_values`, what keys mean together in `crewfile`.
+"""
+
+from typing import Final
+
+from msgspec import Struct, field
+
+YEAR_S: Final = 366 * 24 * 3600.0
+CREW_NAME_MAX_CHARS: Final = 20
+"""A run id is the crew's name, a dash and what makes the run unique, within the 32 characters of a subject token."""
+MAX_INSTANCES: Final = 5000
+"""Agents in one crew, replicas counted."""
+
+
+class Text(Struct, frozen=True, kw_only=True):
+    """A line or paragraph. `variables`: `${NAME}` is allowed; `url`: must be http or https. `empty`: may be."""
+
+    max_chars: int = 2000
+    empty: bool = False
+    variables: bool = False
+    url: bool = False
+    pattern: str = ""
+    hint: str = ""
+
+
+class Name(Struct, frozen=True, kw_only=True):
+    """The name of a crew or agent; becomes a token of subjects."""
+
+    max_chars: int = 32
+
+
+class Flag(Struct, frozen=True, kw_only=True):
+    """`true` or `false`, no other spelling."""
+
+
+class Whole(Struct, frozen=True, kw_only=True):
+    """A whole number, both limits included."""
+
+    low: int
+    high: int
+
+
+class Duration(Struct, frozen=True, kw_only=True):
+    """Seconds as a number, or a number with ms, s, m, h or d. `positive`: zero is refused."""
+
+    low_s: float = 0.0
+    high_s: float = YEAR_S
+    positive: bool = False
+
+
+class Money(Struct, frozen=True, kw_only=True):
+    """US dollars, at most six decimals."""
+
+    high_usd: int = 1_000_000_000
+
+
+class Count(Struct, frozen=True, kw_only=True):
+    """A whole number that may be written with k (thousand) or M (million)."""
+
+    low: int = 0
+    high: int = 2**53
+
+
+class Size(Struct, frozen=True, kw_only=True):
+    """Bytes as a number, or a number with B, kB, KiB, MB or MiB."""
+
+    low: int
+    high: int
+
+
+class Choice(Struct, frozen=True, kw_only=True):
+    """One of these words."""
+
+    options: tuple[str, ...]
+
+
+class Command(Struct, frozen=True, kw_only=True):
+    """A command line: a list of words, or one string split like a shell does (no shell runs)."""
+
+
+class Listing(Struct, frozen=True, kw_only=True):
+    """A list of one kind of value. `unique`: none twice."""
+
+    of: "Kind"
+    min_items: int = 0
+    max_items: int = 5000
+    unique: bool = False
+
+
+class Table(Struct, frozen=True, kw_only=True):
+    """A mapping whose keys the author chooses; `what` names one entry."""
+
+    of: "Kind"
+    what: str
+    key: Name | Text
+    min_items: int = 0
+    max_items: int = 5000
+
+
+class Key(Struct, frozen=True, kw_only=True):
+    """One key of a section. `default` and `doc` are for people; the values of defaults are in `core.crew`."""
+
+    name: str
+    kind: "Kind"
+    default: str = ""
+    doc: str = ""
+    required: bool = False
+
+
+class Section(Struct, frozen=True, kw_only=True):
+    """A mapping with known keys."""
+
+    title: str
+    keys: tuple[Key, ...] = field(default_factory=tuple)
+
+    def find(self, name: str) -> Key | None:
+        """The key of that name, or None."""
+        return next((key for key in self.keys if key.name == name), None)
+
+
+Kind = Text | Name | Flag | Whole | Duration | Money | Count | Size | Choice | Command | Listing | Table | Section
+
+ACTIONS: Final = ("observe", "warn", "break", "pause", "kill", "stop", "escalate")
+LATER_ACTIONS: Final = ("nudge", "hold")
+"""Words of the ladder that only kinds of `LATER_RESPONSES` may use."""
+LATER_RESPONSES: Final = ("loop", "stall", "flood", "drift")
+"""Findings this version does not make: accepted with a warning, so that a file need not be changed for the next."""
+
+_TOOL_NAME = Text(
+    max_chars=128,
+    pattern=r"^[A-Za-z_][A-Za-z0-9_-]*(\.[A-Za-z0-9_*-]+)?$",
+    hint="a tool, or tool.function",
+)
+_VARIABLE_NAME = Text(max_chars=128, pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", hint="letters, digits and _")
+_COUNT = Count()
+_DEEP = Count(low=1)
+
+BUDGET: Final = Section(
+    title="budget",
+    keys=(
+        Key(name="usd", kind=Money(), default="no limit", doc="Money spent on models and tools, in US dollars."),
+        Key(name="tokens", kind=_COUNT, default="no limit", doc="Tokens in and out of models."),
+        Key(name="model_calls", kind=_COUNT, default="no limit", doc="Calls of models."),
+        Key(name="tool_calls", kind=_COUNT, default="no limit", doc="Calls of tools."),
+        Key(name="messages", kind=_COUNT, default="no limit", doc="Messages and calls sent to other agents."),
+        Key(name="depth", kind=_DEEP, default="no limit", doc="How long a chain of calls may grow."),
+        Key(name="fan_out", kind=_DEEP, default="no limit", doc="How many calls one task may have open at once."),
+        Key(name="wall", kind=Duration(positive=True), default="no limit", doc="Time from the first message on."),
+    ),
+)
+RESTART: Final = Section(
+    title="restart",
+    keys=(
+        Key(
+            name="policy",
+            kind=Choice(options=("permanent", "transient", "temporary")),
+            default="transient",
+            doc="Start again always; unless it ended with status 0; never.",
+        ),
+        Key(name="intensity", kind=Whole(low=0, high=1000), default="3", doc="Restarts allowed within `period`."),
+        Key(name="period", kind=Duration(positive=True), default="60s", doc="Window in which restarts are counted."),
+        Key(name="shutdown", kind=Duration(high_s=3600), default="5s", doc="Grace between SIGTERM and SIGKILL."),
+    ),
+)
+AGENT: Final = Section(
+    title="agent",
+    keys=(
+        Key(name="run", kind=Command(), default="none", doc="Command line; needed unless `external`. No shell."),
+        Key(name="external", kind=Flag(), default="false", doc="Started elsewhere; excludes `run`."),
+        Key(name="replicas", kind=Whole(low=1, high=1000), default="1", doc="Instances, named name-1 to name-n."),
+        Key(
+            name="concurrency",
+            kind=Whole(low=1, high=10_000),
+            default="1",
+            doc="Tasks one instance works on at once (slots).",
+        ),
+        Key(
+            name="reentrant",
+            kind=Choice(options=("none", "chain", "full")),
+            default="none",
+            doc="Who needs no free slot: nobody; calls that descend from its own; every call.",
+        ),
+        Key(
+            name="mailbox",
+            kind=Count(high=1_000_000),
+            default="1000",
+            doc="Calls that may queue for a slot; more are refused.",
+        ),
+        Key(
+            name="may_call",
+            kind=Listing(of=Name(), unique=True),
+            default="anybody",
+            doc="Agents it may call and wait for; `[]` is nobody. Declared for the check of rings, not enforced.",
+        ),
+        Key(
+            name="env",
+            kind=Table(
+                of=Text(max_chars=8192, empty=True, variables=True), what="variable", key=_VARIABLE_NAME, max_items=500
+            ),
+            default="{}",
+            doc="Environment variables of its process. `CREWKEEPER_…` are reserved.",
+        ),
+        Key(
+            name="cwd", kind=Text(max_chars=1024), default="the file's folder", doc="Working directory of its process."
+        ),
+        Key(name="restart", kind=RESTART, default="the crew's `restart`", doc="Key by key over the crew's `restart`."),
+        Key(name="budget", kind=BUDGET, default="no limits", doc="Limits of this agent alone."),
+        Key(
+            name="tools",
+            kind=Listing(of=_TOOL_NAME, max_items=500, unique=True),
+            default="[]",
+            doc="Tools it may use: names under `tools`, or tool.function.",
+        ),
+        Key(
+            name="priority",
+            kind=Whole(low=0, high=100),
+            default="10",
+            doc="Weight when a victim is chosen; higher is spared.",
+        ),
+        Key(name="never_victim", kind=Flag(), default="false", doc="Its waits are never broken."),
+    ),
+)
+
+
+def _response(title: str, do: str, actions: tuple[str, ...] = ACTIONS) -> Section:
+    return Section(
+        title=title,
+        keys=(
+            Key(
+                name="confirm",
+                kind=Duration(high_s=3600),
+                default="250ms",
+                doc="How long a suspicion must stand before anything is done.",
+            ),
+            Key(
+                name="lasting",
+                kind=Duration(),
+                default="10s",
+                doc="How long a deadlock that a timer would end must last to count as one without.",
+            ),
+            Key(
+                name="do",
+                kind=Listing(of=Choice(options=actions), min_items=1, max_items=len(actions), unique=True),
+                default=do,
+                doc="What to do, in this order.",
+            ),
+            Key(name="shadow", kind=Flag(), default="false", doc="Report what would be done, and do not do it."),
+        ),
+    )
+
+
+def _responses() -> Section:
+    now = (
+        ("deadlock", "[break, escalate]", "Agents that wait for each other and cannot go on."),
+        ("orphan", "[break]", "An agent that waits for one that is gone."),
+        ("crash", "[warn]", "A process that ended with an error."),
+        ("restart_intensity", "[warn, escalate]", "An agent that crashed too often to be started again."),
+        ("malformed", "[warn]", "A message that breaks the protocol."),
+        ("forgery", "[warn, escalate]", "A message that claims what its sender may not."),
+        ("budget", "[warn]", "A budget that is spent."),
+    )
+    keys = [Key(name=name, kind=_response(name, do), default=do, doc=doc) for name, do, doc in now]
+    every = ACTIONS + LATER_ACTIONS
+    keys += [
+        Key(name=name, kind=_response(name, "[warn]", every), default="[warn]", doc="Not detected by this version.")
+        for name in LATER_RESPONSES
+    ]
+    return Section(title="responses", keys=tuple(keys))
+
+
+WEBHOOK: Final = Section(
+    title="escalate",
+    keys=(
+        Key(
+            name="webhook",
+            kind=Text(variables=True, url=True),
+            required=True,
+            default="required",
+            doc="Where to POST: http or https, or `${NAME}` of an environment variable that holds it.",
+        ),
+        Key(
+            name="secret",
+            kind=Text(variables=True),
+            default="not signed",
+            doc="Key of the signature (Standard Webhooks), best as `${NAME}`.",
+        ),
+        Key(name="format", kind=Choice(options=("standard",)), default="standard", doc="Shape of the request."),
+    ),
+)
+LIMITS: Final = Section(
+    title="limits",
+    keys=(
+        Key(
+            name="payload",
+            kind=Size(low=1024, high=8 * 1024 * 1024),
+            default="256KiB",
+            doc="Largest message on the bus.",
+        ),
+        Key(
+            name="heartbeat",
+            kind=Duration(low_s=0.05, high_s=300),
+            default="2s",
+            doc="How often agents report all their waits.",
+        ),
+        Key(
+            name="start_timeout",
+            kind=Duration(positive=True),
+            default="30s",
+            doc="How long to wait for all agents before beginning without the missing ones.",
+        ),
+    ),
+)
+TOOL: Final = Section(
+    title="tool",
+    keys=(
+        Key(name="function", kind=Text(), default="none", doc="A Python function, as `module:name`."),
+        Key(name="mcp", kind=Text(), default="none", doc="Command line of an MCP server."),
+    ),
+)
+RULE: Final = Section(
+    title="rule",
+    keys=(
+        Key(name="tools", kind=Listing(of=_TOOL_NAME, max_items=500), default="every tool", doc="Tools it is about."),
+        Key(name="agents", kind=Listing(of=Name()), default="every agent", doc="Agents it is about."),
+        Key(name="when", kind=Text(), default="always", doc="Condition (CEL)."),
+        Key(
+            name="do",
+            kind=Choice(options=("allow", "deny", "ask")),
+            required=True,
+            default="required",
+            doc="What becomes of the call.",
+        ),
+        Key(name="because", kind=Text(), default="none", doc="The reason, told to the agent."),
+    ),
+)
+CREW: Final = Section(
+    title="crew file",
+    keys=(
+        Key(
+            name="crew",
+            kind=Name(max_chars=CREW_NAME_MAX_CHARS),
+            required=True,
+            default="required",
+            doc="Name of the crew.",
+        ),
+        Key(name="objective", kind=Text(max_chars=10_000), default="none", doc="What the crew is for, for people."),
+        Key(
+            name="agents",
+            kind=Table(of=AGENT, what="agent", key=Name(), min_items=1),
+            required=True,
+            default="required",
+            doc="The agents by name.",
+        ),
+        Key(name="restart", kind=RESTART, default="see below", doc="How every agent is restarted."),
+        Key(name="budget", kind=BUDGET, default="no limits", doc="Limits of the whole crew."),
+        Key(name="responses", kind=_responses(), default="see below", doc="What to do about each kind of finding."),
+        Key(
+            name="escalate",
+            kind=Listing(of=WEBHOOK, max_items=20),
+            default="[]",
+            doc="Who is told when a response says `escalate`.",
+        ),
+        Key(name="limits", kind=LIMITS, default="see below", doc="Limits of the bus."),
+        Key(
+            name="tools",
+            kind=Table(of=TOOL, what="tool", key=Name(), max_items=500),
+            default="{}",
+            doc="Tools by name, each a `function` or an `mcp` server.",
+        ),
+        Key(
+            name="rules", kind=Listing(of=RULE, max_items=500), default="[]", doc="Policy rules; the first match wins."
+        ),
+    ),
+)

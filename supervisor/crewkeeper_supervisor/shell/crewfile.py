@@ -1,0 +1,391 @@
+"""Loads a crew file: from YAML on disk to the checked `Crew` of the core, or to every mistake in it at once.
+
+The steps: `yaml_nodes` makes a tree with positions, `crew_reading` reads it by the table in `crew_format`, here the
+keys are checked against each other and the `Crew` is built. Nothing is run, resolved or looked up but folders.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path as FilePath
+from typing import Any, Final
+
+from msgspec import Struct
+
+from crewkeeper_supervisor.core.crew import (
+    Agent,
+    Budget,
+    Crew,
+    Response,
+    Responses,
+    Restart,
+    Webhook,
+)
+from crewkeeper_supervisor.core.lint import lint
+from crewkeeper_supervisor.shell.crew_format import CREW, LATER_RESPONSES, MAX_INSTANCES
+from crewkeeper_supervisor.shell.crew_problems import Collector, CrewFileError, Path, Problem, path_text, render, shown
+from crewkeeper_supervisor.shell.crew_reading import INVALID, Reading
+from crewkeeper_supervisor.shell.crew_values import VARIABLE, MissingVariable, resolve_env
+from crewkeeper_supervisor.shell.yaml_nodes import MAX_FILE_BYTES, compose, decode
+
+__all__ = [
+    "CrewFile",
+    "CrewFileError",
+    "MissingVariable",
+    "Problem",
+    "load",
+    "parse",
+    "read",
+    "render",
+    "resolve_env",
+]
+
+_NAME_MAX_CHARS: Final = 32
+_RESERVED_ENV: Final = "CREWKEEPER_"
+_SHELL_WORDS: Final = {"|", "||", "&", "&&", ";", ">", ">>", "<", "2>&1"}
+_PROCESS_KEYS: Final = ("cwd", "env", "restart")
+"""Keys that say how a process is started: without effect when it is started elsewhere."""
+
+
+class CrewFile(Struct, frozen=True, kw_only=True):
+    """A crew file that holds a crew. `warnings` are about the file itself; `lint()` adds those about the crew."""
+
+    path: str
+    crew: Crew
+    warnings: tuple[Problem, ...] = ()
+    places: dict[Path, tuple[int, int]] = {}
+    text: str = ""
+
+    def lint(self) -> list[Problem]:
+        """What the declared relations of the crew let expect, each with its place in the file."""
+        found = Collector(self.path, self.text)
+        for warning in lint(self.crew):
+            at = warning.path
+            while at and at not in self.places:
+                at = at[:-1]
+            line, column = self.places.get(at, (1, 1))
+            found.add(
+                warning.code,
+                warning.message,
+                warning.remedy,
+                line=line,
+                column=column,
+                path=warning.path,
+                severity=warning.severity,
+            )
+        return found.warnings
+
+
+def load(path: str | FilePath) -> Crew:
+    """The crew declared by the file at `path`.
+
+    Raises:
+        CrewFileError: The file cannot be read or breaks a rule; `.problems` has everything wrong with it.
+    """
+    return read(path).crew
+
+
+def read(path: str | FilePath) -> CrewFile:
+    """The crew declared by the file at `path`, with warnings and positions.
+
+    Raises:
+        CrewFileError: The file cannot be read or breaks a rule; `.problems` has everything wrong with it.
+    """
+    file = FilePath(path)
+    try:
+        with file.open("rb") as stream:
+            data = stream.read(MAX_FILE_BYTES + 1)
+    except (OSError, ValueError) as error:
+        found = Collector(str(path))
+        reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
+        found.add("CREW-101", f"cannot be read: {reason}", "name an existing file; `supervisor init` writes one")
+        raise CrewFileError(found.problems) from None
+    return parse(data, str(path), file.resolve().parent)
+
+
+def parse(data: bytes, file: str, folder: FilePath) -> CrewFile:
+    """The crew declared by the bytes of a crew file.
+
+    Args:
+        data: The whole file.
+        file: Its name for messages.
+        folder: What relative `cwd` are relative to, and the default of `cwd`; absolute.
+
+    Raises:
+        CrewFileError: It breaks a rule; `.problems` has everything wrong with it.
+    """
+    text, found = decode(data, file)
+    document = compose(text, found)
+    if document.root is None:
+        if not found.problems:
+            found.add("CREW-111", "the file is empty", "`supervisor init` writes one to begin with")
+        found.raise_if_any()
+        raise AssertionError("unreachable: a problem was noted")
+    reading = Reading(found, complete=document.complete)
+    surface = reading.read(document.root, CREW)
+    if surface is not INVALID and document.complete:
+        _Checks(reading, surface, folder).run()
+    found.raise_if_any()
+    crew = _crew(surface, folder)
+    return CrewFile(path=file, crew=crew, warnings=tuple(found.warnings), places=reading.places, text=text)
+
+
+class _Checks:
+    """What the keys of one file mean together. Values already refused are passed over."""
+
+    def __init__(self, reading: Reading, surface: dict[str, Any], folder: FilePath) -> None:
+        self.reading = reading
+        self.surface = surface
+        self.folder = folder
+        agents: dict[str, Any] = surface.get("agents", {})
+        self.names = list(agents)
+        self.agents = {name: agent for name, agent in agents.items() if agent is not INVALID}
+        self.tools: dict[str, Any] = surface.get("tools", {})
+
+    def run(self) -> None:
+        for name, agent in self.agents.items():
+            path = ("agents", name)
+            self._process(agent, path)
+            self._may_call(agent, path)
+            self._used_tools(agent.get("tools", ()), (*path, "tools"))
+        self._instances()
+        self._declared_tools()
+        self._rules()
+        self._escalate()
+        self._not_enforced()
+
+    def _process(self, agent: dict[str, Any], path: Path) -> None:
+        add = self.reading.add_at_key
+        external = agent.get("external", False)
+        has_run = (*path, "run") in self.reading.places
+        if external and has_run:
+            add("CREW-119", (*path, "run"), "an external agent is started elsewhere", "remove run or external")
+        if not external and not has_run and (*path, "external") not in self.reading.keys:
+            add("CREW-111", path, "nothing says how it is started", "add run: <command line>, or external: true")
+        elif not external and not has_run and "external" in agent:
+            add("CREW-119", path, "it is not external and has no run", "add run: <command line>")
+        if external and agent.get("replicas", 1) > 1:
+            add(
+                "CREW-119",
+                (*path, "replicas"),
+                f"{agent['replicas']} replicas of an external agent, which nobody here starts",
+                "declare each external agent by its own name",
+            )
+        for key in _PROCESS_KEYS:
+            if external and key in agent:
+                add(
+                    "CREW-202",
+                    (*path, key),
+                    "an external agent is started elsewhere, so this has no effect",
+                    f"remove {key}",
+                    warning=True,
+                )
+        self._environment(agent.get("env", {}), (*path, "env"))
+        self._folder(agent.get("cwd"), (*path, "cwd"))
+        for word in agent.get("run", ()):
+            if word in _SHELL_WORDS:
+                self.reading.add(
+                    "CREW-204",
+                    (*path, "run"),
+                    f"{shown(word)} is given to the program as a word: no shell runs",
+                    "write [sh, -c, '…'] if a shell is meant",
+                    warning=True,
+                )
+                break
+
+    def _environment(self, env: Mapping[str, Any], path: Path) -> None:
+        for name in env:
+            if name.startswith(_RESERVED_ENV):
+                self.reading.add_at_key(
+                    "CREW-119",
+                    (*path, name),
+                    "variables CREWKEEPER_… are set by the supervisor",
+                    "remove it, or give it another name",
+                )
+
+    def _folder(self, cwd: str | None, path: Path) -> None:
+        if cwd is None:
+            return
+        try:
+            good = (self.folder / cwd).is_dir()
+        except (OSError, ValueError):
+            good = False
+        if not good:
+            self.reading.add(
+                "CREW-114",
+                path,
+                f"{shown(cwd)} is not a folder",
+                f"create it, or name one relative to {self.folder}",
+            )
+
+    def _may_call(self, agent: dict[str, Any], path: Path) -> None:
+        self._known_agents(agent.get("may_call", ()), (*path, "may_call"))
+
+    def _known_agents(self, listed: Any, path: Path) -> None:
+        for index, callee in enumerate(listed):
+            if callee is INVALID or callee in self.agents or callee in self.names:
+                continue
+            role = str(callee).rpartition("-")[0]
+            if role in self.agents and self.agents[role].get("replicas", 1) > 1:
+                message, remedy = f"{shown(callee)} is one instance of {role}", f"write {role}: any instance may answer"
+            else:
+                message = f"no agent is named {shown(callee)}{self.reading.found.suggest(callee, self.names)}"
+                remedy = f"add {path_text(('agents', callee))}, or correct the name"
+            self.reading.add("CREW-118", (*path, index), message, remedy)
+
+    def _instances(self) -> None:
+        total = sum(agent.get("replicas", 1) for agent in self.agents.values())
+        if total > MAX_INSTANCES:
+            self.reading.add(
+                "CREW-120",
+                ("agents",),
+                f"{total} agents with replicas counted; the limit is {MAX_INSTANCES}",
+                "lower replicas, or split the crew",
+            )
+            return
+        owners = {name: name for name, agent in self.agents.items() if agent.get("replicas", 1) == 1}
+        for role, agent in self.agents.items():
+            replicas = agent.get("replicas", 1)
+            path: Path = ("agents", role)
+            if replicas == 1:
+                continue
+            longest = f"{role}-{replicas}"
+            if len(longest) > _NAME_MAX_CHARS:
+                self.reading.add_at_key(
+                    "CREW-120",
+                    path,
+                    f"its last instance would be {shown(longest)}, {len(longest)} characters; the limit is "
+                    f"{_NAME_MAX_CHARS}",
+                    f"shorten the name to {_NAME_MAX_CHARS - len(longest) + len(role)} characters",
+                )
+            for number in range(1, replicas + 1):
+                name = f"{role}-{number}"
+                owner = owners.setdefault(name, role)
+                if owner != role:
+                    self.reading.add_at_key(
+                        "CREW-120",
+                        path,
+                        f"its instance {shown(name)} has the name of an instance of {shown(owner)}",
+                        f"rename {role} or {owner}",
+                    )
+
+    def _used_tools(self, listed: Any, path: Path) -> None:
+        for index, tool in enumerate(listed):
+            if tool is INVALID or tool.partition(".")[0] in self.tools:
+                continue
+            suggestion = self.reading.found.suggest(tool.partition(".")[0], self.tools)
+            self.reading.add(
+                "CREW-118",
+                (*path, index),
+                f"no tool is named {shown(tool)}{suggestion}",
+                "declare it under tools, or correct the name",
+            )
+
+    def _declared_tools(self) -> None:
+        for name, tool in self.tools.items():
+            path = ("tools", name)
+            if tool is not INVALID and sum((*path, key) in self.reading.keys for key in ("function", "mcp")) != 1:
+                self.reading.add_at_key(
+                    "CREW-119", path, "a tool is one of function and mcp", "give exactly one of the two"
+                )
+
+    def _rules(self) -> None:
+        for index, rule in enumerate(self.surface.get("rules", ())):
+            if rule is not INVALID:
+                self._used_tools(rule.get("tools", ()), ("rules", index, "tools"))
+                self._known_agents(rule.get("agents", ()), ("rules", index, "agents"))
+
+    def _escalate(self) -> None:
+        for index, webhook in enumerate(self.surface.get("escalate", ())):
+            if webhook is INVALID or "secret" not in webhook:
+                continue
+            if not any(match[2] for match in VARIABLE.finditer(webhook["secret"])):
+                self.reading.add(
+                    "CREW-203",
+                    ("escalate", index, "secret"),
+                    "the secret stands in the file, where everybody who reads it learns it",
+                    "put it into the environment and write ${NAME}",
+                    warning=True,
+                )
+
+    def _not_enforced(self) -> None:
+        budgets = [("budget",)] if self.surface.get("budget") else []
+        budgets += [("agents", name, "budget") for name, agent in self.agents.items() if agent.get("budget")]  # type: ignore[misc]
+        later = [
+            (budgets, "budgets are reported; this version does not hold anybody to them", "watch `supervisor ps`"),
+            (
+                [("tools",)] if self.tools else [],
+                "tools are checked for shape; this version does not run them",
+                "let agents bring their own tools for now",
+            ),
+            (
+                [("rules",)] if self.surface.get("rules") else [],
+                "rules are checked for shape; this version does not apply them",
+                "do not rely on them for safety",
+            ),
+        ]
+        responses: dict[str, Any] = self.surface.get("responses", {})
+        later += [
+            (
+                [("responses", name)],  # type: ignore[list-item]
+                f"this version does not detect {name}",
+                "nothing to do; the response begins to work with a version that does",
+            )
+            for name in LATER_RESPONSES
+            if name in responses
+        ]
+        for paths, message, remedy in later:
+            if paths:
+                self.reading.add_at_key("CREW-201", paths[0], message, remedy, warning=True)
+
+
+def _crew(surface: dict[str, Any], folder: FilePath) -> Crew:
+    limits = surface.get("limits", {})
+    restart = surface.get("restart", {})
+    timing = {"payload": "payload_bytes", "heartbeat": "heartbeat_s", "start_timeout": "start_timeout_s"}
+    return Crew(
+        name=surface["crew"],
+        objective=surface.get("objective", "").strip(),
+        agents=tuple(_agent(name, agent, restart, folder) for name, agent in surface["agents"].items()),
+        budget=_budget(surface.get("budget", {})),
+        responses=_responses(surface.get("responses", {})),
+        escalate=tuple(Webhook(**webhook) for webhook in surface.get("escalate", ())),
+        tools=surface.get("tools", {}),
+        rules=tuple(surface.get("rules", ())),
+        **{timing[key]: value for key, value in limits.items()},
+    )
+
+
+def _agent(name: str, agent: dict[str, Any], restart: dict[str, Any], folder: FilePath) -> Agent:
+    given = dict(agent)
+    budget = given.pop("budget", None)
+    tuples: dict[str, Any] = {key: tuple(given.pop(key)) for key in ("run", "may_call", "tools") if key in given}
+    return Agent(
+        name=name,
+        cwd=str((folder / given.pop("cwd", ".")).resolve()),
+        restart=_restart(restart | given.pop("restart", {})),
+        budget=None if budget is None else _budget(budget),
+        **tuples,
+        **given,
+    )
+
+
+def _restart(given: dict[str, Any]) -> Restart:
+    units = {"period": "period_s", "shutdown": "shutdown_s"}
+    return Restart(**{units.get(key, key): value for key, value in given.items()})
+
+
+def _budget(given: dict[str, Any]) -> Budget:
+    units = {"usd": "microusd", "wall": "wall_s"}
+    return Budget(**{units.get(key, key): value for key, value in given.items()})
+
+
+def _responses(given: dict[str, Any]) -> Responses:
+    defaults = Responses()
+    units = {"confirm": "confirm_s", "lasting": "lasting_s"}
+    made: dict[str, Response] = {}
+    for name, response in given.items():
+        if name in LATER_RESPONSES:
+            continue
+        default: Response = getattr(defaults, name)
+        values = {units.get(key, key): value for key, value in response.items()}
+        made[name] = Response(**({"do": default.do} | values | ({"do": tuple(values["do"])} if "do" in values else {})))
+    return Responses(**made)
