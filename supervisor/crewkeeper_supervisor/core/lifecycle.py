@@ -60,6 +60,9 @@ def joined(state: RunState, view: AgentView, message: Joined | Heartbeat) -> Non
         gone(state, view, "crashed", "it was replaced by a new incarnation", returning=True)
     view.incarnate(message.inc, message.seq)
     view.status = "up"
+    state.mains_over.pop(view.name, None)
+    if view.external:
+        state.due_s.setdefault("silence", state.now_s + _silence_limit_s(state))
     view.node.unsure = isinstance(message, Heartbeat)
     state.graph.declare(view.name, view.role, message.concurrency, message.reentrant)
     if state.phase == "running":
@@ -109,7 +112,7 @@ def process_exited(state: RunState, message: ProcessExited) -> None:
         again = "its host starts it again" if message.restart else "it is not started again"
         report(state, "crash", f"{view.name} crashed: {how}; {again}", [view.name], key=view.name)
     if not message.restart and not orderly:
-        view.main_ended = True
+        state.mains_over[view.name] = False
     if message.restart:
         view.status = "starting"
 
@@ -120,7 +123,7 @@ def restarts_exhausted(state: RunState, message: RestartsExhausted) -> None:
     if view is None:
         return
     gone(state, view, "gave_up", "it crashed too often")
-    view.main_ended = True
+    state.mains_over[view.name] = False
     summary = (
         f"{view.name} crashed more than {message.intensity} times within {message.period_s:g} s; "
         "its host has stopped restarting it"
@@ -131,6 +134,7 @@ def restarts_exhausted(state: RunState, message: RestartsExhausted) -> None:
 def gone(state: RunState, view: AgentView, status: str, why: str, *, returning: bool = False) -> None:
     """An incarnation is over, with all it was doing; whoever waits for it is told at once."""
     view.status = "gone" if status == "gone" else "gave_up" if status == "gave_up" else "crashed"
+    state.mains.pop(view.name, None)
     for question in [q.id for q in state.questions.values() if q.agent == view.name]:
         del state.questions[question]
     lost, granted = state.graph.died(view.name, returning=returning)
@@ -159,10 +163,8 @@ def orphaned(state: RunState, lost: list[Call], why: str) -> None:
             state.answer(call.caller, call.id, error=fault)
 
 
-def left(state: RunState, view: AgentView, why: str, *, done: bool) -> None:
-    """An agent says that it goes."""
-    if not done:
-        view.main_ended = True
+def left(state: RunState, view: AgentView, why: str) -> None:
+    """An agent says that it goes; how its process ends tells whether it comes back."""
     gone(state, view, "gone", why or "it left")
 
 
@@ -215,38 +217,44 @@ def watch_clock(state: RunState) -> None:
     _watch_quiet(state)
 
 
+def _silence_limit_s(state: RunState) -> float:
+    return max(SILENCE_S, 10 * state.crew.heartbeat_s) if state.crew is not None else SILENCE_S
+
+
 def _watch_silence(state: RunState) -> None:
-    if state.crew is None:
+    if not state.is_due("silence"):
         return
-    limit_s = max(SILENCE_S, 10 * state.crew.heartbeat_s)
+    limit_s = _silence_limit_s(state)
     outside = [view for view in state.agents.values() if view.external and view.present]
     for view in outside:
         if state.now_s - view.last_seen_s >= limit_s:
             gone(state, view, "crashed", f"it has said nothing for {limit_s:g} s")
             report(state, "crash", f"{view.name} has said nothing for {limit_s:g} s", [view.name], key=view.name)
+    del state.due_s["silence"]
     seen = [view.last_seen_s + limit_s for view in outside if view.present]
     if seen:
         state.due_s["silence"] = min(seen)
-    else:
-        state.due_s.pop("silence", None)
 
 
 def _watch_quiet(state: RunState) -> None:
-    views = state.agents.values()
-    finished = any(view.main_ended for view in views) and not any(view.main_task for view in views)
-    busy = any(task.slot for view in views for task in view.tasks.values()) or bool(state.graph.calls)
-    coming = any(view.status in ("expected", "starting") and not view.external for view in views)
-    if not finished or busy or coming:
+    if state.mains or not state.mains_over:
         state.due_s.pop("quiet", None)
-    elif "quiet" not in state.due_s:
-        state.due_s["quiet"] = state.now_s + QUIET_S
-    elif state.is_due("quiet"):
-        del state.due_s["quiet"]
-        failed = [view.name for view in views if view.status in ("crashed", "gave_up") and not view.external]
-        if failed:
-            stop_crew(state, "failed", f"{', '.join(failed)} did not finish")
-        else:
-            stop_crew(state, "done", "the work is done")
+        return
+    views = state.agents.values()
+    if state.graph.calls or any(task.slot for view in views for task in view.tasks.values()):
+        state.due_s.pop("quiet", None)
+        return
+    coming = any(view.status in ("expected", "starting") and not view.external for view in views)
+    patience_s = state.crew.start_timeout_s if coming and state.crew is not None else QUIET_S
+    due_s = state.due_s["quiet"] = min(state.due_s.get("quiet", float("inf")), state.now_s + patience_s)
+    if state.now_s < due_s:
+        return
+    del state.due_s["quiet"]
+    failed = [name for name, came_to_its_end in state.mains_over.items() if not came_to_its_end]
+    if failed:
+        stop_crew(state, "failed", f"{', '.join(failed)} did not finish")
+    else:
+        stop_crew(state, "done", "the work is done")
 
 
 def report(

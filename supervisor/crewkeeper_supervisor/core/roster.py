@@ -53,9 +53,6 @@ class AgentView(Struct, kw_only=True):
     progress: str = ""
     usage: Usage = field(default_factory=Usage)
     times_victim: int = 0
-    main_task: str = ""
-    """Its activity named `main`, while that runs."""
-    main_ended: bool = False
 
     @property
     def external(self) -> bool:
@@ -103,4 +100,3 @@ class AgentView(Struct, kw_only=True):
             del self.old_incs[:-_REMEMBERED_INCARNATIONS]
         self.inc, self.last_seq = inc, seq
         self.began = False
-        self.main_task, self.main_ended = "", False

@@ -45,6 +45,10 @@ class RunState:
         self.questions: dict[str, Question] = {}
         self.usage = Usage()
         self.pending: dict[str, Command] = {}
+        self.mains: dict[str, str] = {}
+        """Agents whose activity named `main` runs, with its task."""
+        self.mains_over: dict[str, bool] = {}
+        """Agents whose main activity is over, with whether it came to its end."""
         self.due_s: dict[str, float] = {}
         """When each part next needs the clock, journal time, by the name of the need."""
         self._out: list[Command] = []
@@ -127,7 +131,6 @@ class RunState:
                     a.last_seq,
                     a.restarts,
                     a.progress,
-                    a.main_ended,
                     msgspec.to_builtins(a.usage),
                 ]
                 for a in self.agents.values()
@@ -138,6 +141,7 @@ class RunState:
             "tickets": [[r.name, [[t.id, t.granted] for t in r.queue.values()]] for r in graph.resources.values()],
             "incidents": [msgspec.to_builtins(incident) for incident in self.incidents.values()],
             "questions": list(self.questions),
+            "mains": [self.mains, self.mains_over],
             "pending": list(self.pending),
             "due": self.due_s,
         }
