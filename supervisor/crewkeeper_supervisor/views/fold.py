@@ -1,0 +1,64 @@
+"""The fold behind every view: journal entries in, the core's state out. It looks and never acts.
+
+Whoever folds the same journal has the same state, so a view needs neither the controller nor its permission.
+"""
+
+from typing import Protocol
+
+from crewkeeper_bus.codec import PAYLOAD_MAX_BYTES
+from crewkeeper_supervisor.core.commands import Command
+from crewkeeper_supervisor.core.events import Event, read
+from crewkeeper_supervisor.core.supervisor import Supervisor
+
+
+class JournalEntry(Protocol):
+    """What a view needs of one journal entry."""
+
+    @property
+    def seq(self) -> int:
+        """Journal sequence."""
+
+    @property
+    def at_s(self) -> float:
+        """Journal timestamp, seconds since the Unix epoch."""
+
+    @property
+    def subject(self) -> str:
+        """The subject it was published on."""
+
+    @property
+    def payload(self) -> bytes:
+        """The bytes as published."""
+
+
+class Fold:
+    """One run's state, kept by feeding it the journal in order.
+
+    Attributes:
+        run: Run id.
+        supervisor: The core's state.
+        began_at_s: Journal time of the first entry; None before it.
+        last_at_s: Journal time of the newest entry.
+    """
+
+    def __init__(self, run: str) -> None:
+        self.run = run
+        self.supervisor = Supervisor(run)
+        self.began_at_s: float | None = None
+        self.last_at_s = 0.0
+
+    def feed(self, entry: JournalEntry) -> tuple[Event, list[Command]]:
+        """Take in the next entry; returns it as an event, and what the core decides upon it: to tell, not to do."""
+        crew = self.supervisor.crew
+        limit = PAYLOAD_MAX_BYTES if crew is None else crew.payload_bytes
+        event = read(entry.seq, entry.at_s, entry.subject, entry.payload, limit)
+        commands = self.supervisor.handle(event)
+        if self.began_at_s is None:
+            self.began_at_s = entry.at_s
+        self.last_at_s = max(self.last_at_s, entry.at_s)
+        return event, commands
+
+    @property
+    def ended(self) -> bool:
+        """Whether the run is over."""
+        return self.supervisor.state in ("done", "failed", "stopped")

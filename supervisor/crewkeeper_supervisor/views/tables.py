@@ -1,0 +1,265 @@
+"""Tables: rows of snapshots as a table for people, styled on a terminal, plain aligned columns when piped."""
+
+from collections.abc import Callable, Sequence
+from datetime import datetime
+from typing import IO, Final
+
+from msgspec import Struct
+from rich import box
+from rich.cells import cell_len
+from rich.console import Console
+from rich.table import Table as RichTable
+from rich.text import Text
+
+from crewkeeper_supervisor.views.snapshot import AgentRow, BudgetRow, EdgeRow, IncidentRow, QuestionRow, RunView
+from crewkeeper_supervisor.views.wording import ago, count, dollars, duration, safe
+
+STYLES: Final = {
+    "up": "green",
+    "running": "green",
+    "done": "green",
+    "resolved": "green",
+    "starting": "cyan",
+    "expected": "cyan",
+    "paused": "yellow",
+    "stopping": "yellow",
+    "acting": "yellow",
+    "stopped": "yellow",
+    "gone": "dim",
+    "open": "bold red",
+    "crashed": "bold red",
+    "gave_up": "bold red",
+    "failed": "bold red",
+}
+"""Style of a state word; a state is always written out too, never told by colour alone."""
+
+
+class Table(Struct, frozen=True, kw_only=True):
+    """Columns and rows of plain text, safe to print."""
+
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    empty: str = "nothing to show"
+    """What to say instead of an empty table."""
+
+
+def new_console(out: IO[str], *, color: bool = True) -> Console:
+    """A console that interprets nothing in the text it is given: no markup, no emoji codes, no highlighting."""
+    if color:
+        return Console(file=out, markup=False, emoji=False, highlight=False)
+    return Console(file=out, markup=False, emoji=False, highlight=False, color_system=None)
+
+
+def styled(word: str) -> Text:
+    """A cell; a state word gets its style, everything else none."""
+    return Text(word, style=STYLES.get(word, ""))
+
+
+def rich_table(table: Table, *, title: str = "") -> RichTable:
+    """The table for a terminal."""
+    rendered = RichTable(
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+        show_edge=False,
+        title=Text(title, style="bold") if title else None,
+        title_justify="left",
+        header_style="bold",
+    )
+    for name in table.columns:
+        rendered.add_column(Text(name), overflow="fold")
+    for row in table.rows:
+        rendered.add_row(*(styled(value) for value in row))
+    return rendered
+
+
+def plain_lines(table: Table) -> list[str]:
+    """The table as aligned columns, two spaces apart, without styles and without trailing blanks."""
+    rows = [table.columns, *table.rows]
+    widths = [max(cell_len(row[index]) for row in rows) for index in range(len(table.columns))]
+    return [
+        "  ".join(value + " " * (width - cell_len(value)) for value, width in zip(row, widths, strict=True)).rstrip()
+        for row in rows
+    ]
+
+
+def write_table(table: Table, out: IO[str], *, color: bool = True) -> None:
+    """Write the table: styled if `out` is a terminal, plain otherwise."""
+    if out.isatty():
+        new_console(out, color=color).print(rich_table(table))
+    else:
+        out.write("\n".join(plain_lines(table)) + "\n")
+
+
+def _build(heads: Sequence[tuple[str, bool]], rows: Sequence[tuple[str, ...]], *, wide: bool, empty: str) -> Table:
+    """Leave out the columns that only a wide table has."""
+    keep = [index for index, (_, only_wide) in enumerate(heads) if wide or not only_wide]
+    return Table(
+        columns=tuple(heads[index][0] for index in keep),
+        rows=tuple(tuple(row[index] or "-" for index in keep) for row in rows),
+        empty=empty,
+    )
+
+
+def runs_table(views: Sequence[RunView], now: datetime, *, wide: bool = False) -> Table:
+    """One line a run."""
+    heads = (
+        ("RUN", False),
+        ("CREW", False),
+        ("STATE", False),
+        ("AGENTS UP", False),
+        ("WAITS", False),
+        ("INCIDENTS", False),
+        ("STARTED", False),
+        ("COST", True),
+        ("JOURNAL", True),
+        ("TERM", True),
+    )
+    rows = [
+        (
+            safe(view.run),
+            safe(view.crew),
+            view.state,
+            f"{sum(agent.status in ('up', 'paused') for agent in view.agents)}/{len(view.agents)}",
+            str(len({(edge.task, edge.epoch) for edge in view.waits})),
+            incident_counts(view.incidents),
+            ago(view.began_at, now),
+            dollars(view.usage.cost_usd),
+            str(view.seq),
+            str(view.term),
+        )
+        for view in views
+    ]
+    return _build(heads, rows, wide=wide, empty="no runs")
+
+
+def incident_counts(incidents: Sequence[IncidentRow]) -> str:
+    """How many are open, how many are resolved."""
+    unresolved = sum(row.state != "resolved" for row in incidents)
+    resolved = len(incidents) - unresolved
+    if not incidents:
+        return "0"
+    return f"{unresolved} open" + (f", {resolved} resolved" if resolved else "")
+
+
+def _waits_cell(row: AgentRow, now: datetime) -> str:
+    if row.waiting_since is None:
+        return ""
+    whom = ", ".join(row.waits_for) if row.waits_for else "?"
+    return f"{safe(whom, 60)} for {duration((now - row.waiting_since).total_seconds())}"
+
+
+NARROW_AGENTS: Final = ("AGENT", "STATUS", "WAITS FOR", "RESTARTS", "PROGRESS")
+
+
+def agents_table(agents: Sequence[AgentRow], now: datetime, *, wide: bool = False, narrow: bool = False) -> Table:
+    """One line an agent; `narrow` leaves what a live view has room for."""
+    heads = (
+        ("AGENT", False),
+        ("STATUS", False),
+        ("WAITS FOR", False),
+        ("TASKS", False),
+        ("QUEUED", False),
+        ("RESTARTS", False),
+        ("SEEN", False),
+        ("PROGRESS", False),
+        ("ROLE", True),
+        ("PID", True),
+        ("SLOTS", True),
+        ("MESSAGES", True),
+        ("TOKENS", True),
+        ("COST", True),
+    )
+    rows = [
+        (
+            safe(row.name),
+            row.status,
+            _waits_cell(row, now),
+            str(row.tasks),
+            str(row.queued),
+            str(row.restarts),
+            ago(row.last_seen, now),
+            safe(row.progress, 60),
+            safe(row.role),
+            str(row.pid) if row.pid else "",
+            str(row.concurrency),
+            count(row.usage.messages),
+            count(row.usage.input_tokens + row.usage.output_tokens),
+            dollars(row.usage.cost_usd),
+        )
+        for row in agents
+    ]
+    if narrow:
+        heads = tuple((name, name not in NARROW_AGENTS) for name, _ in heads)
+    return _build(heads, rows, wide=wide, empty="no agents")
+
+
+def waits_table(waits: Sequence[EdgeRow], now: datetime, *, wide: bool = False) -> Table:
+    """One line an open wait."""
+    heads = (("WAIT", False), ("SINCE", False), ("VERDICT", False), ("TASK", True), ("MESSAGE", True), ("EPOCH", True))
+    rows = [
+        (
+            safe(row.text, 160),
+            ago(row.since, now),
+            "deadlock" if row.deadlocked else "",
+            safe(row.task),
+            safe(row.message),
+            str(row.epoch),
+        )
+        for row in waits
+    ]
+    return _build(heads, rows, wide=wide, empty="nobody waits")
+
+
+def incidents_table(incidents: Sequence[IncidentRow], now: datetime, *, wide: bool = False) -> Table:
+    """One line an incident."""
+    heads = (
+        ("INCIDENT", False),
+        ("RUN", False),
+        ("KIND", False),
+        ("STATE", False),
+        ("AGE", False),
+        ("COUNT", True),
+        ("AGENTS", True),
+        ("VICTIM", True),
+        ("WHAT", False),
+    )
+    rows = [
+        (
+            row.id,
+            safe(row.run),
+            row.kind,
+            row.state,
+            ago(row.at, now),
+            str(row.count),
+            safe(", ".join(row.agents), 80),
+            "" if row.victim is None else safe(row.victim.task),
+            safe(row.summary, 120),
+        )
+        for row in incidents
+    ]
+    return _build(heads, rows, wide=wide, empty="no incidents")
+
+
+def questions_table(questions: Sequence[QuestionRow], now: datetime, *, wide: bool = False) -> Table:
+    """One line an open question."""
+    heads = (("QUESTION", False), ("RUN", False), ("AGENT", False), ("FOR", False), ("ASKED", False), ("TEXT", False))
+    rows = [
+        (safe(row.id), safe(row.run), safe(row.agent), safe(row.who), ago(row.asked_at, now), safe(row.text, None))
+        for row in questions
+    ]
+    return _build(heads, rows, wide=wide, empty="no open questions")
+
+
+_AMOUNTS: Final[dict[str, Callable[[BudgetRow], tuple[str, str]]]] = {
+    "usd": lambda row: (dollars(row.used), dollars(row.limit)),
+    "wall_s": lambda row: (duration(float(row.used)), duration(float(row.limit))),
+}
+
+
+def budget_text(row: BudgetRow) -> str:
+    """One limit: `tokens 1.2k of 400k (3%)`."""
+    amounts = _AMOUNTS.get(row.what)
+    used, limit = amounts(row) if amounts is not None else (count(int(row.used)), count(int(row.limit)))
+    name = {"usd": "cost", "wall_s": "time"}.get(row.what, row.what)
+    share = f" ({row.used / row.limit * 100:.0f}%)" if row.limit else ""
+    return f"{name} {used} of {limit}{share}"
