@@ -458,27 +458,11 @@ def crew_or_problems(data: bytes) -> Crew | list[Problem]:
         return error.problems
 
 
-FRAGMENTS = st.sampled_from(
-    [
-        *"\t[]{}\"'~#\n\x00\ud7ff\u2028😀",
-        "&a ",
-        "*a",
-        "<<: ",
-        "!!x ",
-        "on",
-        "1:30",
-        "010",
-        "- ",
-        ": ",
-        "  ",
-        "|\n",
-        "%YAML 9\n",
-        "---\n",
-        "${",
-        "-1",
-        "1e400",
-        "\\U00110000",
-    ]
+CHARACTERS = "\t[]{}\"'~#\n\x00\ud7ff\u2028\U0001f600"
+FRAGMENTS = st.one_of(
+    st.sampled_from(CHARACTERS),
+    st.sampled_from(["&a ", "*a", "<<: ", "!!x ", "on", "1:30", "010", "- ", ": ", "  ", "|\n", "%YAML 9\n", "---\n"]),
+    st.sampled_from(["${", "-1", "1e400", "\\U00110000"]),
 )
 
 
