@@ -1,0 +1,163 @@
+"""Subjects and patterns: the grammar takes what it should and nothing else."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from crewkeeper_bus.errors import SubjectError
+from crewkeeper_bus.pattern import check_subject, matches
+from crewkeeper_bus.subjects import (
+    AGENT_KINDS,
+    HOST,
+    RECEIVED_KINDS,
+    SUPERVISOR,
+    Address,
+    Kind,
+    agent_permissions,
+    build,
+    check_agent,
+    check_token,
+    ledger_subject,
+    parse,
+    run_filter,
+    stream_name,
+)
+
+TOKENS = st.from_regex(r"[A-Za-z0-9_-]{1,32}", fullmatch=True)
+
+
+@given(TOKENS, st.sampled_from(Kind), TOKENS, TOKENS, TOKENS)
+def test_a_built_subject_parses_to_its_parts(run, kind, sender, to, id_):
+    subject = build(run, kind, sender, to, id_)
+    expected = Address(run, kind, sender, to, id_)
+    assert parse(subject) == parse(f"out.{subject}") == expected
+    assert expected.subject == subject
+    assert check_subject(subject) == subject
+    assert matches(run_filter(run), subject)
+
+
+@given(st.text(max_size=60))
+def test_any_text_parses_or_is_a_subject_error(text):
+    try:
+        address = parse(text)
+    except SubjectError:
+        return
+    assert text in (address.subject, f"out.{address.subject}")
+
+
+@given(st.text(max_size=40))
+def test_a_token_is_taken_only_if_it_fits_the_rule(text):
+    fits = 1 <= len(text) <= 32 and all(char.isascii() and (char.isalnum() or char in "_-") for char in text)
+    if fits:
+        assert check_token(text, "agent") == text
+    else:
+        with pytest.raises(SubjectError, match="agent"):
+            check_token(text, "agent")
+
+
+@pytest.mark.parametrize("value", ["", "a.b", "a b", "*", ">", "a\n", "é", "x" * 33, None, 7, b"a"])
+def test_what_is_no_token_is_refused_in_every_place(value):
+    for place in range(4):
+        parts = ["r", "a", "b", "i"]
+        parts[place] = value
+        run, sender, to, id_ = parts
+        with pytest.raises(SubjectError):
+            build(run, Kind.REQ, sender, to, id_)
+
+
+@pytest.mark.parametrize(
+    "subject",
+    [
+        "",
+        "crew.r.req.a.b",
+        "crew.r.req.a.b.c.d",
+        "out.out.crew.r.req.a.b.c",
+        "crow.r.req.a.b.c",
+        "crew.r.shout.a.b.c",
+        "crew.r.REQ.a.b.c",
+        "crew.r.req.a..c",
+        "crew.r.req.*.b.c",
+        "crew.r.req.a.b.c\n",
+        "crew.r.req.a.b.>",
+    ],
+)
+def test_foreign_subjects_do_not_parse(subject):
+    with pytest.raises(SubjectError):
+        parse(subject)
+
+
+@pytest.mark.parametrize("name", [SUPERVISOR, HOST, "_x", "__"])
+def test_reserved_names_are_no_agents(name):
+    assert check_token(name, "agent") == name
+    with pytest.raises(SubjectError, match="reserved"):
+        check_agent(name)
+    with pytest.raises(SubjectError):
+        agent_permissions("r", name, "role")
+    with pytest.raises(SubjectError):
+        agent_permissions("r", "agent", name)
+
+
+def test_permissions_name_the_agent_as_sender_and_receiver_only():
+    allowed = agent_permissions("r", "a", "w")
+    for kind in Kind:
+        own = build("r", kind, "a", "b", "i")
+        assert any(matches(pattern, own) for pattern in allowed.publish) == (kind in AGENT_KINDS)
+        for foreign in (build("r", kind, "b", "a", "i"), build("r2", kind, "a", "b", "i"), f"out.{own}"):
+            assert not any(matches(pattern, foreign) for pattern in allowed.publish)
+        plain = [pattern for pattern in allowed.subscribe if " " not in pattern]
+        mine = f"out.{build('r', kind, 'b', 'a', 'i')}"
+        assert any(matches(pattern, mine) for pattern in plain) == (kind in RECEIVED_KINDS)
+        assert not any(matches(pattern, f"out.{build('r', kind, 'b', 'w', 'i')}") for pattern in plain)
+    assert [pattern for pattern in allowed.subscribe if " " in pattern] == ["out.crew.r.req.*.w.* w"]
+
+
+def test_names_of_streams_and_ledger():
+    assert (stream_name("r"), run_filter("r"), ledger_subject("r")) == ("CREW_r", "crew.r.>", "ledger.r")
+    for make in (stream_name, run_filter, ledger_subject):
+        with pytest.raises(SubjectError):
+            make("a.b")
+
+
+@pytest.mark.parametrize("subject", ["a", "a.b.c", "$SYS.REQ", "a-b._/=x", "x" * 1024])
+def test_subjects_that_can_be_published(subject):
+    assert check_subject(subject) == subject == check_subject(subject, wildcards=True)
+
+
+@pytest.mark.parametrize("pattern", ["*", ">", "a.*", "a.>", "*.*.>", "a.*.b"])
+def test_patterns_can_be_subscribed_and_not_published(pattern):
+    assert check_subject(pattern, wildcards=True) == pattern
+    with pytest.raises(SubjectError):
+        check_subject(pattern)
+
+
+@pytest.mark.parametrize(
+    "subject", ["", ".", "a.", ".a", "a..b", "a b", "a\tb", "a\r\nb", "a\x0bb", "é", "a.>.b", "a*", "x" * 1025, None]
+)
+def test_what_would_break_the_protocol_is_refused(subject):
+    for wildcards in (False, True):
+        with pytest.raises(SubjectError):
+            check_subject(subject, wildcards=wildcards)
+
+
+PART = st.sampled_from(["a", "b", "*"])
+
+
+@given(st.lists(PART, min_size=1, max_size=4), st.booleans(), st.lists(st.sampled_from("ab"), min_size=1, max_size=5))
+def test_matching_equals_a_naive_oracle(parts, open_end, tokens):
+    def naive(wanted, given_):
+        if not wanted:
+            return not given_
+        if wanted[0] == ">":
+            return bool(given_)
+        return bool(given_) and wanted[0] in ("*", given_[0]) and naive(wanted[1:], given_[1:])
+
+    wanted = [*parts, *([">"] if open_end else [])]
+    assert matches(".".join(wanted), ".".join(tokens)) == naive(wanted, tokens)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "narrower", "covered"),
+    [("a.*", "a.*", True), ("a.*", "a.>", False), ("a.>", "a.*.>", True), ("*.b", "a.b", True), ("a.b", "*.b", False)],
+)
+def test_matching_a_pattern_means_covering_it(pattern, narrower, covered):
+    assert matches(pattern, narrower) is covered
