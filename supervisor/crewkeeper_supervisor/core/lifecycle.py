@@ -137,8 +137,9 @@ def gone(state: RunState, view: AgentView, status: str, why: str, *, returning: 
     state.mains.pop(view.name, None)
     for question in [q.id for q in state.questions.values() if q.agent == view.name]:
         del state.questions[question]
-    lost, granted = state.graph.died(view.name, returning=returning)
-    grant(state, granted)
+    lost = state.graph.died(view.name, returning=returning)
+    for ticket in state.graph.tickets_of(view.name):  # the dead hold nothing
+        grant(state, state.graph.released(ticket.resource.name, ticket.id))
     orphaned(state, lost, f"{view.name} is gone: {why}")
 
 

@@ -94,7 +94,11 @@ class Reduction:
     def _condition(self, condition: Condition, task: Task) -> _Gate:
         match condition:
             case OnCall():
-                return self._call(self._graph.calls.get(condition.call), task)
+                call = self._graph.calls.get(condition.call)
+                gate = self._call(call, task)
+                if call is not None and call.timed and self._timers:
+                    gate = self._any([gate, self._constant[Verdict.TIMER]])
+                return gate
             case OnMessage():
                 return self._message(condition, task)
             case OnResource():
@@ -175,10 +179,17 @@ class Reduction:
         return whole
 
     def _holder(self, ticket: Ticket) -> _Gate:
-        task = ticket.task
-        if task.id not in task.agent.tasks:  # left behind by a task that ended
-            return self._constant[Verdict.EXTERNAL if task.agent.alive else Verdict.DEAD]
-        return self._task(task)
+        task, agent = ticket.task, ticket.task.agent
+        if task.id in agent.tasks:
+            gate = self._task(task)
+        elif not agent.alive:
+            gate = self._constant[Verdict.DEAD]
+        else:  # left behind by a task that ended: another of its agent may give it back
+            parts = [self._task(other) for other in agent.tasks.values()]
+            gate = self._any([*parts, self._constant[Verdict.EXTERNAL]] if agent.free_slots > 0 else parts)
+        if ticket.leased and self._timers:
+            gate = self._any([gate, self._constant[Verdict.TIMER]])
+        return gate
 
     def _any(self, parts: list[_Gate]) -> _Gate:
         if len(parts) == 1:
@@ -213,7 +224,7 @@ def blockers_of(ticket: Ticket) -> tuple[list[Ticket], list[Ticket]]:
     """Who stands before a waiting ticket: those ahead in the queue, and the holders in its way."""
     ahead: list[Ticket] = []
     for other in ticket.resource.queue.values():
-        if other is ticket:
+        if other is ticket or ticket.resource.barging:
             break
         if not other.granted and ticket.conflicts(other):
             ahead.append(other)

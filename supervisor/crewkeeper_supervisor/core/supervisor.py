@@ -246,6 +246,7 @@ class Supervisor:
         if call is None:
             self._forged(event, "reused the id of another agent's call")
             return
+        call.timed = message.deadline_s is not None
         instances = [a for a in state.agents.values() if event.to in (a.name, a.role)]
         if any(instance.present for instance in instances):
             return

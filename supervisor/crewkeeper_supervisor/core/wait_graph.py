@@ -56,7 +56,7 @@ class Task:
 class Call:
     """One request on its way, queued, or in work."""
 
-    __slots__ = ("caller", "handler", "id", "opened_s", "state", "task", "to", "verb")
+    __slots__ = ("caller", "handler", "id", "opened_s", "state", "task", "timed", "to", "verb")
 
     def __init__(self, id_: str, caller: str, task: Task, to: str, verb: str, opened_s: float) -> None:
         self.id = id_
@@ -68,12 +68,14 @@ class Call:
         self.opened_s = opened_s
         self.state: CallState = "open"
         self.handler: Task | None = None
+        self.timed = False
+        """The request carries a deadline of its own."""
 
 
 class Ticket:
     """One request for a lock or for units of a semaphore, granted or queued."""
 
-    __slots__ = ("granted", "id", "mode", "resource", "task", "units")
+    __slots__ = ("granted", "id", "leased", "mode", "resource", "task", "units")
 
     def __init__(self, id_: str, task: Task, resource: "Resource", mode: str, units: int) -> None:
         self.id = id_
@@ -82,6 +84,8 @@ class Ticket:
         self.mode = mode
         self.units = units
         self.granted = False
+        self.leased = False
+        """Time alone takes it back."""
 
     def conflicts(self, other: "Ticket") -> bool:
         """Whether both cannot hold at once, looking at these two alone. A task never conflicts with itself."""
@@ -91,13 +95,15 @@ class Ticket:
 
 
 class Resource:
-    """A lock (capacity 1; exclusive or shared) or a counting semaphore; strictly first come, first served."""
+    """A lock (capacity 1; exclusive or shared) or a counting semaphore; first come, first served unless `barging`."""
 
-    __slots__ = ("capacity", "name", "queue")
+    __slots__ = ("barging", "capacity", "name", "queue")
 
     def __init__(self, name: str, capacity: int) -> None:
         self.name = name
         self.capacity = capacity
+        self.barging = False
+        """Whether a request may overtake one that waits."""
         self.queue: dict[str, Ticket] = {}
         """Holders and waiters by ticket, in the order of their requests."""
 
@@ -191,15 +197,19 @@ class WaitGraph:
         node.reentrant = reentrant
         node.alive = True
 
-    def died(self, name: str, *, returning: bool = False) -> tuple[list[Call], list[Ticket]]:
-        """An agent's process or connection is gone with all it was doing; what it held is taken back.
+    def died(self, name: str, *, returning: bool = False) -> list[Call]:
+        """An agent's process or connection is gone with all it was doing. Its tickets stay until they are released.
+
+        Args:
+            name: The agent.
+            returning: Whether it is about to be started again.
 
         Returns:
-            The calls that will never be answered because of it, and the tickets to grant now.
+            The calls that will never be answered because of it.
         """
         node = self.agents.get(name)
         if node is None:
-            return [], []
+            return []
         node.alive, node.returning = False, returning
         lost = []
         for call in list(node.inbound.values()):
@@ -214,11 +224,7 @@ class WaitGraph:
             self._end(task)
         node.unread.clear()
         self.dirty.update(self.waiting)
-        granted: list[Ticket] = []
-        for resource in list(self.resources.values()):
-            for ticket in [t for t in resource.queue.values() if t.task.agent is node]:
-                granted += self.released(resource.name, ticket.id)
-        return lost, granted
+        return lost
 
     def live_instances(self, role: str) -> list[AgentNode]:
         """The living agents of this role, or the living agent of this name."""
@@ -390,6 +396,10 @@ class WaitGraph:
         if not res.queue:
             del self.resources[resource]
         return granted
+
+    def tickets_of(self, agent: str) -> list[Ticket]:
+        """What an agent holds or asks for."""
+        return [t for res in self.resources.values() for t in res.queue.values() if t.task.agent.name == agent]
 
     def _grant(self, res: Resource) -> list[Ticket]:
         granted = list(res.grantable())
