@@ -98,7 +98,7 @@ def test_environment_has_settings_and_no_secret() -> None:
 
 def test_a_missing_variable_is_named_with_its_place() -> None:
     agent = Agent(name="planner", run=("x",), env={"KEY": "${NOT_SET_ANYWHERE}"})
-    with pytest.raises(SettingMissing, match=r"agents\.planner\.env\.KEY: \$\{NOT_SET_ANYWHERE\}"):
+    with pytest.raises(SettingMissing, match=r"agents\.planner\.env\.KEY: .* refers to NOT_SET_ANYWHERE"):
         environment(Crew(name="c", agents=(agent,)), agent, "planner", "r", Credentials(url="x"), {})
 
 

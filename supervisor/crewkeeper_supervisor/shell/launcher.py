@@ -5,7 +5,6 @@ reaches only the host, which then ends its children in order. The guard makes su
 that was killed.
 """
 
-import re
 import signal
 import subprocess
 import sys
@@ -20,6 +19,7 @@ from msgspec import Struct
 from crewkeeper_bus.credentials import Credentials
 from crewkeeper_bus.orphan_guard import kill_group, open_guarded, release
 from crewkeeper_supervisor.core.crew import Agent, Crew
+from crewkeeper_supervisor.shell.crew_values import VARIABLE, MissingVariable, resolve_env
 from crewkeeper_supervisor.shell.errors import SettingMissing
 from crewkeeper_supervisor.shell.logs import LogFile
 
@@ -31,7 +31,6 @@ LAST_WORDS_S: Final = 1.0
 """How long the log is read on after the process ended, seconds; a grandchild may hold the pipe open."""
 
 _PYTHON: Final = ("python", "python3")
-_VARIABLE: Final = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 _OWN_PREFIX: Final = "CREWKEEPER_"
 
 
@@ -57,7 +56,7 @@ def command_line(argv: Sequence[str]) -> tuple[str, ...]:
 def secrets_of(crew: Crew) -> frozenset[str]:
     """Names of the environment variables that only the supervisor may read: those its webhooks are made of."""
     texts = (text for hook in crew.escalate for text in (hook.webhook, hook.secret))
-    return frozenset(name for text in texts for name in _VARIABLE.findall(text))
+    return frozenset(match[2] for text in texts for match in VARIABLE.finditer(text) if match[2])
 
 
 def environment(
@@ -79,7 +78,10 @@ def environment(
     secret = secrets_of(crew)
     env = {name: value for name, value in inherited.items() if not name.startswith(_OWN_PREFIX) and name not in secret}
     for name, value in agent.env.items():
-        env[name] = expand(value, inherited, f"agents.{agent.name}.env.{name}")
+        try:
+            env[name] = resolve_env(value, inherited)
+        except MissingVariable as error:
+            raise SettingMissing(f"agents.{agent.name}.env.{name}: {error}", name=error.names[0]) from None
     settings = {
         "URL": credentials.url,
         "RUN": run,
@@ -96,22 +98,6 @@ def environment(
     env |= {_OWN_PREFIX + name: str(value) for name, value in settings.items() if value != ""}
     env["PYTHONUNBUFFERED"] = "1"  # a crash must not take the last lines of the log with it
     return env
-
-
-def expand(text: str, variables: Mapping[str, str], where: str) -> str:
-    """Replace every `${NAME}` by its value.
-
-    Raises:
-        SettingMissing: One of them is not set; `where` is named in the message.
-    """
-
-    def value(match: re.Match[str]) -> str:
-        name = match.group(1)
-        if name not in variables:
-            raise SettingMissing(f"{where}: ${{{name}}} is not set in the environment; export {name} first", name=name)
-        return variables[name]
-
-    return _VARIABLE.sub(value, text)
 
 
 class ChildProcess:

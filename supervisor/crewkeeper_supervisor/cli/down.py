@@ -1,0 +1,141 @@
+"""`supervisor down`: ask the host of a run to stop it, and wait until it has."""
+
+import getpass
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import anyio
+import click
+
+from crewkeeper_supervisor.cli.failure import TIMED_OUT, USAGE, Failure
+from crewkeeper_supervisor.cli.output import say, write
+from crewkeeper_supervisor.cli.place_options import opened, place_options
+
+if TYPE_CHECKING:
+    from crewkeeper_bus.messages import RunEnded
+    from crewkeeper_supervisor.shell.nats_link import Link
+    from crewkeeper_supervisor.shell.registry import RunInfo
+
+LOST_S: Final = 2.0
+"""A server that cannot be reached for this long has ended with its host: the run was its last."""
+
+
+@click.command()
+@click.argument("runs", nargs=-1, metavar="[RUN...]")
+@click.option("--all", "every", is_flag=True, help="Every run that has not ended.")
+@click.option("-y", "--yes", is_flag=True, help="Do not ask; needed where there is no terminal.")
+@click.option("--why", default="", metavar="TEXT", help="Reason, kept in the journal and told to the agents.")
+@click.option(
+    "--timeout",
+    "timeout_s",
+    type=click.FloatRange(0.1, 3600),
+    default=60.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="How long to wait for the end.",
+)
+@place_options
+def down(
+    runs: tuple[str, ...],
+    every: bool,
+    yes: bool,
+    why: str,
+    timeout_s: float,
+    state: Path | None,
+    nats: str | None,
+) -> int:
+    """Stop a run: all its agents, in order.
+
+    RUN is a run's id, the unique beginning of one, or a crew's name; it may be left out where only one run is active.
+
+    Exit status: 0 they have ended, 5 no such run, 124 one has not ended in time.
+    """
+    if every and runs:
+        raise click.UsageError("give runs or --all, not both")
+    return anyio.run(_down, runs, every, yes, why, timeout_s, state, nats)
+
+
+async def _down(
+    names: tuple[str, ...],
+    every: bool,
+    yes: bool,
+    why: str,
+    timeout_s: float,
+    state: Path | None,
+    nats: str | None,
+) -> int:
+    async with opened(state, nats) as link:
+        chosen = await _choose(link, names, every)
+        if not chosen:
+            say("nothing to stop: no run is active")
+            return 0
+        _confirm(chosen, yes)
+        outcomes: dict[str, bool] = {}
+        async with anyio.create_task_group() as tasks:
+            for info in chosen:
+                tasks.start_soon(_stop_one, link, info, why, timeout_s, outcomes)
+    return 0 if all(outcomes.values()) else TIMED_OUT
+
+
+async def _choose(link: "Link", names: tuple[str, ...], every: bool) -> "list[RunInfo]":
+    from crewkeeper_supervisor.cli.runs import choose
+    from crewkeeper_supervisor.shell.registry import ENDED, Registry
+
+    known = await Registry(link).ls()
+    active = [info for info in known if info.state not in ENDED]
+    if every or (not names and not active):
+        return active
+    chosen = {info.run: info for info in (choose(known, name) for name in names or (None,))}
+    for info in chosen.values():
+        if info.state in ENDED:
+            say(f"{info.run} has ended already: {info.state}")
+    return [info for info in chosen.values() if info.state not in ENDED]
+
+
+def _confirm(chosen: "list[RunInfo]", yes: bool) -> None:
+    if yes:
+        return
+    listed = ", ".join(info.run for info in chosen)
+    if not (sys.stdin.isatty() and sys.stderr.isatty()):
+        raise Failure(f"not on a terminal, so nobody can confirm the end of {listed}", code=USAGE, remedy="--yes")
+    click.confirm(f"stop {listed}?", abort=True, err=True)
+
+
+async def _stop_one(link: "Link", info: "RunInfo", why: str, timeout_s: float, outcomes: dict[str, bool]) -> None:
+    from crewkeeper_bus.messages import OperatorAsked
+    from crewkeeper_supervisor.shell import journal
+
+    after = await journal.last_seq(link, info.run)
+    asked = OperatorAsked(action="stop_run", by=getpass.getuser()[:200], why=why[:2000])
+    await journal.publish_op(link, info.run, asked)
+    await link.flush()
+    say(f"{info.run}: asked its host to stop it")
+    outcomes[info.run] = False
+    with anyio.move_on_after(timeout_s):
+        ended = await _end_of(link, info.run, after + 1)
+        outcomes[info.run] = True
+        write(
+            f"{info.run} {ended.state}" + (f": {ended.why}" if ended.why else "")
+            if ended is not None
+            else f"{info.run} has ended, and its host with it"
+        )
+    if not outcomes[info.run]:
+        say(f"{info.run} has not ended within {timeout_s:g} s: is a controller running, and its host {info.host}?")
+
+
+async def _end_of(link: "Link", run: str, start_seq: int) -> "RunEnded | None":
+    """The run's end, as soon as its journal has it; None when the server itself went away meanwhile."""
+    from crewkeeper_bus.messages import RunEnded
+    from crewkeeper_supervisor.core.events import Recorded, read
+    from crewkeeper_supervisor.shell import journal
+
+    lost_s = 0.0
+    async with journal.follow(link, run, start_seq) as entries:
+        while lost_s < LOST_S:
+            for entry in await entries.batch(timeout_s=0.5):
+                event = read(entry.seq, entry.at_s, entry.subject, entry.payload)
+                if isinstance(event, Recorded) and isinstance(event.message, RunEnded):
+                    return event.message
+            lost_s = 0.0 if link.is_connected else lost_s + 0.5
+    return None

@@ -1,0 +1,163 @@
+"""`supervisor up`: run crews here, in the foreground, until they are done."""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Final
+
+import anyio
+import click
+
+from crewkeeper_supervisor.cli.failure import FAILED, INTERRUPTED, INVALID, Failure
+from crewkeeper_supervisor.cli.output import is_live, say, stdout, use_color, write
+from crewkeeper_supervisor.cli.place_options import place_options
+
+if TYPE_CHECKING:
+    from crewkeeper_supervisor.core.crew import Crew
+    from crewkeeper_supervisor.shell.ground import Ground
+    from crewkeeper_supervisor.shell.host import Host
+    from crewkeeper_supervisor.shell.hosted_run import HostedRun, RunResult
+    from crewkeeper_supervisor.shell.nats_link import Link
+
+VIEW_LIMIT_S: Final = 5.0
+"""How long the view may take, after the last run has ended, to show that."""
+COUNT_LIMIT_S: Final = 10.0
+"""How long counting the incidents of a run may take; a journal of many hours is left uncounted."""
+
+
+@click.command()
+@click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="CREW...")
+@click.option("--name", default="", metavar="NAME", help="Name of this host in the journal; default: the machine's.")
+@click.option("--plain/--live", "plain", default=None, help="Lines of events, or a live view; default: by terminal.")
+@click.option("--no-controller", is_flag=True, help="Start none: a `supervisor serve` elsewhere supervises.")
+@place_options
+def up(
+    files: tuple[Path, ...], name: str, plain: bool | None, no_controller: bool, state: Path | None, nats: str | None
+) -> int:
+    """Run crews here, with a live view, until they are done.
+
+    Starts a NATS server of its own (unless --nats names one), a controller and the agents, all of which end with this
+    command, however it ends. Ctrl-C stops the agents in order, a second one kills them.
+
+    Exit status: 0 every run is done, 1 one failed or was stopped, 3 a crew file is invalid, 130 interrupted.
+    """
+    crews = load(files)
+    live = is_live(stdout()) if plain is None else not plain
+    return anyio.run(_up, crews, name, live, not no_controller, state, nats)
+
+
+def load(files: Sequence[Path]) -> "list[Crew]":
+    """The crews of these files; what is wrong or doubtful in any of them goes to stderr.
+
+    Raises:
+        Failure: At least one file is refused.
+    """
+    from crewkeeper_supervisor.shell.crew_problems import CrewFileError, render
+    from crewkeeper_supervisor.shell.crewfile import read
+
+    crews: list[Crew] = []
+    refused: list[str] = []
+    for file in files:
+        try:
+            found = read(file)
+        except CrewFileError as error:
+            say(str(error))
+            refused.append(str(file))
+            continue
+        warnings = [*found.warnings, *found.lint()]
+        if warnings:
+            say(render(warnings))
+        crews.append(found.crew)
+    if refused:
+        raise Failure(f"{', '.join(refused)}: refused; nothing was started", code=INVALID)
+    return crews
+
+
+async def _up(
+    crews: "list[Crew]", name: str, live: bool, controller: bool, state: Path | None, nats: str | None
+) -> int:
+    from crewkeeper_supervisor.shell.ground import open_ground
+    from crewkeeper_supervisor.shell.host import Host
+    from crewkeeper_supervisor.shell.nats_link import connect
+
+    async with open_ground(state, nats) as ground, connect(ground.place, name="supervisor host") as link:
+        host = Host(ground, link, name=name, controller=controller, tell=say)
+        _introduce(ground, await host.declare(crews))
+        results = await _run(host, ground, live)
+        for result in results:
+            write(await _summary(link, result))
+    if host.interrupted:
+        return INTERRUPTED
+    return 0 if all(result.state == "done" for result in results) else FAILED
+
+
+def _introduce(ground: "Ground", runs: "list[HostedRun]") -> None:
+    place = ground.place
+    say(f"state  {place.state}")
+    say(f"server {place.url}" + (" (embedded)" if ground.server is not None else ""))
+    if not ground.enforces_senders:
+        say(
+            "warning: on an existing server all agents connect as this host does, so a message's sender is only as "
+            "true as that server's own permissions make it; without --nats every agent is confined to its name"
+        )
+    for run in runs:
+        count = sum(agent.replicas for agent in run.crew.agents)
+        say(f"run    {run.run}: crew {run.crew.name}, {count} agent{'' if count == 1 else 's'}")
+    # Somebody who stands where this command was typed finds the default state directory without being told.
+    where = "" if place.state.parent in (Path.cwd(), *Path.cwd().parents) else f" --state {place.state}"
+    say(f"look   supervisor ps{where} | supervisor graph --watch{where} | supervisor agent logs NAME{where}")
+
+
+async def _run(host: "Host", ground: "Ground", live: bool) -> "list[RunResult]":
+    """Serve the host's runs with a view beside; the view ends with them."""
+    async with anyio.create_task_group() as tasks:
+        seen = anyio.Event()
+
+        async def view() -> None:
+            await _view(ground, [run.run for run in host.runs], live, stdout())
+            seen.set()
+
+        tasks.start_soon(view)
+        results = await host.serve()
+        with anyio.move_on_after(VIEW_LIMIT_S):
+            await seen.wait()
+        tasks.cancel_scope.cancel()
+    return results
+
+
+async def _view(ground: "Ground", runs: Sequence[str], live: bool, out: IO[str]) -> None:
+    """Show the runs; whatever goes wrong in showing them, they go on."""
+    from crewkeeper_supervisor.views.live import watch
+
+    try:
+        await watch(ground.place, runs, live=live, out=out, color=use_color())
+    except Exception as error:  # noqa: BLE001 - a view must never be the reason why a crew ends
+        inner = error
+        while isinstance(inner, ExceptionGroup):
+            inner = inner.exceptions[0]
+        if isinstance(inner, BrokenPipeError):
+            sys.stdout = sys.stderr  # nobody reads the events any more; the summary still has a reader
+        say(f"the view ended ({type(inner).__name__}: {str(inner)[:200]}); the crew goes on: supervisor events -f")
+
+
+async def _summary(link: "Link", result: "RunResult") -> str:
+    from crewkeeper_supervisor.views.wording import duration
+
+    incidents = await _incidents(link, result.run)
+    counted = "" if incidents is None else f", {incidents} incident{'' if incidents == 1 else 's'}"
+    why = f": {result.why}" if result.why else ""
+    return f"{result.run} {result.state} in {duration(result.duration_s)}{counted}{why}"
+
+
+async def _incidents(link: "Link", run: str) -> int | None:
+    """How many incidents a run had; None where that cannot be told in time."""
+    from crewkeeper_bus.errors import ConnectionLost
+    from crewkeeper_supervisor.cli.runs import folded
+    from crewkeeper_supervisor.shell.errors import ShellError
+
+    with anyio.move_on_after(COUNT_LIMIT_S):
+        try:
+            return len((await folded(link, run)).supervisor.incidents)
+        except (ShellError, ConnectionLost):
+            return None
+    return None

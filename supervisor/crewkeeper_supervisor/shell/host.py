@@ -1,0 +1,243 @@
+"""Host: runs crews here. It declares runs, starts a controller and the agents as its children, and ends them in order.
+
+The host owns processes and decides nothing about agents: the controller does, and asks the host through the journal.
+So a controller may die and come back while agents work; and when the host goes, by whatever means, all it started goes.
+"""
+
+import os
+import secrets
+import signal
+import socket
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Final
+
+import anyio
+import anyio.abc
+
+from crewkeeper_bus.credentials import Credentials
+from crewkeeper_bus.errors import ConnectionLost, ServerError
+from crewkeeper_bus.messages import RunEnded
+from crewkeeper_bus.subjects import HOST
+from crewkeeper_supervisor.core.crew import Crew, Restart
+from crewkeeper_supervisor.shell import journal
+from crewkeeper_supervisor.shell.errors import StoreUnavailable
+from crewkeeper_supervisor.shell.ground import Ground
+from crewkeeper_supervisor.shell.hosted_run import SETTLE_S, HostedRun, RunResult
+from crewkeeper_supervisor.shell.launcher import Launch, command_line, environment
+from crewkeeper_supervisor.shell.logbook import logger
+from crewkeeper_supervisor.shell.nats_link import Link
+from crewkeeper_supervisor.shell.registry import ENDED, Registry
+from crewkeeper_supervisor.shell.restart import KeptProcess
+
+CONTROLLER_RULE: Final = Restart(policy="permanent", intensity=1000, period_s=60.0, shutdown_s=5.0)
+"""A controller is always started again: the growing delay keeps it far below this intensity."""
+_RUN_NAME_MAX_CHARS: Final = 25
+_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+Tell = Callable[[str], None]
+"""Called with one line for people."""
+
+
+class Host:
+    """Runs of crews on this machine: `declare`, then `serve`.
+
+    Attributes:
+        runs: The declared runs, in the order of the crews.
+        interrupted: Whether a signal ended it.
+    """
+
+    def __init__(
+        self,
+        ground: Ground,
+        link: Link,
+        *,
+        name: str = "",
+        controller: bool = True,
+        tell: Tell,
+        inherited: Mapping[str, str] | None = None,
+    ) -> None:
+        """Prepare; nothing is started yet.
+
+        Args:
+            ground: The server.
+            link: A connection to it.
+            name: Name of this host in journals; by default the machine's.
+            controller: Whether to run a controller.
+            tell: Where lines for people go.
+            inherited: What the children's environment is made from; by default this process's.
+        """
+        self.runs: list[HostedRun] = []
+        self.interrupted = False
+        self._ground = ground
+        self._link = link
+        self._registry = Registry(link)
+        self._name = name or socket.gethostname()
+        self._tell = tell
+        self._inherited = dict(os.environ if inherited is None else inherited)
+        self._controller = KeptProcess(self._controller_launch(), CONTROLLER_RULE, self) if controller else None
+
+    # --- before the start ---
+
+    async def declare(self, crews: Sequence[Crew]) -> list[HostedRun]:
+        """Declare a run of every crew: users, journal, registration; the processes are started by `serve`.
+
+        Raises:
+            SettingMissing: An agent's `env` names a variable that is not set; nothing has been declared then.
+            StoreUnavailable: The server did not answer.
+            ServerError: The embedded server refused its users.
+        """
+        named = [(f"{crew.name[:_RUN_NAME_MAX_CHARS]}-{secrets.token_hex(3)}", crew) for crew in crews]
+        for run, crew in named:
+            self._check_environment(run, crew)
+        await self._registry.open()
+        if self._ground.server is not None:
+            await self._end_left_runs()
+        for run, crew in named:
+            launches = await self._launches(run, crew)
+            await journal.create_run(self._link, run, crew, self._name)
+            await self._registry.declare(run, crew.name, self._name)
+            self.runs.append(HostedRun(self._link, self._registry, run, crew, launches))
+        return self.runs
+
+    async def _end_left_runs(self) -> None:
+        """End what an earlier host of this state directory left open: it is dead, or the directory would be taken."""
+        for info in await self._registry.ls():
+            if info.state in ENDED:
+                continue
+            ended = RunEnded(state="failed", why="its host ended without ending it")
+            try:
+                await journal.publish_op(self._link, info.run, ended, sender=HOST)
+            except ConnectionLost as error:
+                raise StoreUnavailable(f"run {info.run}: cannot be ended: {error}") from error
+            await self._registry.set_state(info.run, "failed")
+            self._tell(f"{info.run}: ended as failed: its host had ended without ending it")
+
+    def _check_environment(self, run: str, crew: Crew) -> None:
+        for agent in crew.agents:
+            environment(crew, agent, agent.name, run, Credentials(url=self._ground.place.url), self._inherited)
+
+    async def _launches(self, run: str, crew: Crew) -> list[tuple[Launch, Restart]]:
+        names = [(instance, agent.name) for agent in crew.agents for instance in agent.instances]
+        credentials = await self._ground.let_in(run, names)
+        directory = self._ground.place.state / "runs" / run
+        launches: list[tuple[Launch, Restart]] = []
+        for agent in crew.agents:
+            for instance in agent.instances:
+                access = credentials[instance]
+                if agent.external:
+                    access_file = _private_dir(directory / "credentials") / f"{instance}.json"
+                    access.to_file(access_file)
+                    self._tell(
+                        f"{run}: start the external agent {instance} yourself, with CREWKEEPER_RUN={run} "
+                        f"CREWKEEPER_AGENT={instance} CREWKEEPER_CREDENTIALS={access_file}"
+                    )
+                    continue
+                launch = Launch(
+                    name=instance,
+                    argv=command_line(agent.run),
+                    env=environment(crew, agent, instance, run, access, self._inherited),
+                    cwd=agent.cwd,
+                    log=directory / "logs" / f"{instance}.log",
+                )
+                launches.append((launch, agent.restart))
+        return launches
+
+    def _controller_launch(self) -> Launch:
+        place = self._ground.place
+        env = {name: value for name, value in self._inherited.items() if name != "CREWKEEPER_NATS_URL"}
+        env["PYTHONUNBUFFERED"] = "1"
+        if self._ground.server is None:
+            # In the environment, which only this user can read, and not in the command line, which everybody can.
+            env["CREWKEEPER_NATS_URL"] = self._ground.full_address
+        module = ("-m", "crewkeeper_supervisor.cli.main", "serve", "--state", str(place.state))
+        return Launch(name="controller", argv=(sys.executable, *module), env=env, log=place.state / "controller.log")
+
+    # --- life ---
+
+    async def serve(self, *, signals: bool = True) -> list[RunResult]:
+        """Run everything declared until every run has ended; returns how, in the order of `runs`.
+
+        Args:
+            signals: Whether SIGINT, SIGTERM and SIGHUP end the runs in order; a second one kills.
+        """
+        async with anyio.create_task_group() as tasks:
+            if signals:
+                await tasks.start(self._heed_signals)
+            if self._ground.server is not None:
+                tasks.start_soon(self._watch_server)
+            if self._controller is not None:
+                tasks.start_soon(self._controller.run)
+            async with anyio.create_task_group() as running:
+                for run in self.runs:
+                    running.start_soon(self._serve_run, run)
+            if self._controller is not None:
+                await self._controller.stop(CONTROLLER_RULE.shutdown_s)
+            tasks.cancel_scope.cancel()
+        return [run.result for run in self.runs if run.result is not None]
+
+    def stop(self, why: str) -> None:
+        """Let every run end in order, as stopped."""
+        for run in self.runs:
+            run.stop(why)
+
+    def kill(self) -> None:
+        """SIGKILL every agent now."""
+        for run in self.runs:
+            run.kill()
+
+    @property
+    def controller_pid(self) -> int:
+        """Process of the controller; 0 while there is none."""
+        return 0 if self._controller is None else self._controller.running
+
+    async def _serve_run(self, run: HostedRun) -> None:
+        await run.serve(SETTLE_S if self._controller is not None else 0.0)
+        if len(self.runs) > 1 and not run.is_cut_off:
+            try:
+                await self._ground.shut_out(run.run)
+            except ServerError as error:
+                logger().warning("host.users_left", crew=run.run, error=str(error)[:300])
+
+    async def _heed_signals(self, *, task_status: anyio.abc.TaskStatus[None]) -> None:
+        with anyio.open_signal_receiver(*_SIGNALS) as received:
+            task_status.started()
+            async for number in received:
+                name = signal.Signals(number).name
+                if self.interrupted:
+                    self._tell(f"{name} again: killing every agent")
+                    self.kill()
+                    continue
+                self.interrupted = True
+                self._tell(f"{name}: stopping every agent in order; again to kill them")
+                self.stop(f"the host was told to end ({name})")
+
+    async def _watch_server(self) -> None:
+        assert self._ground.server is not None
+        code = await self._ground.server.wait()
+        self._tell(f"the embedded nats-server ended with status {code}: ending every agent; see nats-server.log")
+        for run in self.runs:
+            run.cut_off("the nats-server ended")
+
+    # --- the controller's reports (restart.Reports) ---
+
+    async def started(self, name: str, pid: int, restarts: int) -> None:
+        """Tell when the controller is back."""
+        if restarts:
+            self._tell(f"the controller is back, process {pid}")
+
+    async def exited(self, name: str, pid: int, code: int, *, restart: bool, why: str) -> None:
+        """Tell when the controller died; agents go on."""
+        if restart:
+            log = self._ground.place.state / "controller.log"
+            self._tell(f"the controller died ({why or 'exit status 0'}) and is started again; its log: {log}")
+
+    async def exhausted(self, name: str, rule: Restart) -> None:
+        """Tell that the controller is given up; agents go on unsupervised."""
+        self._tell("the controller cannot be kept running: nothing supervises the agents; end this and see its log")
+
+
+def _private_dir(path: Path) -> Path:
+    path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return path

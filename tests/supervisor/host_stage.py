@@ -1,0 +1,91 @@
+"""A host on a real server with tiny agents, and what its journal says."""
+
+import textwrap
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+from crewkeeper_bus import codec, subjects
+from crewkeeper_bus.messages import (
+    Control,
+    OperatorAsked,
+    ProcessExited,
+    ProcessStarted,
+    RestartsExhausted,
+    RunDeclared,
+    RunEnded,
+)
+from crewkeeper_bus.subjects import HOST, SUPERVISOR, Kind
+from crewkeeper_supervisor.core.crew import Agent, Crew, Restart
+from crewkeeper_supervisor.shell import journal
+from crewkeeper_supervisor.shell.ground import Ground, open_ground
+from crewkeeper_supervisor.shell.host import Host
+from crewkeeper_supervisor.shell.nats_link import Link, connect
+
+SLEEP = "import time; time.sleep(600)"
+STUBBORN = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('ready'); time.sleep(600)"
+
+
+def agent(name: str, program: str, **options: Any) -> Agent:
+    """An agent that is a few lines of Python and knows nothing of buses."""
+    return Agent(name=name, run=("python", "-S", "-c", textwrap.dedent(program)), **options)
+
+
+def crew(*agents: Agent, name: str = "trip", **options: Any) -> Crew:
+    return Crew(name=name, agents=agents, **options)
+
+
+def rule(policy: str = "transient", **options: Any) -> Restart:
+    return Restart(policy=policy, **options)  # type: ignore[arg-type]
+
+
+class Stage:
+    """One host and its journal."""
+
+    def __init__(self, ground: Ground, link: Link, host: Host, told: list[str]) -> None:
+        self.ground = ground
+        self.link = link
+        self.host = host
+        self.told = told
+
+    async def facts(self, run: str) -> list[str]:
+        """What the host reported, in the journal's order, as short lines."""
+        lines: list[str] = []
+        for entry in await journal.read_all(self.link, run):
+            address = subjects.parse(entry.subject)
+            if address.kind != Kind.OP:
+                continue
+            match codec.decode_supervisor(Kind.OP, entry.payload):
+                case RunDeclared():
+                    lines.append("declared")
+                case ProcessStarted(agent=name, restarts=restarts):
+                    lines.append(f"started {name} {restarts}")
+                case ProcessExited(agent=name, code=code, restart=restart):
+                    lines.append(f"exited {name} {code}" + (" again" if restart else ""))
+                case RestartsExhausted(agent=name):
+                    lines.append(f"exhausted {name}")
+                case RunEnded(state=state):
+                    lines.append(f"ended {state}")
+                case OperatorAsked(action=action):
+                    lines.append(f"asked {action}")
+            assert address.sender in (HOST, SUPERVISOR)
+        return lines
+
+    async def order(self, run: str, message: Control) -> None:
+        """Say something to the host, as the owner of the run does."""
+        subject = subjects.build(run, Kind.CTL, SUPERVISOR, HOST, message.id)
+        await self.link.publish(subject, codec.encode(message))
+
+    def log(self, run: str, name: str) -> str:
+        path = self.ground.place.state / "runs" / run / "logs" / f"{name}.log"
+        return path.read_text() if path.exists() else ""
+
+
+@asynccontextmanager
+async def stage(directory: Path, inherited: dict[str, str] | None = None) -> AsyncIterator[Stage]:
+    """A host without a controller on an embedded server."""
+    told: list[str] = []
+    async with open_ground(directory, None) as ground, connect(ground.place, name="test host") as link:
+        host = Host(ground, link, name="here", controller=False, tell=told.append, inherited=inherited)
+        yield Stage(ground, link, host, told)
