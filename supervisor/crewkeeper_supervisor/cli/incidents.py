@@ -1,0 +1,82 @@
+"""`supervisor incidents`: what the supervisor found, and what came of it."""
+
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import anyio
+import click
+
+from crewkeeper_supervisor.cli.failure import NOT_FOUND, USAGE, Failure
+from crewkeeper_supervisor.cli.output import emit_document, emit_rows, output_option
+from crewkeeper_supervisor.cli.place_options import opened, place_options
+
+if TYPE_CHECKING:
+    from crewkeeper_supervisor.views.snapshot import IncidentRow
+
+RUNS_SEARCHED_MAX = 50
+"""Newest runs looked into where none is named."""
+
+
+@click.group()
+def incidents() -> None:
+    """List and show what the supervisor found."""
+
+
+@incidents.command()
+@click.argument("run", required=False)
+@click.option("--open", "only_open", is_flag=True, help="Only those not resolved.")
+@output_option()
+@place_options
+def ls(run: str | None, only_open: bool, output: str, state: Path | None, nats: str | None) -> None:
+    """List incidents of a run, or of all runs."""
+    anyio.run(_ls, run, only_open, output, state, nats)
+
+
+async def _ls(run: str | None, only_open: bool, output: str, state: Path | None, nats: str | None) -> None:
+    from crewkeeper_supervisor.views.tables import incidents_table
+
+    rows = [row for row in await _rows(run, state, nats) if not only_open or row.state != "resolved"]
+    now = datetime.now(UTC)
+    emit_rows(rows, output, table=lambda wide: incidents_table(rows, now, wide=wide), name=lambda row: str(row.id))
+
+
+async def _rows(run: str | None, state: Path | None, nats: str | None) -> "list[IncidentRow]":
+    from crewkeeper_supervisor.cli.runs import choose, folded
+    from crewkeeper_supervisor.shell.registry import Registry
+    from crewkeeper_supervisor.views.snapshot import incident_row
+
+    async with opened(state, nats, stored=True) as link:
+        known = await Registry(link).ls()
+        chosen = [choose(known, run)] if run else known[-RUNS_SEARCHED_MAX:]
+        rows = []
+        for info in chosen:
+            fold = await folded(link, info.run)
+            rows += [incident_row(info.run, incident) for incident in fold.supervisor.incidents.values()]
+        return rows
+
+
+@incidents.command()
+@click.argument("target", nargs=-1, required=True, metavar="[RUN] INCIDENT")
+@output_option("text", "json", "yaml", default="text")
+@place_options
+def show(target: tuple[str, ...], output: str, state: Path | None, nats: str | None) -> None:
+    """Show one incident: the ring, the victim, what was done and when."""
+    if len(target) > 2:
+        raise Failure("give one incident, and at most one run before it", code=USAGE)
+    anyio.run(_show, target[-1], target[0] if len(target) == 2 else None, output, state, nats)
+
+
+async def _show(incident: str, run: str | None, output: str, state: Path | None, nats: str | None) -> None:
+    from crewkeeper_supervisor.cli.runs import near
+    from crewkeeper_supervisor.views.incident import page
+
+    rows = await _rows(run, state, nats)
+    found = [row for row in rows if row.id.lower() == incident.lower()]
+    if not found:
+        hint = near(incident, [row.id for row in rows])
+        raise Failure(f"no incident {incident[:60]!r}{hint}", code=NOT_FOUND, remedy="supervisor incidents ls")
+    if len(found) > 1:
+        where = ", ".join(row.run for row in found)
+        raise Failure(f"{incident!r} is in {len(found)} runs: {where}", code=USAGE, remedy="name the run before it")
+    emit_document(found[0], output, lambda: page(found[0], datetime.now(UTC)))

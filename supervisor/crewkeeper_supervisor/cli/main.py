@@ -1,0 +1,118 @@
+"""The `supervisor` command: the tree of commands, loaded one by one when used, and the last word on every error.
+
+Help must be quick, so this file and `failure` import nothing but click; a test holds them to it.
+"""
+
+import importlib
+import os
+import sys
+from typing import Any, Final
+
+import click
+
+from crewkeeper_supervisor.cli.failure import report
+
+_PACKAGE: Final = "crewkeeper_supervisor.cli"
+
+COMMANDS: Final[dict[str, tuple[str, str]]] = {
+    "demo": ("demo:demo", "Watch a small crew deadlock, be freed, and finish its work."),
+    "init": ("init:init", "Write a new crew to start from."),
+    "up": ("up:up", "Run crews here, with a live view, until they are done."),
+    "down": ("down:down", "Stop a run: all its agents, in order."),
+    "serve": ("serve:serve", "Run a controller: it watches runs and acts."),
+    "ps": ("ps:ps", "List runs."),
+    "agent": ("agent:agent", "List, describe, pause, resume and kill agents, read their logs."),
+    "graph": ("graph:graph", "Show who waits for whom."),
+    "events": ("events:events", "Tell what happened, from the journal."),
+    "incidents": ("incidents:incidents", "List and show what the supervisor found."),
+    "questions": ("questions:questions", "List and answer what agents ask people."),
+    "crew": ("crew:crew", "Check crew files, print their schema."),
+    "doctor": ("doctor:doctor", "Check this installation and the server."),
+    "completion": ("completion:completion", "Print shell completion for bash, zsh or fish."),
+    "version": ("version:version", "Print the versions in use."),
+}
+"""Name of each command, where it is, and its one line of help (a test keeps it equal to the command's own)."""
+
+
+class LazyGroup(click.Group):
+    """A group that imports a command's module only when that command is used."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Names in the order of the table, not of the alphabet."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import the command."""
+        if cmd_name not in COMMANDS:
+            return None
+        module, _, attribute = COMMANDS[cmd_name][0].partition(":")
+        command = getattr(importlib.import_module(f"{_PACKAGE}.{module}"), attribute)
+        if not isinstance(command, click.Command):
+            raise TypeError(f"{module}.{attribute} is not a command")
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Help from the table, without importing anything."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, help_) for name, (_, help_) in COMMANDS.items()])
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """As click does, with near names for a mistyped one."""
+        if args and args[0] not in COMMANDS and not args[0].startswith("-"):
+            from difflib import get_close_matches
+
+            near = get_close_matches(args[0], COMMANDS, n=3)
+            hint = f"; did you mean {' or '.join(repr(name) for name in near)}?" if near else ""
+            ctx.fail(f"no such command {args[0][:60]!r}{hint}")
+        return super().resolve_command(ctx, args)
+
+
+def _no_color(_ctx: click.Context, _param: click.Parameter, value: bool) -> None:
+    if value:
+        # The environment, so that every library and child process follows.
+        os.environ["NO_COLOR"] = "1"
+
+
+@click.group(
+    cls=LazyGroup,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog="Exit codes: 0 ok, 1 failed, 2 usage, 3 invalid file or setting, 4 no server, 5 not found, "
+    "124 timed out, 130 interrupted.",
+)
+@click.option("--no-color", is_flag=True, expose_value=False, is_eager=True, callback=_no_color, help="No colours.")
+def cli() -> None:
+    """Supervise crews of AI agents on NATS: see who waits for whom, break deadlocks, pause, kill, tell people."""
+
+
+def run(arguments: list[str] | None = None) -> int:
+    """Run one command line and return its exit code; nothing escapes but what CREWKEEPER_DEBUG asks for."""
+    try:
+        # Standalone mode would exit by itself, with codes and texts that are not ours.
+        result: Any = cli.main(args=arguments, prog_name="supervisor", standalone_mode=False)
+    except BaseException as error:
+        if os.environ.get("CREWKEEPER_DEBUG"):
+            raise
+        return report(error)
+    return result if isinstance(result, int) else 0
+
+
+def main() -> None:
+    """Entry point of the `supervisor` command."""
+    for stream in (sys.stdout, sys.stderr):
+        # A terminal that cannot show an arrow must not be the end of a command.
+        reconfigure = getattr(stream, "reconfigure", None)
+        if reconfigure is not None:
+            reconfigure(errors="backslashreplace")
+    code = run()
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # The reader of a pipe went away: say nothing more, also not at interpreter exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    sys.exit(code)
+
+
+if __name__ == "__main__":
+    main()

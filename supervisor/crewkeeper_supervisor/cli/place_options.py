@@ -1,0 +1,66 @@
+"""Where a command looks: `--state`, `--nats`, and the connection it opens for as long as it runs."""
+
+import contextlib
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from crewkeeper_supervisor.cli.output import say
+
+if TYPE_CHECKING:
+    from crewkeeper_supervisor.shell.nats_link import Link
+
+_Command = TypeVar("_Command", bound=Callable[..., Any])
+
+
+def place_options(command: _Command) -> _Command:
+    """Add `--state DIR` and `--nats URL`; the command gets them as `state` and `nats`."""
+    command = click.option(
+        "--nats", metavar="URL", help="NATS server; default: $CREWKEEPER_NATS_URL, else the state's."
+    )(command)
+    return click.option(
+        "--state",
+        type=click.Path(file_okay=False, path_type=Path),
+        metavar="DIR",
+        help="State directory; default: $CREWKEEPER_STATE, else the nearest .crewkeeper/.",
+    )(command)
+
+
+@contextlib.asynccontextmanager
+async def opened(state: Path | None, nats: str | None, *, stored: bool = False) -> "AsyncIterator[Link]":
+    """Connect to the server of a place.
+
+    Args:
+        state: State directory, if given.
+        nats: Server address, if given.
+        stored: If nothing runs there but its store is left, start a server on the store for as long as this lasts:
+            enough to look back at runs that have ended, and good for nothing else.
+
+    Raises:
+        NothingRuns: No server, and no store to look into.
+        ConnectionLost: The server does not answer.
+    """
+    from crewkeeper_supervisor.shell.errors import NothingRuns
+    from crewkeeper_supervisor.shell.nats_link import connect
+    from crewkeeper_supervisor.shell.place import Place, state_dir
+
+    try:
+        place = Place.find(state, nats)
+    except NothingRuns:
+        directory = state_dir(state)
+        if not stored or not (directory / "jetstream").is_dir():
+            raise
+    else:
+        async with connect(place) as link:
+            yield link
+        return
+    from crewkeeper_bus.server import EmbeddedServer
+
+    say(f"nothing runs here now; looking into the store of {directory}")
+    async with EmbeddedServer(directory) as server:
+        access = server.credentials
+        place = Place(state=directory, url=access.url, user=access.user, password=access.password)
+        async with connect(place) as link:
+            yield link

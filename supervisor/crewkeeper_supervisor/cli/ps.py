@@ -1,0 +1,43 @@
+"""`supervisor ps`: the runs of a server."""
+
+from datetime import UTC, datetime
+from pathlib import Path
+
+import anyio
+import click
+
+from crewkeeper_supervisor.cli.output import emit_rows, output_option, say
+from crewkeeper_supervisor.cli.place_options import opened, place_options
+
+
+@click.command()
+@click.option("-a", "--all", "show_all", is_flag=True, help="Also runs that have ended.")
+@click.option("-n", "--limit", type=click.IntRange(1, 10_000), default=50, show_default=True, help="Most runs shown.")
+@output_option()
+@place_options
+def ps(show_all: bool, limit: int, output: str, state: Path | None, nats: str | None) -> None:
+    """List runs."""
+    anyio.run(_ps, show_all, limit, output, state, nats)
+
+
+async def _ps(show_all: bool, limit: int, output: str, state: Path | None, nats: str | None) -> None:
+    from crewkeeper_supervisor.cli.runs import folded
+    from crewkeeper_supervisor.shell.registry import ENDED, Registry
+    from crewkeeper_supervisor.views.snapshot import snapshot
+    from crewkeeper_supervisor.views.tables import runs_table
+
+    async with opened(state, nats, stored=True) as link:
+        known = await Registry(link).ls()
+        chosen = known if show_all else [info for info in known if info.state not in ENDED]
+        views = [snapshot(await folded(link, info.run)) for info in chosen[-limit:]]
+    now = datetime.now(UTC)
+    emit_rows(
+        views,
+        output,
+        table=lambda wide: runs_table(views, now, wide=wide),
+        name=lambda view: str(view.run),
+    )
+    hidden = len(known) - len(views)
+    if hidden and output in ("table", "wide"):
+        why = "ended, shown with --all" if not show_all else "older, shown with a higher --limit"
+        say(f"{hidden} more: {why}")

@@ -1,0 +1,91 @@
+"""`supervisor questions`: what agents ask people, and the answers."""
+
+from datetime import UTC, datetime
+from pathlib import Path
+
+import anyio
+import click
+
+from crewkeeper_supervisor.cli.failure import FAILED, NOT_FOUND, USAGE, Failure
+from crewkeeper_supervisor.cli.output import emit_rows, output_option, say
+from crewkeeper_supervisor.cli.place_options import opened, place_options
+
+ANSWER_MAX_CHARS = 2000
+
+
+@click.group()
+def questions() -> None:
+    """List and answer what agents ask people."""
+
+
+@questions.command()
+@click.argument("run", required=False)
+@output_option()
+@place_options
+def ls(run: str | None, output: str, state: Path | None, nats: str | None) -> None:
+    """List open questions of a run, or of all active runs."""
+    anyio.run(_ls, run, output, state, nats)
+
+
+async def _ls(run: str | None, output: str, state: Path | None, nats: str | None) -> None:
+    from crewkeeper_supervisor.cli.runs import choose, folded
+    from crewkeeper_supervisor.shell.registry import ENDED, Registry
+    from crewkeeper_supervisor.views.snapshot import snapshot
+    from crewkeeper_supervisor.views.tables import questions_table
+
+    async with opened(state, nats) as link:
+        known = await Registry(link).ls()
+        chosen = [choose(known, run)] if run else [info for info in known if info.state not in ENDED]
+        rows = [row for info in chosen for row in snapshot(await folded(link, info.run)).questions]
+    now = datetime.now(UTC)
+    emit_rows(rows, output, table=lambda wide: questions_table(rows, now, wide=wide), name=lambda row: str(row.id))
+
+
+@questions.command()
+@click.argument("words", nargs=-1, required=True, metavar="[RUN] QUESTION TEXT")
+@click.option("--timeout", type=click.FloatRange(0.1, 3600), default=10.0, show_default=True, metavar="SECONDS")
+@click.option("--dry-run", is_flag=True, help="Say what would be answered, and do not answer.")
+@place_options
+@click.pass_context
+def answer(
+    ctx: click.Context, words: tuple[str, ...], timeout: float, dry_run: bool, state: Path | None, nats: str | None
+) -> None:
+    """Answer a question. TEXT is one argument: quote it. QUESTION may be the beginning of an id."""
+    if len(words) not in (2, 3):
+        raise Failure("give a question and one quoted text, and at most one run before them", code=USAGE)
+    run = words[0] if len(words) == 3 else None
+    ctx.exit(anyio.run(_answer, run, words[-2], words[-1], timeout, dry_run, state, nats))
+
+
+async def _answer(
+    run: str | None, question: str, text: str, timeout_s: float, dry_run: bool, state: Path | None, nats: str | None
+) -> int:
+    from crewkeeper_bus.messages import OperatorAsked
+    from crewkeeper_supervisor.cli.agent import told
+    from crewkeeper_supervisor.cli.asking import observe, operator, request
+    from crewkeeper_supervisor.views.wording import safe
+
+    if len(text) > ANSWER_MAX_CHARS:
+        raise Failure(f"the answer has {len(text)} characters; the limit is {ANSWER_MAX_CHARS}", code=USAGE)
+    async with opened(state, nats) as link:
+        story = await told(link, run)
+        supervisor = story.fold.supervisor
+        fitting = [each for each in supervisor.questions.values() if each.id.startswith(question)]
+        if len(fitting) != 1:
+            problem = "is no open question" if not fitting else f"fits {len(fitting)} questions"
+            code = USAGE if fitting else NOT_FOUND
+            raise Failure(
+                f"{question[:60]!r} {problem} of {story.fold.run}", code=code, remedy="supervisor questions ls"
+            )
+        found = fitting[0]
+        if dry_run:
+            say(f"would answer {safe(found.agent)}'s question {safe(found.text)!r}")
+            return 0
+        message = OperatorAsked(action="answer", agent=found.agent, question=found.id, answer=text, by=operator())
+        await request(link, story.fold.run, message)
+        await observe(link, story, lambda _event, _text: None, lambda: found.id not in supervisor.questions, timeout_s)
+    if found.id in supervisor.questions:
+        say(f"asked, but within {timeout_s:g} s no controller has passed the answer on; is one running?")
+        return FAILED
+    say(f"answered {safe(found.agent)}'s question {safe(found.text)!r}")
+    return 0

@@ -1,0 +1,70 @@
+"""Which run a command is about: by id, unique beginning of an id, crew name, or the only one there is."""
+
+from collections.abc import Sequence
+from difflib import get_close_matches
+from typing import TYPE_CHECKING
+
+from crewkeeper_supervisor.cli.failure import NOT_FOUND, USAGE, Failure
+from crewkeeper_supervisor.shell import journal
+from crewkeeper_supervisor.shell.registry import ENDED, Registry, RunInfo
+from crewkeeper_supervisor.views.fold import Fold
+
+if TYPE_CHECKING:
+    from crewkeeper_supervisor.shell.nats_link import Link
+
+
+def choose(runs: Sequence[RunInfo], name: str | None) -> RunInfo:
+    """The run that `name` means among these, oldest first.
+
+    Raises:
+        Failure: None fits (exit 5, with near names), or several do (exit 2, with their ids).
+    """
+    active = [info for info in runs if info.state not in ENDED]
+    if not name:
+        candidates = active or list(runs[-1:])
+        if len(candidates) == 1:
+            return candidates[0]
+        if not candidates:
+            raise Failure("there are no runs", code=NOT_FOUND, remedy="supervisor up crew.yaml")
+        ids = ", ".join(info.run for info in candidates[:10])
+        raise Failure(f"{len(candidates)} runs are active: {ids}", code=USAGE, remedy="name one of them")
+    exact = [info for info in runs if info.run == name]
+    of_crew = [info for info in active if info.crew == name] or [info for info in runs if info.crew == name]
+    if exact or of_crew:
+        return (exact or of_crew)[-1]
+    fitting = [info for info in runs if info.run.startswith(name)]
+    if len(fitting) == 1:
+        return fitting[0]
+    if fitting:
+        ids = ", ".join(info.run for info in fitting[:10])
+        raise Failure(f"{name!r} fits {len(fitting)} runs: {ids}", code=USAGE, remedy="give more of the id")
+    raise Failure(
+        f"no run or crew {name[:60]!r}{near(name, _names(runs))}", code=NOT_FOUND, remedy="supervisor ps --all"
+    )
+
+
+def _names(runs: Sequence[RunInfo]) -> list[str]:
+    return list(dict.fromkeys(name for info in reversed(runs) for name in (info.crew, info.run)))
+
+
+def near(name: str, names: Sequence[str]) -> str:
+    """A hint at names that look alike, to end a message with; empty where there are none."""
+    close = get_close_matches(name, names, n=3)
+    return f"; did you mean {' or '.join(repr(each) for each in close)}?" if close else ""
+
+
+async def find_run(link: "Link", name: str | None) -> RunInfo:
+    """The run that `name` means on this server.
+
+    Raises:
+        Failure: As `choose`.
+    """
+    return choose(await Registry(link).ls(), name)
+
+
+async def folded(link: "Link", run: str) -> Fold:
+    """The run's state as of now."""
+    fold = Fold(run)
+    for entry in await journal.read_all(link, run):
+        fold.feed(entry)
+    return fold
