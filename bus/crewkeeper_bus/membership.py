@@ -174,7 +174,9 @@ class Membership:
                 log.warning("bus.left_late", agent=self.settings.agent, limit_s=LEAVE_LIMIT_S)
             with anyio.move_on_after(LEAVE_LIMIT_S, shield=True):
                 await self._transport.close()
-        return handled or (isinstance(error, Killed) and killed is not None)
+        # The group calls its own cancellation dealt with whatever the block ended by; the author's error must get out.
+        own_end = handled and isinstance(error, asyncio.CancelledError)
+        return own_end or (isinstance(error, Killed) and killed is not None)
 
     @staticmethod
     async def _settle_wire(transport: Transport) -> None:
