@@ -1,30 +1,30 @@
 """`supervisor crew`: check crew files and print their JSON Schema; nothing is started."""
 
 import json
-import sys
 from pathlib import Path
 from typing import Any, Final
 
 import click
 import msgspec
 
+from crewkeeper_supervisor.cli.failure import INVALID
+from crewkeeper_supervisor.cli.output import output_option, say
 from crewkeeper_supervisor.shell.crew_problems import CrewFileError, Problem, render
 from crewkeeper_supervisor.shell.crew_schema import schema as crew_schema
 from crewkeeper_supervisor.shell.crewfile import read
 
-EXIT_INVALID: Final = 3
 SCHEMA_VERSION: Final = 1
 """Of the JSON that `crew check -o json` prints."""
 
 
 @click.group()
 def crew() -> None:
-    """Check crew files."""
+    """Check crew files, print their schema."""
 
 
 @crew.command()
 @click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="FILE...")
-@click.option("-o", "--output", type=click.Choice(["table", "json"]), default="table", show_default=True)
+@output_option("table", "json")
 def check(files: tuple[Path, ...], output: str) -> None:
     """Check crew files: every mistake at once, and what their declarations let expect.
 
@@ -37,7 +37,7 @@ def check(files: tuple[Path, ...], output: str) -> None:
         for result in results:
             _print(result)
     if not all(result["ok"] for result in results):
-        sys.exit(EXIT_INVALID)
+        raise click.exceptions.Exit(INVALID)
 
 
 @crew.command()
@@ -70,10 +70,10 @@ def _print(result: dict[str, Any]) -> None:
     """Print one result for people: the verdict on stdout, everything else on stderr."""
     told = [msgspec.convert(problem, Problem) for problem in (*result["problems"], *result["warnings"])]
     if told:
-        click.echo(render(told, result["omitted"]), err=True)
+        say(render(told, result["omitted"]))
     if not result["ok"]:
         errors = len(result["problems"]) + result["omitted"]
-        click.echo(f"{result['file']}: refused, {_count(errors, 'error')}", err=True)
+        say(f"{result['file']}: refused, {_count(errors, 'error')}")
         return
     counts = [_count(result["agents"], "agent")]
     if result["instances"] != result["agents"]:
