@@ -23,8 +23,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Sequence
-from typing import IO, TYPE_CHECKING, Any, Final
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
     from anyio.abc import Process
@@ -116,19 +116,13 @@ def popen_guarded(args: Sequence[str], **options: Any) -> "subprocess.Popen[byte
     Raises:
         OSError: It cannot be started. A program that does not exist exits with status 127 instead.
     """
-    process = subprocess.Popen((*_BORN_WAITING, *args), **options, stdin=subprocess.PIPE, start_new_session=True)
-    assert process.stdin is not None
-    try:
-        _WATCHER.add(process.pid)
-        process.stdin.write(b"\n")
-        process.stdin.flush()
-    except OSError:
-        kill_group(process.pid, signal.SIGKILL)
-        process.wait()
-        release(process.pid)
-        raise
-    finally:
-        _close_quietly(process.stdin)
+    with _gate() as (gate, opener):
+        process = subprocess.Popen((*_BORN_WAITING, *args), **options, stdin=gate, start_new_session=True)
+        try:
+            _admit(process.pid, opener)
+        except OSError:
+            process.wait()
+            raise
     return process
 
 
@@ -144,20 +138,32 @@ async def open_guarded(args: Sequence[str], **options: Any) -> "Process":
     """
     import anyio
 
+    with _gate() as (gate, opener):
+        process = await anyio.open_process((*_BORN_WAITING, *args), **options, stdin=gate, start_new_session=True)
+        _admit(process.pid, opener)
+    return process
+
+
+@contextlib.contextmanager
+def _gate() -> Iterator[tuple[int, int]]:
+    """A pipe that a child waits at: its end for the child, the end to open it with."""
     gate, opener = os.pipe()
     try:
-        process = await anyio.open_process((*_BORN_WAITING, *args), **options, stdin=gate, start_new_session=True)
-        try:
-            _WATCHER.add(process.pid)
-            os.write(opener, b"\n")
-        except OSError:
-            kill_group(process.pid, signal.SIGKILL)
-            release(process.pid)
-            raise
+        yield gate, opener
     finally:
         os.close(gate)
         os.close(opener)
-    return process
+
+
+def _admit(group: int, opener: int) -> None:
+    """Have the group guarded, then let it begin."""
+    try:
+        _WATCHER.add(group)
+        os.write(opener, b"\n")
+    except OSError:
+        kill_group(group, signal.SIGKILL)
+        release(group)
+        raise
 
 
 def kill_group(group: int, signal_number: int) -> bool:
@@ -172,11 +178,6 @@ def kill_group(group: int, signal_number: int) -> bool:
 def release(group: int) -> None:
     """Guard this group no longer: it has ended, and its number may come to mean another."""
     _WATCHER.remove(group)
-
-
-def _close_quietly(stream: IO[bytes]) -> None:
-    with contextlib.suppress(OSError):  # the child may have gone already; there is nothing to lose in the pipe
-        stream.close()
 
 
 def _watch() -> None:
