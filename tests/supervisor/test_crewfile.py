@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from crewkeeper_supervisor.core.crew import Crew, Response
-from crewkeeper_supervisor.shell.crew_format import LATER_RESPONSES
+from crewkeeper_supervisor.shell.crew_format import AGENT, CREW, LATER_RESPONSES, LIMITS, RESTART, Section
 from crewkeeper_supervisor.shell.crew_problems import CODES, MAX_PROBLEMS
 from crewkeeper_supervisor.shell.crewfile import (
     CrewFile,
@@ -158,6 +158,33 @@ def test_an_absent_key_has_the_default_of_the_core() -> None:
     expected = Crew(name="one", agents=(msgspec.structs.replace(crew.agents[0]),))
     assert crew == expected
     assert crew.agents[0].cwd == str(FOLDER.resolve())
+
+
+def written_out(section: Section, *names: str) -> str:
+    """A flow mapping of these keys with their documented defaults."""
+    return "{" + ", ".join(f"{key.name}: {key.default}" for key in section.keys if key.name in names) + "}"
+
+
+def test_the_documented_defaults_are_those_of_the_core() -> None:
+    responses = CREW.find("responses")
+    assert responses is not None
+    assert isinstance(responses.kind, Section)
+    now = [key for key in responses.kind.keys if key.name not in LATER_RESPONSES]
+    agent = written_out(
+        AGENT, "external", "replicas", "concurrency", "reentrant", "mailbox", "env", "tools", "priority", "never_victim"
+    )
+    rows = [
+        "crew: one",
+        f"agents: {{a: {{run: python a.py, {agent[1:]}}}",
+        f"restart: {written_out(RESTART, *(key.name for key in RESTART.keys))}",
+        f"limits: {written_out(LIMITS, *(key.name for key in LIMITS.keys))}",
+        "responses:",
+        *(f"  {key.name}: {written_out(key.kind, 'confirm', 'lasting', 'do', 'shadow')}" for key in now),  # type: ignore[arg-type]
+        "escalate: []",
+        "tools: {}",
+        "rules: []",
+    ]
+    assert parsed("\n".join(rows)).crew == parsed(MINIMAL).crew
 
 
 TEN_MISTAKES = """\
