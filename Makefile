@@ -1,0 +1,46 @@
+# Everything a newcomer or a contributor types. Each target sets itself up from a bare clone.
+.DEFAULT_GOAL := help
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+# The first Python that is new enough; `make PYTHON=/path/to/python3.12 …` overrides the search.
+PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11 python; do \
+	command -v $$p >/dev/null 2>&1 && $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
+	&& echo $$p && break; done)
+
+.PHONY: help demo test lint bench clean
+
+help:
+	@echo "make demo   watch a crew deadlock, the supervisor break it, and the crew finish"
+	@echo "make test   everything a change must pass: format, lint, types, import contracts, tests"
+	@echo "make bench  ratios: supervised against unsupervised traffic, and time to a broken deadlock"
+	@echo "make lint   the part of 'make test' that runs nothing"
+	@echo "make clean  remove what the others made"
+
+$(STAMP): pyproject.toml
+	@if [ -z "$(PYTHON)" ]; then \
+		echo "error: no Python 3.11 or newer found; install one, or run 'make PYTHON=/path/to/python3 ...'" >&2; exit 1; fi
+	@echo "setting up $(VENV) with $(PYTHON) (once)"
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@touch $(STAMP)
+
+demo: $(STAMP)
+	@$(BIN)/supervisor demo
+
+test: lint
+	@$(BIN)/python -m pytest
+
+lint: $(STAMP)
+	@$(BIN)/ruff format --check .
+	@$(BIN)/ruff check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+
+bench: $(STAMP)
+	@$(BIN)/python -m benchmarks
+
+clean:
+	rm -rf $(VENV) .crewkeeper .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
