@@ -4,6 +4,7 @@ Streams, buckets and consumers live in `journal`, `registry`, `lease`, `ledger` 
 supervisor knows the NATS library.
 """
 
+import asyncio
 import contextlib
 import os
 from collections.abc import AsyncIterator
@@ -40,12 +41,20 @@ class WrongLastSequence(Exception):  # noqa: N818
 
 
 class Link:
-    """One connection. Publishing while disconnected is an error here, never a buffered surprise."""
+    """One connection. Publishing while disconnected is an error here, never a buffered surprise.
+
+    Attributes:
+        nc: The client.
+        js: Its JetStream context.
+        place: Where it is connected to.
+        closed: Set once the connection is closed for good.
+    """
 
     def __init__(self, nc: WireClient, place: Place) -> None:
         self.nc = nc
         self.js = nc.jetstream(timeout=REQUEST_LIMIT_S)
         self.place = place
+        self.closed = asyncio.Event()
 
     @property
     def is_connected(self) -> bool:
@@ -155,6 +164,7 @@ async def connect(place: Place, *, name: str = "supervisor") -> AsyncIterator[Li
     """
     log = logger()
     nc = WireClient()
+    link = Link(nc, place)
 
     async def failed(error: Exception) -> None:
         log.warning("link.error", server=place.host, error=type(error).__name__)
@@ -164,6 +174,9 @@ async def connect(place: Place, *, name: str = "supervisor") -> AsyncIterator[Li
     async def lost() -> None:
         if not leaving:
             log.warning("link.lost", server=place.host)
+
+    async def closed() -> None:
+        link.closed.set()
 
     async def back() -> None:
         log.info("link.back", server=place.host)
@@ -177,6 +190,7 @@ async def connect(place: Place, *, name: str = "supervisor") -> AsyncIterator[Li
                 error_cb=failed,
                 disconnected_cb=lost,
                 reconnected_cb=back,
+                closed_cb=closed,
                 connect_timeout=2,
                 allow_reconnect=True,
                 # The first attempt must fail at once; later ones never give up (set below).
@@ -193,7 +207,7 @@ async def connect(place: Place, *, name: str = "supervisor") -> AsyncIterator[Li
         raise ConnectionLost(f"cannot connect to {place.host}: {str(error)[:200] or type(error).__name__}") from error
     nc.options["max_reconnect_attempts"] = -1
     try:
-        yield Link(nc, place)
+        yield link
     finally:
         leaving = True
         with anyio.move_on_after(CLOSE_LIMIT_S, shield=True):

@@ -2,7 +2,7 @@
 
 import contextlib
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from typing import Final, Literal
 
 import anyio
@@ -155,7 +155,7 @@ class Registry:
             raise RunAmbiguous(f"{name!r} fits {len(ids)} runs: {', '.join(ids[:10])}; give more of the id", runs=ids)
         return fitting[0]
 
-    async def watch(self) -> AsyncIterator[list[RunInfo]]:
+    async def watch(self) -> AsyncGenerator[list[RunInfo], None]:
         """Yield the whole list now and again after every change. Lasts until cancelled; heals after outages.
 
         Close it (`contextlib.aclosing`) when leaving early.

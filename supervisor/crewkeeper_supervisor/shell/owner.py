@@ -1,0 +1,304 @@
+"""Owner: one run under one lease: fold its journal, record decisions, carry them out, keep its clock.
+
+Theory of operation. A new owner publishes `OwnerChanged` and folds the journal from entry 1 until it meets that entry:
+by then it has seen all that was stored before its term. Then it opens the ledger, which fences off earlier owners, and
+carries out what the fold left pending: decided, with no trace. From there on it folds what comes and carries out what
+the core decides: first the ledger where the command is durable, then the effect. Every effect leaves a trace in the
+journal; one whose trace does not show is sent again under the same id. Before every effect the lease is checked, so
+an owner that was stopped or cut off falls silent by itself.
+"""
+
+import time
+from collections.abc import Callable, Iterable
+from typing import Final, Protocol
+
+import anyio
+from msgspec import Struct
+
+from crewkeeper_bus import codec
+from crewkeeper_bus.errors import ConnectionLost
+from crewkeeper_bus.messages import OwnerChanged, Tick
+from crewkeeper_supervisor.core import events
+from crewkeeper_supervisor.core.commands import Command, Escalate
+from crewkeeper_supervisor.core.crew import Crew
+from crewkeeper_supervisor.core.events import Event
+from crewkeeper_supervisor.core.findings import Incident
+from crewkeeper_supervisor.shell import effects, journal
+from crewkeeper_supervisor.shell.effects import Effects
+from crewkeeper_supervisor.shell.errors import LeaseLost, StoreUnavailable
+from crewkeeper_supervisor.shell.journal import Entry, Follower
+from crewkeeper_supervisor.shell.lease import Lease
+from crewkeeper_supervisor.shell.ledger import Ledger
+from crewkeeper_supervisor.shell.logbook import logger
+from crewkeeper_supervisor.shell.nats_link import Link
+from crewkeeper_supervisor.shell.outbox import Outbox
+from crewkeeper_supervisor.shell.registry import ENDED
+
+WAIT_MAX_S: Final = 1.0
+TICK_LEAD_S: Final = 0.001
+"""Ticks are sent this much late rather than early: an early one would only have to be sent again."""
+TICK_GAP_S: Final = 0.005
+"""Least pause between two ticks, whatever the core asks for."""
+
+
+class Timing(Struct, frozen=True, kw_only=True):
+    """Pauses of an owner, in seconds; tests shorten them."""
+
+    resend_s: float = 1.0
+    """After the first sending without a trace; doubles each time."""
+    resend_max_s: float = 30.0
+    ended_s: float = 10.0
+    """How long an ended run is looked after for the sake of effects without a trace."""
+
+
+class Fold(Protocol):
+    """What an owner needs of the core (`core.supervisor.Supervisor`)."""
+
+    @property
+    def crew(self) -> Crew | None:
+        """The crew, once declared."""
+
+    @property
+    def state(self) -> str:
+        """Where the run stands."""
+
+    @property
+    def now_s(self) -> float:
+        """Journal time."""
+
+    @property
+    def pending(self) -> dict[str, Command]:
+        """Decided, without a trace."""
+
+    @property
+    def incidents(self) -> dict[str, Incident]:
+        """Findings over time."""
+
+    def handle(self, event: Event) -> list[Command]:
+        """Take the next event."""
+
+    def next_tick_at_s(self) -> float | None:
+        """When the clock is needed."""
+
+
+MakeFold = Callable[[str], Fold]
+
+
+class Owner:
+    """Owns one run for as long as its lease lasts.
+
+    Attributes:
+        fold: The core's state of the run.
+    """
+
+    def __init__(
+        self, link: Link, lease: Lease, outbox: Outbox, make_fold: MakeFold, *, name: str, timing: Timing | None = None
+    ) -> None:
+        self.fold = make_fold(lease.run)
+        self._link = link
+        self._lease = lease
+        self._run = lease.run
+        self._name = name
+        self._timing = timing or Timing()
+        self._effects = Effects(link, lease.run, lease.term, outbox)
+        self._ledger: Ledger | None = None
+        self._log = logger().bind(crew=lease.run, term=lease.term)
+        self._seq = 0
+        self._heard_s = time.monotonic()
+        self._sent: dict[str, tuple[float, int]] = {}
+        """By command without a trace: when to send it again, and how often it was sent."""
+        self._tick = ""
+        """Id of the tick that is under way."""
+        self._tick_again_s = 0.0
+        self._ended_s = 0.0
+        self._reported: set[str] = set()
+
+    async def own(self) -> None:
+        """Own the run until it has ended and nothing is left to do.
+
+        Raises:
+            LeaseLost: Somebody else owns it, or may.
+            RunNotFound: Its journal is gone.
+            JournalGap: Its journal is damaged.
+            StoreUnavailable: The ledger could not be opened or written.
+        """
+        lost: list[LeaseLost] = []
+        failures: list[Exception] = []
+
+        async def keep() -> None:
+            try:
+                await self._lease.keep()
+            except LeaseLost as error:
+                lost.append(error)
+                group.cancel_scope.cancel()
+
+        async with anyio.create_task_group() as group:
+            group.start_soon(keep)
+            try:
+                await self._work()
+            except Exception as error:  # noqa: BLE001 - raised below, out of the group, as itself
+                failures.append(error)
+            group.cancel_scope.cancel()
+        for cause in (*lost, *failures):
+            raise cause
+
+    async def _work(self) -> None:
+        async with journal.follow(self._link, self._run) as entries:
+            await self._catch_up(entries)
+            self._lease.check()
+            self._ledger = await Ledger.open(self._link, self._run, term=self._lease.term, owner=self._name)
+            left = list(self.fold.pending.values())
+            self._log.info("run.owned", seq=self._seq, pending=len(left))
+            await self._carry_out(left)
+            while not self._is_over():
+                commands = self._take(await entries.batch(self._wait_s()))
+                await self._carry_out(commands)
+                await self._carry_out(self._due())
+                await self._keep_clock()
+        self._log.info("run.over", seq=self._seq, state=self.fold.state)
+
+    async def _catch_up(self, entries: Follower) -> None:
+        """Fold everything up to our own `OwnerChanged`, which is published again until it shows."""
+        subject, again_s = "", 0.0
+        while True:
+            if time.monotonic() >= again_s:
+                self._lease.check()
+                subject = subject or journal.op_subject(self._run)
+                message = OwnerChanged(term=self._lease.term, owner=self._name)
+                try:
+                    await self._link.publish(subject, codec.encode(message))
+                except ConnectionLost:
+                    self._log.warning("owner.unsaid", cause="not connected")
+                again_s = time.monotonic() + self._timing.resend_s
+            batch = await entries.batch(self._timing.resend_s)
+            self._take(batch)
+            if any(entry.subject == subject for entry in batch):
+                return
+            await anyio.lowlevel.checkpoint()
+
+    def _take(self, batch: list[Entry]) -> list[Command]:
+        """Fold entries; return what they decided and has no trace yet."""
+        commands: list[Command] = []
+        for entry in batch:
+            limit_bytes = codec.PAYLOAD_MAX_BYTES if self.fold.crew is None else self.fold.crew.payload_bytes
+            commands += self.fold.handle(events.read(*entry, limit_bytes=limit_bytes))
+            self._seq = entry.seq
+            if self._tick and entry.subject.endswith("." + self._tick):
+                self._tick = ""
+                self._tick_again_s = time.monotonic() + TICK_GAP_S
+        if batch:
+            self._heard_s = time.monotonic()
+            if self._ledger is not None:
+                self._say_findings()
+        pending = self.fold.pending
+        return [command for command in commands if command.id in pending]
+
+    def _say_findings(self) -> None:
+        incidents = self.fold.incidents
+        if len(self._reported) > 2 * len(incidents) + 100:
+            self._reported.intersection_update(incidents)
+        for id_, incident in reversed(incidents.items()):
+            if id_ in self._reported:
+                break
+            self._reported.add(id_)
+            found = incident.finding
+            self._log.warning(f"finding.{found.kind}", finding=id_, seq=found.seq, agents=list(found.agents)[:20])
+
+    # --- effects ---
+
+    async def _carry_out(self, commands: Iterable[Command]) -> None:
+        wanted = list(commands)
+        if not wanted:
+            return
+        assert self._ledger is not None
+        self._lease.check()
+        durable = [command for command in wanted if command.durable]
+        try:
+            await self._ledger.commit(durable)
+        except StoreUnavailable as error:
+            self._log.error("ledger.unavailable", cause=type(error).__name__, commands=len(durable))
+        for command in wanted:
+            if command.durable and not self._ledger.has(command.id):
+                self._send_later(command)  # fail closed
+                continue
+            self._lease.check()
+            await self._effect(command)
+
+    async def _effect(self, command: Command) -> None:
+        """One effect, one line in the log."""
+        attempt = self._send_later(command)
+        log = self._log.bind(
+            command_id=command.id,
+            agent=effects.target(command),
+            finding=effects.finding(command),
+            cause=command.id.partition("-")[0],
+            kind=type(command).__name__,
+            attempt=attempt,
+        )
+        try:
+            await self._effects.carry_out(command, self.fold.crew)
+        except (ConnectionLost, StoreUnavailable) as error:
+            log.warning("effect.failed", error=type(error).__name__)
+            return
+        log.info("effect.sent", latency_ms=round((time.monotonic() - self._heard_s) * 1000, 1))
+
+    def _send_later(self, command: Command) -> int:
+        attempts = self._sent.get(command.id, (0.0, 0))[1] + 1
+        wait_s = min(self._timing.resend_max_s, self._timing.resend_s * 2 ** min(attempts - 1, 10))
+        self._sent[command.id] = (time.monotonic() + wait_s, attempts)
+        return attempts
+
+    def _due(self) -> list[Command]:
+        """Commands without a trace whose time to be sent again has come."""
+        if not self._sent:
+            return []
+        pending, now_s = self.fold.pending, time.monotonic()
+        for id_ in [id_ for id_ in self._sent if id_ not in pending]:
+            del self._sent[id_]
+        return [pending[id_] for id_, (again_s, _) in self._sent.items() if again_s <= now_s]
+
+    # --- the clock ---
+
+    def _tick_in_s(self) -> float | None:
+        """Seconds until a tick should be sent; None: no need.
+
+        Journal time goes on at the pace of our own clock from the last entry on; the wall clock here plays no part.
+        """
+        due_s = self.fold.next_tick_at_s()
+        if due_s is None:
+            return None
+        now_s = time.monotonic()
+        journal_now_s = self.fold.now_s + (now_s - self._heard_s)
+        return max(due_s + TICK_LEAD_S - journal_now_s, self._tick_again_s - now_s)
+
+    async def _keep_clock(self) -> None:
+        wait_s = self._tick_in_s()
+        if wait_s is None or wait_s > 0:
+            return
+        self._lease.check()
+        subject = journal.op_subject(self._run)
+        try:
+            await self._link.publish(subject, codec.encode(Tick()))
+        except ConnectionLost:
+            self._tick_again_s = time.monotonic() + self._timing.resend_s
+            return
+        # At most one is under way: the next one waits for this one to show, or is taken to be lost.
+        self._tick = subject.rpartition(".")[2]
+        self._tick_again_s = time.monotonic() + self._timing.resend_s
+
+    def _wait_s(self) -> float:
+        waits = [WAIT_MAX_S]
+        if (tick_s := self._tick_in_s()) is not None:
+            waits.append(tick_s)
+        now_s = time.monotonic()
+        waits += [again_s - now_s for again_s, _ in self._sent.values()]
+        return max(0.0, min(waits))
+
+    def _is_over(self) -> bool:
+        """The run has ended, and every effect has its trace or is in the outbox."""
+        if self.fold.state not in ENDED:
+            self._ended_s = 0.0
+            return False
+        self._ended_s = self._ended_s or time.monotonic()
+        open_ = [c for c in self.fold.pending.values() if not (isinstance(c, Escalate) and c.id in self._sent)]
+        return not open_ or time.monotonic() - self._ended_s > self._timing.ended_s

@@ -1,0 +1,159 @@
+"""Webhook: one signed request to one receiver (Standard Webhooks 1.0): its text, its signature, one attempt to send it.
+
+When to try and when to give up is the outbox's business.
+"""
+
+import os
+import re
+import ssl
+import time
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+import anyio
+import httpx2
+import msgspec
+from msgspec import Struct
+from standardwebhooks import Webhook as Signer
+
+from crewkeeper_supervisor.core.commands import Escalate
+from crewkeeper_supervisor.core.crew import Webhook
+from crewkeeper_supervisor.shell.errors import SettingMissing
+
+BODY_MAX_BYTES: Final = 20_000
+ATTEMPT_LIMIT_S: Final = 15.0
+RETRY_AFTER_MAX_S: Final = 3600.0
+_VARIABLE: Final = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
+
+
+class Unusable(ValueError):  # noqa: N818
+    """A setting that cannot work. The text never quotes it."""
+
+
+class Attempt(Struct, frozen=True, kw_only=True):
+    """How one attempt went. Holds neither the address's path nor the secret."""
+
+    ok: bool
+    final: bool = False
+    """Trying again is pointless: the receiver is gone for good (410), or the settings are wrong."""
+    host: str
+    text: str
+    """For people: `204 from ops.example in 12 ms`."""
+    latency_ms: float = 0.0
+    retry_after_s: float = 0.0
+    """What the receiver asked for, at most an hour."""
+
+
+def client() -> httpx2.AsyncClient:
+    """The HTTP client for all deliveries: no redirects, no proxy from the environment, every step limited."""
+    return httpx2.AsyncClient(
+        timeout=ATTEMPT_LIMIT_S,
+        follow_redirects=False,
+        trust_env=False,
+        limits=httpx2.Limits(max_connections=32, max_keepalive_connections=8),
+        headers={"user-agent": "crewkeeper"},
+    )
+
+
+def expand(text: str, env: Mapping[str, str] | None = None) -> str:
+    """Replace every `${NAME}` by the environment variable of that name.
+
+    Raises:
+        SettingMissing: One is not set or empty.
+    """
+    values = os.environ if env is None else env
+
+    def value(found: re.Match[str]) -> str:
+        name = found[1]
+        if not values.get(name):
+            raise SettingMissing(f"the environment variable {name} is not set; the crew file names it", name=name)
+        return values[name]
+
+    return _VARIABLE.sub(value, text)
+
+
+def body(run: str, crew: str, command: Escalate) -> bytes:
+    """The request's body: `{type, timestamp, data}`, below 20 kB.
+
+    What is too large is left out, largest first, and named in `data.left_out`.
+    """
+    data: dict[str, Any] = {**command.body, "run": run, "crew": crew, "incident": command.incident}
+    what = re.sub(r"[^a-z0-9_]", "_", str(command.body.get("kind", "incident")).lower())[:40]
+    now = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    left_out: list[str] = []
+    while True:
+        encoded = msgspec.json.encode({"type": f"crewkeeper.{what}.{command.kind}", "timestamp": now, "data": data})
+        if len(encoded) < BODY_MAX_BYTES:
+            return encoded
+        optional = [key for key in data if key not in ("run", "crew", "incident", "left_out")]
+        if not optional:
+            raise ValueError(f"run {run}: the names of an escalation alone have {len(encoded)} bytes")
+        largest = max(optional, key=lambda key: len(msgspec.json.encode(data[key])))
+        del data[largest]
+        left_out.append(largest[:100])
+        data["left_out"] = left_out[:20]
+
+
+def sign(secret: str, message_id: str, timestamp: datetime, payload: bytes) -> dict[str, str]:
+    """The three headers of Standard Webhooks; without a secret, two and no signature.
+
+    Args:
+        secret: `whsec_` and base64, or base64.
+        message_id: The same over all attempts: the receiver's key against duplicates.
+        timestamp: Of this attempt, in UTC.
+        payload: The body.
+
+    Raises:
+        Unusable: The secret is not base64.
+    """
+    assert timestamp.tzinfo is UTC, "the library takes whatever it is given for UTC"
+    headers = {"webhook-id": message_id, "webhook-timestamp": str(int(timestamp.timestamp()))}
+    if secret:
+        try:
+            headers["webhook-signature"] = Signer(secret).sign(message_id, timestamp, payload.decode())
+        except Exception:  # noqa: BLE001 - the library's errors quote the secret
+            raise Unusable("the secret is not base64; make one with `openssl rand -base64 32`") from None
+    return headers
+
+
+async def deliver(http: httpx2.AsyncClient, receiver: Webhook, message_id: str, payload: bytes) -> Attempt:
+    """Send once. Never raises for what the receiver, the network or the settings do."""
+    try:
+        url, secret = expand(receiver.webhook), expand(receiver.secret)
+        headers = sign(secret, message_id, datetime.now(UTC), payload)
+        parts = urlsplit(url)
+        host = parts.hostname or ""
+        if parts.scheme not in ("http", "https") or not host:
+            raise Unusable("the webhook is not an http or https address")
+    except (SettingMissing, Unusable) as error:  # the environment of this process does not change
+        return Attempt(ok=False, final=True, host="", text=str(error))
+    except ValueError:  # of urlsplit; its text quotes the address
+        return Attempt(ok=False, final=True, host="", text="the webhook is not a usable address")
+    began_s = time.monotonic()
+    try:
+        with anyio.fail_after(ATTEMPT_LIMIT_S):
+            status, retry_after = await _post(http, url, payload, headers)
+    except TimeoutError:
+        return Attempt(ok=False, host=host, text=f"no answer from {host} within {ATTEMPT_LIMIT_S:g} s")
+    except (httpx2.HTTPError, httpx2.InvalidURL, ssl.SSLError, OSError, UnicodeError, ValueError) as error:
+        return Attempt(ok=False, host=host, text=f"{host} cannot be reached: {type(error).__name__}")
+    latency_ms = (time.monotonic() - began_s) * 1000
+    return Attempt(
+        ok=200 <= status < 300,
+        final=status == 410,
+        host=host,
+        text=f"{status} from {host} in {latency_ms:.0f} ms",
+        latency_ms=latency_ms,
+        retry_after_s=retry_after,
+    )
+
+
+async def _post(http: httpx2.AsyncClient, url: str, payload: bytes, headers: dict[str, str]) -> tuple[int, float]:
+    """Status and Retry-After; the answer's body is not read."""
+    sent = {"content-type": "application/json", **headers}
+    async with http.stream("POST", url, content=payload, headers=sent) as answer:
+        asked = answer.headers.get("retry-after", "")
+        wait_s = float(asked) if asked.isascii() and asked.isdigit() and len(asked) < 10 else 0.0
+        return answer.status_code, min(RETRY_AFTER_MAX_S, wait_s)
