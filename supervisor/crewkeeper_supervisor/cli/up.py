@@ -64,9 +64,12 @@ def load(files: Sequence[Path]) -> "list[Crew]":
             say(str(error))
             refused.append(str(file))
             continue
-        warnings = [*found.warnings, *found.lint()]
+        doubts = [*found.warnings, *found.lint()]
+        warnings = [doubt for doubt in doubts if doubt.severity == "warning"]
         if warnings:
             say(render(warnings))
+        if len(warnings) < len(doubts):
+            say(f"{file}: {len(doubts) - len(warnings)} more to note: supervisor crew check {file}")
         crews.append(found.crew)
     if refused:
         raise Failure(f"{', '.join(refused)}: refused; nothing was started", code=INVALID)

@@ -27,12 +27,14 @@ from crewkeeper_supervisor.shell.ground import Ground
 from crewkeeper_supervisor.shell.hosted_run import SETTLE_S, HostedRun, RunResult
 from crewkeeper_supervisor.shell.launcher import Launch, command_line, environment
 from crewkeeper_supervisor.shell.logbook import logger
-from crewkeeper_supervisor.shell.nats_link import Link
+from crewkeeper_supervisor.shell.nats_link import LINK_ERRORS, Link
 from crewkeeper_supervisor.shell.registry import ENDED, Registry
 from crewkeeper_supervisor.shell.restart import KeptProcess
 
 CONTROLLER_RULE: Final = Restart(policy="permanent", intensity=1000, period_s=60.0, shutdown_s=5.0)
 """A controller is always started again: the growing delay keeps it far below this intensity."""
+DELIVERY_LIMIT_S: Final = 3.0
+"""How long the end waits for escalations to be delivered."""
 _RUN_NAME_MAX_CHARS: Final = 25
 _SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -173,6 +175,7 @@ class Host:
                 for run in self.runs:
                     running.start_soon(self._serve_run, run)
             if self._controller is not None:
+                await self._wait_for_deliveries()
                 await self._controller.stop(CONTROLLER_RULE.shutdown_s)
             tasks.cancel_scope.cancel()
         return [run.result for run in self.runs if run.result is not None]
@@ -199,6 +202,23 @@ class Host:
                 await self._ground.shut_out(run.run)
             except ServerError as error:
                 logger().warning("host.users_left", crew=run.run, error=str(error)[:300])
+
+    async def _wait_for_deliveries(self) -> None:
+        """Give the controller a moment to tell people what it has decided to tell them."""
+        from crewkeeper_supervisor.shell.outbox import STREAM  # late: it brings an HTTP client along
+
+        waiting = 0
+        try:
+            with anyio.move_on_after(DELIVERY_LIMIT_S):
+                while waiting := (await self._link.js.stream_info(STREAM)).state.messages:  # noqa: ASYNC110 - no event
+                    await anyio.sleep(0.05)
+        except LINK_ERRORS:
+            return  # there is no outbox, or no server any more
+        if waiting:
+            self._tell(
+                f"{waiting} message(s) to people could not be delivered yet; they are kept, and tried again whenever "
+                "a controller runs on this state directory"
+            )
 
     async def _heed_signals(self, *, task_status: anyio.abc.TaskStatus[None]) -> None:
         with anyio.open_signal_receiver(*_SIGNALS) as received:

@@ -14,7 +14,15 @@ import anyio
 from msgspec import Struct
 
 from crewkeeper_bus.errors import ConnectionLost
-from crewkeeper_bus.messages import ProcessExited, ProcessStarted, RestartsExhausted, RunEnded, StopProcess, StopRun
+from crewkeeper_bus.messages import (
+    OperatorAsked,
+    ProcessExited,
+    ProcessStarted,
+    RestartsExhausted,
+    RunEnded,
+    StopProcess,
+    StopRun,
+)
 from crewkeeper_bus.subjects import HOST, SUPERVISOR, stream_name
 from crewkeeper_supervisor.core.crew import Crew, Restart
 from crewkeeper_supervisor.shell import journal
@@ -76,6 +84,7 @@ class HostedRun:
         self._ends: dict[str, Ended] = {}
         self._told: tuple[State, str] | None = None
         self.is_cut_off = False
+        self._ordered = False
         self._end = anyio.Event()
         self._word = anyio.Event()
 
@@ -99,6 +108,9 @@ class HostedRun:
             if self._told is None:  # the processes ended by themselves: let the owner say how that is to be read
                 with anyio.move_on_after(settle_s):
                     await self._word.wait()
+            elif not self._ordered and self._kept:
+                # So that whoever folds the journal reads the exits that follow as asked for, not as crashes.
+                await self._report(OperatorAsked(action="stop_run", by="the host", why=self._told[1][:2000]))
             await self._end_processes()
             tasks.cancel_scope.cancel()
         state, why = self._told or self._verdict()
@@ -162,6 +174,7 @@ class HostedRun:
             async for order in orders:
                 match order:
                     case StopRun():
+                        self._ordered = self._told is None
                         self.stop(order.why, _state(order.state))
                     case StopProcess() if order.agent in self._kept:
                         tasks.start_soon(self._kept[order.agent].stop, order.grace_s)

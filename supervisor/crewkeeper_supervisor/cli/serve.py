@@ -1,0 +1,52 @@
+"""`supervisor serve`: run a controller, which watches runs, finds what is wrong and acts by policy."""
+
+import os
+import signal
+import socket
+from pathlib import Path
+
+import anyio
+import anyio.abc
+import click
+
+from crewkeeper_supervisor.cli.failure import INTERRUPTED
+from crewkeeper_supervisor.cli.place_options import place_options
+
+
+@click.command()
+@click.option("--name", default="", metavar="NAME", help="Name of this controller; default: machine and process.")
+@click.option("--run", "runs", multiple=True, metavar="RUN", help="Only this run (repeatable); default: all.")
+@place_options
+def serve(name: str, runs: tuple[str, ...], state: Path | None, nats: str | None) -> int:
+    """Run a controller: it watches runs and acts.
+
+    `supervisor up` starts one by itself. Several may share a server: each run is owned by one of them, and taken over
+    within seconds when that one is gone.
+
+    Exit status: 0 told to end (SIGTERM), 4 no server, 130 interrupted.
+    """
+    return anyio.run(_serve, name, runs, state, nats)
+
+
+async def _serve(name: str, runs: tuple[str, ...], state: Path | None, nats: str | None) -> int:
+    from crewkeeper_supervisor.shell import controller
+    from crewkeeper_supervisor.shell.place import Place
+
+    place = Place.find(state, nats)
+    caught: list[int] = []
+    async with anyio.create_task_group() as tasks:
+        await tasks.start(_end_on_signal, tasks.cancel_scope, caught)
+        await controller.serve(place, name or f"{socket.gethostname()}-{os.getpid()}", runs=runs or None)
+        tasks.cancel_scope.cancel()
+    return INTERRUPTED if signal.SIGINT in caught else 0
+
+
+async def _end_on_signal(
+    scope: anyio.CancelScope, caught: list[int], *, task_status: anyio.abc.TaskStatus[None]
+) -> None:
+    """Cancel `scope` on SIGINT or SIGTERM; what it held is given back on the way out."""
+    with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as received:
+        task_status.started()
+        async for number in received:
+            caught.append(number)
+            scope.cancel()
