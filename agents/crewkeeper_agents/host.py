@@ -22,6 +22,8 @@ def find(place: str) -> Agent:
     """
     module_name, _, name = place.partition(":")
     name = name or "agent"
+    if module_name.endswith(".py"):
+        raise ConfigError(f"{place!r} names a file; name its module: {module_name.removesuffix('.py')}:{name}")
     if not all(part.isidentifier() for part in module_name.split(".")) or not name.isidentifier():
         raise ConfigError(f"{place!r} does not name an agent: write module:name, e.g. mycrew.planner:agent")
     try:
