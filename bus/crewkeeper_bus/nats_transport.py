@@ -12,17 +12,17 @@ freed of doubles, and delivered. Outside a renewal no header is looked at.
 
 import asyncio
 import random
-import re
 import time
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable
-from typing import Final, NamedTuple
+from typing import Final
 
 import structlog
 from nats.errors import Error as NatsError
 
 from crewkeeper_bus.credentials import Credentials, redacted
 from crewkeeper_bus.errors import BusError, CodecError, ConfigError, ConnectionLost
+from crewkeeper_bus.overlap import Arrival, Subscription, in_order
 from crewkeeper_bus.pattern import check_subject
 from crewkeeper_bus.transport import Deliver
 from crewkeeper_bus.wire import WireClient, quiet
@@ -50,25 +50,6 @@ RENEW_PAUSE_S: Final = 0.25
 PAYLOAD_MAX_BYTES: Final = 1024 * 1024
 """Assumed until a server has said what it takes."""
 
-_SEQUENCE: Final = re.compile(rb"\r\nNats-Sequence: *(\d{1,20})\r\n")
-_STREAM: Final = re.compile(rb"\r\nNats-Stream: *([^\r\n]{1,256})\r\n")
-
-
-class _Subscription(NamedTuple):
-    subject: str
-    queue: str
-    deliver: Deliver
-
-
-class _Arrival(NamedTuple):
-    """A message that came during a renewal."""
-
-    link: WireClient
-    subscription: _Subscription
-    subject: str
-    payload: bytes
-    headers: bytes
-
 
 class NatsTransport:
     """A connection to a nats-server; implements `transport.Transport`. Make it with `open`; belongs to one event loop.
@@ -83,13 +64,13 @@ class NatsTransport:
         self._name = name
         self._link: WireClient | None = None
         self._credentials = Credentials(url="")
-        self._subscriptions: list[_Subscription] = []
+        self._subscriptions: list[Subscription] = []
         self._listeners: list[Callable[[bool], None]] = []
         self._held: deque[tuple[str, bytes]] = deque()
         self._held_bytes = 0
         self._holding = False
         self._next: WireClient | None = None
-        self._arrivals: list[_Arrival] | None = None
+        self._arrivals: list[Arrival] | None = None
         self._closed = False
         self._max_payload_bytes = PAYLOAD_MAX_BYTES
         self._connected = asyncio.Event()
@@ -206,7 +187,7 @@ class NatsTransport:
             check_subject(queue)
         if self._closed:
             raise self._gone("the connection is closed", "open a new one")
-        subscription = _Subscription(subject, queue, deliver)
+        subscription = Subscription(subject, queue, deliver)
         self._subscriptions.append(subscription)
         for link in (self._link, self._next):
             if link is not None:
@@ -313,16 +294,16 @@ class NatsTransport:
             _send(link, *self._held.popleft())
         self._held_bytes = 0
 
-    def _attach(self, link: WireClient, subscription: _Subscription) -> None:
+    def _attach(self, link: WireClient, subscription: Subscription) -> None:
         def arrived(subject: str, payload: bytes, headers: bytes | None) -> None:
             if self._arrivals is None:
                 self._deliver(subscription, subject, payload)
             else:
-                self._arrivals.append(_Arrival(link, subscription, subject, payload, headers or b""))
+                self._arrivals.append(Arrival(link, subscription, subject, payload, headers or b""))
 
         link.subscribe_raw(subscription.subject, subscription.queue, arrived)
 
-    def _deliver(self, subscription: _Subscription, subject: str, payload: bytes) -> None:
+    def _deliver(self, subscription: Subscription, subject: str, payload: bytes) -> None:
         try:
             subscription.deliver(subject, payload)
         except Exception:
@@ -437,7 +418,7 @@ class NatsTransport:
             self._holding = False
             self._next = None
             arrivals, self._arrivals = self._arrivals, None
-            for subscription, subject, payload in _in_order(arrivals, new):
+            for subscription, subject, payload in in_order(arrivals, new):
                 self._deliver(subscription, subject, payload)
 
 
@@ -447,29 +428,3 @@ def _gone(credentials: Credentials, what: str, remedy: str) -> ConnectionLost:
 
 def _send(link: WireClient, subject: str, payload: bytes) -> None:
     link.send(b"PUB %b %d\r\n%b\r\n" % (subject.encode("ascii"), len(payload), payload))
-
-
-def _in_order(arrivals: list[_Arrival], new: WireClient) -> list[tuple[_Subscription, str, bytes]]:
-    """What came over two links, each message once per subscription, in the order of its stream.
-
-    Messages without a stream's mark come first; of those, the ones on the new link that also came on the old are left
-    out.
-    """
-    plain: list[_Arrival] = []
-    doubles: Counter[tuple[int, str, bytes, bytes]] = Counter()
-    marked: dict[tuple[bytes, int, int], _Arrival] = {}
-    for each in sorted(arrivals, key=lambda arrival: arrival.link is new):
-        # The server appends its own marks, so where a sender has forged some the last ones are true.
-        sequences, streams = _SEQUENCE.findall(each.headers), _STREAM.findall(each.headers)
-        if sequences and streams:
-            marked.setdefault((streams[-1], int(sequences[-1]), id(each.subscription)), each)
-            continue
-        key = (id(each.subscription), each.subject, each.payload, each.headers)
-        if each.link is not new:
-            doubles[key] += 1
-        elif doubles[key] > 0:
-            doubles[key] -= 1
-            continue
-        plain.append(each)
-    ordered = plain + [marked[key] for key in sorted(marked, key=lambda key: key[:2])]
-    return [(each.subscription, each.subject, each.payload) for each in ordered]

