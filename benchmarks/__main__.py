@@ -1,0 +1,28 @@
+"""`python -m benchmarks`: everything, in one run of about a minute."""
+
+import tempfile
+from pathlib import Path
+
+import anyio
+
+from benchmarks import deadlock, monitor, traffic
+from benchmarks.ground import ground, load
+
+
+async def _live() -> None:
+    with tempfile.TemporaryDirectory(prefix="crewkeeper-bench-") as folder:
+        agents = ("asker", "echo", "teller", "sink", "left", "right")
+        async with ground(Path(folder), agents) as where:
+            await traffic.run(where)
+            await deadlock.run(where)
+
+
+def main() -> None:
+    """Run all benchmarks."""
+    print(load())
+    monitor.run()
+    anyio.run(_live)
+
+
+if __name__ == "__main__":
+    main()
