@@ -185,6 +185,7 @@ def _stopped_by_signals(client: bus.Client, life: Life) -> Iterator[None]:
             signal.signal(number, signal.SIG_DFL)
             signal.raise_signal(number)
         life.signalled = number.name
+        log.info("agent.signalled", signal=number.name)
         client.stop(number.name, grace_s=GRACE_S)
 
     for number in (signal.SIGTERM, signal.SIGINT):

@@ -94,7 +94,7 @@ def validate(town: Town, plan: Plan, folder: Path) -> int:
             raise ValueError(f"bookings.csv: {row['name']} is {row['eur']} EUR, the data say {euros(right)} EUR")
         paid += right
     fares = sum(stop["cost_cents"] for day in plan["days"] for stop in day["stops"] if stop["kind"] == "move")
-    total = paid + fares + town.request.meals_cents * len(plan["days"])
+    total: int = paid + fares + town.request.meals_cents * len(plan["days"])
     if total != plan["total_cents"] or total > town.request.budget_cents:
         raise ValueError(f"bookings.csv adds up to {euros(total)} EUR, the plan to {euros(plan['total_cents'])} EUR")
     page = (folder / "itinerary.md").read_text(encoding="utf-8")

@@ -115,6 +115,37 @@ async def test_sigterm_lets_main_clean_up_and_is_status_0(tmp_path):
         assert process.logged("agent.left")[0]["signal"] == "SIGTERM"
 
 
+async def test_sigterm_before_the_crew_is_complete_is_status_0(tmp_path):
+    script = {"main": [{"progress": "never"}]}
+    async with (
+        open_crew("nats", tmp_path) as crew,
+        member(crew, tmp_path, "a", scripted(script), begin=False) as process,
+    ):
+        await until(lambda: process.logged("agent.joined"), "it listens to signals")
+        await crew.double.probe("a")
+        process.process.send_signal(signal.SIGTERM)
+        assert await process.ended() == 0
+        assert not (await crew.double.wait("a", m.Left)).done
+        assert not crew.double.all("a", m.Progress)
+
+
+async def test_sigterm_lets_a_handler_finish_its_answer(tmp_path):
+    go = tmp_path / "go"
+    script = {"handlers": {"ask": [{"progress": "at work"}, {"barrier": {"file": str(go)}}, {"reply": "done"}]}}
+    async with (
+        open_crew("nats", tmp_path) as crew,
+        member(crew, tmp_path, "a", scripted(script)) as process,
+        crew.joined("b") as (client,),
+    ):
+        call = await client.call("a")
+        await crew.double.wait("a", m.Progress)
+        process.process.send_signal(signal.SIGTERM)
+        await until(lambda: process.logged("agent.signalled"), "the agent knows that it is to go")
+        go.touch()
+        assert await call.answer(20) == "done"
+        assert await process.ended() == 0
+
+
 async def test_a_main_that_raises_is_status_1_with_its_traceback(tmp_path):
     (tmp_path / "crewprogram.py").write_text(PROGRAM)
     argv = ["-m", "crewkeeper_agents.host", "crewprogram:broken"]
