@@ -112,10 +112,10 @@ class Membership:
             self._group = group
             await self._subscribe(transport)
             await transport.barrier()
-        except BaseException as error:
+        except BaseException:
             self.outgoing.close()
             group.cancel_scope.cancel()
-            await group.__aexit__(type(error), error, error.__traceback__)
+            await group.__aexit__(None, None, None)  # nothing runs in it yet
             with anyio.move_on_after(LEAVE_LIMIT_S, shield=True):
                 await transport.close()
             raise

@@ -97,10 +97,10 @@ class Outgoing:
             ConnectionLost: The client was closed meanwhile.
         """
         await anyio.lowlevel.checkpoint()
-        while len(self._pending) >= PENDING_MAX:
-            if self._closed:
-                raise ConnectionLost(f"{self._me} has left run {self._run}: nothing can be sent")
+        while len(self._pending) >= PENDING_MAX and not self._closed:
             await self._changed.wait()
+        if self._closed:
+            raise ConnectionLost(f"{self._me} has left run {self._run}: nothing can be sent")
 
     async def write(self) -> None:
         """Hand messages to the transport for ever; the one writer."""
