@@ -1,5 +1,6 @@
 """`supervisor up`: run crews here, in the foreground, until they are done."""
 
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -95,6 +96,8 @@ async def _up(
 
 
 def _introduce(ground: "Ground", runs: "list[HostedRun]") -> None:
+    from crewkeeper_supervisor.shell.launcher import secrets_of
+
     place = ground.place
     say(f"state  {place.state}")
     say(f"server {place.url}" + (" (embedded)" if ground.server is not None else ""))
@@ -103,6 +106,9 @@ def _introduce(ground: "Ground", runs: "list[HostedRun]") -> None:
             "warning: on an existing server all agents connect as this host does, so a message's sender is only as "
             "true as that server's own permissions make it; without --nats every agent is confined to its name"
         )
+    unset = sorted({name for run in runs for name in secrets_of(run.crew) if name not in os.environ})
+    if unset:
+        say(f"warning: {', '.join(unset)} not set, so nobody can be told by webhook; set it and start again")
     for run in runs:
         count = sum(agent.replicas for agent in run.crew.agents)
         say(f"run    {run.run}: crew {run.crew.name}, {count} agent{'' if count == 1 else 's'}")

@@ -47,7 +47,7 @@ class Reduction:
 
     Args:
         graph: The facts.
-        timers: Whether time counts as help. Without it, what only a timer would free is stuck too.
+        timers: Whether deadlines and leases count as help. Without, what only one of them would free is stuck too.
     """
 
     def __init__(self, graph: WaitGraph, *, timers: bool = True) -> None:
@@ -106,13 +106,16 @@ class Reduction:
             case OnHuman():
                 return self._constant[Verdict.EXTERNAL]
             case OnTimer():
-                return self._constant[Verdict.TIMER if self._timers else Verdict.STUCK]
+                return self._constant[Verdict.TIMER]
             case OnAll() | OnSome():
                 need = len(condition.of) if isinstance(condition, OnAll) else condition.k
                 if need == 0:
                     return self._constant[Verdict.LIVE]
                 gate = _Gate(need)
                 for part in condition.of:
+                    # A timer among alternatives is a deadline by another name; alone it is what the task does.
+                    if isinstance(part, OnTimer) and isinstance(condition, OnSome) and not self._timers:
+                        continue
                     self._feed(self._condition(part, task), gate)
                 return gate
 
