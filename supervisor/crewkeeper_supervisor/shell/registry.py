@@ -12,7 +12,6 @@ import nats.js.errors
 from msgspec import Struct
 from nats.aio.msg import Msg
 from nats.js.api import KeyValueConfig, RePublish, StorageType
-from nats.js.kv import KeyValue
 
 from crewkeeper_supervisor.shell.errors import RunAmbiguous, RunNotFound, StoreUnavailable
 from crewkeeper_supervisor.shell.nats_link import LINK_ERRORS, Link, WrongLastSequence, replicas
@@ -115,21 +114,20 @@ class Registry:
         Raises:
             StoreUnavailable: The server did not answer.
         """
+        # The bucket is read entry by entry: the library's watch can report "no more" before anything was delivered.
+        # An entry that changes meanwhile moves to the end, so that none is missed.
         found: dict[str, RunInfo] = {}
-        try:
-            bucket = await self._link.js.key_value(BUCKET)
-            watcher = await bucket.watchall()
+        seq = 1
+        while True:
             try:
-                while (entry := await watcher.updates(timeout=5.0)) is not None:  # type: ignore[no-untyped-call]
-                    if isinstance(entry, KeyValue.Entry) and (info := _decode(entry.value)):
-                        found[info.run] = info
-            finally:
-                with anyio.move_on_after(1, shield=True), contextlib.suppress(nats.errors.Error):
-                    await watcher.stop()  # type: ignore[no-untyped-call]
-        except nats.js.errors.NotFoundError:
-            return []
-        except LINK_ERRORS as error:
-            raise StoreUnavailable(f"bucket {BUCKET}: {type(error).__name__}") from error
+                stored = await self._link.js.get_msg(_STREAM, seq=seq, subject=f"{_PREFIX}>", next=True)
+            except nats.js.errors.NotFoundError:
+                break
+            except LINK_ERRORS as error:
+                raise StoreUnavailable(f"bucket {BUCKET}: {type(error).__name__}") from error
+            if info := _decode(stored.data):
+                found[info.run] = info
+            seq = int(stored.seq or seq) + 1
         return sorted(found.values(), key=lambda info: (info.declared_at_s, info.run))
 
     async def resolve(self, name: str) -> RunInfo:
