@@ -58,13 +58,14 @@ async def _rows(run: str | None, state: Path | None, nats: str | None) -> "list[
 
 @incidents.command()
 @click.argument("target", nargs=-1, required=True, metavar="[RUN] INCIDENT")
+@click.option("--run", metavar="RUN", help="The run, where it is not named before the incident.")
 @output_option("text", "json", "yaml", default="text")
 @place_options
-def show(target: tuple[str, ...], output: str, state: Path | None, nats: str | None) -> None:
+def show(target: tuple[str, ...], run: str | None, output: str, state: Path | None, nats: str | None) -> None:
     """Show one incident: the ring, the victim, what was done and when."""
     if len(target) > 2:
         raise Failure("give one incident, and at most one run before it", code=USAGE)
-    anyio.run(_show, target[-1], target[0] if len(target) == 2 else None, output, state, nats)
+    anyio.run(_show, target[-1], target[0] if len(target) == 2 else run, output, state, nats)
 
 
 async def _show(incident: str, run: str | None, output: str, state: Path | None, nats: str | None) -> None:

@@ -50,7 +50,7 @@ async def opened(state: Path | None, nats: str | None, *, stored: bool = False) 
         place = Place.find(state, nats)
     except NothingRuns:
         directory = state_dir(state)
-        if not stored or not (directory / "jetstream").is_dir():
+        if not stored or not (directory / "store").is_dir():
             raise
     else:
         async with connect(place) as link:

@@ -60,11 +60,13 @@ def _json_escape(char: str) -> str:
 
 
 def duration(seconds: float) -> str:
-    """A span of time in at most two units: `0.4s`, `12s`, `3m05s`, `2h10m`, `5d03h`; negative spans are `0s`."""
-    if seconds < 0:
+    """A span of time, short: `27ms`, `0.4s`, `12s`, `3m05s`, `2h10m`, `5d03h`; negative spans are `0s`."""
+    if seconds < 0.001:
         return "0s"
+    if seconds < 0.1:
+        return f"{seconds * 1000:.0f}ms"
     if seconds < 10:
-        return f"{seconds:.1f}s" if seconds >= 0.05 else "0s"
+        return f"{seconds:.1f}s"
     whole = int(seconds)
     if whole < 60:
         return f"{whole}s"
