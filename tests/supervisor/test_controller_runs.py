@@ -282,6 +282,9 @@ async def test_kill_9_of_the_owner_another_takes_over_and_the_decision_is_made_o
         recorded = await ledger.read(link, "r1")
         assert ledger.verify(recorded) == []
         assert len({record.id for record in recorded}) == len(recorded)
+        for log in (one.text(), two.text()):
+            assert "run.owned" in log
+            assert server.password not in log
 
 
 async def test_a_stopped_owner_is_fenced_and_falls_silent(tmp_path):

@@ -209,6 +209,7 @@ class Follower:
         self._subscription: Subscription | None = None
         self._consumer = ""
         self._heard_s = 0.0
+        self._connection = 0
         self._goal: int | None = None
         self._resumed = False
 
@@ -239,6 +240,7 @@ class Follower:
 
     async def aclose(self) -> None:
         """Stop the consumer, within a second. Idempotent."""
+        self._link.wake.discard(self._wake)
         with anyio.move_on_after(1, shield=True):
             await self._stop()
 
@@ -271,8 +273,8 @@ class Follower:
             now_s = time.monotonic()
             if until_s is not None and now_s >= until_s:
                 return []
-            if now_s - self._heard_s > SILENCE_S:
-                await self._restart("silence")
+            if self._connection != self._link.connections or now_s - self._heard_s > SILENCE_S:
+                await self._restart("silence" if self._connection == self._link.connections else "reconnected")
                 continue
             limit_s = SILENCE_S if until_s is None else min(SILENCE_S, until_s - now_s)
             with anyio.move_on_after(limit_s):
@@ -280,6 +282,8 @@ class Follower:
 
     async def _start(self) -> None:
         inbox = self._link.nc.new_inbox()
+        self._connection = self._link.connections
+        self._link.wake.add(self._wake)
         self._waiting.clear()
         self._wake.clear()
         self._subscription = await self._link.nc.subscribe(

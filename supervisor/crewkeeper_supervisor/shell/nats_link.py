@@ -48,6 +48,8 @@ class Link:
         js: Its JetStream context.
         place: Where it is connected to.
         closed: Set once the connection is closed for good.
+        connections: How often it has been connected: it grows at every return.
+        wake: Events that are set at every return.
     """
 
     def __init__(self, nc: WireClient, place: Place) -> None:
@@ -55,6 +57,8 @@ class Link:
         self.js = nc.jetstream(timeout=REQUEST_LIMIT_S)
         self.place = place
         self.closed = asyncio.Event()
+        self.connections = 1
+        self.wake: set[asyncio.Event] = set()
 
     @property
     def is_connected(self) -> bool:
@@ -121,6 +125,8 @@ class Link:
         Raises:
             StoreUnavailable: The server did not answer.
         """
+        if not self.nc.is_connected:
+            raise StoreUnavailable(f"not connected to {self.place.host}")
         try:
             return await self.js.get_msg(stream, subject=subject)
         except nats.js.errors.NotFoundError:
@@ -166,10 +172,14 @@ async def connect(place: Place, *, name: str = "supervisor") -> AsyncIterator[Li
     nc = WireClient()
     link = Link(nc, place)
 
-    async def failed(error: Exception) -> None:
-        log.warning("link.error", server=place.host, error=type(error).__name__)
-
     leaving = False
+    last_error = ""
+
+    async def failed(error: Exception) -> None:
+        nonlocal last_error
+        if type(error).__name__ != last_error:  # one line for an outage, not one for every attempt
+            last_error = type(error).__name__
+            log.warning("link.error", server=place.host, error=last_error)
 
     async def lost() -> None:
         if not leaving:
@@ -179,6 +189,11 @@ async def connect(place: Place, *, name: str = "supervisor") -> AsyncIterator[Li
         link.closed.set()
 
     async def back() -> None:
+        nonlocal last_error
+        last_error = ""
+        link.connections += 1
+        for event in link.wake:
+            event.set()
         log.info("link.back", server=place.host)
 
     options: dict[str, Any] = {"user": place.user, "password": place.password} if place.user else {}
@@ -202,13 +217,18 @@ async def connect(place: Place, *, name: str = "supervisor") -> AsyncIterator[Li
                 **options,
             )
     except (*LINK_ERRORS, ValueError) as error:
-        with anyio.move_on_after(CLOSE_LIMIT_S, shield=True):
-            await nc.close()
+        await _close(nc)
         raise ConnectionLost(f"cannot connect to {place.host}: {str(error)[:200] or type(error).__name__}") from error
     nc.options["max_reconnect_attempts"] = -1
     try:
         yield link
     finally:
         leaving = True
-        with anyio.move_on_after(CLOSE_LIMIT_S, shield=True):
-            await nc.close()
+        await _close(nc)
+
+
+async def _close(nc: WireClient) -> None:
+    if not nc.is_connected:  # nats-py would fail on sending what is left, and leave its tasks behind
+        nc._pending, nc._pending_data_size = [], 0
+    with anyio.move_on_after(CLOSE_LIMIT_S, shield=True), contextlib.suppress(*LINK_ERRORS):
+        await nc.close()

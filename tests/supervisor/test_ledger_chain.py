@@ -1,0 +1,142 @@
+"""The ledger on a real server: stored before anything else, once, chained, and closed to former owners."""
+
+import msgspec
+import pytest
+from nats_process import linked, until
+
+from crewkeeper_bus.messages import Break, Fault, StopProcess
+from crewkeeper_supervisor.core.commands import AnswerCall, AskHost, Escalate, TellAgent
+from crewkeeper_supervisor.shell import ledger
+from crewkeeper_supervisor.shell.errors import Fenced, StoreUnavailable
+from crewkeeper_supervisor.shell.ledger import Ledger
+
+pytestmark = pytest.mark.live
+
+
+def tell(id_, finding="F5-0"):
+    return TellAgent(id=id_, agent="a", message=Break(id="", task="t", epoch=1, finding=finding, why="w"), durable=True)
+
+
+async def opened(link, term=1, run="r1"):
+    await ledger.open_stream(link)
+    return await Ledger.open(link, run, term=term, owner=f"owner {term}")
+
+
+async def test_every_kind_of_decision_is_recorded_with_its_cause(tmp_path):
+    async with linked(tmp_path) as (_, link):
+        log = await opened(link)
+        await log.commit(
+            [
+                tell("12-0"),
+                AnswerCall(id="13-0", agent="a", call="c", error=Fault(code="peer_gone", text="x", finding="F13-0")),
+                AnswerCall(id="13-1", agent="a", call="c", body=msgspec.Raw(b'{"yes":true}')),
+                AskHost(id="14-0", message=StopProcess(id="", agent="a")),
+                Escalate(id="15-0", incident="F5-0", kind="opened", body={"summary": "s"}),
+            ]
+        )
+        records = await ledger.read(link, "r1")
+        assert [(r.id, r.kind, r.finding, r.cause_seq) for r in records] == [
+            ("term-1", "Owner", "", 0),
+            ("12-0", "TellAgent", "F5-0", 12),
+            ("13-0", "AnswerCall", "F13-0", 13),
+            ("13-1", "AnswerCall", "", 13),
+            ("14-0", "AskHost", "", 14),
+            ("15-0", "Escalate", "F5-0", 15),
+        ]
+        assert records[3].command["body"] == {"yes": True}
+        assert [record.n for record in records] == [1, 2, 3, 4, 5, 6]
+        assert ledger.verify(records) == []
+        assert await ledger.read(link, "other") == []
+
+
+async def test_a_decision_is_recorded_once_whoever_repeats_it(tmp_path):
+    async with linked(tmp_path) as (_, link):
+        first = await opened(link)
+        await first.commit([tell("1-0")])
+        await first.commit([tell("1-0"), tell("2-0")])
+        second = await opened(link, term=2)
+        assert second.has("1-0")
+        assert not second.has("3-0")
+        await second.commit([tell("2-0"), tell("3-0")])
+        records = await ledger.read(link, "r1")
+        assert [r.id for r in records] == ["term-1", "1-0", "2-0", "term-2", "3-0"]
+        assert ledger.verify(records) == []
+
+
+async def test_a_former_owner_is_refused_for_good(tmp_path):
+    async with linked(tmp_path) as (_, link):
+        old = await opened(link, term=3)
+        await old.commit([tell("1-0")])
+        new = await opened(link, term=4)
+        for _ in range(2):
+            with pytest.raises(Fenced):
+                await old.commit([tell("2-0")])
+        await new.commit([tell("2-0")])
+        with pytest.raises(Fenced):
+            await opened(link, term=3)
+        records = await ledger.read(link, "r1")
+        assert [(r.id, r.term) for r in records] == [("term-3", 3), ("1-0", 3), ("term-4", 4), ("2-0", 4)]
+
+
+async def test_a_commit_whose_acknowledgement_was_lost_is_not_made_twice(tmp_path):
+    async with linked(tmp_path) as (_, link):
+        log = await opened(link)
+        store, lost = link.store, []
+
+        async def lossy(*arguments, **options):
+            seq = await store(*arguments, **options)
+            if not lost:
+                lost.append(seq)
+                raise StoreUnavailable("lost")
+            return seq
+
+        link.store = lossy
+        await log.commit([tell("1-0")])
+        await log.commit([tell("2-0")])
+        assert lost
+        records = await ledger.read(link, "r1")
+        assert [r.id for r in records] == ["term-1", "1-0", "2-0"]
+        assert ledger.verify(records) == []
+
+
+async def test_many_decisions_are_split_into_batches_and_read_back(tmp_path):
+    async with linked(tmp_path) as (_, link):
+        log = await opened(link)
+        await log.commit(tell(f"{number}-0", finding="F" * 2000) for number in range(1, 1501))
+        records = await ledger.read(link, "r1")
+        assert len(records) == 1501
+        assert ledger.verify(records) == []
+        assert (await link.js.stream_info("LEDGER")).state.messages > 1501 * 2000 / ledger.BATCH_MAX_BYTES
+
+
+async def test_it_survives_a_killed_server(tmp_path):
+    async with linked(tmp_path) as (server, link):
+        log = await opened(link)
+        await log.commit([tell("1-0")])
+        server.stop()
+        await until(lambda: not link.is_connected)
+        server.start()
+        await log.commit([tell("2-0")])
+        assert [r.id for r in await ledger.read(link, "r1")] == ["term-1", "1-0", "2-0"]
+
+
+async def test_every_kind_of_tampering_is_named(tmp_path):
+    async with linked(tmp_path) as (_, link):
+        log = await opened(link)
+        await log.commit([tell(f"{number}-0") for number in range(1, 6)])
+        good = await ledger.read(link, "r1")
+
+    def edited(n, **changes):
+        copy = list(good)
+        copy[n] = msgspec.structs.replace(copy[n], **changes)
+        return copy
+
+    assert ledger.verify(good) == []
+    assert any("was changed" in each for each in ledger.verify(edited(2, command={"other": 1})))
+    rehashed = edited(2, term=9)
+    rehashed[2] = msgspec.structs.replace(rehashed[2], hash=ledger.digest(rehashed[2]))
+    assert any("does not follow" in each for each in ledger.verify(rehashed))
+    assert any("term" in each for each in ledger.verify(rehashed))
+    assert ledger.verify(good[:2] + good[3:])
+    assert ledger.verify([good[1], good[0], *good[2:]])
+    assert ledger.verify([*good[:3], good[2], *good[3:]])
