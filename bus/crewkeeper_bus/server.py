@@ -38,7 +38,7 @@ STOP_S: Final = 5.0
 RELOAD_S: Final = 5.0
 INGEST_MAX_MESSAGES: Final = 1_000_000
 """How many published messages may wait to be stored. Beyond it the server drops them, and publishers are not told; its
-own limit of 10,000 is passed by a tenth of a second of an agent that does not stop."""
+own limit of 100,000 is passed by half a second of an agent that does not stop."""
 INGEST_MAX_BYTES: Final = 256 * 1024 * 1024
 LOG_MAX_BYTES: Final = 10 * 1024 * 1024
 POLL_S: Final = 0.005

@@ -154,6 +154,18 @@ async def test_a_late_answer_to_a_flush_that_gave_up_is_harmless(tmp_path):
         await client.close()
 
 
+async def test_a_ping_keeps_its_place_behind_what_is_buffered(tmp_path):
+    async with running_server(tmp_path) as server:
+        own, client = server.credentials, WireClient()
+        await client.connect(own.url, user=own.user, password=own.password)
+        client.send(b"PUB t 0\r\n\r\n")
+        future = asyncio.get_running_loop().create_future()
+        await client._send_ping(future)
+        assert client._pending == [b"PUB t 0\r\n\r\n", b"PING\r\n"]
+        assert await asyncio.wait_for(future, 5)
+        await client.close()
+
+
 async def feed(data, chunk):
     """What a client makes of bytes from the server, cut into chunks."""
     client, got = WireClient(), []
