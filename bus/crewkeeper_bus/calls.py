@@ -1,6 +1,7 @@
 """Calls: the calls this agent made and has no answer for, and the waits that end when answers come."""
 
 import itertools
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
@@ -136,7 +137,11 @@ class Calls:
         self._tasks = tasks
         self._waits = waits
         self.open: dict[str, Call] = {}
+        self.agents: frozenset[str] = frozenset()
+        """Names that are known to be agents, hence no roles."""
         self._turns = itertools.count(1)
+        self._given_up: OrderedDict[str, str] = OrderedDict()
+        """Calls to a role that were cancelled before it was known who has them: call id to role."""
         tasks.on_end.append(self._task_ended)
 
     def next_turn(self) -> int:
@@ -218,12 +223,16 @@ class Calls:
             return
         if not self._outgoing.is_closed:
             self._outgoing.send(Kind.CANCEL, call.callee, call.id, Cancel, why=clip(why))
+            if call.callee == call.to:
+                self._given_up[call.id] = call.to
+                if len(self._given_up) > CALLS_MAX:
+                    self._given_up.popitem(last=False)
         call.resolve(msgspec.UNSET, Cancelled(f"call to {call.to} was cancelled: {why}"))
 
     def accept(self, sender: str, id_: str, reply: Reply | SupervisorReply) -> bool:
         """Take a reply. False: nobody asked for it, or not from that sender."""
         call = self.open.get(id_)
-        if call is None or not (sender == SUPERVISOR or self._is_asked(call, sender)):
+        if call is None or not (sender == SUPERVISOR or self._is_asked(sender, call.callee, call.to)):
             return False
         del self.open[id_]
         peer = call.to if sender == SUPERVISOR else sender
@@ -231,17 +240,23 @@ class Calls:
         return True
 
     def accept_progress(self, sender: str, id_: str, text: str) -> bool:
-        """Take a callee's progress. False: as `accept`."""
+        """Take a callee's progress, which also says which agent of a role has the call. False: as `accept`."""
         call = self.open.get(id_)
-        if call is None or not self._is_asked(call, sender):
+        if call is None:
+            role = self._given_up.pop(id_, "")
+            if not role or sender == role or not self._is_asked(sender, role, role):
+                return False
+            self._outgoing.send(Kind.CANCEL, sender, id_, Cancel, why="cancelled before it was known who has it")
+            return True
+        if not self._is_asked(sender, call.callee, call.to):
             return False
-        call.progress = text
+        call.progress = text or call.progress
         call.callee = sender
         return True
 
-    @staticmethod
-    def _is_asked(call: Call, sender: str) -> bool:
-        return sender == call.to or sender.startswith(call.to + "-")
+    def _is_asked(self, sender: str, callee: str, to: str) -> bool:
+        """Whether `sender` may answer: it is the callee or, unless that is known, one of the role: `r-…` of role `r`."""
+        return sender == callee or (callee == to and to not in self.agents and sender.startswith(to + "-"))
 
     def _task_ended(self, task: Task, failed: bool) -> None:
         if failed:

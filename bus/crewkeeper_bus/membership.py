@@ -194,6 +194,8 @@ class Membership:
 
     def beat(self, nonce: str = "") -> None:
         """Send a heartbeat, if it fits into a message."""
+        if self.outgoing.is_full and not nonce:
+            return  # the connection is gone for long; the next one comes at its return
         try:
             self.heartbeats.beat(nonce)
         except CodecError as error:
@@ -250,7 +252,7 @@ class Membership:
         sender, id_ = address.sender, address.id
         match address.kind:
             case Kind.REQ:
-                return self.serving.accept(sender, id_, message)
+                return self.serving.accept(sender, id_, message, by_role=address.to != self.settings.agent)
             case Kind.REP:
                 if sender == SUPERVISOR and self.humans.accept(id_, message):
                     return True
@@ -277,6 +279,7 @@ class Membership:
         match command:
             case Begin():
                 self.peers = command.peers
+                self.calls.agents = frozenset(command.peers)
                 self.serving.begin()
                 self._begun.set()
             case Break():

@@ -8,7 +8,6 @@ gaps, and a heartbeat describes exactly the state after everything numbered befo
 
 import secrets
 from collections import deque
-from contextlib import suppress
 from typing import Any, Final
 
 import anyio
@@ -16,7 +15,7 @@ import anyio.lowlevel
 import structlog
 
 from crewkeeper_bus import codec
-from crewkeeper_bus.errors import ConnectionLost
+from crewkeeper_bus.errors import CodecError, ConnectionLost
 from crewkeeper_bus.messages import Sent
 from crewkeeper_bus.subjects import SUPERVISOR, Kind, build
 from crewkeeper_bus.transport import Transport
@@ -51,6 +50,7 @@ class Outgoing:
         self._pending: deque[tuple[str, bytes]] = deque()
         self._transport: Transport | None = None
         self._closed = False
+        self._holding = False
         self._changed = anyio.Event()
         self._writing = anyio.Lock()
 
@@ -58,6 +58,11 @@ class Outgoing:
     def is_closed(self) -> bool:
         """Whether nothing more may be sent."""
         return self._closed
+
+    @property
+    def is_full(self) -> bool:
+        """Whether authors' sends hold."""
+        return len(self._pending) >= PENDING_MAX
 
     @property
     def body_limit_bytes(self) -> int:
@@ -97,7 +102,7 @@ class Outgoing:
             ConnectionLost: The client was closed meanwhile.
         """
         await anyio.lowlevel.checkpoint()
-        while len(self._pending) >= PENDING_MAX and not self._closed:
+        while self.is_full and not self._closed:
             await self._changed.wait()
         if self._closed:
             raise ConnectionLost(f"{self._me} has left run {self._run}: nothing can be sent")
@@ -118,15 +123,24 @@ class Outgoing:
                 subject, payload = self._pending[0]
                 # A half-done publish must not be repeated under the same number, so it is not interrupted.
                 taken = False
-                with anyio.move_on_after(PUBLISH_LIMIT_S, shield=True), suppress(ConnectionLost):
-                    await self._transport.publish(subject, payload)
-                    taken = True
+                with anyio.move_on_after(PUBLISH_LIMIT_S, shield=True):
+                    try:
+                        await self._transport.publish(subject, payload)
+                        taken = True
+                    except ConnectionLost:
+                        pass  # it is tried again below
+                    except CodecError as error:  # the server takes less than it did when the message was made
+                        log.warning("bus.publish_refused", agent=self._me, subject=subject, error=str(error))
+                        taken = True
                 if not taken:
-                    log.warning("bus.publish_held", agent=self._me, pending=len(self._pending))
+                    if not self._holding:
+                        log.warning("bus.publish_held", agent=self._me, pending=len(self._pending))
+                    self._holding = True
                     await anyio.sleep(RETRY_S)
                     continue
+                self._holding = False
                 self._pending.popleft()
-                if len(self._pending) < PENDING_MAX:
+                if not self.is_full:
                     self._notify()
 
     def close(self) -> None:

@@ -130,8 +130,12 @@ class Serving:
         """Ids of calls received and not started, oldest first."""
         return tuple(self._queued)
 
-    def accept(self, sender: str, id_: str, wire: WireRequest) -> bool:
-        """Take in a call: start, queue or refuse it. False: it was here before."""
+    def accept(self, sender: str, id_: str, wire: WireRequest, *, by_role: bool = False) -> bool:
+        """Take in a call: start, queue or refuse it. False: it was here before.
+
+        A call that came by the role is acknowledged with an empty progress, so that the caller knows whom to tell if
+        it gives the call up: what is addressed to a role, other than calls, reaches nobody.
+        """
         if id_ in self._past:
             return False
         self._past[id_] = None
@@ -141,6 +145,8 @@ class Serving:
         if self._leaving:
             self._refuse(request, "peer_gone", "this agent is leaving")
             return True
+        if by_role:
+            self.outgoing.send(Kind.PROG, sender, id_, CallProgress)
         self._queued[id_] = request
         self._admit(request)
         if id_ in self._queued and len(self._queued) > self._mailbox:

@@ -163,8 +163,10 @@ async def test_supervisor_answers_for_a_peer_that_is_gone(kind, tmp_path):
 
 
 @two_buses
-async def test_replies_of_strangers_are_dropped(kind, tmp_path):
-    async with open_crew(kind, tmp_path) as crew, crew.joined("a", "b", "c") as (a, b, c):
+@pytest.mark.parametrize("stranger", ["c", "b-1"])
+async def test_replies_of_strangers_are_dropped(kind, tmp_path, stranger):
+    async with open_crew(kind, tmp_path) as crew, crew.joined("a", "b", stranger) as (a, b, c):
+        await crew.double.command("a", m.Begin, peers=("a", "b", stranger))
         called = anyio.Event()
         release = anyio.Event()
 
@@ -199,6 +201,27 @@ async def test_role_shares_calls_among_its_agents(kind, tmp_path):
 
         answers = {await a.ask("worker", timeout_s=20) for _ in range(30)}
         assert answers == {"worker-1", "worker-2"}
+
+
+@two_buses
+async def test_cancelling_a_call_to_a_role_reaches_the_agent_that_has_it(kind, tmp_path):
+    async with (
+        open_crew(kind, tmp_path) as crew,
+        crew.joined("a") as (a,),
+        await crew.member("worker-1", "worker") as worker,
+    ):
+        worker.serve()(never)
+        known = await a.call("worker")
+        await until(lambda: known.callee == "worker-1", "it is known who has it")
+        await crew.double.wait("worker-1", m.CallStarted)
+        await known.cancel()
+        await crew.double.wait("worker-1", m.TaskEnded)
+        unknown = await a.call("worker")
+        await unknown.cancel()
+        started = await crew.double.wait("worker-1", m.CallStarted, 2)
+        await crew.double.wait("worker-1", m.TaskEnded, task=started.task)
+        to = [each.address.to for each in crew.double.sent("a", m.Cancel)]
+        assert to == ["worker-1", "worker", "worker-1"]
 
 
 async def start(crew: Crew, *clients):

@@ -1,5 +1,7 @@
 """Obeying the supervisor: break, probe, pause, resume, stop, and who is believed."""
 
+import asyncio
+
 import anyio
 import pytest
 
@@ -300,3 +302,28 @@ async def test_errors_of_the_author_leave_the_client_unchanged(kind, tmp_path):
                 raise LookupError("the author's own")
         left = await crew.double.wait("a", m.Left)
         assert (left.done, left.why) == (False, "the author's own")
+
+
+@two_buses
+async def test_cancellation_from_outside_passes_through_the_client(kind, tmp_path):
+    async with open_crew(kind, tmp_path) as crew:
+        after: list[str] = []
+
+        async def agent(name: str, started: anyio.Event) -> None:
+            async with crew.joined(name):
+                started.set()
+                await anyio.sleep_forever()
+            after.append(name)
+
+        async with anyio.create_task_group() as group:
+            group.start_soon(agent, "a", started := anyio.Event())
+            await started.wait()
+            group.cancel_scope.cancel()
+        native = asyncio.create_task(agent("b", started := anyio.Event()))
+        await started.wait()
+        native.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await native
+        assert after == []
+        for name in ("a", "b"):
+            assert (await crew.double.wait(name, m.Left)).done is False
