@@ -2,11 +2,14 @@
 
 import textwrap
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from nats_process import until
+
 from crewkeeper_bus import codec, subjects
+from crewkeeper_bus.errors import ConnectionLost
 from crewkeeper_bus.messages import (
     Control,
     OperatorAsked,
@@ -19,6 +22,7 @@ from crewkeeper_bus.messages import (
 from crewkeeper_bus.subjects import HOST, SUPERVISOR, Kind
 from crewkeeper_supervisor.core.crew import Agent, Crew, Restart
 from crewkeeper_supervisor.shell import journal
+from crewkeeper_supervisor.shell.errors import StoreUnavailable
 from crewkeeper_supervisor.shell.ground import Ground, open_ground
 from crewkeeper_supervisor.shell.host import Host
 from crewkeeper_supervisor.shell.nats_link import Link, connect
@@ -73,9 +77,16 @@ class Stage:
         return lines
 
     async def order(self, run: str, message: Control) -> None:
-        """Say something to the host, as the owner of the run does."""
+        """Say something to the host, as the owner of the run does: again until the journal has it."""
         subject = subjects.build(run, Kind.CTL, SUPERVISOR, HOST, message.id)
-        await self.link.publish(subject, codec.encode(message))
+
+        async def stored() -> bool:
+            with suppress(ConnectionLost, StoreUnavailable):
+                await self.link.publish(subject, codec.encode(message))
+                return await self.link.last(subjects.stream_name(run), subject) is not None
+            return False
+
+        await until(stored)
 
     def log(self, run: str, name: str) -> str:
         path = self.ground.place.state / "runs" / run / "logs" / f"{name}.log"

@@ -7,13 +7,15 @@ from pathlib import Path
 
 import anyio
 import pytest
-from host_stage import SLEEP, STUBBORN, agent, crew, rule, stage
-from nats_process import LIMIT_S, until
+from host_stage import SLEEP, STUBBORN, Stage, agent, crew, rule, stage
+from nats_process import LIMIT_S, nats_process, until
 
 from crewkeeper_bus.messages import StopProcess, StopRun
 from crewkeeper_supervisor.core.crew import Agent, Webhook
 from crewkeeper_supervisor.shell.errors import SettingMissing
-from crewkeeper_supervisor.shell.ground import PlaceTaken, open_ground
+from crewkeeper_supervisor.shell.ground import Ground, PlaceTaken, open_ground
+from crewkeeper_supervisor.shell.host import Host
+from crewkeeper_supervisor.shell.nats_link import connect
 from crewkeeper_supervisor.shell.registry import Registry
 
 pytestmark = pytest.mark.live
@@ -222,3 +224,49 @@ async def test_kill_ends_stubborn_agents_at_once(tmp_path: Path) -> None:
             await until(lambda: run.result is not None)
         assert run.result is not None
         assert run.result.state == "stopped"
+
+
+async def test_a_crew_of_external_agents_only_lasts_until_it_is_told_to_end(tmp_path: Path) -> None:
+    async with stage(tmp_path) as scene, anyio.create_task_group() as tasks:
+        crews = [crew(Agent(name="guest", external=True)), crew(agent("a", "pass"), name="short")]
+        outside, short = await scene.host.declare(crews)
+        tasks.start_soon(lambda: scene.host.serve(signals=False))
+        await until(lambda: short.result is not None)
+        assert outside.result is None
+        await scene.order(outside.run, StopRun(id="c1", why="seen enough"))
+        await until(lambda: outside.result is not None)
+        assert (await scene.facts(outside.run))[-1] == "ended stopped"
+
+
+async def test_agents_and_orders_outlive_a_restart_of_an_existing_server(tmp_path: Path) -> None:
+    with nats_process(tmp_path) as server:
+        ground = Ground(server.place)
+        async with connect(server.place) as link, anyio.create_task_group() as tasks:
+            host = Host(ground, link, controller=False, tell=lambda line: None)
+            (run,) = await host.declare([crew(agent("a", SLEEP))])
+            tasks.start_soon(lambda: host.serve(signals=False))
+            await until(lambda: run.pids)
+            pids = run.pids
+            server.stop(signal.SIGKILL)
+            server.start()
+            await until(lambda: link.is_connected)
+            assert run.pids == pids
+            scene = Stage(ground, link, host, [])
+            await scene.order(run.run, StopRun(id="c1", state="done"))
+            await until(lambda: run.result is not None)
+            assert (await scene.facts(run.run))[-2:] == ["exited a -15", "ended done"]
+
+
+async def test_passwords_of_an_existing_server_are_not_on_a_command_line(tmp_path: Path) -> None:
+    with nats_process(tmp_path) as server:
+        async with connect(server.place) as link:
+            host = Host(Ground(server.place), link, tell=lambda line: None)
+            (run,) = await host.declare([crew(agent("a", SLEEP))])
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(lambda: host.serve(signals=False))
+                await until(lambda: run.pids and host.controller_pid)
+                pids = [host.controller_pid, *run.pids.values()]
+                listed = await anyio.run_process(["ps", "-o", "args=", "-p", ",".join(map(str, pids))])
+                host.stop("seen enough")
+            assert listed.stdout.count(b"\n") == 2
+            assert server.password.encode() not in listed.stdout

@@ -145,7 +145,9 @@ async def _view(ground: "Ground", runs: Sequence[str], live: bool, out: IO[str])
         while isinstance(inner, ExceptionGroup):
             inner = inner.exceptions[0]
         if isinstance(inner, BrokenPipeError):
-            sys.stdout = sys.stderr  # nobody reads the events any more; the summary still has a reader
+            sys.stdout = sys.stderr  # the summary still has a reader there
+            say("nobody reads the events any more; the crew goes on")
+            return
         say(f"the view ended ({type(inner).__name__}: {str(inner)[:200]}); the crew goes on: supervisor events -f")
 
 

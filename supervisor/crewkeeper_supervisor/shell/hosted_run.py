@@ -5,14 +5,15 @@ processes are gone and none is to be started again. Whatever the way, the proces
 last thing the host publishes is `RunEnded`.
 """
 
+import contextlib
 import time
 from collections.abc import Sequence
-from contextlib import aclosing
 from typing import Any, Final
 
 import anyio
 from msgspec import Struct
 
+from crewkeeper_bus import codec
 from crewkeeper_bus.errors import ConnectionLost
 from crewkeeper_bus.messages import (
     OperatorAsked,
@@ -26,7 +27,7 @@ from crewkeeper_bus.messages import (
 from crewkeeper_bus.subjects import HOST, SUPERVISOR, stream_name
 from crewkeeper_supervisor.core.crew import Crew, Restart
 from crewkeeper_supervisor.shell import journal
-from crewkeeper_supervisor.shell.errors import StoreUnavailable
+from crewkeeper_supervisor.shell.errors import RunNotFound, StoreUnavailable
 from crewkeeper_supervisor.shell.launcher import Launch
 from crewkeeper_supervisor.shell.logbook import logger
 from crewkeeper_supervisor.shell.nats_link import Link
@@ -36,6 +37,9 @@ from crewkeeper_supervisor.shell.restart import Ended, KeptProcess
 
 REPORT_LIMIT_S: Final = 30.0
 """How long a report is tried while the server cannot be reached; then it is given up and logged."""
+STORED_LIMIT_S: Final = 1.0
+"""A report that is not stored within this time is published again."""
+STORED_POLL_S: Final = 0.02
 SETTLE_S: Final = 3.0
 """How long the owner of a run has, once all processes are gone, to say in which state it ends."""
 HURRY_S: Final = 5.0
@@ -170,7 +174,7 @@ class HostedRun:
     # --- orders ---
 
     async def _obey(self, tasks: anyio.abc.TaskGroup) -> None:
-        async with aclosing(Orders(self._link, self.run).follow()) as orders:
+        async with contextlib.aclosing(Orders(self._link, self.run).follow()) as orders:
             async for order in orders:
                 match order:
                     case StopRun():
@@ -195,33 +199,38 @@ class HostedRun:
         """Report to the journal that the host gives up on a process."""
         await self._report(RestartsExhausted(agent=name, intensity=rule.intensity, period_s=rule.period_s), name)
 
-    async def _report(self, message: Any, to: str = SUPERVISOR) -> str:
-        """Publish a fact; returns the id it went out under, empty if the server could not be reached in time."""
+    async def _report(self, message: Any, to: str = SUPERVISOR) -> None:
+        """Publish a fact and see that it is stored: the journal does not acknowledge, and loses what it cannot take.
+
+        Repeated under the same id until it is there, or given up when the server cannot be reached for long.
+        """
+        subject = journal.op_subject(self.run, sender=HOST, to=to)
+        payload = codec.encode(message)
         with anyio.move_on_after(REPORT_LIMIT_S):
             while not self.is_cut_off:
-                try:
-                    return await journal.publish_op(self._link, self.run, message, sender=HOST, to=to)
-                except ConnectionLost:
-                    await anyio.sleep(0.1)
+                with contextlib.suppress(ConnectionLost, StoreUnavailable):
+                    await journal.publish(self._link, subject, payload)
+                    if await self._is_stored(subject):
+                        return
+                await anyio.sleep(STORED_POLL_S)
         logger().error("host.report_lost", crew=self.run, kind=type(message).__name__, agent=to)
-        return ""
-
-    async def _report_end(self, state: State, why: str) -> None:
-        """Publish `RunEnded`, see that it is stored (the journal does not acknowledge), and register the state."""
-        if self.is_cut_off:
-            return
-        id_ = await self._report(RunEnded(state=state, why=why[:2000]))
-        subject = journal.op_subject(self.run, sender=HOST, id_=id_) if id_ else ""
-        try:
-            with anyio.move_on_after(SETTLE_S):
-                while subject and not await self._is_stored(subject):  # noqa: ASYNC110 - nothing tells when it is
-                    await anyio.sleep(0.01)
-            await self._registry.set_state(self.run, state)
-        except StoreUnavailable as error:
-            logger().error("host.end_not_registered", crew=self.run, error=str(error))
 
     async def _is_stored(self, subject: str) -> bool:
-        return await self._link.last(stream_name(self.run), subject) is not None
+        with anyio.move_on_after(STORED_LIMIT_S):
+            while await self._link.last(stream_name(self.run), subject) is None:  # noqa: ASYNC110 - nothing tells
+                await anyio.sleep(STORED_POLL_S)
+            return True
+        return False
+
+    async def _report_end(self, state: State, why: str) -> None:
+        """Publish `RunEnded` and register the state."""
+        if self.is_cut_off:
+            return
+        await self._report(RunEnded(state=state, why=why[:2000]))
+        try:
+            await self._registry.set_state(self.run, state)
+        except (StoreUnavailable, RunNotFound) as error:
+            logger().error("host.end_not_registered", crew=self.run, error=str(error))
 
 
 def _state(word: str) -> State:
