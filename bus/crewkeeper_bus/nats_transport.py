@@ -37,7 +37,7 @@ PING_S: Final = 5
 PINGS_MAX: Final = 2
 """A link that owes this many answers is lost."""
 BARRIER_S: Final = 10.0
-CLOSE_S: Final = 2.0
+CLOSE_S: Final = 5.0
 """How long `close` waits for the server to have taken what is pending."""
 HELD_MAX_BYTES: Final = 8 * 1024 * 1024
 """How much is kept while there is no link; beyond it, `publish` raises."""
@@ -68,7 +68,8 @@ class NatsTransport:
         self._listeners: list[Callable[[bool], None]] = []
         self._held: deque[tuple[str, bytes]] = deque()
         self._held_bytes = 0
-        self._holding = False
+        self._flowing = asyncio.Event()  # cleared while a change-over holds what is published
+        self._flowing.set()
         self._next: WireClient | None = None
         self._arrivals: list[Arrival] | None = None
         self._closed = False
@@ -163,9 +164,11 @@ class NatsTransport:
             )
         if self._closed:
             raise self._gone("the connection is closed", "open a new one")
+        size = len(subject) + len(payload)
+        while not self._flowing.is_set() and self._held_bytes + size > HELD_MAX_BYTES:
+            await self._flowing.wait()  # a change-over takes milliseconds, and at most its steps' limits
         link = self._link
-        if link is None or self._holding:
-            size = len(subject) + len(payload)
+        if link is None or not self._flowing.is_set():
             if self._held_bytes + size > HELD_MAX_BYTES:
                 raise self._gone(f"{self._held_bytes} bytes wait for the connection", "publish again once connected")
             self._held_bytes += size
@@ -204,9 +207,8 @@ class NatsTransport:
                 while not self._closed:
                     if self._link is None:
                         await self._connected.wait()
-                    elif self._holding:
-                        async with self._renewing:
-                            pass
+                    elif not self._flowing.is_set():
+                        await self._flowing.wait()
                     elif await self._settled(self._link, limit_s):
                         return
         except TimeoutError:
@@ -236,7 +238,7 @@ class NatsTransport:
         if self._closed:
             return
         link = self._link
-        if link is not None and not self._holding:
+        if link is not None and self._flowing.is_set():
             await self._settled(link, CLOSE_S)
         self._closed = True
         if self._keeper is not None:
@@ -395,7 +397,7 @@ class NatsTransport:
                 self._attach(new, subscription)
             if not await self._settled(new, BARRIER_S):
                 raise self._gone("the new connection did not answer", "renew again")
-            self._holding = True
+            self._flowing.clear()
             if old is not None and old is self._link:
                 old.unsubscribe_raw()
                 await self._settled(old, BARRIER_S)  # lost instead: what it had not sent is held, and goes out below
@@ -411,11 +413,13 @@ class NatsTransport:
                 self._tell(connected=True)
         except BaseException:
             new.abandon()
-            if self._holding and self._link is not None:  # the old one has lost its subscriptions: make another
+            if (
+                not self._flowing.is_set() and self._link is not None
+            ):  # the old one has lost its subscriptions: make another
                 self._on_lost(self._link, "renewal failed half-way")
             raise
         finally:
-            self._holding = False
+            self._flowing.set()
             self._next = None
             arrivals, self._arrivals = self._arrivals, None
             for subscription, subject, payload in in_order(arrivals, new):
