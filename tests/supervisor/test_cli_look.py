@@ -1,0 +1,205 @@
+"""The commands that look at runs, on a real server whose journal holds a deadlock."""
+
+import io
+import json
+
+import anyio
+import pytest
+import yaml
+from nats_process import nats_process, until
+from told_runs import RUN, crew, deadlocked
+
+from crewkeeper_supervisor.cli import failure
+from crewkeeper_supervisor.cli.main import run
+from crewkeeper_supervisor.core.crew import Response, Responses
+from crewkeeper_supervisor.shell import journal
+from crewkeeper_supervisor.shell.nats_link import connect
+from crewkeeper_supervisor.shell.registry import Registry
+
+pytestmark = pytest.mark.live
+OTHER = "shop-000002"
+
+
+def declared(name):
+    """A crew whose deadlocks need not stand any time: the server stores these entries within a few milliseconds."""
+    return crew(name=name, responses=Responses(deadlock=Response(do=("break",), confirm_s=0.0)))
+
+
+INCIDENT = next(iter(deadlocked(declared("trip")).fold.supervisor.incidents))
+
+
+async def store(place):
+    """Put a journal with a deadlock on the server, and a run that has ended beside it."""
+    telling = deadlocked(declared("trip"))
+    async with connect(place, name="test") as link:
+        registry = Registry(link)
+        await registry.open()
+        for name in (OTHER, RUN):
+            await journal.create_run(link, name, declared(name.partition("-")[0]), "here")
+            await registry.declare(name, name.partition("-")[0], "here")
+        await registry.set_state(OTHER, "done")
+        for entry in telling.entries[1:]:
+            await journal.publish(link, entry.subject, entry.payload)
+        await link.flush()
+
+        async def stored():
+            return await journal.last_seq(link, RUN) == len(telling.entries)
+
+        await until(stored)
+
+
+@pytest.fixture(scope="module")
+def state(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("state")
+    with nats_process(directory) as server:
+        anyio.run(store, server.place)
+        server.announce()
+        yield directory
+
+
+@pytest.fixture
+def look(state, capsys, monkeypatch):
+    """Run a command; returns its exit code, stdout and stderr."""
+    monkeypatch.setenv("CREWKEEPER_STATE", str(state))
+    monkeypatch.delenv("CREWKEEPER_NATS_URL", raising=False)
+
+    def look_at(*arguments):
+        code = run(list(arguments))
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return look_at
+
+
+def test_ps_lists_active_runs_and_says_what_it_hides(look):
+    code, out, err = look("ps")
+    assert code == 0
+    assert len(out.splitlines()) == 2
+    assert out.splitlines()[1].split()[:3] == [RUN, "trip", "running"]
+    assert "1 more" in err
+    assert look("ps", "--all", "-o", "name")[1].split() == [OTHER, RUN]
+
+
+def test_ps_as_data(look):
+    document = json.loads(look("ps", "-o", "json")[1])
+    assert document["schema_version"] == 1
+    (item,) = document["items"]
+    assert item["run"] == RUN
+    assert len(item["waits"]) == 2
+    assert yaml.safe_load(look("ps", "-o", "yaml")[1])["items"][0]["run"] == RUN
+    assert json.loads(look("ps", "-o", "jsonl")[1])["run"] == RUN
+
+
+@pytest.mark.parametrize("name", [(), (RUN,), ("trip",), (RUN[:8],)])
+def test_a_run_can_be_named_in_four_ways(look, name):
+    code, out, _ = look("agent", "ls", *name)
+    assert code == 0
+    assert [line.split()[0] for line in out.splitlines()[1:]] == ["planner", "reviewer", "executor"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "hint"),
+    [
+        (("graph", "trpi"), "did you mean 'trip'"),
+        (("agent", "describe", "planer"), "did you mean 'planner'"),
+        (("incidents", "show", "F99-0"), "supervisor incidents ls"),
+        (("events", "nobody"), "supervisor ps --all"),
+        (("agent", "logs", "planner"), "there is no log"),
+        (("questions", "answer", "q9", "yes"), "is no open question"),
+    ],
+)
+def test_what_is_not_there_is_exit_code_5(look, arguments, hint):
+    code, out, err = look(*arguments)
+    assert code == failure.NOT_FOUND
+    assert out == ""
+    assert hint in err
+
+
+def test_the_graph_in_every_format(look):
+    assert look("graph")[1].startswith("DEADLOCK: planner, reviewer\n")
+    assert look("graph", "trip", "-o", "dot")[1].startswith(f'digraph "{RUN}"')
+    assert look("graph", "-o", "mermaid")[1].startswith("flowchart LR")
+    assert json.loads(look("graph", "-o", "json")[1])["rings"] == [["planner/main", "reviewer/h1"]]
+    assert look("graph", "--watch", "-o", "dot")[0] == failure.USAGE
+
+
+def test_events_tell_the_story(look):
+    code, out, _ = look("events")
+    assert code == 0
+    assert "planner asks reviewer 'approve'" in out
+    assert f"DEADLOCK {INCIDENT}: reviewer → planner → reviewer" in out
+    assert "is alive" not in out
+    assert "planner is alive" in look("events", "--all")[1]
+    assert look("events", "--since", "1ms")[1] == ""
+    assert look("events", "--since", "10m")[1] == out
+    assert look("events", "--since", "soon")[0] == failure.USAGE
+
+
+def test_events_as_data_are_the_journal(look):
+    lines = [json.loads(line) for line in look("events", "-o", "jsonl")[1].splitlines()]
+    assert [line["seq"] for line in lines] == list(range(1, len(lines) + 1))
+    assert lines[0]["type"] == "RunDeclared"
+
+
+def test_incidents_of_all_runs(look):
+    code, out, _ = look("incidents", "ls", "--open", "-o", "name")
+    assert code == 0
+    assert out.split() == [INCIDENT]
+    assert look("incidents", "ls", OTHER)[1] == ""
+
+
+def test_an_incident_by_id(look):
+    code, out, _ = look("incidents", "show", INCIDENT)
+    assert code == 0
+    assert out.startswith(f"DEADLOCK {INCIDENT} in run {RUN}: ")
+    assert look("incidents", "show", "trip", INCIDENT.lower())[1].splitlines()[2:] == out.splitlines()[2:]
+    document = json.loads(look("incidents", "show", INCIDENT, "-o", "json")[1])
+    assert document["victim"]["agent"] == "reviewer"
+    assert document["ring"] == ["reviewer", "planner", "reviewer"]
+
+
+def test_an_agent_whole(look):
+    code, out, _ = look("agent", "describe", "trip", "planner")
+    assert code == 0
+    assert "Waited for by" in out
+    assert json.loads(look("agent", "describe", "planner", "-o", "json")[1])["agent"]["status"] == "up"
+
+
+def test_logs_are_shown_harmless_or_raw(state, capfdbinary, monkeypatch):
+    monkeypatch.setenv("CREWKEEPER_STATE", str(state))
+    log = state / "runs" / RUN / "logs" / "executor.log"
+    log.parent.mkdir(parents=True)
+    log.write_bytes(b"one\n\x1b[31mtwo\xff\nthree\n")
+    assert run(["agent", "logs", "executor"]) == 0
+    assert capfdbinary.readouterr().out == b"one\n\\x1b[31mtwo\\xff\nthree\n"
+    assert run(["agent", "logs", "-n", "1", RUN, "executor"]) == 0
+    assert capfdbinary.readouterr().out == b"three\n"
+    assert run(["agent", "logs", "--raw", "executor"]) == 0
+    assert capfdbinary.readouterr().out == log.read_bytes()
+
+
+def test_empty_lists_are_a_word_on_stderr(look):
+    code, out, err = look("questions", "ls")
+    assert (code, out) == (0, "")
+    assert "no open questions" in err
+
+
+def test_nothing_is_done_without_a_yes(look, monkeypatch):
+    monkeypatch.setattr("sys.stdin", io.StringIO())
+    code, _, err = look("agent", "kill", "planner")
+    assert code == failure.USAGE
+    assert "--yes" in err
+    before = look("events", "--all")[1]
+    code, _, err = look("agent", "kill", "planner", "--dry-run")
+    assert code == 0
+    assert "would ask to kill planner of trip-000001 (process 4000, up; waited for by reviewer)" in err
+    assert look("events", "--all")[1] == before
+
+
+def test_without_a_controller_the_outcome_of_a_kill_is_unknown(look):
+    code, out, _ = look("agent", "kill", "executor", "--yes", "--timeout", "0.5", "-o", "json")
+    assert code == failure.FAILED
+    result = json.loads(out)
+    assert result["outcome"] == "unknown"
+    assert not result["ok"]
+    assert [proof["text"].partition(" asks ")[2] for proof in result["evidence"]] == ["to kill executor"]
