@@ -8,7 +8,7 @@ from pathlib import Path
 
 import anyio
 import pytest
-from composition import FILE, ROOT, SERVER_CONFIG, SERVERS, Unset, composed, read
+from composition import FILE, ROOT, SERVER_CONFIG, SERVERS, Composition, Unset, composed, read, until
 from nats.js.api import StreamConfig
 
 from crewkeeper_bus import server
@@ -19,6 +19,7 @@ from crewkeeper_supervisor.shell.place import Place
 
 # Digits and an e: what a configuration takes for a number unless it is quoted.
 PASSWORDS = {"NATS_PASSWORD": "8675309e5", "NATS_ROUTE_PASSWORD": "31415926"}
+CONTROLLERS = ("controller-1", "controller-2")
 DOCKERFILE = ROOT / "Dockerfile"
 
 
@@ -36,7 +37,7 @@ def own_environment_names() -> set[str]:
 
 
 def test_it_is_three_servers_two_controllers_and_a_crew():
-    assert list(services()) == [*SERVERS, "controller-1", "controller-2", "crew"]
+    assert list(services()) == [*SERVERS, *CONTROLLERS, "crew"]
     for name, service in services().items():
         assert service["build"] == ".", f"{name} is another image"
         own_volume = {"/data", "/state"} & {volume.partition(":")[2] for volume in service["volumes"]}
@@ -149,8 +150,12 @@ def _as_route(address: str) -> bytes:
     return said
 
 
+def _owner(composition: Composition) -> str:
+    return next((name for name in CONTROLLERS if "run.owned" in composition.output(name)), "")
+
+
 @pytest.mark.live
-def test_the_cluster_forms_and_the_example_crew_finishes_on_it(tmp_path: Path):
+def test_the_example_crew_finishes_on_the_cluster_though_a_server_and_the_owner_die(tmp_path: Path):
     shutil.copytree(ROOT / "examples", tmp_path / "crew" / "crew")
     with composed(tmp_path, PASSWORDS) as composition:
         for name in SERVERS:
@@ -158,10 +163,13 @@ def test_the_cluster_forms_and_the_example_crew_finishes_on_it(tmp_path: Path):
             assert done.returncode == 0, done.stderr
         assert b"Authorization Violation" in _as_route(composition.ports["nats-1:6222"])
         anyio.run(_in_cluster, composition.ports["nats-2:4222"])
-        for controller in ("controller-1", "controller-2"):
+        for controller in CONTROLLERS:
             composition.start(controller)
         done = composition.check("controller-2")
         assert done.returncode == 0, done.stdout + done.stderr
         crew = composition.start("crew")
-        assert crew.wait(90) == 0, composition.output("crew") + composition.output("controller-1")
+        owner = until(lambda: _owner(composition), "a controller owns the run")
+        for lost in (owner, "nats-1"):
+            composition.processes[lost].kill()
+        assert crew.wait(90) == 0, "".join(map(composition.output, ("crew", *CONTROLLERS)))
         assert (composition.folder("crew") / "state" / "out" / "itinerary.md").is_file()
