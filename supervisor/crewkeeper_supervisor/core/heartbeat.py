@@ -30,7 +30,7 @@ def reconcile(state: RunState, view: AgentView, heartbeat: Heartbeat) -> list[Ca
     unanswered = _tasks(graph, node, heartbeat, state.now_s)
     _calls(graph, node, heartbeat, state.now_s)
     _tickets(state, node, heartbeat)
-    node.unsure = False
+    graph.assured(node)
     limit_s = state.now_s - LOST_AFTER_S - 2 * heartbeat.heartbeat_s
     _mailbox(graph, node, heartbeat, limit_s)
     return unanswered + _undelivered(graph, node, heartbeat, limit_s)

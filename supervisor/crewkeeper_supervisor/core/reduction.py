@@ -112,12 +112,16 @@ class Reduction:
                 if need == 0:
                     return self._constant[Verdict.LIVE]
                 gate = _Gate(need)
-                for part in condition.of:
-                    # A timer among alternatives is a deadline by another name; alone it is what the task does.
-                    if isinstance(part, OnTimer) and isinstance(condition, OnSome) and not self._timers:
-                        continue
+                for part in self._parts(condition, need):
                     self._feed(self._condition(part, task), gate)
                 return gate
+
+    def _parts(self, condition: OnAll | OnSome, need: int) -> tuple[Condition, ...]:
+        """A timer beside enough alternatives is a deadline by another name; else time is what the task waits for."""
+        if self._timers:
+            return condition.of
+        others = tuple(part for part in condition.of if not isinstance(part, OnTimer))
+        return others if len(others) >= need else condition.of
 
     def _call(self, call: Call | None, task: Task) -> _Gate:
         if call is None or call.state == "answered" or call.caller not in ("", task.agent.name):
@@ -151,13 +155,12 @@ class Reduction:
         for sender in condition.senders:
             nodes = self._graph.live_instances(sender)
             if not nodes:
-                back = any(node.returning for node in self._graph.roles.get(sender, {}).values())
-                parts.append(self._constant[Verdict.EXTERNAL if back else Verdict.DEAD])
+                parts.append(self._constant[Verdict.EXTERNAL if self._graph.returning(sender) else Verdict.DEAD])
             for node in nodes:
                 parts += [self._task(each) for each in node.tasks.values() if each is not task]
                 if node.free_slots > 0:
                     parts.append(self._constant[Verdict.EXTERNAL])
-        return self._any(parts)
+        return self._any(parts) if parts else self._constant[Verdict.STUCK]  # it alone could send, and it waits
 
     def _resource(self, condition: OnResource, task: Task) -> _Gate:
         resource = self._graph.resources.get(condition.resource)
@@ -263,7 +266,7 @@ def surely_live(task: Task, graph: WaitGraph) -> bool:
             current = call.handler
             continue
         node = graph.agents.get(call.to)
-        if node is None or not node.alive:
+        if call.state == "lost" or node is None or not node.alive:
             return False
         if node.free_slots > 0 or node.reentrant == "full":
             return True

@@ -108,13 +108,15 @@ class Resource:
         """Holders and waiters by ticket, in the order of their requests."""
 
     def grantable(self) -> Iterator[Ticket]:
-        """The waiting tickets that can be served now: from the front, stopping at the first that cannot."""
+        """The waiting tickets that can be served now: from the front, none past a waiting one that it conflicts with."""
         held = [ticket for ticket in self.queue.values() if ticket.granted]
+        passed: list[Ticket] = []
         for ticket in [t for t in self.queue.values() if not t.granted]:
-            if not self._fits(ticket, held):
-                return
-            held.append(ticket)
-            yield ticket
+            if self._fits(ticket, held) and not any(ticket.conflicts(other) for other in passed):
+                held.append(ticket)
+                yield ticket
+            else:
+                passed.append(ticket)
 
     def _fits(self, ticket: Ticket, held: Iterable[Ticket]) -> bool:
         if self.capacity == 1:
@@ -192,7 +194,7 @@ class WaitGraph:
         """An agent says, or the crew file said, how it serves."""
         node = self.agent(name, role)
         if concurrency < node.concurrency or reentrant != node.reentrant:
-            self._dirty_callers(node)
+            self.dirty.update(self.waiting)  # rare; a free slot supports whoever calls it or waits for its messages
         node.concurrency = concurrency
         node.reentrant = reentrant
         node.alive = True
@@ -233,6 +235,18 @@ class WaitGraph:
             node = self.agents.get(role)
             return [node] if node is not None and node.alive else []
         return instances
+
+    def assured(self, node: AgentNode) -> None:
+        """An agent has told its whole state: its tasks are believed to wait again."""
+        if node.unsure:
+            node.unsure = False
+            for task in node.tasks.values():
+                self._dirty(task)
+
+    def returning(self, role: str) -> bool:
+        """Whether a dead agent of this role, or of this name, is about to be started again."""
+        instances = list(self.roles.get(role, {}).values()) or [n for n in (self.agents.get(role),) if n is not None]
+        return any(node.returning and not node.alive for node in instances)
 
     # --- tasks and calls ---
 

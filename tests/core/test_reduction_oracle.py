@@ -1,0 +1,146 @@
+"""The reduction against a reference that plays on what could still happen, on thousands of random small states."""
+
+import random
+
+import networkx as nx
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from support.random_graphs import RandomCrew
+from support.reference_waits import Playing, verdicts
+
+from crewkeeper_bus.messages import OnCall
+from crewkeeper_supervisor.core.reduction import Reduction, Verdict, anatomy, blockers_of, surely_live
+from crewkeeper_supervisor.core.wait_graph import WaitGraph
+
+ROUNDS = 20
+"""Random crews to an example: hypothesis chooses the seeds, so what fails comes with its seed."""
+SEEDS = settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+
+
+def crews(seed: int, rounds: int = ROUNDS) -> list[RandomCrew]:
+    found = []
+    for number in range(rounds):
+        crew = RandomCrew(random.Random(f"{seed}-{number}"))
+        for _ in crew.steps(crew.rnd.randint(5, 40)):
+            pass
+        found.append(crew)
+    return found
+
+
+@SEEDS
+@given(st.integers(0, 2**32))
+def test_every_verdict_is_what_playing_on_finds(seed: int) -> None:
+    for crew in crews(seed):
+        graph = crew.graph
+        for timers in (True, False):
+            found = Reduction(graph, timers=timers).of(graph.waiting.values())
+            assert found == verdicts(graph, timers=timers), "\n".join(crew.said)
+
+
+@SEEDS
+@given(st.integers(0, 2**32))
+def test_the_reference_does_not_depend_on_the_order_of_steps(seed: int) -> None:
+    for crew in crews(seed, 5):
+        assert verdicts(crew.graph) == verdicts(crew.graph, order=random.Random(seed)), "\n".join(crew.said)
+
+
+@SEEDS
+@given(st.integers(0, 2**32))
+def test_verdicts_asked_one_by_one_are_those_asked_together(seed: int) -> None:
+    for crew in crews(seed, 5):
+        graph = crew.graph
+        together = Reduction(graph).of(graph.waiting.values())
+        for key, task in graph.waiting.items():
+            assert Reduction(graph).of([task])[key] == together[key], "\n".join(crew.said)
+
+
+@SEEDS
+@given(st.integers(0, 2**32))
+def test_the_quick_walk_never_passes_what_needs_an_intervention(seed: int) -> None:
+    for crew in crews(seed):
+        graph = crew.graph
+        found = verdicts(graph, timers=False)
+        for key, task in graph.waiting.items():
+            if surely_live(task, graph):
+                assert found[key] < Verdict.DEAD, "\n".join([*crew.said, key])
+
+
+@SEEDS
+@given(st.integers(0, 2**32))
+def test_every_stuck_task_is_explained_and_cores_are_closed(seed: int) -> None:
+    for crew in crews(seed):
+        graph = crew.graph
+        strict = Reduction(graph).of(graph.waiting.values())
+        stuck = {key: graph.waiting[key] for key, verdict in strict.items() if verdict is Verdict.STUCK}
+        groups = anatomy(stuck, graph)
+        for core, tail in groups:
+            said = "\n".join([*crew.said, str(groups)])
+            others = [task.key for task in Playing(graph, Verdict.DEAD).all if task.key not in core]
+            assert not Playing(graph, Verdict.DEAD, freed=others).play() & set(core), said
+            assert set(tail).isdisjoint(core), said
+            assert set(core) | set(tail) <= set(stuck), said
+        cores = [set(core) for core, _ in groups]
+        assert sum(len(core) for core in cores) == len(set().union(*cores)), "two cores share a task"
+
+
+@SEEDS
+@given(st.integers(0, 2**32))
+def test_whatever_gets_stuck_was_marked_by_the_fact_that_did_it(seed: int) -> None:
+    for number in range(ROUNDS):
+        crew = RandomCrew(random.Random(f"{seed}-{number}"))
+        graph = crew.graph
+        before: set[str] = set()
+        for _ in crew.steps(40):
+            found = verdicts(graph, timers=False)
+            after = {key for key, verdict in found.items() if verdict is Verdict.STUCK}
+            if after - before:
+                assert after & set(graph.dirty), "\n".join([*crew.said, str(sorted(after - before))])
+            graph.dirty.clear()
+            before = after
+
+
+@SEEDS
+@given(st.integers(0, 2**32))
+def test_whatever_is_not_granted_is_blocked_by_somebody(seed: int) -> None:
+    """The lock manager and the reduction must agree, or a lock is withheld that nobody is known to hold."""
+    for crew in crews(seed):
+        for resource in crew.graph.resources.values():
+            assert list(resource.grantable()) == [], "\n".join(crew.said)
+            held = sum(ticket.units for ticket in resource.queue.values() if ticket.granted)
+            for ticket in resource.queue.values():
+                if not ticket.granted and ticket.units <= resource.capacity:
+                    ahead, holders = blockers_of(ticket)
+                    short = resource.capacity > 1 and ticket.units > resource.capacity - held
+                    assert ahead or short or (resource.capacity == 1 and holders), "\n".join(crew.said)
+
+
+def test_with_plain_calls_and_one_slot_stuck_means_reaching_a_cycle() -> None:
+    seen = set()
+    for seed in range(300):
+        rnd = random.Random(seed)
+        graph, web = WaitGraph(), nx.DiGraph()
+        names = [f"a{n}" for n in range(rnd.randint(2, 7))]
+        for name in names:
+            graph.declare(name, name, 1, "none")
+            graph.task_began(name, "main", 0.0, slot=True)
+        for number, name in enumerate(names):
+            if rnd.random() < 0.85:
+                to = rnd.choice(names)
+                graph.call_opened(name, "main", f"c{number}", to, 0.0)
+                graph.wait_began(name, "main", 1, OnCall(call=f"c{number}"), 0.0, None)
+                web.add_edge(f"{name}/main", f"{to}/main")
+        cycles = {node for cycle in nx.simple_cycles(web) for node in cycle}
+        reach = {node for node in web if node in cycles or nx.descendants(web, node) & cycles}
+        found = Reduction(graph).of(graph.waiting.values())
+        assert {key for key, verdict in found.items() if verdict is Verdict.STUCK} == reach
+        seen.add(bool(reach))
+    assert seen == {True, False}
+
+
+def test_the_random_crews_reach_every_verdict_often() -> None:
+    counts = dict.fromkeys(Verdict, 0)
+    for seed in range(20):
+        for crew in crews(seed):
+            for verdict in verdicts(crew.graph).values():
+                counts[verdict] += 1
+    assert min(counts.values()) >= 20, counts
