@@ -270,3 +270,36 @@ async def test_passwords_of_an_existing_server_are_not_on_a_command_line(tmp_pat
                 host.stop("seen enough")
             assert listed.stdout.count(b"\n") == 2
             assert server.password.encode() not in listed.stdout
+
+
+async def test_whoever_fails_while_the_run_ends_is_not_started_again(tmp_path: Path) -> None:
+    follower = """
+        import os, pathlib, sys, time
+        pathlib.Path("pid.new").write_text(str(os.getpid()))
+        os.replace("pid.new", "pid")
+        while not pathlib.Path("go").exists():
+            time.sleep(0.01)
+        sys.exit(7)
+    """
+    leader = """
+        import os, pathlib, signal, sys, time
+        def leave(*_):
+            pathlib.Path("go").touch()
+            try:
+                while os.kill(int(pathlib.Path("pid").read_text()), 0) is None:
+                    time.sleep(0.01)
+            except ProcessLookupError:
+                sys.exit(0)
+        signal.signal(signal.SIGTERM, leave)
+        print("ready")
+        time.sleep(600)
+    """
+    async with stage(tmp_path / "state") as scene, anyio.create_task_group() as tasks:
+        options = {"cwd": str(tmp_path), "restart": rule("permanent", shutdown_s=LIMIT_S)}
+        (run,) = await scene.host.declare([crew(agent("a", follower, **options), agent("b", leader, **options))])
+        tasks.start_soon(lambda: scene.host.serve(signals=False))
+        await until(lambda: (tmp_path / "pid").exists() and "ready" in scene.log(run.run, "b"))
+        scene.host.stop("seen enough")
+        await until(lambda: run.result is not None)
+        facts = await scene.facts(run.run)
+        assert facts[-4:] == ["asked stop_run", "exited a 7", "exited b 0", "ended stopped"]

@@ -12,6 +12,7 @@ import pytest
 
 from crewkeeper_bus.credentials import Credentials
 from crewkeeper_supervisor.core.crew import Agent, Crew, Restart, Webhook
+from crewkeeper_supervisor.shell import restart
 from crewkeeper_supervisor.shell.errors import SettingMissing
 from crewkeeper_supervisor.shell.launcher import (
     ChildProcess,
@@ -266,6 +267,20 @@ async def test_a_stop_between_two_starts_ends_it(tmp_path: Path) -> None:
         tasks.start_soon(kept.run)
         await until(lambda: len(diary.lines) >= 4, "it restarts")
         await kept.stop(grace_s=LIMIT_S)
-    assert diary.lines[-1].startswith("exited")
+    assert diary.lines[-1] == "exited worker code=7 restart=False"
     assert kept.running == 0
     assert not any(is_alive(pid) for pid in diary.pids)
+
+
+async def test_an_exit_because_of_a_stop_waits_for_the_word_that_comes_with_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(restart, "WORD_LIMIT_S", LIMIT_S)
+    diary = Diary()
+    program = f"raise SystemExit({restart.STOPPED_AT_WORK})"
+    kept = KeptProcess(launch(tmp_path, program), Restart(policy="transient"), diary)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(kept.run)
+        await until(lambda: bool(diary.lines) and not kept.running, "it has ended")
+        kept.expect_end()
+    assert diary.lines == ["started worker restarts=0", "exited worker code=3 restart=False"]

@@ -112,7 +112,9 @@ class HostedRun:
             if self._told is None:  # the processes ended by themselves: let the owner say how that is to be read
                 with anyio.move_on_after(settle_s):
                     await self._word.wait()
-            elif not self._ordered and self._kept:
+            for kept in self._kept.values():
+                kept.expect_end()
+            if self._told is not None and not self._ordered and self._kept:
                 # So that whoever folds the journal reads the exits that follow as asked for, not as crashes.
                 await self._report(OperatorAsked(action="stop_run", by="the host", why=self._told[1][:2000]))
             await self._end_processes()

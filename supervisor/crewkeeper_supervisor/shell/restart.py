@@ -3,7 +3,7 @@
 The rules themselves are pure and live in `core.restart`; this is the loop that has a clock and a process.
 """
 
-from typing import Protocol
+from typing import Final, Protocol
 
 import anyio
 from msgspec import Struct
@@ -11,6 +11,12 @@ from msgspec import Struct
 from crewkeeper_supervisor.core.crew import Restart
 from crewkeeper_supervisor.core.restart import RestartBudget, asks_for_restart
 from crewkeeper_supervisor.shell.launcher import CANNOT_START, REAP_LIMIT_S, ChildProcess, Launch
+
+STOPPED_AT_WORK: Final = 3
+"""Exit status of an agent that its supervisor stopped in the middle of its work."""
+WORD_LIMIT_S: Final = 1.0
+"""An agent and the host of an agent are told of a stop separately: with that status, the host's word is waited for this
+long before the exit is taken for a crash."""
 
 
 class Ended(Struct, frozen=True, kw_only=True):
@@ -70,6 +76,9 @@ class KeptProcess:
         try:
             while not self._asked.is_set():
                 code, pid, why = await self._once(budget.spent)
+                if code == STOPPED_AT_WORK:
+                    with anyio.move_on_after(WORD_LIMIT_S):
+                        await self._asked.wait()
                 delay_s = None
                 if not self._asked.is_set() and asks_for_restart(self._rule, code):
                     delay_s = budget.spend(anyio.current_time())
@@ -79,11 +88,18 @@ class KeptProcess:
                     break
                 with anyio.move_on_after(delay_s):
                     await self._asked.wait()
+                if self._asked.is_set():
+                    why = "told to end before it was started again"
+                    await self._reports.exited(self.name, pid, code, restart=False, why=why)
             if gave_up:
                 await self._reports.exhausted(self.name, self._rule)
         finally:
             self._done.set()
         return Ended(name=self.name, code=code, asked=self._asked.is_set(), gave_up=gave_up)
+
+    def expect_end(self) -> None:
+        """Start it no more; what runs goes on until it ends or `stop` is called."""
+        self._asked.set()
 
     async def stop(self, grace_s: float) -> None:
         """End it for good: SIGTERM, SIGKILL after `grace_s` seconds; returns when it is gone. May be repeated."""
