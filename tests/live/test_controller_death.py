@@ -1,28 +1,23 @@
 """kill -9 of the controller in the middle of a deadlock: it still ends in the right break, once."""
 
-import contextlib
 import json
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
-from subprocess import DEVNULL
 from typing import Any
 
 import anyio
 import pytest
+from live_crews import the_run, up
 
 from crewkeeper_bus import messages
 from crewkeeper_bus.server import EmbeddedServer
 from crewkeeper_supervisor.core import events
 from crewkeeper_supervisor.core.events import Recorded
 from crewkeeper_supervisor.shell import journal
-from crewkeeper_supervisor.shell.errors import StoreUnavailable
 from crewkeeper_supervisor.shell.nats_link import Link, connect
 from crewkeeper_supervisor.shell.place import Place
-from crewkeeper_supervisor.shell.registry import Registry, RunInfo
 from support.bus import until
 
 pytestmark = pytest.mark.live
@@ -31,46 +26,6 @@ pytestmark = pytest.mark.live
 def agent(other: str) -> dict[str, Any]:
     script = {"main": [{"work": 1}, {"ask": {"to": other}}], "handlers": {"ask": [{"reply": "ok"}]}}
     return {"run": [sys.executable, "-m", "crewkeeper_agents.scripted", json.dumps(script)]}
-
-
-@asynccontextmanager
-async def up(tmp_path: Path, crew: dict[str, Any]) -> AsyncIterator[tuple[Path, anyio.abc.Process]]:
-    """`supervisor up` of this crew, stopped at the end."""
-    state, file = tmp_path / "state", tmp_path / "crew.yaml"
-    file.write_text(json.dumps(crew))
-    command = [
-        sys.executable,
-        "-m",
-        "crewkeeper_supervisor.cli.main",
-        "up",
-        "--plain",
-        "--state",
-        str(state),
-        str(file),
-    ]
-    with (tmp_path / "up.log").open("wb") as log:
-        process = await anyio.open_process(command, stdout=log, stderr=log, stdin=DEVNULL)
-    try:
-        yield state, process
-    finally:
-        if process.returncode is None:
-            process.terminate()
-        with anyio.fail_after(30, shield=True):
-            await process.wait()
-
-
-async def the_run(link: Link) -> RunInfo:
-    """The one run there is, as soon as it is registered."""
-    registry = Registry(link)
-
-    async def listed() -> list[RunInfo]:
-        with contextlib.suppress(StoreUnavailable):  # the host is still creating the bucket
-            await registry.open()
-            return await registry.ls()
-        return []
-
-    [info] = await until(listed, "the run is declared")
-    return info
 
 
 async def recorded(link: Link, run: str) -> list[Recorded]:
@@ -98,22 +53,20 @@ async def test_the_ring_is_broken_once(tmp_path: Path, moment: str):
     confirm = "3s" if moment == "while it is being confirmed" else "250ms"
     deadlock = {"confirm": confirm, "do": ["break"]}
     crew = {"crew": "ring", "agents": {"a": agent("b"), "b": agent("a")}, "responses": {"deadlock": deadlock}}
-    async with up(tmp_path, crew) as (state, process):
-        await until(lambda: (state / "server.json").exists(), "the server is up")
-        async with connect(Place.find(state=state), name="test") as link:
-            info = await the_run(link)
+    async with up(tmp_path, crew) as (state, process), connect(Place.find(state=state), name="test") as link:
+        info = await the_run(link)
 
-            async def has(kind: type) -> bool:
-                return any(isinstance(event.message, kind) for event in await recorded(link, info.run))
+        async def has(kind: type) -> bool:
+            return any(isinstance(event.message, kind) for event in await recorded(link, info.run))
 
-            if moment == "while it is being confirmed":
-                await until(lambda: has(messages.Probe), "the ring is suspected")
-            else:
-                await until(lambda: has(messages.Begin), "the crew has begun")
-            [pid] = controllers_of(state)
-            os.kill(pid, signal.SIGKILL)
-            with anyio.fail_after(60):
-                assert await process.wait() == 0, (tmp_path / "up.log").read_text()[-3000:]
+        if moment == "while it is being confirmed":
+            await until(lambda: has(messages.Probe), "the ring is suspected")
+        else:
+            await until(lambda: has(messages.Begin), "the crew has begun")
+        [pid] = controllers_of(state)
+        os.kill(pid, signal.SIGKILL)
+        with anyio.fail_after(60):
+            assert await process.wait() == 0, (tmp_path / "up.log").read_text()[-3000:]
     log = (tmp_path / "up.log").read_text()
     assert log.count("DEADLOCK") == 1, log
     assert log.count("wait has failed") == 1, log
