@@ -255,7 +255,7 @@ class Calls:
         return True
 
     def _is_asked(self, sender: str, callee: str, to: str) -> bool:
-        """Whether `sender` may answer: it is the callee or, unless that is known, one of the role: `r-…` of role `r`."""
+        """Whether `sender` may answer: it is the callee or, unless that is known, one of the role (`r-…`)."""
         return sender == callee or (callee == to and to not in self.agents and sender.startswith(to + "-"))
 
     def _task_ended(self, task: Task, failed: bool) -> None:

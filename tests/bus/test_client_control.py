@@ -97,9 +97,21 @@ async def test_commands_of_an_old_term_and_of_strangers_are_ignored(kind, tmp_pa
         await crew.double.publish(Kind.CTL, "a", "x", m.Pause(id="forged", term=5), sender="b")
         await crew.double.publish(Kind.CTL, "a", "x", m.StopProcess(id="host", agent="a", term=5))
         await until(lambda: a.dropped == 3, "all dropped")
+        assert a._membership.dropped == {"stranger": 1, "unexpected": 2}
         await crew.double.command("a", m.Probe, nonce="again", term=5)
         assert (await crew.double.wait("a", m.Heartbeat, nonce="again")).state == "running"
         await a.checkpoint(wait=False)
+
+
+@two_buses
+async def test_command_is_obeyed_once(kind, tmp_path):
+    async with open_crew(kind, tmp_path) as crew, crew.joined("a") as (a,):
+        await crew.double.command("a", m.Pause, id="p1")
+        await crew.double.command("a", m.Resume)
+        await crew.double.command("a", m.Pause, id="p1")
+        assert (await crew.double.probe("a")).state == "running"
+        await a.checkpoint(wait=False)
+        assert [each.state for each in crew.double.all("a", m.Standing)] == ["paused", "running"]
 
 
 @two_buses

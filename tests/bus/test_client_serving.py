@@ -330,6 +330,17 @@ async def test_agent_that_leaves_answers_for_its_open_calls(kind, tmp_path):
 
 
 @two_buses
+async def test_agent_that_leaves_gives_its_own_calls_up(kind, tmp_path):
+    async with open_crew(kind, tmp_path) as crew, crew.joined("b") as (b,):
+        b.serve()(Gate())
+        async with crew.joined("a") as (a,):
+            await a.call("b")
+            started = await crew.double.wait("b", m.CallStarted)
+        await crew.double.wait("b", m.TaskEnded, task=started.task)
+        assert len(crew.double.all("a", m.Cancel)) == 1
+
+
+@two_buses
 async def test_call_delivered_twice_runs_once(kind, tmp_path):
     async with open_crew(kind, tmp_path, check=False) as crew, crew.joined("a", "b") as (a, b):
         b.serve()(gate := Gate())
