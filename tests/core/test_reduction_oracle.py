@@ -5,12 +5,12 @@ import random
 import networkx as nx
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from support.random_graphs import RandomCrew
-from support.reference_waits import Playing, verdicts
 
 from crewkeeper_bus.messages import OnCall
 from crewkeeper_supervisor.core.reduction import Reduction, Verdict, anatomy, blockers_of, surely_live
 from crewkeeper_supervisor.core.wait_graph import WaitGraph
+from support.random_graphs import RandomCrew
+from support.reference_waits import Playing, verdicts
 
 ROUNDS = 20
 """Random crews to an example: hypothesis chooses the seeds, so what fails comes with its seed."""

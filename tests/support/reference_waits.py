@@ -81,7 +81,7 @@ class Playing:
             case OnTimer():
                 return self.help >= Verdict.TIMER
             case OnAll():
-                return all([self._met(part, task) for part in condition.of])
+                return all(self._met(part, task) for part in condition.of)
             case OnSome():
                 parts = condition.of
                 if not self.rescue:

@@ -108,7 +108,7 @@ class Resource:
         """Holders and waiters by ticket, in the order of their requests."""
 
     def grantable(self) -> Iterator[Ticket]:
-        """The waiting tickets that can be served now: from the front, none past a waiting one that it conflicts with."""
+        """The waiting tickets that can be served now: from the front, none past a waiting one in conflict with it."""
         held = [ticket for ticket in self.queue.values() if ticket.granted]
         passed: list[Ticket] = []
         for ticket in [t for t in self.queue.values() if not t.granted]:
