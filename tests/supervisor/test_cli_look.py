@@ -9,6 +9,8 @@ import yaml
 from nats_process import nats_process, until
 from told_runs import RUN, crew, deadlocked
 
+from crewkeeper_bus.messages import RunEnded
+from crewkeeper_bus.subjects import HOST
 from crewkeeper_supervisor.cli import failure
 from crewkeeper_supervisor.cli.main import run
 from crewkeeper_supervisor.core.crew import Response, Responses
@@ -40,10 +42,13 @@ async def store(place):
         await registry.set_state(OTHER, "done")
         for entry in telling.entries[1:]:
             await journal.publish(link, entry.subject, entry.payload)
+        await journal.publish_op(link, OTHER, RunEnded(state="done", why="the work is done"), sender=HOST)
         await link.flush()
 
         async def stored():
-            return await journal.last_seq(link, RUN) == len(telling.entries)
+            return (
+                await journal.last_seq(link, RUN) == len(telling.entries) and await journal.last_seq(link, OTHER) == 2
+            )
 
         await until(stored)
 
@@ -139,6 +144,15 @@ def test_events_as_data_are_the_journal(look):
     lines = [json.loads(line) for line in look("events", "-o", "jsonl")[1].splitlines()]
     assert [line["seq"] for line in lines] == list(range(1, len(lines) + 1))
     assert lines[0]["type"] == "RunDeclared"
+
+
+def test_following_ends_with_the_run(look):
+    code, out, _ = look("events", "-f", "shop")
+    assert code == 0
+    assert out.splitlines()[-1].endswith("the run is over: done: the work is done")
+    assert json.loads(look("graph", "--watch", "shop", "-o", "json")[1])["edges"] == []
+    code, out, _ = look("graph", "--watch", "shop")
+    assert out.splitlines()[-1] == "Nobody waits for anybody."
 
 
 def test_incidents_of_all_runs(look):

@@ -158,7 +158,7 @@ class Narrator:
         for arguments, what in (
             (f"incidents show {row.id}", "the whole evidence"),
             ("events --all", "every step, from the journal"),
-            ("up crew.yaml", "the same with a live view"),
+            ("up crew.yaml", "the same with a live view, and no webhook receiver"),
             ("init my-crew", "a crew of your own"),
         ):
             self._print(f"  {command} {arguments.ljust(22)} # {what}")

@@ -76,7 +76,7 @@ async def _watch(link: "Link", run: str, output: str) -> None:
     show = _painter(output)
     async with journal.follow(link, run) as entries:
         shown: tuple[object, ...] | None = None
-        while not fold.ended:
+        while True:
             for entry in await entries.batch(timeout_s=REPAINT_EVERY_S):
                 fold.feed(entry)
             if not entries.caught_up:
@@ -87,6 +87,8 @@ async def _watch(link: "Link", run: str, output: str) -> None:
             elif (picture.edges, picture.nodes) != shown:
                 shown = (picture.edges, picture.nodes)
                 show(picture, fold)
+            if fold.ended:
+                return
 
 
 def _painter(output: str) -> "Callable[[WaitGraph, Fold], None]":

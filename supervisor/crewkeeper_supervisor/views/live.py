@@ -35,6 +35,7 @@ from crewkeeper_supervisor.views.wording import ago, count, dollars, duration, s
 
 REPAINT_EVERY_S: Final = 0.25
 STORY_LINES: Final = 10
+AGENTS_SHOWN: Final = 25
 WAITS_SHOWN: Final = 12
 INCIDENTS_SHOWN: Final = 5
 RUNS_SHOWN_WHOLE: Final = 2
@@ -75,12 +76,12 @@ async def watch(
 
 
 async def _follow(link: Link, story: Story, tell: Callable[[Line], None]) -> None:
-    async for entry in journal.follow(link, story.fold.run):
-        _, lines = story.feed(entry)
-        for line in lines:
-            tell(line)
-        if story.fold.ended:
-            return
+    async with journal.follow(link, story.fold.run) as entries:
+        while not story.fold.ended:
+            for entry in await entries.batch():
+                _, lines = story.feed(entry)
+                for line in lines:
+                    tell(line)
 
 
 async def _paint(stories: dict[str, Story], recent: deque[Line], out: IO[str], *, color: bool) -> None:
@@ -111,8 +112,13 @@ def render(views: Sequence[RunView], recent: Sequence[Line], now: datetime) -> R
         named = len(views) > 1
         for line in recent:
             text = f"{line} [{safe(line.run)}]" if named else str(line)
-            parts.append(Text(text, style=WEIGHT_STYLES[line.weight], no_wrap=True, overflow="ellipsis"))
+            parts.append(_one_line(text, WEIGHT_STYLES[line.weight]))
     return Group(*parts)
+
+
+def _one_line(text: str, style: str) -> Text:
+    """A line that is cut, not wrapped: the picture must not jump about."""
+    return Text(text, style=style, no_wrap=True, overflow="ellipsis")
 
 
 def _whole(view: RunView, now: datetime) -> list[RenderableType]:
@@ -126,18 +132,20 @@ def _whole(view: RunView, now: datetime) -> list[RenderableType]:
         f"no budget; used {dollars(usage.cost_usd)}, {count(usage.input_tokens + usage.output_tokens)} tokens, "
         f"{count(usage.messages)} messages"
     )
-    parts: list[RenderableType] = [
-        head,
-        Text(spent, style="dim"),
-        rich_table(agents_table(view.agents, now, narrow=True)),
-    ]
+    # Where not all fit, whoever is in trouble or waits comes first.
+    agents = view.agents
+    if len(agents) > AGENTS_SHOWN:
+        agents = tuple(sorted(agents, key=lambda row: (row.status == "up", row.waiting_since is None)))[:AGENTS_SHOWN]
+    parts: list[RenderableType] = [head, Text(spent, style="dim"), rich_table(agents_table(agents, now, narrow=True))]
+    if len(agents) < len(view.agents):
+        parts.append(Text(f"  … and {len(view.agents) - len(agents)} more agents", style="dim"))
     for edge in view.waits[:WAITS_SHOWN]:
         style = "bold red" if edge.deadlocked else ""
-        parts.append(Text(f"  {safe(edge.text)}, for {duration((now - edge.since).total_seconds())}", style=style))
+        parts.append(_one_line(f"  {safe(edge.text)}, for {duration((now - edge.since).total_seconds())}", style))
     if len(view.waits) > WAITS_SHOWN:
         parts.append(Text(f"  … and {len(view.waits) - WAITS_SHOWN} more waits", style="dim"))
     parts.extend(
-        Text(f"  {safe(question.agent)} asks {safe(question.who)}: {safe(question.text)}", style="yellow")
+        _one_line(f"  {safe(question.agent)} asks {safe(question.who)}: {safe(question.text)}", "yellow")
         for question in view.questions
     )
     return parts + _incidents(view, now)
@@ -148,6 +156,7 @@ def _incidents(view: RunView, now: datetime) -> list[RenderableType]:
     for row in view.incidents[-INCIDENTS_SHOWN:]:
         what = ring_text(row) if row.kind == "deadlock" else safe(row.summary, 120)
         text = Text.assemble(styled(row.state), f"  {row.kind} {row.id}: {what} ({ago(row.at, now)})")
+        text.no_wrap, text.overflow = True, "ellipsis"
         if row.steps:
             text.append(f"; {safe(row.steps[-1].text, 120)}", style="dim")
         parts.append(text)
