@@ -95,6 +95,7 @@ def process_started(state: RunState, message: ProcessStarted) -> None:
     view = state.agents.get(message.agent)
     if view is not None:
         view.pid, view.restarts = message.pid, message.restarts
+        view.told_to_stop = view.cut_short = False
         if not view.present:
             view.status = "starting"
 
@@ -104,14 +105,14 @@ def process_exited(state: RunState, message: ProcessExited) -> None:
     view = state.agents.get(message.agent)
     if view is None or (view.pid not in (0, message.pid)):
         return
-    stopping = view.status == "stopping" or state.phase not in ("starting", "running")
+    stopping = view.told_to_stop or view.status == "stopping" or state.phase not in ("starting", "running")
     orderly = message.code == 0 or stopping
     how = f"exit status {message.code}" if message.code >= 0 else f"signal {-message.code}"
     gone(state, view, "gone" if orderly else "crashed", f"its process ended with {how}", returning=message.restart)
     if not orderly:
         again = "its host starts it again" if message.restart else "it is not started again"
         report(state, "crash", f"{view.name} crashed: {how}; {again}", [view.name], key=view.name)
-    if not message.restart and not orderly:
+    if not message.restart and (not orderly or view.cut_short):
         state.mains_over[view.name] = False
     if message.restart:
         view.status = "starting"

@@ -117,6 +117,7 @@ def kill(state: RunState, agent: str, why: str, grace_s: float | None = None) ->
     state.tell(agent, Stop, durable=True, why=why[:2000], grace_s=grace)
     if not view.external:
         state.ask_host(StopProcess, agent=agent, grace_s=grace)
+        view.told_to_stop, view.cut_short = True, agent in state.mains
     if view.status in ("starting", "up", "paused"):
         view.status = "stopping"
 

@@ -50,6 +50,10 @@ class AgentView(Struct, kw_only=True):
     last_seen_s: float = 0.0
     began: bool = False
     """Whether this incarnation was told to begin."""
+    told_to_stop: bool = False
+    """Whether its process was told to end: however it then ends is no crash."""
+    cut_short: bool = False
+    """Whether its main activity was running when it was told to end."""
     progress: str = ""
     usage: Usage = field(default_factory=Usage)
     times_victim: int = 0
