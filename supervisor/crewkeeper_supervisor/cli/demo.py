@@ -79,7 +79,7 @@ def prepare(directory: Path | None) -> Path:
         directory = Path(tempfile.mkdtemp(prefix="crewkeeper-demo-"))
     elif directory.is_dir() and any(directory.iterdir()):
         raise Failure(f"{directory} is not empty", code=USAGE, remedy="name a new folder, or leave --dir out")
-    ignored = shutil.ignore_patterns("out", "__pycache__", ".crewkeeper")
+    ignored = shutil.ignore_patterns("out", "__pycache__", ".*")
     shutil.copytree(example(), directory, ignore=ignored, dirs_exist_ok=True)
     return directory.resolve()
 

@@ -43,7 +43,7 @@ _CODES: Final[tuple[tuple[str, int], ...]] = (
     ("ConfigError", INVALID),
     ("CodecError", INVALID),
     ("SubjectError", USAGE),
-    ("Timeout", TIMED_OUT),
+    ("TimeoutError", TIMED_OUT),
     ("JournalGap", FAILED),
     ("ShellError", FAILED),
     ("BusError", FAILED),
@@ -78,7 +78,7 @@ def report(error: BaseException) -> int:
     names = [each.__name__ for each in type(error).__mro__]
     for name, code in _CODES:
         if name in names:
-            _say(str(error), "")
+            _say(str(error) or "timed out" if code == TIMED_OUT else str(error), "")
             return code
     if isinstance(error, BrokenPipeError):
         return FAILED
