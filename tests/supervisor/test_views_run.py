@@ -202,6 +202,9 @@ def test_the_end_of_a_deadlock_is_told():
     telling = deadlocked(crew(escalate=(Webhook(webhook="http://localhost/hook"),)))
     telling.note("reviewer", m.WaitEnded, task="h1", epoch=1, outcome="broken")
     telling.carry_out()
+    left = snapshot(telling.fold).waits
+    assert [edge.agent for edge in left] == ["planner"]
+    assert not left[0].deadlocked
     lines = texts(telling)
     assert any(line.startswith(f"told people by webhook about {INCIDENT} opened: 204") for line in lines)
     assert any(line.startswith(f"deadlock {INCIDENT} is resolved after") for line in lines)

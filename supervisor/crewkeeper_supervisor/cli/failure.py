@@ -78,7 +78,7 @@ def report(error: BaseException) -> int:
     names = [each.__name__ for each in type(error).__mro__]
     for name, code in _CODES:
         if name in names:
-            _say(str(error) or "timed out" if code == TIMED_OUT else str(error), "")
+            _say(str(error) or type(error).__name__, "")
             return code
     if isinstance(error, BrokenPipeError):
         return FAILED
