@@ -311,7 +311,7 @@ class Membership:
     async def flush(self) -> None:
         """Return when all that was said is at the server. Raises ConnectionLost; the caller sets a limit."""
         assert self._transport is not None
-        await self.outgoing.flush()
+        await self.outgoing.drained()
         await self._transport.barrier()
 
     def stop(self, command: Stop) -> None:

@@ -115,8 +115,16 @@ class Outgoing:
             if not self._pending:
                 await changed.wait()
 
+    async def drained(self) -> None:
+        """Return when the writer has handed everything over. The caller sets a limit."""
+        while self._pending:
+            await self._changed.wait()
+
     async def flush(self) -> None:
-        """Hand everything in line to the transport. Waits while the transport refuses, so the caller sets a limit."""
+        """Hand everything in line to the transport, as the writer or when it has ended.
+
+        Waits while the transport refuses, so the caller sets a limit.
+        """
         assert self._transport is not None
         async with self._writing:
             while self._pending:

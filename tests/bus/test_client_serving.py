@@ -136,7 +136,7 @@ async def test_chain_reentrant_agent_queues_a_call_from_elsewhere(kind, tmp_path
     async with (
         open_crew(kind, tmp_path) as crew,
         crew.joined("a", reentrant="chain") as (a,),
-        crew.joined("b", "c") as (b, c),
+        crew.joined("b", "c", "d") as (b, c, d),
     ):
         gate = Gate()
         b.serve()(gate)
@@ -145,12 +145,31 @@ async def test_chain_reentrant_agent_queues_a_call_from_elsewhere(kind, tmp_path
         async def outer(request):
             return await a.ask("b", request.body)
 
+        @d.serve()
+        async def pass_on(request):
+            return await d.ask("a", request.body)
+
         first = await c.call("a", 1)
         await crew.double.wait("b", m.CallStarted)
-        second = await c.call("a", 2)
-        await until(lambda: a._membership.serving.queued() == (second.id,), "queued")
+        second = await c.call("d", 2)
+        request = await crew.double.wait("d", m.Request)
+        assert request.chain == (second.id,)
+        await until(lambda: len(a._membership.serving.queued()) == 1, "queued")
         gate.let(2)
         assert [await first.answer(20), await second.answer(20)] == [1, 2]
+
+
+@two_buses
+async def test_only_the_caller_can_cancel_a_call(kind, tmp_path):
+    async with open_crew(kind, tmp_path) as crew, crew.joined("a", "b", "c") as (a, b, c):
+        b.serve()(gate := Gate())
+        running, queued = await a.call("b", 1), await a.call("b", 2)
+        await until(lambda: b._membership.serving.queued() == (queued.id,), "one runs, one is queued")
+        for call in (running, queued):
+            c._membership.outgoing.send(Kind.CANCEL, "b", call.id, m.Cancel)
+        await until(lambda: b.dropped == 2, "both are dropped")
+        gate.let(2)
+        assert [await running.answer(20), await queued.answer(20)] == [1, 2]
 
 
 @two_buses
