@@ -280,6 +280,22 @@ async def test_implicit_task_begins_at_the_first_wait_and_ends_with_its_asyncio_
 
 
 @two_buses
+async def test_calls_of_a_cancelled_asyncio_task_are_cancelled(kind, tmp_path):
+    async with open_crew(kind, tmp_path) as crew, crew.joined("a", "b") as (a, b):
+        b.serve()(Gate())
+
+        async def work() -> None:
+            await a.call("b")
+            await anyio.sleep_forever()
+
+        work_task = asyncio.create_task(work())
+        started = await crew.double.wait("b", m.CallStarted)
+        work_task.cancel()
+        await crew.double.wait("b", m.TaskEnded, task=started.task)
+        await crew.double.wait("a", m.TaskEnded)
+
+
+@two_buses
 async def test_implicit_task_ends_where_a_declared_one_begins(kind, tmp_path):
     async with open_crew(kind, tmp_path) as crew, crew.joined("a") as (a,):
         await a.tell("b", 1)

@@ -11,6 +11,7 @@ from crewkeeper_bus import codec
 from crewkeeper_bus import messages as m
 from crewkeeper_bus.errors import CodecError, ConfigError, PeerGone, Refused, SubjectError, Timeout, WouldDeadlock
 from crewkeeper_bus.grants import resource_token
+from crewkeeper_bus.subjects import Kind
 from support.bus import two_buses, until
 from support.crew import open_crew
 
@@ -109,6 +110,16 @@ async def test_body_of_a_message_has_a_type(kind, tmp_path):
 
 
 @two_buses
+async def test_message_delivered_twice_is_unread_once(kind, tmp_path):
+    async with open_crew(kind, tmp_path, check=False) as crew, crew.joined("a", "b") as (a, b):
+        id_ = await a.tell("b", 1)
+        message = await crew.double.wait("a", m.Message)
+        await crew.double.publish(Kind.MSG, "b", id_, message, sender="a")
+        await until(lambda: b.dropped, "dropped")
+        assert (await crew.double.probe("b")).unread == (("a", id_),)
+
+
+@two_buses
 async def test_full_mailbox_drops_messages(kind, tmp_path):
     async with open_crew(kind, tmp_path) as crew, crew.joined("a") as (a,), crew.joined("b", mailbox=2) as (b,):
         for number in range(3):
@@ -200,6 +211,25 @@ async def test_broken_lock_wait_raises(kind, tmp_path):
             group.start_soon(ask)
             await crew.double.break_wait("a", await crew.double.wait("a", m.WaitBegan))
         await crew.double.wait("a", m.Release)
+
+
+async def test_grant_that_meets_a_broken_wait_is_not_held(tmp_path):
+    async with open_crew("memory", tmp_path) as crew, crew.joined("a") as (a,):
+
+        async def ask() -> None:
+            with pytest.raises(WouldDeadlock):
+                async with a.lock("report"):
+                    pytest.fail("broken before it was granted")
+
+        async with anyio.create_task_group() as group:
+            group.start_soon(ask)
+            wait = await crew.double.wait("a", m.WaitBegan)
+            await crew.double.break_wait("a", wait)
+            ticket = wait.condition.ticket
+            await crew.double.command("a", m.Granted, resource="report", ticket=ticket, revision=1)
+            await crew.double.command("a", m.Probe, nonce="between")
+        assert (await crew.double.wait("a", m.Heartbeat, nonce="between")).held == ()
+        assert len(crew.double.all("a", m.Release)) == 1
 
 
 def test_resource_names_become_tokens():
