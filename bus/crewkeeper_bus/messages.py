@@ -46,8 +46,8 @@ class OnHuman(Struct, frozen=True, kw_only=True, tag_field="on", tag="human"):
     """An answer of a person; never a deadlock."""
 
     who: Name
-    question: Name = ""
-    """Id of the `AskHuman`; empty where no question was asked through the bus."""
+    question: Name | None = None
+    """Id of the `AskHuman`; null where no question was asked through the bus."""
 
 
 class OnTimer(Struct, frozen=True, kw_only=True, tag_field="on", tag="timer"):
@@ -117,7 +117,7 @@ class Fault(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class SupervisorReply(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """An answer on `rep._.<caller>.<call id>`: the supervisor's error for a call, or a person's answer to a question."""
+    """An answer on `rep._.<caller>.<call id>`: the supervisor's error for a call, or a person's answer."""
 
     id: str
     """Command id; the same command is obeyed once."""
