@@ -49,6 +49,8 @@ class Mailbox:
         self._waits = waits
         self._limit = limit
         self._unread: deque[_Unread] = deque()
+        self._present: set[tuple[str, str]] = set()
+        """(sender, message id) of every message not taken."""
         self._receivers: list[_Receiver] = []
 
     def unread(self) -> tuple[tuple[str, str], ...]:
@@ -58,10 +60,9 @@ class Mailbox:
 
     def accept(self, sender: str, id_: str, message: WireMessage) -> bool:
         """Take in a message. False: it has been here, or the mailbox is full."""
-        if (sender, id_) in self.unread():
+        if (sender, id_) in self._present or len(self._unread) >= max(self._limit, 1):
             return False
-        if len(self._unread) >= max(self._limit, 1):
-            return False
+        self._present.add((sender, id_))
         self._unread.append(_Unread(sender, id_, message.body.copy()))
         self._offer()
         return True
@@ -108,5 +109,6 @@ class Mailbox:
                 self._offer()
             found = receiver.found
             assert found is not None
+        self._present.discard((found.sender, found.id))
         self._outgoing.note(Taken, sender=found.sender, message=found.id, task=task.id)
         return Message(sender=found.sender, id=found.id, body=codec.decode_body(found.raw, type_))

@@ -357,6 +357,25 @@ async def test_ask_any_takes_the_first_good_answer_and_cancels_the_losers(kind, 
         assert [each.address.to for each in crew.double.sent("a", m.Cancel)] == ["b"]
 
 
+async def test_ask_any_takes_the_earlier_of_two_answers_that_come_together(tmp_path):
+    async with open_crew("memory", tmp_path) as crew, crew.joined("a") as (a,):
+        answers: list = []
+
+        async def ask() -> None:
+            answers.append(await a.ask_any([("b", 1), ("c", 2)]))
+            answers.append(await a.gather(1, [("b", 1), ("c", 2)]))
+
+        async with anyio.create_task_group() as group:
+            group.start_soon(ask)
+            for count in (1, 2):
+                await crew.double.wait("a", m.WaitBegan, count)
+                calls = {each.address.to: each.address.id for each in crew.double.sent("a", m.Request)}
+                await crew.double.answer("a", calls["c"], body=codec.encode_body("early"))
+                await crew.double.answer("a", calls["b"], body=codec.encode_body("late"))
+        assert answers == [("c", "early"), {1: "early"}]
+        assert not crew.double.all("a", m.Cancel)
+
+
 @two_buses
 async def test_ask_any_fails_when_all_fail(kind, tmp_path):
     async with open_crew(kind, tmp_path) as crew, crew.joined("a", "b") as (a, _b):

@@ -261,6 +261,23 @@ async def test_stop_gives_handlers_their_grace_and_then_cancels_them(kind, tmp_p
 
 
 @two_buses
+async def test_code_that_only_serves_is_no_task(kind, tmp_path):
+    async with open_crew(kind, tmp_path) as crew:
+
+        async def agent() -> None:
+            async with await crew.member("a") as a:
+                await a.tell("b", "hello")
+                await a.run_forever()
+
+        async with anyio.create_task_group() as group:
+            group.start_soon(agent)
+            began = await crew.double.wait("a", m.TaskBegan)
+            await crew.double.wait("a", m.TaskEnded, task=began.task)
+            assert (await crew.double.probe("a")).tasks == ()
+            await crew.double.command("a", m.Stop)
+
+
+@two_buses
 async def test_stop_ends_code_that_never_asks(kind, tmp_path):
     async with open_crew(kind, tmp_path) as crew:
         ended: list[str] = []
