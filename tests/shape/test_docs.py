@@ -105,11 +105,24 @@ def test_links_lead_somewhere(file: Path):
     assert broken == []
 
 
+def blocks(text: str) -> list[str]:
+    """What stands in blocks of code that show a terminal, or that name no language."""
+    found: list[str] = []
+    language: str | None = None
+    for line in text.splitlines():
+        if line.startswith("```"):
+            language = line[3:].strip() if language is None else None
+            found.append("")
+        elif language in ("", "sh", "console"):
+            found[-1] += line + "\n"
+    return found
+
+
 def command_lines(text: str) -> list[str]:
     """Every `supervisor …` that a page shows: in the text, and at the beginning of a line of a block."""
     inline = re.findall(r"`(supervisor [a-z][^`\n]*)`", prose(text))
-    blocks = "\n".join(re.findall(r"^```(?:sh|console|)\n(.*?)^```", text, re.DOTALL | re.MULTILINE))
-    return inline + re.findall(r"^(?:\$ )?(supervisor [a-z]\S*(?: \S+)*?)(?:  +\S.*)?$", blocks, re.MULTILINE)
+    shown = re.findall(r"^(?:\$ )?(supervisor [a-z].*)$", "\n".join(blocks(text)), re.MULTILINE)
+    return inline + [line.partition("  ")[0] for line in shown]
 
 
 def check_command(line: str) -> None:

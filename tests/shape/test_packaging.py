@@ -83,9 +83,13 @@ def content(wheel: Path) -> set[str]:
 
 
 def tree(folder: Path) -> set[str]:
-    """Files that belong to the tree: neither bytecode nor what an example wrote."""
+    """Files that belong to the tree: neither what tools left there nor what an example wrote."""
     files = (file.relative_to(folder) for file in folder.rglob("*") if file.is_file())
-    return {file.as_posix() for file in files if "__pycache__" not in file.parts and file.parts[0] != "out"}
+    return {
+        file.as_posix()
+        for file in files
+        if file.parts[0] != "out" and not any(part == "__pycache__" or part.startswith(".") for part in file.parts)
+    }
 
 
 def test_the_wheel_holds_three_packages_whole_and_nothing_else(wheel: Path):
