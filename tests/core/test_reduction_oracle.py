@@ -6,7 +6,7 @@ import networkx as nx
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from crewkeeper_bus.messages import OnCall
+from crewkeeper_bus.messages import OnCall, OnResource
 from crewkeeper_supervisor.core.reduction import Reduction, Verdict, anatomy, blockers_of, surely_live
 from crewkeeper_supervisor.core.wait_graph import WaitGraph
 from support.random_graphs import RandomCrew
@@ -144,3 +144,15 @@ def test_the_random_crews_reach_every_verdict_often() -> None:
             for verdict in verdicts(crew.graph).values():
                 counts[verdict] += 1
     assert min(counts.values()) >= 20, counts
+
+
+def test_units_the_task_itself_gets_before_make_a_request_impossible() -> None:
+    graph = WaitGraph()
+    for agent in ("a", "b"):
+        graph.task_began(agent, "t", 0.0, slot=True)
+    graph.requested("a", "t", "gpu", "k1", "x", 2, 2, 0.0)
+    graph.requested("b", "t", "gpu", "k2", "x", 1, 2, 0.0)
+    graph.requested("b", "t", "gpu", "k3", "x", 2, 2, 0.0)
+    graph.wait_began("b", "t", 1, OnResource(resource="gpu", ticket="k3"), 0.0, None)
+    assert Reduction(graph).of(graph.waiting.values()) == {"b/t": Verdict.STUCK}
+    assert verdicts(graph) == {"b/t": Verdict.STUCK}

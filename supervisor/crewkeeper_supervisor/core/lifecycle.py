@@ -48,8 +48,8 @@ def declare(state: RunState, message: RunDeclared) -> None:
     state.host = message.host
     for spec in state.crew.agents:
         for name in spec.instances:
-            node = state.graph.agent(name, spec.name)
-            node.concurrency, node.reentrant = spec.concurrency, spec.reentrant
+            state.graph.declare(name, spec.name, spec.concurrency, spec.reentrant)
+            node = state.graph.agent(name)
             state.agents[name] = AgentView(name=name, role=spec.name, spec=spec, node=node)
     state.due_s["begin"] = state.now_s + state.crew.start_timeout_s
 
@@ -172,7 +172,7 @@ def left(state: RunState, view: AgentView, why: str) -> None:
 
 def operator_asked(state: RunState, message: OperatorAsked) -> None:
     """A person intervenes."""
-    reason = message.why or f"asked by {message.by or 'an operator'}"
+    reason = (message.why or f"asked by {message.by or 'an operator'}")[:2000]
     views = list(state.agents.values()) if not message.agent else [state.agents.get(message.agent)]
     present = [view for view in views if view is not None]
     match message.action:
@@ -212,11 +212,13 @@ def run_ended(state: RunState, message: RunEnded) -> None:
 def watch_clock(state: RunState) -> None:
     """What only time brings: beginning without the missing, noticing silence, the end of the work."""
     begin_if_complete(state)
-    if state.phase != "running":
-        state.due_s.pop("quiet", None)
+    if state.phase not in ("starting", "running"):
+        for need in ("begin", "silence", "quiet"):
+            state.due_s.pop(need, None)
         return
     _watch_silence(state)
-    _watch_quiet(state)
+    if state.phase == "running":
+        _watch_quiet(state)
 
 
 def _silence_limit_s(state: RunState) -> float:

@@ -167,7 +167,7 @@ class Reduction:
         ticket = resource.queue.get(condition.ticket) if resource is not None else None
         if resource is None or ticket is None or ticket.granted or ticket.task is not task:
             return self._constant[Verdict.LIVE]
-        if ticket.units > resource.capacity:
+        if ticket.units + _own_before(ticket) > resource.capacity:
             return self._constant[Verdict.STUCK]
         ahead, holders = blockers_of(ticket)
         free = resource.capacity - sum(t.units for t in resource.queue.values() if t.granted)
@@ -237,6 +237,16 @@ def blockers_of(ticket: Ticket) -> tuple[list[Ticket], list[Ticket]]:
     return ahead, [other for other in ticket.resource.queue.values() if other.granted and ticket.conflicts(other)]
 
 
+def _own_before(ticket: Ticket) -> int:
+    """Units of a semaphore that the asking task itself holds, or gets before it is this ticket's turn."""
+    own = 0
+    for other in ticket.resource.queue.values():
+        if other is ticket or ticket.resource.capacity == 1:
+            break
+        own += other.units if other.task is ticket.task else 0
+    return own
+
+
 def descends(call: Call, node: AgentNode) -> bool:
     """Whether a call was made, however many hops ago, on behalf of an active task of this agent."""
     task: Task | None = call.task
@@ -304,7 +314,8 @@ def _collect(condition: Condition, task: Task, graph: WaitGraph, found: list[tup
             ticket = resource.queue.get(condition.ticket) if resource is not None else None
             if ticket is not None and not ticket.granted:
                 ahead, holders = blockers_of(ticket)
-                found.append(("resource", condition.resource, [t.task for t in holders + ahead]))
+                tasks = [task for other in holders + ahead for task in _keepers(other)]
+                found.append(("resource", condition.resource, tasks))
         case OnHuman():
             found.append(("human", condition.who, []))
         case OnTimer():
@@ -312,6 +323,12 @@ def _collect(condition: Condition, task: Task, graph: WaitGraph, found: list[tup
         case OnAll() | OnSome():
             for part in condition.of:
                 _collect(part, task, graph, found)
+
+
+def _keepers(ticket: Ticket) -> list[Task]:
+    """Who could give a ticket back: its task, or any other of the agent once that one has ended."""
+    tasks = ticket.task.agent.tasks
+    return [ticket.task] if ticket.task.id in tasks else list(tasks.values()) or [ticket.task]
 
 
 def anatomy(stuck: dict[str, Task], graph: WaitGraph) -> list[tuple[tuple[str, ...], tuple[str, ...]]]:

@@ -175,6 +175,8 @@ class WaitGraph:
         self.resources: dict[str, Resource] = {}
         self.waiting: dict[str, Task] = {}
         self.dirty: dict[str, Task] = {}
+        self._chained = False
+        """Whether any agent lets in what descends from its own tasks."""
 
     # --- agents ---
 
@@ -198,6 +200,7 @@ class WaitGraph:
         node.concurrency = concurrency
         node.reentrant = reentrant
         node.alive = True
+        self._chained |= reentrant == "chain"
 
     def died(self, name: str, *, returning: bool = False) -> list[Call]:
         """An agent's process or connection is gone with all it was doing. Its tickets stay until they are released.
@@ -213,17 +216,13 @@ class WaitGraph:
         if node is None:
             return []
         node.alive, node.returning = False, returning
-        lost = []
-        for call in list(node.inbound.values()):
-            call.state, call.handler = "lost", None
-            lost.append(call)
+        inbound = list(node.inbound.values())
         if len(self.live_instances(node.role)) == 0:
-            for call in self.role_inbound.pop(node.role, {}).values():
-                call.state = "lost"
-                lost.append(call)
-        node.inbound.clear()
+            inbound += self.role_inbound.pop(node.role, {}).values()
         for task in list(node.tasks.values()):
             self._end(task)
+        lost = [call for call in inbound if call.id in self.calls and self.call_lost(call.id) is not None]
+        node.inbound.clear()
         node.unread.clear()
         self.dirty.update(self.waiting)
         return lost
@@ -269,18 +268,16 @@ class WaitGraph:
             return None
         call = known.call
         self._end(known)
-        if call is None or call.state != "started":
-            return None
-        if call.caller == "":  # cancelled before it was known
-            self._forget_call(call)
-            return None
-        return self.call_lost(call.id)
+        return self.call_lost(call.id) if call is not None and call.state == "started" else None
 
     def call_opened(self, agent: str, task: str, call: str, to: str, at_s: float, verb: str = "") -> Call | None:
         """A request was sent. None if the id is another caller's."""
         known = self.calls.get(call)
         if known is not None and known.caller not in ("", agent):
             return None
+        if known is not None and known.caller == agent:  # the id is used again: what it meant before is over
+            self._forget_call(known)
+            known = None
         owner = self.agent(agent).tasks.get(task) or self.task_began(agent, task, at_s, slot=False)
         if known is None:
             known = self.calls[call] = Call(call, agent, owner, to, verb, at_s)
@@ -301,8 +298,10 @@ class WaitGraph:
             self._begin_handler(node, task, at_s, None)
             return
         self.pin(known, agent)
-        known.state = "started"
-        known.handler = self._begin_handler(node, task, at_s, known)
+        handler = self._begin_handler(node, task, at_s, known)
+        if known.handler is not None and known.handler is not handler:
+            known.handler.call = None
+        known.state, known.handler = "started", handler
 
     def call_answered(self, call: str, *, early: bool = False) -> None:
         """The answer is in the journal: whoever waits for it will get it."""
@@ -332,6 +331,11 @@ class WaitGraph:
         known = self.calls.get(call)
         if known is None or known.state == "answered":
             return None
+        if known.caller == "":  # nobody is known to wait for it
+            self._forget_call(known)
+            return None
+        if known.handler is not None:
+            known.handler.call = None
         known.state, known.handler = "lost", None
         self._forget_inbound(known)
         self._dirty(known.task)
@@ -438,6 +442,8 @@ class WaitGraph:
         known = node.tasks.get(task)
         if known is None:
             return self._begin(node, task, at_s, slot=True, call=call)
+        if known.call is not None and known.call is not call:  # it cannot work on two: the first is queued again
+            known.call.state, known.call.handler = "open", None
         known.call = call
         if not known.slot:
             known.slot = True
@@ -480,6 +486,8 @@ class WaitGraph:
         self._forget_inbound(call)
         if call.handler is not None:
             call.handler.call = None
+            if self._chained:  # a link of a chain is gone: what was let in through it may not be any more
+                self.dirty.update(self.waiting)
 
     def _dirty(self, task: Task) -> None:
         if task.wait is not None:

@@ -1,0 +1,373 @@
+"""A journal in memory: the messages of a run as they would be stored, put through the core as it reads them.
+
+Agents here are honest mirrors: they remember what they said and what reached them, so that a heartbeat or the answer to
+a probe says what a real client would say. Every command the core gives is carried out at once: it is encoded, stored
+and read back like any other message.
+"""
+
+from collections import deque
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+
+from crewkeeper_bus import codec, subjects
+from crewkeeper_bus import messages as m
+from crewkeeper_bus.subjects import HOST, SUPERVISOR, Kind
+from crewkeeper_supervisor.core import events
+from crewkeeper_supervisor.core.commands import AnswerCall, AskHost, Command, Escalate, TellAgent
+from crewkeeper_supervisor.core.crew import Agent, Crew
+from crewkeeper_supervisor.core.supervisor import Supervisor
+
+RUN = "r1"
+START_S = 1000.0
+BODY = msgspec.Raw(b"{}")
+
+_KINDS: dict[type[Any], Kind] = {
+    m.Request: Kind.REQ,
+    m.Reply: Kind.REP,
+    m.Cancel: Kind.CANCEL,
+    m.Message: Kind.MSG,
+    m.CallProgress: Kind.PROG,
+    m.Heartbeat: Kind.HB,
+}
+
+
+@dataclass
+class Doing:
+    """One task of a mirror."""
+
+    call: str = ""
+    caller: str = ""
+    slot: bool = True
+    wait: m.OpenWait | None = None
+
+
+@dataclass
+class Mirror:
+    """An agent as its own client sees it."""
+
+    name: str
+    spec: Agent
+    inc: str = ""
+    seq: int = 0
+    epoch: int = 0
+    tasks: dict[str, Doing] = field(default_factory=dict)
+    calls: dict[str, tuple[str, str]] = field(default_factory=dict)
+    """Calls without an answer: id to (callee, task)."""
+    queued: dict[str, str] = field(default_factory=dict)
+    """Calls not started: id to caller."""
+    unread: dict[str, str] = field(default_factory=dict)
+    """Messages not taken: id to sender."""
+    tickets: dict[str, tuple[str, str]] = field(default_factory=dict)
+    held: dict[str, tuple[str, str]] = field(default_factory=dict)
+    """Grants: ticket to (resource, task)."""
+    nonces: list[str] = field(default_factory=list)
+    """Probes not answered yet."""
+    breaks: list[m.Break] = field(default_factory=list)
+    """Breaks received and not obeyed yet."""
+    began: bool = False
+    alive: bool = False
+
+    def restart(self, inc: str) -> None:
+        """A new incarnation remembers nothing."""
+        self.__init__(self.name, self.spec, inc=inc, alive=True)  # type: ignore[misc]
+
+    def heartbeat(self, nonce: str = "") -> dict[str, Any]:
+        """The fields of a heartbeat that tells its whole state."""
+        return {
+            "nonce": nonce,
+            "role": self.spec.name,
+            "concurrency": self.spec.concurrency,
+            "reentrant": self.spec.reentrant,
+            "tasks": tuple(
+                m.TaskState(task=task, call=doing.call, caller=doing.caller, slot=doing.slot, wait=doing.wait)
+                for task, doing in self.tasks.items()
+            ),
+            "queued": tuple(self.queued),
+            "calls": tuple(m.OpenCall(call=call, to=to, task=task) for call, (to, task) in self.calls.items()),
+            "unread": tuple((sender, message) for message, sender in self.unread.items()),
+            "held": tuple(m.Held(resource=r, ticket=ticket, task=t) for ticket, (r, t) in self.held.items()),
+        }
+
+
+class Journal:
+    """A run's journal, its core, and a mirror of every agent.
+
+    Args:
+        crew: The crew; declared as the first entry.
+        obey: Whether commands are carried out, each leaving its trace.
+    """
+
+    def __init__(self, crew: Crew, *, obey: bool = True) -> None:
+        self.crew = crew
+        self.core = Supervisor(RUN)
+        self.obey = obey
+        self.now_s = START_S
+        self.entries: list[tuple[float, str, bytes]] = []
+        self.commands: list[Command] = []
+        """Every command the core gave, in order."""
+        self.mirrors = {name: Mirror(name, spec) for spec in crew.agents for name in spec.instances}
+        self._incs = 0
+        self.op(m.RunDeclared(crew=msgspec.to_builtins(crew), host="here"))
+
+    # --- storing ---
+
+    def store(self, subject: str, payload: bytes) -> list[Command]:
+        """Store one entry, hand it to the core and to whom it is addressed; carry out what the core then asks for."""
+        given: list[Command] = []
+        waiting = deque([(subject, payload)])
+        while waiting:
+            subject, payload = waiting.popleft()
+            self.entries.append((self.now_s, subject, payload))
+            event = events.read(len(self.entries), self.now_s, subject, payload)
+            self._deliver(event)
+            for command in self.core.handle(event):
+                given.append(command)
+                encoded = wire(command)
+                if self.obey:
+                    waiting.append(encoded)
+        self.commands += given
+        return given
+
+    def op(self, message: Any, *, sender: str = SUPERVISOR, to: str = "_") -> list[Command]:
+        """The supervisor side states a fact."""
+        id_ = f"o{len(self.entries) + 1}"
+        return self.store(subjects.build(RUN, Kind.OP, sender, to, id_), codec.encode(message))
+
+    def tick(self, after_s: float) -> list[Command]:
+        """Time passes, and the owner says so."""
+        self.now_s = round(self.now_s + after_s, 6)
+        return self.op(m.Tick())
+
+    def say(
+        self, agent: str, type_: type[Any], *, to: str = "_", id_: str = "", lost: bool = False, **fields: Any
+    ) -> list[Command]:
+        """An agent says something in its own stream; `lost`: it never reaches the journal."""
+        mirror = self.mirrors[agent]
+        mirror.seq += 1
+        message = type_(inc=mirror.inc, seq=mirror.seq, **fields)
+        if lost:
+            return []
+        kind = _KINDS.get(type_, Kind.NOTE)
+        id_ = id_ or f"x{len(self.entries) + 1}"
+        return self.store(subjects.build(RUN, kind, agent, to, id_), codec.encode(message))
+
+    # --- what agents do ---
+
+    def start(self, agents: Iterable[str] | None = None) -> list[Command]:
+        """Processes start and agents join."""
+        given = []
+        for number, name in enumerate(self.mirrors if agents is None else agents, start=1):
+            if not self.mirrors[name].spec.external:
+                given += self.op(m.ProcessStarted(agent=name, pid=100 + number), sender=HOST)
+            given += self.join(name)
+        return given
+
+    def join(self, agent: str) -> list[Command]:
+        """A new incarnation of an agent joins."""
+        self._incs += 1
+        mirror = self.mirrors[agent]
+        mirror.restart(f"i{self._incs}")
+        spec = mirror.spec
+        return self.say(agent, m.Joined, role=spec.name, concurrency=spec.concurrency, reentrant=spec.reentrant)
+
+    def task(self, agent: str, task: str, *, name: str = "", slot: bool = True, lost: bool = False) -> list[Command]:
+        """An activity begins."""
+        self.mirrors[agent].tasks[task] = Doing(slot=slot)
+        return self.say(agent, m.TaskBegan, task=task, name=name, slot=slot, lost=lost)
+
+    def end(self, agent: str, task: str, *, lost: bool = False) -> list[Command]:
+        """A task is over."""
+        mirror = self.mirrors[agent]
+        mirror.tasks.pop(task, None)
+        mirror.calls = {call: (to, by) for call, (to, by) in mirror.calls.items() if by != task}
+        return self.say(agent, m.TaskEnded, task=task, lost=lost)
+
+    def call(
+        self, agent: str, task: str, call: str, to: str, *, deadline_s: float | None = None, lost: bool = False
+    ) -> list[Command]:
+        """A task makes a call."""
+        self.mirrors[agent].calls[call] = (to, task)
+        return self.say(
+            agent, m.Request, to=to, id_=call, task=task, verb="ask", body=BODY, deadline_s=deadline_s, lost=lost
+        )
+
+    def begin_call(self, agent: str, call: str, task: str, *, lost: bool = False) -> list[Command]:
+        """A handler begins to work on a call."""
+        mirror = self.mirrors[agent]
+        caller = mirror.queued.pop(call, "")
+        mirror.tasks[task] = Doing(call=call, caller=caller)
+        return self.say(agent, m.CallStarted, call=call, caller=caller or "nobody", task=task, lost=lost)
+
+    def reply(self, agent: str, task: str, *, early: bool = False, lost: bool = False) -> list[Command]:
+        """A handler answers, and is over unless the answer is early."""
+        mirror = self.mirrors[agent]
+        doing = mirror.tasks[task]
+        call, doing.call = doing.call, ""
+        if not early:
+            del mirror.tasks[task]
+        return self.say(agent, m.Reply, to=doing.caller, id_=call, early=early, body=BODY, lost=lost)
+
+    def cancel(self, agent: str, call: str, *, lost: bool = False) -> list[Command]:
+        """A caller gives up a call."""
+        to, _ = self.mirrors[agent].calls.pop(call)
+        return self.say(agent, m.Cancel, to=to, id_=call, lost=lost)
+
+    def wait(
+        self, agent: str, task: str, condition: m.Condition, *, deadline_s: float | None = None, lost: bool = False
+    ) -> list[Command]:
+        """A task begins to wait."""
+        mirror = self.mirrors[agent]
+        mirror.epoch += 1
+        doing = mirror.tasks.setdefault(task, Doing(slot=False))
+        doing.wait = m.OpenWait(epoch=mirror.epoch, condition=condition, deadline_s=deadline_s)
+        return self.say(
+            agent, m.WaitBegan, task=task, epoch=mirror.epoch, condition=condition, deadline_s=deadline_s, lost=lost
+        )
+
+    def wake(self, agent: str, task: str, outcome: str = "met", *, lost: bool = False) -> list[Command]:
+        """A wait is over; calls it waited for and that have no answer are cancelled, as the client does."""
+        mirror = self.mirrors[agent]
+        wait = mirror.tasks[task].wait
+        assert wait is not None, f"{agent}/{task} does not wait"
+        mirror.tasks[task].wait = None
+        given: list[Command] = []
+        if outcome != "met":
+            for call in [c for c in _calls(wait.condition) if c in mirror.calls]:
+                given += self.cancel(agent, call, lost=lost)
+            for ticket in [t for t in _tickets(wait.condition) if t in mirror.tickets and t not in mirror.held]:
+                given += self.release(agent, ticket, lost=lost)
+        return given + self.say(agent, m.WaitEnded, task=task, epoch=wait.epoch, outcome=outcome, lost=lost)
+
+    def acquire(
+        self, agent: str, task: str, resource: str, ticket: str, *, lost: bool = False, **fields: Any
+    ) -> list[Command]:
+        """A task asks for a lock or for units."""
+        self.mirrors[agent].tickets[ticket] = (resource, task)
+        return self.say(agent, m.Acquire, task=task, resource=resource, ticket=ticket, lost=lost, **fields)
+
+    def release(self, agent: str, ticket: str, *, lost: bool = False) -> list[Command]:
+        """A task gives a ticket back."""
+        mirror = self.mirrors[agent]
+        mirror.held.pop(ticket, None)
+        resource, task = mirror.tickets.pop(ticket)
+        return self.say(agent, m.Release, task=task, resource=resource, ticket=ticket, lost=lost)
+
+    def send(self, agent: str, task: str, to: str, message: str, *, lost: bool = False) -> list[Command]:
+        """A one-way message."""
+        return self.say(agent, m.Message, to=to, id_=message, task=task, body=BODY, lost=lost)
+
+    def take(self, agent: str, task: str, message: str, *, lost: bool = False) -> list[Command]:
+        """A task takes a message out of the mailbox."""
+        sender = self.mirrors[agent].unread.pop(message)
+        return self.say(agent, m.Taken, task=task, sender=sender, message=message, lost=lost)
+
+    def heartbeat(self, agent: str, *, lost: bool = False) -> list[Command]:
+        """An agent tells its whole state."""
+        return self.say(agent, m.Heartbeat, lost=lost, **self.mirrors[agent].heartbeat())
+
+    def affirm(self, agent: str) -> list[Command]:
+        """An agent answers the probes it received."""
+        mirror, given = self.mirrors[agent], []
+        nonces, mirror.nonces = mirror.nonces, []
+        for nonce in nonces:
+            given += self.say(agent, m.Heartbeat, **mirror.heartbeat(nonce))
+        return given
+
+    def obey_breaks(self, agent: str) -> list[Command]:
+        """An agent fails the waits it was told to fail, where they are still open."""
+        mirror, given = self.mirrors[agent], []
+        breaks, mirror.breaks = mirror.breaks, []
+        for each in breaks:
+            doing = mirror.tasks.get(each.task)
+            if doing is not None and doing.wait is not None and doing.wait.epoch == each.epoch:
+                given += self.wake(agent, each.task, "broken")
+        return given
+
+    def exited(self, agent: str, code: int = -9, *, restart: bool = False) -> list[Command]:
+        """An agent's process ends, and its host says so."""
+        mirror = self.mirrors[agent]
+        mirror.alive = False
+        pid = self.core.agents[agent].pid
+        return self.op(m.ProcessExited(agent=agent, pid=pid, code=code, restart=restart), sender=HOST)
+
+    # --- receiving ---
+
+    def _deliver(self, event: events.Event) -> None:
+        if not isinstance(event, events.Recorded):
+            return
+        message = event.message
+        mirror = self.mirrors.get(event.to) or next((x for x in self.mirrors.values() if x.spec.name == event.to), None)
+        if mirror is None or not mirror.alive:
+            return
+        match message:
+            case m.Request() if event.sender in self.mirrors:
+                mirror.queued.setdefault(event.id, event.sender)
+            case m.Reply() | m.SupervisorReply():
+                mirror.calls.pop(event.id, None)
+            case m.Cancel():
+                mirror.queued.pop(event.id, None)
+                for doing in mirror.tasks.values():
+                    if doing.call == event.id and doing.caller == event.sender:
+                        doing.call = ""
+            case m.Message():
+                mirror.unread.setdefault(event.id, event.sender)
+            case m.Probe():
+                mirror.nonces.append(message.nonce)
+            case m.Granted():
+                if message.ticket in mirror.tickets:
+                    mirror.held[message.ticket] = mirror.tickets[message.ticket]
+            case m.Break():
+                mirror.breaks.append(message)
+            case m.Begin():
+                mirror.began = True
+            case _:
+                pass
+
+
+def wire(command: Command) -> tuple[str, bytes]:
+    """A command as it is published, checked by reading it back as its receiver would."""
+    match command:
+        case TellAgent():
+            subject = subjects.build(RUN, Kind.CTL, SUPERVISOR, command.agent, command.id)
+            payload = codec.encode(command.message)
+        case AnswerCall():
+            subject = subjects.build(RUN, Kind.REP, SUPERVISOR, command.agent, command.call)
+            body = msgspec.UNSET if command.body is None else command.body
+            payload = codec.encode(m.SupervisorReply(id=command.id, error=command.error, body=body))
+        case AskHost():
+            subject = subjects.build(RUN, Kind.CTL, SUPERVISOR, HOST, command.id)
+            payload = codec.encode(command.message)
+        case Escalate():
+            subject = subjects.build(RUN, Kind.OP, SUPERVISOR, "_", command.id)
+            msgspec.json.encode(command.body)
+            payload = codec.encode(m.Outcome(command=command.id, ok=True, detail="delivered"))
+    codec.decode_supervisor(subjects.parse(subject).kind, payload)
+    return subject, payload
+
+
+def fold(entries: Iterable[tuple[float, str, bytes]], *, peek: bool = False) -> tuple[Supervisor, list[Command]]:
+    """Fold a journal anew; `peek`: look at everything after every entry, which must change nothing."""
+    core, given = Supervisor(RUN), []
+    for seq, (at_s, subject, payload) in enumerate(entries, start=1):
+        given += core.handle(events.read(seq, at_s, subject, payload))
+        if peek:
+            core.digest()
+            core.waits()
+            core.next_tick_at_s()
+            core.handle(events.read(seq, at_s, subject, payload))
+    return core, given
+
+
+def _calls(condition: m.Condition) -> list[str]:
+    if isinstance(condition, m.OnCall):
+        return [condition.call]
+    return [call for part in getattr(condition, "of", ()) for call in _calls(part)]
+
+
+def _tickets(condition: m.Condition) -> list[str]:
+    if isinstance(condition, m.OnResource):
+        return [condition.ticket]
+    return [ticket for part in getattr(condition, "of", ()) for ticket in _tickets(part)]
