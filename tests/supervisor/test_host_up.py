@@ -46,7 +46,7 @@ def until(condition: Callable[[], Any], what: str) -> Any:
 def processes() -> dict[int, tuple[int, str]]:
     """Every process that is not a zombie: parent and command line, by pid."""
     listed = subprocess.run(
-        ["ps", "-A", "-o", "pid=", "-o", "ppid=", "-o", "stat=", "-o", "args="],
+        ["ps", "-A", "-ww", "-o", "pid=", "-o", "ppid=", "-o", "stat=", "-o", "args="],
         capture_output=True,
         text=True,
         check=True,
