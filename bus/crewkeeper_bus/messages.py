@@ -9,67 +9,23 @@ from typing import Annotated, Any, Final
 
 from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 
+# Whoever speaks the protocol finds all of it here.
+from crewkeeper_bus.conditions import Condition as Condition
+from crewkeeper_bus.conditions import OnAll as OnAll
+from crewkeeper_bus.conditions import OnCall as OnCall
+from crewkeeper_bus.conditions import OnHuman as OnHuman
+from crewkeeper_bus.conditions import OnMessage as OnMessage
+from crewkeeper_bus.conditions import OnResource as OnResource
+from crewkeeper_bus.conditions import OnSome as OnSome
+from crewkeeper_bus.conditions import OnTimer as OnTimer
+from crewkeeper_bus.field_types import Count as Count
+from crewkeeper_bus.field_types import Name as Name
+from crewkeeper_bus.field_types import Names as Names
+from crewkeeper_bus.field_types import Seconds as Seconds
+from crewkeeper_bus.field_types import Text as Text
 from crewkeeper_bus.subjects import Kind
 
-Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-]{1,32}\Z", description="a subject token")]
-Text = Annotated[str, Meta(max_length=2000)]
-Seconds = Annotated[float, Meta(ge=0, le=366 * 24 * 3600)]
-Count = Annotated[int, Meta(ge=0, le=2**53)]
-Names = Annotated[tuple[Name, ...], Meta(max_length=256)]
-
 PROTOCOL_VERSION: Final = 1
-
-
-# --- conditions: what a task waits for ---
-
-
-class OnCall(Struct, frozen=True, kw_only=True, tag_field="on", tag="call"):
-    """The answer to a call the task made."""
-
-    call: Name
-
-
-class OnMessage(Struct, frozen=True, kw_only=True, tag_field="on", tag="message"):
-    """A one-way message of any of these agents; of anybody if the list is empty."""
-
-    senders: Names = ()
-
-
-class OnResource(Struct, frozen=True, kw_only=True, tag_field="on", tag="resource"):
-    """A lock (`units` 1 of 1) or units of a semaphore, asked for with an `Acquire` of the same ticket."""
-
-    resource: Name
-    ticket: Name
-
-
-class OnHuman(Struct, frozen=True, kw_only=True, tag_field="on", tag="human"):
-    """An answer of a person; never a deadlock."""
-
-    who: Name
-    question: Name | None = None
-    """Id of the `AskHuman`; null where no question was asked through the bus."""
-
-
-class OnTimer(Struct, frozen=True, kw_only=True, tag_field="on", tag="timer"):
-    """Time passes."""
-
-    after_s: Seconds
-
-
-class OnAll(Struct, frozen=True, kw_only=True, tag_field="on", tag="all"):
-    """Every one of the conditions."""
-
-    of: Annotated[tuple["Condition", ...], Meta(max_length=256)]
-
-
-class OnSome(Struct, frozen=True, kw_only=True, tag_field="on", tag="some"):
-    """At least `k` of the conditions; ANY is k = 1."""
-
-    k: Annotated[int, Meta(ge=1, le=256)]
-    of: Annotated[tuple["Condition", ...], Meta(max_length=256)]
-
-
-Condition = OnCall | OnMessage | OnResource | OnHuman | OnTimer | OnAll | OnSome
 
 
 # --- agent to agent ---

@@ -1,0 +1,11 @@
+"""Field types: what the values in messages may be, with their limits."""
+
+from typing import Annotated
+
+from msgspec import Meta
+
+Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-]{1,32}\Z", description="a subject token")]
+Text = Annotated[str, Meta(max_length=2000)]
+Seconds = Annotated[float, Meta(ge=0, le=366 * 24 * 3600)]
+Count = Annotated[int, Meta(ge=0, le=2**53)]
+Names = Annotated[tuple[Name, ...], Meta(max_length=256)]
