@@ -196,35 +196,36 @@ async def connect(place: Place, *, name: str = "supervisor") -> AsyncIterator[Li
             event.set()
         log.info("link.back", server=place.host)
 
-    options: dict[str, Any] = {"user": place.user, "password": place.password} if place.user else {}
-    try:
-        with anyio.fail_after(CONNECT_LIMIT_S):
-            await nc.connect(
-                place.url,
-                name=name,
-                error_cb=failed,
-                disconnected_cb=lost,
-                reconnected_cb=back,
-                closed_cb=closed,
-                connect_timeout=2,
-                allow_reconnect=True,
-                # The first attempt must fail at once; later ones never give up (set below).
-                max_reconnect_attempts=1,
-                reconnect_time_wait=RECONNECT_EVERY_S,  # type: ignore[arg-type]
-                ping_interval=PING_EVERY_S,
-                max_outstanding_pings=2,
-                pending_size=8 * 1024 * 1024,
-                **options,
-            )
-    except (*LINK_ERRORS, ValueError) as error:
-        await _close(nc)
-        raise ConnectionLost(f"cannot connect to {place.host}: {str(error)[:200] or type(error).__name__}") from error
+    await _open(nc, place, name, error_cb=failed, disconnected_cb=lost, reconnected_cb=back, closed_cb=closed)
     nc.options["max_reconnect_attempts"] = -1
     try:
         yield link
     finally:
         leaving = True
         await _close(nc)
+
+
+async def _open(nc: WireClient, place: Place, name: str, **callbacks: Any) -> None:
+    options: dict[str, Any] = {"user": place.user, "password": place.password} if place.user else {}
+    try:
+        with anyio.fail_after(CONNECT_LIMIT_S):
+            await nc.connect(
+                place.url,
+                name=name,
+                connect_timeout=2,
+                allow_reconnect=True,
+                # The first attempt must fail at once; later ones never give up (the caller sees to that).
+                max_reconnect_attempts=1,
+                reconnect_time_wait=RECONNECT_EVERY_S,  # type: ignore[arg-type]
+                ping_interval=PING_EVERY_S,
+                max_outstanding_pings=2,
+                pending_size=8 * 1024 * 1024,
+                **options,
+                **callbacks,
+            )
+    except (*LINK_ERRORS, ValueError) as error:
+        await _close(nc)
+        raise ConnectionLost(f"cannot connect to {place.host}: {str(error)[:200] or type(error).__name__}") from error
 
 
 async def _close(nc: WireClient) -> None:
