@@ -13,8 +13,8 @@ from typing import Final
 from crewkeeper_bus.messages import Probe
 from crewkeeper_supervisor.core.evidence import arrow, edges_of, ring
 from crewkeeper_supervisor.core.findings import Edge, Finding, Incident, Victim
-from crewkeeper_supervisor.core.reduction import Reduction, Verdict, anatomy, surely_live
-from crewkeeper_supervisor.core.response import act_on, break_wait, note, open_incident, resolve
+from crewkeeper_supervisor.core.reduction import Reduction, Verdict, anatomy, blockers, surely_live
+from crewkeeper_supervisor.core.response import act_on, break_wait, breaks_orphans, note, open_incident, resolve
 from crewkeeper_supervisor.core.state import RunState
 from crewkeeper_supervisor.core.victim import choose, ends_wait, task_of
 from crewkeeper_supervisor.core.wait_graph import Task
@@ -49,6 +49,7 @@ class _Watch:
     def __init__(self, incident: Incident, epochs: Epochs) -> None:
         self.incident = incident
         self.epochs = epochs
+        self.members = {key for key, _ in epochs}
         self.tried: list[str] = []
         self.act_s: float | None = None
         """When a timed deadlock has lasted long enough to act on."""
@@ -109,10 +110,12 @@ class Detector:
         """Suspect every core among stuck tasks; with `but_for_timers`, those a timer would free in the end."""
         groups = anatomy(stuck, self._state.graph)
         explained = {key for core, tail in groups for key in core + tail}
-        groups += [((key,), ()) for key in sorted(stuck) if key not in explained]  # waits for what cannot exist
+        groups += self._impossible({key: task for key, task in stuck.items() if key not in explained})
         for core, tail in groups:
             epochs = tuple((key, _epoch(stuck[key])) for key in core)
-            if epochs in self._watches or (but_for_timers is not None and core[0] in but_for_timers):
+            if but_for_timers is not None and not but_for_timers.keys().isdisjoint(core):
+                continue
+            if self._in_hand(core, timed=but_for_timers is not None):
                 continue
             known = self._suspicions.get(epochs)
             if known is None:
@@ -121,12 +124,34 @@ class Detector:
             known.tail = tail
             known.timed = but_for_timers is not None
 
+    def _impossible(self, stuck: dict[str, Task]) -> list[tuple[tuple[str, ...], tuple[str, ...]]]:
+        """Stuck tasks that no core explains: those that wait for what cannot exist, and those that hang on them."""
+        graph = self._state.graph
+        hanging = [
+            key
+            for key, task in stuck.items()
+            if any(other.key in stuck and other is not task for _, _, tasks in blockers(task, graph) for other in tasks)
+        ]
+        sources = sorted(key for key in stuck if key not in hanging)
+        return [((key,), tuple(sorted(hanging)) if len(sources) == 1 else ()) for key in sources]
+
+    def _in_hand(self, core: tuple[str, ...], *, timed: bool) -> bool:
+        """Whether an open incident has one of these waits: a knot is dealt with once, and then looked at again."""
+        return any(
+            not watch.members.isdisjoint(core) and (timed or not watch.incident.finding.timed)
+            for watch in self._watches.values()
+        )
+
     def _orphan(self, task: Task) -> None:
         """A wait that only a dead agent could end, through no call of its own (those are answered at once)."""
         epochs = ((task.key, _epoch(task)),)
-        edges = edges_of(task, self._state.graph)
-        if epochs in self._watches or any(edge.kind in ("call", "queued_call") for edge in edges):
+        graph = self._state.graph
+        edges = edges_of(task, graph)
+        calls = [graph.calls[edge.message] for edge in edges if edge.kind in ("call", "queued_call")]
+        if epochs in self._watches:
             return
+        if calls and (breaks_orphans(self._state) or not any(call.state == "lost" for call in calls)):
+            return  # its call is answered in its stead, or it only hangs on somebody else's
         summary = f"{task.agent.name} waits for what only an agent that is gone could do"
         why = "nobody is left who could end this wait"
         victim = Victim(task=task.key, agent=task.agent.name, epoch=_epoch(task), why=why)
@@ -137,6 +162,9 @@ class Detector:
 
     def _pursue(self, epochs: Epochs, suspicion: _Suspicion) -> None:
         state = self._state
+        if self._in_hand(suspicion.members, timed=suspicion.timed):
+            del self._suspicions[epochs]
+            return
         if suspicion.silent and state.now_s >= suspicion.ask_again_s:
             for agent in suspicion.silent:
                 suspicion.silent[agent] = f"n{state.next_id()}"
@@ -218,6 +246,7 @@ class Detector:
             over = next(key for key, epoch in epochs if ends_wait(task_of(state.graph, key), epoch))
             agent = over.partition("/")[0]
             resolve(state, watch.incident, f"{agent}'s wait is over; the others can move again")
+            state.due_s["sweep"] = state.now_s  # what it covered is looked at again
 
     def _opened(self, epochs: Epochs) -> bool:
         return any(ends_wait(task_of(self._state.graph, key), epoch) for key, epoch in epochs)

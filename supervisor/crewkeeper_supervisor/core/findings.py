@@ -85,6 +85,8 @@ class Incident(Struct, kw_only=True):
     steps: list[Step] = field(default_factory=list)
     count: int = 1
     """How often the same finding came again while this was open (malformed messages, …)."""
+    told: bool = False
+    """Whether people were to be told of it; then they are also told when it is over."""
     resolved_at_s: float | None = None
 
     @property

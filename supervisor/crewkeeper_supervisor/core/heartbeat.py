@@ -29,9 +29,9 @@ def reconcile(state: RunState, view: AgentView, heartbeat: Heartbeat) -> list[Ca
         view.status = "paused" if heartbeat.state == "paused" else "up"
     unanswered = _tasks(graph, node, heartbeat, state.now_s)
     _calls(graph, node, heartbeat, state.now_s)
-    _tickets(state, node, heartbeat)
     graph.assured(node)
     limit_s = state.now_s - LOST_AFTER_S - 2 * heartbeat.heartbeat_s
+    _tickets(state, node, heartbeat, limit_s)
     _mailbox(graph, node, heartbeat, limit_s)
     return unanswered + _undelivered(graph, node, heartbeat, limit_s)
 
@@ -75,12 +75,13 @@ def _calls(graph: WaitGraph, node: AgentNode, heartbeat: Heartbeat, now_s: float
             graph.pin(queued, node.name)
 
 
-def _tickets(state: RunState, node: AgentNode, heartbeat: Heartbeat) -> None:
-    """Grants of tasks that are over and that the agent no longer claims were given back by a note that was lost."""
+def _tickets(state: RunState, node: AgentNode, heartbeat: Heartbeat, limit_s: float) -> None:
+    """Give back what the agent does not claim, of a task that is over or granted long ago: its note was lost."""
     claimed = {held.ticket for held in heartbeat.held}
     for resource in list(state.graph.resources.values()):
         for ticket in list(resource.queue.values()):
-            if ticket.task.agent is node and ticket.task.id not in node.tasks and ticket.id not in claimed:
+            over = ticket.task.id not in node.tasks or (ticket.granted and ticket.granted_s < limit_s)
+            if ticket.task.agent is node and over and ticket.id not in claimed:
                 grant(state, state.graph.released(resource.name, ticket.id))
 
 
@@ -99,4 +100,9 @@ def _undelivered(graph: WaitGraph, node: AgentNode, heartbeat: Heartbeat, limit_
         for call in list(node.inbound.values())
         if call.state == "open" and call.opened_s < limit_s and call.id not in queued
     ]
+    for call in graph.role_inbound.get(node.role, {}).values():  # at one of the instances, nobody knows which
+        if call.opened_s < limit_s and call.id not in queued:
+            call.missed[node.name] = True
+            if all(instance.name in call.missed for instance in graph.live_instances(node.role)):
+                found.append(call)
     return [call for call in found if graph.call_lost(call.id) is not None]

@@ -26,7 +26,7 @@ from crewkeeper_supervisor.core.crew import Crew
 from crewkeeper_supervisor.core.evidence import edges_of
 from crewkeeper_supervisor.core.findings import Edge, Finding, FindingKind, Incident
 from crewkeeper_supervisor.core.locks import grant
-from crewkeeper_supervisor.core.response import kill, note, open_incident, resolve, stop_crew
+from crewkeeper_supervisor.core.response import breaks_orphans, kill, note, open_incident, resolve, stop_crew
 from crewkeeper_supervisor.core.roster import AgentView
 from crewkeeper_supervisor.core.state import RunState
 from crewkeeper_supervisor.core.wait_graph import Call
@@ -145,24 +145,25 @@ def gone(state: RunState, view: AgentView, status: str, why: str, *, returning: 
 
 
 def orphaned(state: RunState, lost: list[Call], why: str) -> None:
-    """Calls that nobody will answer: fail them with `PeerGone`, and report the waits that hung on them."""
+    """Calls that nobody will answer: fail them with `PeerGone`, and report the waits that hung on them.
+
+    Where policy does not fail them, they stay open, and detection reports who waits for them.
+    """
+    if not breaks_orphans(state):
+        return
     edges: list[Edge] = []
     for call in lost:
         if call.task.wait is not None:
             edges += [edge for edge in edges_of(call.task, state.graph) if edge.message == call.id]
-    policy = state.crew.responses.orphan if state.crew is not None else None
     if edges and state.phase == "running":
         agents = tuple(dict.fromkeys([edge.agent for edge in edges] + [call.to for call in lost]))
         finding = _finding(state, "orphan", f"{', '.join(dict.fromkeys(e.agent for e in edges))}: {why}", agents)
         finding = msgspec.structs.replace(finding, edges=tuple(edges))
         incident = open_incident(state, finding)
-        if policy is None or ("break" in policy.do and not policy.shadow):
-            note(state, incident, f"failed {len(lost)} call(s) with PeerGone")
-            resolve(state, incident, "the callers can go on")
-    if policy is None or ("break" in policy.do and not policy.shadow):
-        for call in lost:
-            fault = Fault(code="peer_gone", text=why[:2000])
-            state.answer(call.caller, call.id, error=fault)
+        note(state, incident, f"failed {len(lost)} call(s) with PeerGone")
+        resolve(state, incident, "the callers can go on")
+    for call in lost:
+        state.answer(call.caller, call.id, error=Fault(code="peer_gone", text=why[:2000]))
 
 
 def left(state: RunState, view: AgentView, why: str) -> None:

@@ -10,8 +10,12 @@ from crewkeeper_supervisor.core.state import RunState
 from crewkeeper_supervisor.core.wait_graph import Ticket
 
 
-def acquire(state: RunState, agent: str, message: Acquire) -> None:
-    """An agent asks for a lock or for units of a semaphore."""
+def acquire(state: RunState, agent: str, message: Acquire) -> bool:
+    """An agent asks for a lock or for units of a semaphore. False if the ticket is another's."""
+    resource = state.graph.resources.get(message.resource)
+    ticket = resource.queue.get(message.ticket) if resource is not None else None
+    if ticket is not None and ticket.task.agent.name != agent:
+        return False
     tickets = state.graph.requested(
         agent,
         message.task,
@@ -23,6 +27,7 @@ def acquire(state: RunState, agent: str, message: Acquire) -> None:
         state.now_s,
     )
     grant(state, tickets)
+    return True
 
 
 def release(state: RunState, agent: str, message: Release) -> bool:
@@ -40,4 +45,5 @@ def release(state: RunState, agent: str, message: Release) -> bool:
 def grant(state: RunState, tickets: Iterable[Ticket]) -> None:
     """Tell the tasks whose turn it is; the journal sequence is their fencing token."""
     for ticket in tickets:
+        ticket.granted_s = state.now_s
         state.tell(ticket.task.agent.name, Granted, resource=ticket.resource.name, ticket=ticket.id, revision=state.seq)

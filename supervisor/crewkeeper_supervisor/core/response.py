@@ -41,6 +41,12 @@ def act_on(state: RunState, incident: Incident) -> None:
         _act(state, incident, action)
 
 
+def breaks_orphans(state: RunState) -> bool:
+    """Whether policy fails the calls that nobody is left to answer."""
+    policy = state.crew.responses.orphan if state.crew is not None else Response(do=("break",))
+    return "break" in policy.do and not policy.shadow
+
+
 def note(state: RunState, incident: Incident, text: str) -> None:
     """Add a step to an incident's history."""
     incident.steps.append(Step(at_s=state.now_s, seq=state.seq, text=text))
@@ -51,7 +57,7 @@ def resolve(state: RunState, incident: Incident, text: str) -> None:
     incident.state = "resolved"
     incident.resolved_at_s = state.now_s
     note(state, incident, text)
-    if "escalate" in incident.actions and not incident.shadow:
+    if incident.told:
         state.escalate(incident.id, "resolved", describe(state, incident))
 
 
@@ -100,6 +106,7 @@ def _act(state: RunState, incident: Incident, action: str) -> None:
             note(state, incident, "stop the crew")
         case "escalate":
             if state.crew is not None and state.crew.escalate:
+                incident.told = True
                 state.escalate(incident.id, "opened", describe(state, incident))
                 note(state, incident, "tell people")
         case _:

@@ -83,6 +83,15 @@ class AgentView(Struct, kw_only=True):
         """Whether it can answer now."""
         return self.status in ("up", "paused", "stopping")
 
+    def is_news(self, inc: str, seq: int) -> bool:
+        """Whether a joining message or heartbeat brings the agent (back): a new incarnation, or one taken for gone.
+
+        Only an agent that was started elsewhere is taken for gone by its silence alone.
+        """
+        if inc == self.inc:
+            return self.external and self.status == "crashed" and seq > self.last_seq
+        return inc not in self.old_incs
+
     def admit(self, inc: str, seq: int) -> Literal["next", "gap", "old", "stranger"]:
         """Place a message in the agent's own stream.
 
@@ -99,7 +108,7 @@ class AgentView(Struct, kw_only=True):
 
     def incarnate(self, inc: str, seq: int) -> None:
         """A new incarnation has joined."""
-        if self.inc:
+        if self.inc and self.inc != inc:
             self.old_incs.append(self.inc)
             del self.old_incs[:-_REMEMBERED_INCARNATIONS]
         self.inc, self.last_seq = inc, seq

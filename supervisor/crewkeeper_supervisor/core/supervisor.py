@@ -159,14 +159,14 @@ class Supervisor:
         if view is None:
             self._forged(event, "is not in the crew")
             return
-        if isinstance(message, m.Joined | m.Heartbeat) and message.inc not in (view.inc, *view.old_incs):
+        if isinstance(message, m.Joined | m.Heartbeat) and view.is_news(message.inc, message.seq):
             lifecycle.joined(state, view, message)
         else:
             place = view.admit(message.inc, message.seq)
             if place == "stranger":
                 self._forged(event, "spoke as an incarnation that never joined")
-            if place in ("old", "stranger"):
-                return
+            if place in ("old", "stranger") or not view.present:
+                return  # late words of an incarnation that is over bring nothing back
             view.node.unsure |= place == "gap"
         view.last_seen_s = state.now_s
         self._fact(event, view, message)
@@ -178,7 +178,8 @@ class Supervisor:
             case m.TaskBegan() | m.TaskEnded() | m.CallStarted() | m.WaitBegan() | m.WaitEnded():
                 self._task_note(event, view, message)
             case m.Acquire():
-                locks.acquire(self._state, view.name, message)
+                if not locks.acquire(self._state, view.name, message):
+                    self._forged(event, f"reused a ticket of {message.resource!r}, which is another agent's")
             case m.Release():
                 if not locks.release(self._state, view.name, message):
                     self._forged(event, f"released {message.resource!r}, which another agent holds")
@@ -187,21 +188,14 @@ class Supervisor:
                     lifecycle.orphaned(self._state, [call], f"{call.to} does not have the call")
                 self._detector.affirmed(view.name, message.nonce)
             case m.Taken():
-                self._state.graph.message_taken(view.name, message.sender, message.message)
+                self._state.graph.message_taken(view.name, message.sender, message.message, message.task)
             case _:
-                self._report(view, message)
+                self._report(event, view, message)
 
-    def _report(self, view: AgentView, message: Any) -> None:
+    def _report(self, event: Recorded, view: AgentView, message: Any) -> None:
         match message:
             case m.AskHuman():
-                self._state.questions[message.question] = Question(
-                    id=message.question,
-                    agent=view.name,
-                    task=message.task,
-                    who=message.who,
-                    text=message.text,
-                    asked_at_s=self._state.now_s,
-                )
+                self._question(event, view, message)
             case m.Usage():
                 self._usage(view, message)
             case m.Progress():
@@ -213,6 +207,20 @@ class Supervisor:
                 lifecycle.left(self._state, view, message.why)
             case _:
                 return
+
+    def _question(self, event: Recorded, view: AgentView, message: m.AskHuman) -> None:
+        known = self._state.questions.get(message.question)
+        if known is not None and known.agent != view.name:
+            self._forged(event, f"reused the id of a question of {known.agent}")
+            return
+        self._state.questions[message.question] = Question(
+            id=message.question,
+            agent=view.name,
+            task=message.task,
+            who=message.who,
+            text=message.text,
+            asked_at_s=self._state.now_s,
+        )
 
     def _traffic(self, event: Recorded, view: AgentView, message: Any) -> None:
         state = self._state
@@ -312,8 +320,11 @@ class Supervisor:
         match message:
             case m.SupervisorReply():
                 state.traced(message.id)
-                state.questions.pop(event.id, None)
-                state.graph.call_answered(event.id)
+                question, call = state.questions.get(event.id), state.graph.calls.get(event.id)
+                if question is not None and question.agent == event.to:
+                    del state.questions[event.id]
+                if call is not None and call.caller == event.to:
+                    state.graph.call_answered(event.id)
             case m.Control():
                 state.traced(message.id)
             case m.RunDeclared():

@@ -56,7 +56,7 @@ class Task:
 class Call:
     """One request on its way, queued, or in work."""
 
-    __slots__ = ("caller", "handler", "id", "opened_s", "state", "task", "timed", "to", "verb")
+    __slots__ = ("caller", "handler", "id", "missed", "opened_s", "state", "task", "timed", "to", "verb")
 
     def __init__(self, id_: str, caller: str, task: Task, to: str, verb: str, opened_s: float) -> None:
         self.id = id_
@@ -70,12 +70,14 @@ class Call:
         self.handler: Task | None = None
         self.timed = False
         """The request carries a deadline of its own."""
+        self.missed: dict[str, bool] = {}
+        """Instances of the role asked that have said that they do not have it."""
 
 
 class Ticket:
     """One request for a lock or for units of a semaphore, granted or queued."""
 
-    __slots__ = ("granted", "id", "leased", "mode", "resource", "task", "units")
+    __slots__ = ("granted", "granted_s", "id", "leased", "mode", "resource", "task", "units")
 
     def __init__(self, id_: str, task: Task, resource: "Resource", mode: str, units: int) -> None:
         self.id = id_
@@ -84,6 +86,8 @@ class Ticket:
         self.mode = mode
         self.units = units
         self.granted = False
+        self.granted_s = 0.0
+        """Journal time at which it was granted."""
         self.leased = False
         """Time alone takes it back."""
 
@@ -317,6 +321,8 @@ class WaitGraph:
             handler.call = None
             if not early:
                 self._end(handler)
+            elif self._chained:
+                self.dirty.update(self.waiting)
         if known.task.wait is None:
             self._forget_call(known)
 
@@ -377,8 +383,8 @@ class WaitGraph:
         """A one-way message is on its way, or in the mailbox."""
         self.agent(to).unread.setdefault(sender, {})[message] = at_s
 
-    def message_taken(self, agent: str, sender: str, message: str) -> None:
-        """A task took it; other waiters may have counted on it."""
+    def message_taken(self, agent: str, sender: str, message: str, by: str = "") -> None:
+        """A task took it (`by`: its wait is about to be over); other waiters may have counted on it."""
         node = self.agent(agent)
         box = node.unread.get(sender)
         if box is None or box.pop(message, None) is None:
@@ -386,7 +392,7 @@ class WaitGraph:
         if not box:
             del node.unread[sender]
         for task in node.tasks.values():
-            if task.wait is not None:
+            if task.id != by:
                 self._dirty(task)
 
     # --- locks and semaphores ---
