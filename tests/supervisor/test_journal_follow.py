@@ -1,5 +1,6 @@
 """The journal on a real server: declared once, followed without gaps through whatever happens to the consumer."""
 
+import asyncio
 import signal
 
 import anyio
@@ -76,6 +77,18 @@ async def test_it_follows_and_says_when_it_has_caught_up(tmp_path):
         assert tick.subject == "crew.r1.op._._.t1"
         assert tick.seq == 1202
         assert tick.at_s >= seen[-1].at_s
+
+
+async def test_a_reader_that_never_waits_lets_others_run(tmp_path):
+    async with linked(tmp_path) as (_, link):
+        await journal.create_run(link, "r1", crew(), "here")
+        async with journal.follow(link, "r1") as entries:
+            await entries.batch()
+            ran = []
+            asyncio.get_running_loop().call_soon(ran.append, True)
+            await entries.batch(0)
+            await entries.batch(0)
+            assert ran
 
 
 async def test_it_survives_the_loss_of_its_consumer_and_lost_messages(tmp_path):

@@ -16,6 +16,7 @@ from types import TracebackType
 from typing import Any, Final, NamedTuple, Self
 
 import anyio
+import anyio.lowlevel
 import msgspec
 import nats.js.errors
 from nats.aio.msg import Msg
@@ -253,6 +254,8 @@ class Follower:
         """
         until_s = None if timeout_s is None else time.monotonic() + timeout_s
         delay_s = 0.05
+        # A reader with a backlog, or one that never waits, must not keep everybody else from running.
+        await anyio.lowlevel.checkpoint()
         while True:
             try:
                 if not self._follows:

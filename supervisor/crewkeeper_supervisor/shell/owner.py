@@ -174,7 +174,6 @@ class Owner:
             self._take(batch)
             if any(entry.subject == subject for entry in batch):
                 return
-            await anyio.lowlevel.checkpoint()
 
     def _take(self, batch: list[Entry]) -> list[Command]:
         """Fold entries; return what they decided and has no trace yet."""
