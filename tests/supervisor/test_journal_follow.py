@@ -27,6 +27,12 @@ async def fill(link, run, count, start=0):
     await until(lambda: stored(link, run, before + count))
 
 
+async def take(entries, seen, count):
+    with anyio.fail_after(20):
+        while len(seen) < count:
+            seen += await entries.batch()
+
+
 async def stored(link, run, count):
     """What is published without acknowledgement is stored a moment after the server has read it."""
     return await journal.last_seq(link, run) >= count
@@ -99,14 +105,12 @@ async def test_it_survives_the_loss_of_its_consumer_and_lost_messages(tmp_path):
             for info in await link.js.consumers_info("CREW_r1"):
                 await link.js.delete_consumer("CREW_r1", info.name)
             await fill(link, "r1", 3)
-            while len(seen) < 4:
-                seen += await entries.batch()
+            await take(entries, seen, 4)
             await fill(link, "r1", 50, start=3)
             await until(lambda: len(entries._waiting) >= 50)
             for _ in range(10):
                 entries._waiting.popleft()  # lost on the way
-            while len(seen) < 54:
-                seen += await entries.batch()
+            await take(entries, seen, 54)
         assert [entry.seq for entry in seen] == list(range(1, 55))
         assert await link.js.consumers_info("CREW_r1") == []
 
@@ -117,8 +121,7 @@ async def test_it_survives_a_killed_and_restarted_server(tmp_path):
         await fill(link, "r1", 20)
         async with journal.follow(link, "r1") as entries:
             seen = []
-            while len(seen) < 21:
-                seen += await entries.batch()
+            await take(entries, seen, 21)
             server.stop(signal.SIGKILL)
             await until(lambda: not link.is_connected)
             with pytest.raises(ConnectionLost):
@@ -126,9 +129,7 @@ async def test_it_survives_a_killed_and_restarted_server(tmp_path):
             server.start()
             await until(lambda: link.is_connected)
             await fill(link, "r1", 20, start=20)
-            with anyio.fail_after(20):
-                while len(seen) < 41:
-                    seen += await entries.batch()
+            await take(entries, seen, 41)
         assert [entry.seq for entry in seen] == list(range(1, 42))
 
 
@@ -140,8 +141,7 @@ async def test_what_an_agent_puts_into_headers_does_not_look_like_the_server(tmp
         await link.flush()
         async with journal.follow(link, "r1") as entries:
             seen = []
-            while len(seen) < 2:
-                seen += await entries.batch()
+            await take(entries, seen, 2)
         assert seen[1].subject == "crew.r1.msg.a.b.m1"
 
 
