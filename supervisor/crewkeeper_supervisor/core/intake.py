@@ -1,0 +1,239 @@
+"""Intake: what agents say, placed in their streams and written into the state.
+
+A message is first placed: is its sender in the crew, is it that incarnation's next word. Then its fact is written.
+What does not fit is a finding about its sender; nothing an agent sends raises.
+"""
+
+from collections.abc import Callable
+from typing import Any, Final
+
+from crewkeeper_bus import messages as m
+from crewkeeper_supervisor.core import lifecycle, locks
+from crewkeeper_supervisor.core.detection import Detector
+from crewkeeper_supervisor.core.events import Recorded, Rejected
+from crewkeeper_supervisor.core.heartbeat import reconcile
+from crewkeeper_supervisor.core.lifecycle import report
+from crewkeeper_supervisor.core.roster import AgentView
+from crewkeeper_supervisor.core.state import Question, RunState
+
+TEXT_SHOWN_CHARS: Final = 200
+
+
+class Intake:
+    """The ear of one run."""
+
+    def __init__(self, state: RunState, detector: Detector) -> None:
+        self._state = state
+        self._detector = detector
+        self._facts: dict[type, Callable[[Recorded, AgentView, Any], None]] = {
+            m.Request: self._request,
+            m.Reply: self._reply,
+            m.Cancel: self._cancel,
+            m.Message: self._message,
+            m.CallProgress: self._call_progress,
+            m.TaskBegan: self._task_began,
+            m.TaskEnded: self._task_ended,
+            m.CallStarted: self._call_started,
+            m.WaitBegan: self._wait_began,
+            m.WaitEnded: self._wait_ended,
+            m.Taken: self._taken,
+            m.Acquire: self._acquire,
+            m.Release: self._release,
+            m.Heartbeat: self._heartbeat,
+            m.AskHuman: self._ask_human,
+            m.Usage: self._usage,
+            m.Progress: self._progress,
+            m.Standing: self._standing,
+            m.Left: self._left,
+        }
+
+    def heard(self, event: Recorded) -> None:
+        """An agent said something well-formed."""
+        state, message = self._state, event.message
+        view = state.agents.get(event.sender)
+        if view is None:
+            self._forged(event, "is not in the crew")
+            return
+        if isinstance(message, m.Joined | m.Heartbeat) and view.is_news(message.inc, message.seq):
+            lifecycle.joined(state, view, message)
+        else:
+            place = view.admit(message.inc, message.seq)
+            if place == "stranger":
+                self._forged(event, "spoke as an incarnation that never joined")
+            if place in ("old", "stranger") or not view.present:
+                return  # late words of an incarnation that is over bring nothing back
+            if place == "gap":
+                view.node.unsure = True
+        view.last_seen_s = state.now_s
+        fact = self._facts.get(type(message))
+        if fact is not None:
+            fact(event, view, message)
+
+    def rejected(self, event: Rejected) -> None:
+        """Somebody sent what is not a message."""
+        sender = event.sender or "somebody"
+        report(
+            self._state,
+            "forgery" if event.forged else "malformed",
+            f"{sender} sent what is not a message: {event.reason[:TEXT_SHOWN_CHARS]}",
+            [event.sender] if event.sender in self._state.agents else [],
+            key=sender,
+            evidence={"subject": event.subject, "bytes": str(event.size_bytes), "sha256": event.digest},
+        )
+
+    def _forged(self, event: Recorded, what: str) -> None:
+        agents = [event.sender] if event.sender in self._state.agents else []
+        report(self._state, "forgery", f"{event.sender} {what}", agents, key=event.sender)
+
+    # --- calls and messages ---
+
+    def _request(self, event: Recorded, view: AgentView, message: m.Request) -> None:
+        state = self._state
+        self._count(view, calls=1)
+        call = state.graph.call_opened(view.name, message.task, event.id, event.to, state.now_s, message.verb)
+        if call is None:
+            self._forged(event, "reused the id of another agent's call")
+            return
+        call.timed = message.deadline_s is not None
+        callee = state.agents.get(event.to)
+        if callee is not None and callee.present:
+            return
+        instances = [callee] if callee is not None else []
+        instances += [a for a in state.agents.values() if a.role == event.to and a is not callee]
+        if any(instance.present for instance in instances):
+            return
+        if not instances:
+            why = f"there is no agent {event.to!r} in the crew; it has {', '.join(state.agents) or 'nobody'}"
+        else:
+            why = f"{event.to} is not there ({instances[0].status}); ask again when it is"
+        lost = state.graph.call_lost(event.id)
+        if lost is not None:
+            lifecycle.orphaned(state, [lost], why)
+
+    def _reply(self, event: Recorded, view: AgentView, message: m.Reply) -> None:
+        self._count(view)
+        call = self._state.graph.calls.get(event.id)
+        if call is not None and not _is_callee(call.to, view):
+            self._forged(event, f"answered a call that was made to {call.to}")
+        elif call is not None:
+            self._state.graph.call_answered(call.id, early=message.early)
+
+    def _cancel(self, event: Recorded, view: AgentView, message: m.Cancel) -> None:
+        self._count(view)
+        call = self._state.graph.calls.get(event.id)
+        if call is not None and call.caller != view.name:
+            self._forged(event, f"cancelled a call of {call.caller}")
+        else:
+            self._state.graph.call_closed(event.id)
+
+    def _message(self, event: Recorded, view: AgentView, message: m.Message) -> None:
+        self._count(view)
+        if event.to in self._state.agents:
+            self._state.graph.message_sent(view.name, event.to, event.id, self._state.now_s)
+
+    def _taken(self, event: Recorded, view: AgentView, message: m.Taken) -> None:
+        self._state.graph.message_taken(view.name, message.sender, message.message, message.task)
+
+    def _call_progress(self, event: Recorded, view: AgentView, message: m.CallProgress) -> None:
+        self._count(view)
+        view.progress = message.text or view.progress
+
+    def _count(self, view: AgentView, calls: int = 0) -> None:
+        for usage in (view.usage, self._state.usage):
+            usage.messages += 1
+            usage.calls += calls
+
+    # --- tasks and waits ---
+
+    def _task_began(self, event: Recorded, view: AgentView, message: m.TaskBegan) -> None:
+        state = self._state
+        state.graph.task_began(view.name, message.task, state.now_s, slot=message.slot, name=message.name)
+        if message.name == "main":
+            state.mains[view.name] = message.task
+            state.mains_over.pop(view.name, None)
+
+    def _task_ended(self, event: Recorded, view: AgentView, message: m.TaskEnded) -> None:
+        state = self._state
+        lost = state.graph.task_ended(view.name, message.task)
+        if lost is not None:
+            lifecycle.orphaned(state, [lost], f"{view.name} ended its handler without an answer")
+        if state.mains.get(view.name) == message.task:
+            del state.mains[view.name]
+            state.mains_over[view.name] = True
+
+    def _call_started(self, event: Recorded, view: AgentView, message: m.CallStarted) -> None:
+        graph = self._state.graph
+        call = graph.calls.get(message.call)
+        if call is not None and not _is_callee(call.to, view):
+            self._forged(event, f"started a call that was made to {call.to}")
+            return
+        graph.call_started(view.name, message.call, message.caller, message.task, self._state.now_s)
+
+    def _wait_began(self, event: Recorded, view: AgentView, message: m.WaitBegan) -> None:
+        now_s = self._state.now_s
+        deadline_s = None if message.deadline_s is None else now_s + message.deadline_s
+        self._state.graph.wait_began(view.name, message.task, message.epoch, message.condition, now_s, deadline_s)
+
+    def _wait_ended(self, event: Recorded, view: AgentView, message: m.WaitEnded) -> None:
+        self._state.graph.wait_ended(view.name, message.task, message.epoch)
+
+    def _acquire(self, event: Recorded, view: AgentView, message: m.Acquire) -> None:
+        if not locks.acquire(self._state, view.name, message):
+            self._forged(event, f"reused a ticket of {message.resource!r}, which is another agent's")
+
+    def _release(self, event: Recorded, view: AgentView, message: m.Release) -> None:
+        if not locks.release(self._state, view.name, message):
+            self._forged(event, f"released {message.resource!r}, which another agent holds")
+
+    def _heartbeat(self, event: Recorded, view: AgentView, message: m.Heartbeat) -> None:
+        for call in reconcile(self._state, view, message):
+            lifecycle.orphaned(self._state, [call], f"{call.to} does not have the call")
+        self._detector.affirmed(view.name, message.nonce)
+
+    # --- what an agent tells of itself ---
+
+    def _ask_human(self, event: Recorded, view: AgentView, message: m.AskHuman) -> None:
+        known = self._state.questions.get(message.question)
+        if known is not None and known.agent != view.name:
+            self._forged(event, f"reused the id of a question of {known.agent}")
+            return
+        self._state.questions[message.question] = Question(
+            id=message.question,
+            agent=view.name,
+            task=message.task,
+            who=message.who,
+            text=message.text,
+            asked_at_s=self._state.now_s,
+        )
+
+    def _progress(self, event: Recorded, view: AgentView, message: m.Progress) -> None:
+        view.progress = message.text
+
+    def _standing(self, event: Recorded, view: AgentView, message: m.Standing) -> None:
+        if view.status in ("up", "paused"):
+            view.status = "paused" if message.state == "paused" else "up"
+
+    def _left(self, event: Recorded, view: AgentView, message: m.Left) -> None:
+        lifecycle.left(self._state, view, message.why)
+
+    def _usage(self, event: Recorded, view: AgentView, message: m.Usage) -> None:
+        for usage in (view.usage, self._state.usage):
+            usage.add(message.input_tokens, message.output_tokens, message.cost_microusd)
+        task = view.tasks.get(message.task)
+        if task is not None:
+            task.tokens += message.input_tokens + message.output_tokens
+        budgets = [(view.spec.budget, view.usage, view.name)]
+        if self._state.crew is not None:
+            budgets.append((self._state.crew.budget, self._state.usage, "the crew"))
+        for budget, usage, who in budgets:
+            if budget is None:
+                continue
+            spent = usage.input_tokens + usage.output_tokens
+            if budget.microusd is not None and usage.cost_microusd > budget.microusd:
+                report(self._state, "budget", f"{who} has spent more than its money", [view.name], key=f"{who}:usd")
+            if budget.tokens is not None and spent > budget.tokens:
+                report(self._state, "budget", f"{who} has spent more than its tokens", [view.name], key=f"{who}:tok")
+
+
+def _is_callee(to: str, view: AgentView) -> bool:
+    return to in (view.name, view.role)
