@@ -174,8 +174,8 @@ class Serving:
         self._slots.enter(request.claim)
 
     def _needs_slot(self, request: Request) -> bool:
-        if self._reentrant == "chain":  # it descends from a call that one of our tasks made and waits for
-            return not any(call in self._calls.open for call in request.chain)
+        if self._reentrant == "chain":  # it is, or descends from, a call that one of our tasks made and waits for
+            return not any(call in self._calls.open for call in (*request.chain, request.id))
         return self._reentrant == "none"
 
     def _admit_waiting(self) -> None:

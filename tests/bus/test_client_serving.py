@@ -124,6 +124,18 @@ async def test_reentrant_agent_takes_a_call_that_descends_from_its_own(kind, tmp
 
 
 @two_buses
+async def test_chain_reentrant_agent_takes_a_call_it_makes_to_itself(kind, tmp_path):
+    async with open_crew(kind, tmp_path) as crew, crew.joined("a", concurrency=1, reentrant="chain") as (a,):
+
+        @a.serve("back")
+        async def back(_request):
+            return "here"
+
+        async with a.task("alone"):
+            assert await a.ask("a", verb="back", timeout_s=20) == "here"
+
+
+@two_buses
 async def test_agent_that_is_not_reentrant_queues_it(kind, tmp_path):
     async with open_crew(kind, tmp_path) as crew:
         with pytest.raises(Refused) as refused:
