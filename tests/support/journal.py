@@ -67,6 +67,10 @@ class Mirror:
     """Probes not answered yet."""
     breaks: list[m.Break] = field(default_factory=list)
     """Breaks received and not obeyed yet."""
+    cancelled: list[str] = field(default_factory=list)
+    """Tasks whose caller has given up."""
+    inbox: deque[events.Recorded] = field(default_factory=deque)
+    """Stored, and not received yet; used only while the journal holds deliveries back."""
     began: bool = False
     alive: bool = False
 
@@ -98,17 +102,20 @@ class Journal:
     Args:
         crew: The crew; declared as the first entry.
         obey: Whether commands are carried out, each leaving its trace.
+        core: The class of the core.
     """
 
-    def __init__(self, crew: Crew, *, obey: bool = True) -> None:
+    def __init__(self, crew: Crew, *, obey: bool = True, core: type[Supervisor] = Supervisor) -> None:
         self.crew = crew
-        self.core = Supervisor(RUN)
+        self.core = core(RUN)
         self.obey = obey
         self.now_s = START_S
         self.entries: list[tuple[float, str, bytes]] = []
         self.commands: list[Command] = []
         """Every command the core gave, in order."""
         self.mirrors = {name: Mirror(name, spec) for spec in crew.agents for name in spec.instances}
+        self.hold = False
+        """Whether deliveries wait in the inboxes until they are received."""
         self._incs = 0
         self.op(m.RunDeclared(crew=msgspec.to_builtins(crew), host="here"))
 
@@ -298,10 +305,21 @@ class Journal:
     def _deliver(self, event: events.Event) -> None:
         if not isinstance(event, events.Recorded):
             return
-        message = event.message
         mirror = self.mirrors.get(event.to) or next((x for x in self.mirrors.values() if x.spec.name == event.to), None)
         if mirror is None or not mirror.alive:
             return
+        mirror.inbox.append(event)
+        if not self.hold:
+            self.receive(mirror.name)
+
+    def receive(self, agent: str, count: int | None = None) -> None:
+        """An agent receives what is in its inbox, or only the first `count`."""
+        mirror = self.mirrors[agent]
+        for _ in range(len(mirror.inbox) if count is None else min(count, len(mirror.inbox))):
+            self._receive(mirror, mirror.inbox.popleft())
+
+    def _receive(self, mirror: Mirror, event: events.Recorded) -> None:
+        message = event.message
         match message:
             case m.Request() if event.sender in self.mirrors:
                 mirror.queued.setdefault(event.id, event.sender)
@@ -309,9 +327,10 @@ class Journal:
                 mirror.calls.pop(event.id, None)
             case m.Cancel():
                 mirror.queued.pop(event.id, None)
-                for doing in mirror.tasks.values():
+                for task, doing in mirror.tasks.items():
                     if doing.call == event.id and doing.caller == event.sender:
                         doing.call = ""
+                        mirror.cancelled.append(task)
             case m.Message():
                 mirror.unread.setdefault(event.id, event.sender)
             case m.Probe():

@@ -128,7 +128,7 @@ class Playing:
             nodes = self._living(sender)
             if sender in box or any(t.key in self.ended for n in nodes for t in n.tasks.values() if t is not task):
                 return True
-            idle = any(sum(t.slot for t in n.tasks.values()) < n.concurrency for n in nodes)
+            idle = any(self._may_begin(n) for n in nodes)
             back = not nodes and any(
                 n.returning for n in self.graph.agents.values() if sender in (n.role, n.name) and not n.alive
             )
@@ -168,7 +168,13 @@ class Playing:
             return self.help >= Verdict.DEAD
         if any(other.key in self.ended for other in node.tasks.values()):
             return True
-        return self.help >= Verdict.EXTERNAL and sum(t.slot for t in node.tasks.values()) < node.concurrency
+        return self.help >= Verdict.EXTERNAL and self._may_begin(node)
+
+    def _may_begin(self, node: AgentNode) -> bool:
+        if node.reentrant == "full" or sum(task.slot for task in node.tasks.values()) < node.concurrency:
+            return True
+        owed = [call for call in self.graph.calls.values() if call.task in node.tasks.values()]
+        return node.reentrant == "chain" and any(call.state != "answered" for call in owed)
 
 
 def verdicts(graph: WaitGraph, *, timers: bool = True, order: random.Random | None = None) -> dict[str, Verdict]:

@@ -115,7 +115,7 @@ class Detector:
             epochs = tuple((key, _epoch(stuck[key])) for key in core)
             if but_for_timers is not None and not but_for_timers.keys().isdisjoint(core):
                 continue
-            if self._in_hand(core, timed=but_for_timers is not None):
+            if epochs in self._watches or self._in_hand(core):
                 continue
             known = self._suspicions.get(epochs)
             if known is None:
@@ -135,12 +135,9 @@ class Detector:
         sources = sorted(key for key in stuck if key not in hanging)
         return [((key,), tuple(sorted(hanging)) if len(sources) == 1 else ()) for key in sources]
 
-    def _in_hand(self, core: tuple[str, ...], *, timed: bool) -> bool:
-        """Whether an open incident has one of these waits: a knot is dealt with once, and then looked at again."""
-        return any(
-            not watch.members.isdisjoint(core) and (timed or not watch.incident.finding.timed)
-            for watch in self._watches.values()
-        )
+    def _in_hand(self, core: tuple[str, ...]) -> bool:
+        """Whether a break is under way that may open this core too: it is looked at again after that."""
+        return any(w.obey_s is not None and not w.members.isdisjoint(core) for w in self._watches.values())
 
     def _orphan(self, task: Task) -> None:
         """A wait that only a dead agent could end, through no call of its own (those are answered at once)."""
@@ -162,7 +159,7 @@ class Detector:
 
     def _pursue(self, epochs: Epochs, suspicion: _Suspicion) -> None:
         state = self._state
-        if self._in_hand(suspicion.members, timed=suspicion.timed):
+        if self._in_hand(suspicion.members):
             del self._suspicions[epochs]
             return
         if suspicion.silent and state.now_s >= suspicion.ask_again_s:

@@ -112,11 +112,15 @@ class Intake:
 
     def _reply(self, event: Recorded, view: AgentView, message: m.Reply) -> None:
         self._count(view)
-        call = self._state.graph.calls.get(event.id)
+        graph = self._state.graph
+        call = graph.calls.get(event.id)
         if call is not None and not _is_callee(call.to, view):
             self._forged(event, f"answered a call that was made to {call.to}")
-        elif call is not None:
-            self._state.graph.call_answered(call.id, early=message.early)
+            return
+        known = call is not None and call.handler is not None
+        graph.call_answered(event.id, early=message.early)
+        if not known and not message.early:
+            graph.handler_replied(view.name, event.id)
 
     def _cancel(self, event: Recorded, view: AgentView, message: m.Cancel) -> None:
         self._count(view)

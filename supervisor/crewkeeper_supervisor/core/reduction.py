@@ -158,7 +158,7 @@ class Reduction:
                 parts.append(self._constant[Verdict.EXTERNAL if self._graph.returning(sender) else Verdict.DEAD])
             for node in nodes:
                 parts += [self._task(each) for each in node.tasks.values() if each is not task]
-                if node.free_slots > 0:
+                if node.may_begin:
                     parts.append(self._constant[Verdict.EXTERNAL])
         return self._any(parts) if parts else self._constant[Verdict.STUCK]  # it alone could send, and it waits
 
@@ -167,22 +167,19 @@ class Reduction:
         ticket = resource.queue.get(condition.ticket) if resource is not None else None
         if resource is None or ticket is None or ticket.granted or ticket.task is not task:
             return self._constant[Verdict.LIVE]
-        if ticket.units + _own_before(ticket) > resource.capacity:
+        if ticket.units > resource.capacity:
             return self._constant[Verdict.STUCK]
-        ahead, holders = blockers_of(ticket)
-        free = resource.capacity - sum(t.units for t in resource.queue.values() if t.granted)
-        missing = len(holders) if resource.capacity == 1 else max(0, ticket.units - free)
-        whole = _Gate(len(ahead) + (1 if missing else 0))
-        if whole.need == 0:
+        before = [other for side in blockers_of(ticket) for other in side]
+        if resource.capacity == 1:
+            missing = len(before)
+        else:  # whoever is ahead may be served beside it, and what it has itself counts against it
+            missing = ticket.units + sum(t.units for t in _counted(ticket)) - resource.capacity
+        if missing <= 0:
             return self._constant[Verdict.LIVE]
-        for other in ahead:
-            self._feed(self._holder(other), whole)
-        if missing:
-            part = _Gate(missing)
-            for other in holders:
-                self._feed(self._holder(other), part, 1 if resource.capacity == 1 else other.units)
-            self._feed(part, whole)
-        return whole
+        gate = _Gate(missing)
+        for other in before:
+            self._feed(self._holder(other), gate, 1 if resource.capacity == 1 else other.units)
+        return gate
 
     def _holder(self, ticket: Ticket) -> _Gate:
         task, agent = ticket.task, ticket.task.agent
@@ -192,7 +189,7 @@ class Reduction:
             gate = self._constant[Verdict.DEAD]
         else:  # left behind by a task that ended: another of its agent may give it back
             parts = [self._task(other) for other in agent.tasks.values()]
-            gate = self._any([*parts, self._constant[Verdict.EXTERNAL]] if agent.free_slots > 0 else parts)
+            gate = self._any([*parts, self._constant[Verdict.EXTERNAL]] if agent.may_begin else parts)
         if ticket.leased and self._timers:
             gate = self._any([gate, self._constant[Verdict.TIMER]])
         return gate
@@ -237,14 +234,15 @@ def blockers_of(ticket: Ticket) -> tuple[list[Ticket], list[Ticket]]:
     return ahead, [other for other in ticket.resource.queue.values() if other.granted and ticket.conflicts(other)]
 
 
-def _own_before(ticket: Ticket) -> int:
-    """Units of a semaphore that the asking task itself holds, or gets before it is this ticket's turn."""
-    own = 0
+def _counted(ticket: Ticket) -> list[Ticket]:
+    """Tickets of a semaphore whose units are taken when this one's turn comes, unless their tasks end before."""
+    counted = [other for other in ticket.resource.queue.values() if other.granted]
     for other in ticket.resource.queue.values():
-        if other is ticket or ticket.resource.capacity == 1:
+        if other is ticket or ticket.resource.barging:
             break
-        own += other.units if other.task is ticket.task else 0
-    return own
+        if not other.granted:
+            counted.append(other)
+    return counted
 
 
 def descends(call: Call, node: AgentNode) -> bool:

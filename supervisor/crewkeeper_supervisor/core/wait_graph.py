@@ -34,7 +34,7 @@ class Wait:
 class Task:
     """One thing an agent is doing."""
 
-    __slots__ = ("agent", "began_s", "call", "calls", "holds", "id", "key", "name", "slot", "tokens", "wait")
+    __slots__ = ("agent", "answers", "began_s", "call", "calls", "holds", "id", "key", "name", "slot", "tokens", "wait")
 
     def __init__(self, agent: "AgentNode", id_: str, *, slot: bool, began_s: float, call: "Call | None" = None) -> None:
         self.agent = agent
@@ -43,6 +43,8 @@ class Task:
         self.slot = slot
         self.began_s = began_s
         self.call = call
+        self.answers = ""
+        """Id of the call it handles, also after the caller has given that up."""
         self.name = ""
         self.tokens = 0
         self.wait: Wait | None = None
@@ -124,7 +126,7 @@ class Resource:
 
     def _fits(self, ticket: Ticket, held: Iterable[Ticket]) -> bool:
         if self.capacity == 1:
-            return not any(ticket.conflicts(holder) for holder in held)
+            return ticket.units == 1 and not any(ticket.conflicts(holder) for holder in held)
         return ticket.units <= self.capacity - sum(holder.units for holder in held)
 
 
@@ -166,6 +168,15 @@ class AgentNode:
     def free_slots(self) -> int:
         """Slots no task holds; negative while callbacks run beyond the limit."""
         return self.concurrency - self.slot_tasks
+
+    @property
+    def may_begin(self) -> bool:
+        """Whether somebody outside could make it begin something: an outsider, or one it called that calls back."""
+        if self.reentrant == "chain" and any(
+            call.state != "answered" for t in self.tasks.values() for call in t.calls.values()
+        ):
+            return True
+        return self.free_slots > 0 or self.reentrant == "full"
 
 
 class WaitGraph:
@@ -299,12 +310,13 @@ class WaitGraph:
             owner = Task(self.agent(caller), "", slot=False, began_s=at_s)  # stands in until its own stream names it
             known = self.calls[call] = Call(call, "", owner, agent, "", at_s)
         if known.state in ("answered", "lost"):
-            self._begin_handler(node, task, at_s, None)
+            self._begin_handler(node, task, at_s, None).answers = call
             return
         self.pin(known, agent)
         handler = self._begin_handler(node, task, at_s, known)
         if known.handler is not None and known.handler is not handler:
             known.handler.call = None
+        handler.answers = call
         known.state, known.handler = "started", handler
 
     def call_answered(self, call: str, *, early: bool = False) -> None:
@@ -312,6 +324,7 @@ class WaitGraph:
         known = self.calls.get(call)
         if known is None:
             return
+        self._unchain(known)
         handler = known.handler
         if known.state != "lost":
             known.state = "answered"
@@ -321,10 +334,15 @@ class WaitGraph:
             handler.call = None
             if not early:
                 self._end(handler)
-            elif self._chained:
-                self.dirty.update(self.waiting)
         if known.task.wait is None:
             self._forget_call(known)
+
+    def handler_replied(self, agent: str, call: str) -> None:
+        """An agent answered a call that its caller had given up, or that had been answered in its stead."""
+        for task in self.agent(agent).tasks.values():
+            if task.answers == call:
+                self._end(task)
+                return
 
     def call_closed(self, call: str) -> None:
         """The caller no longer waits for it: cancelled, or its answer was taken."""
@@ -340,6 +358,7 @@ class WaitGraph:
         if known.caller == "":  # nobody is known to wait for it
             self._forget_call(known)
             return None
+        self._unchain(known)
         if known.handler is not None:
             known.handler.call = None
         known.state, known.handler = "lost", None
@@ -490,10 +509,14 @@ class WaitGraph:
         self.calls.pop(call.id, None)
         call.task.calls.pop(call.id, None)
         self._forget_inbound(call)
+        self._unchain(call)
         if call.handler is not None:
             call.handler.call = None
-            if self._chained:  # a link of a chain is gone: what was let in through it may not be any more
-                self.dirty.update(self.waiting)
+
+    def _unchain(self, call: Call) -> None:
+        """A link of a chain is gone: what was let in, or could come in, through it may not be any more."""
+        if self._chained and (call.handler is not None or call.task.agent.reentrant == "chain"):
+            self.dirty.update(self.waiting)
 
     def _dirty(self, task: Task) -> None:
         if task.wait is not None:
