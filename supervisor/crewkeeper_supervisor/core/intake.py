@@ -118,7 +118,7 @@ class Intake:
             self._forged(event, f"answered a call that was made to {call.to}")
             return
         known = call is not None and call.handler is not None
-        graph.call_answered(event.id, early=message.early)
+        graph.call_answered(event.id, early=message.early, failed=message.error is not None)
         if not known and not message.early:
             graph.handler_replied(view.name, event.id)
 

@@ -109,10 +109,11 @@ class Reduction:
                 return self._constant[Verdict.TIMER]
             case OnAll() | OnSome():
                 need = len(condition.of) if isinstance(condition, OnAll) else condition.k
-                if need == 0:
-                    return self._constant[Verdict.LIVE]
+                parts = [part for part in self._parts(condition, need) if not self._failed(part)]
+                if need == 0 or len(parts) < need:
+                    return self._constant[Verdict.LIVE]  # what can no longer be met fails at once
                 gate = _Gate(need)
-                for part in self._parts(condition, need):
+                for part in parts:
                     self._feed(self._condition(part, task), gate)
                 return gate
 
@@ -122,6 +123,10 @@ class Reduction:
             return condition.of
         others = tuple(part for part in condition.of if not isinstance(part, OnTimer))
         return others if len(others) >= need else condition.of
+
+    def _failed(self, part: Condition) -> bool:
+        call = self._graph.calls.get(part.call) if isinstance(part, OnCall) else None
+        return call is not None and call.failed
 
     def _call(self, call: Call | None, task: Task) -> _Gate:
         if call is None or call.state == "answered" or call.caller not in ("", task.agent.name):

@@ -142,7 +142,7 @@ class Supervisor:
                 if question is not None and question.agent == event.to:
                     del state.questions[event.id]
                 if call is not None and call.caller == event.to:
-                    state.graph.call_answered(event.id)
+                    state.graph.call_answered(event.id, failed=message.error is not None)
             case m.Control():
                 state.traced(message.id)
             case m.RunDeclared():

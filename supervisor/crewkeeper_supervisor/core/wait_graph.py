@@ -58,7 +58,7 @@ class Task:
 class Call:
     """One request on its way, queued, or in work."""
 
-    __slots__ = ("caller", "handler", "id", "missed", "opened_s", "state", "task", "timed", "to", "verb")
+    __slots__ = ("caller", "failed", "handler", "id", "missed", "opened_s", "state", "task", "timed", "to", "verb")
 
     def __init__(self, id_: str, caller: str, task: Task, to: str, verb: str, opened_s: float) -> None:
         self.id = id_
@@ -72,6 +72,8 @@ class Call:
         self.handler: Task | None = None
         self.timed = False
         """The request carries a deadline of its own."""
+        self.failed = False
+        """It was answered, with an error: no use to whoever needs some of several answers."""
         self.missed: dict[str, bool] = {}
         """Instances of the role asked that have said that they do not have it."""
 
@@ -319,22 +321,25 @@ class WaitGraph:
         handler.answers = call
         known.state, known.handler = "started", handler
 
-    def call_answered(self, call: str, *, early: bool = False) -> None:
-        """The answer is in the journal: whoever waits for it will get it."""
+    def call_answered(self, call: str, *, early: bool = False, failed: bool = False) -> None:
+        """The answer, or the error, is in the journal: whoever waits for it will get it."""
         known = self.calls.get(call)
         if known is None:
             return
         self._unchain(known)
         handler = known.handler
-        if known.state != "lost":
+        if known.state != "lost" or failed:
             known.state = "answered"
+        known.failed = failed
         known.handler = None
         self._forget_inbound(known)
         if handler is not None:
             handler.call = None
             if not early:
                 self._end(handler)
-        if known.task.wait is None:
+        if failed:  # kept until the next wait is over: that may need it among others
+            self._dirty(known.task)
+        elif known.task.wait is None:
             self._forget_call(known)
 
     def handler_replied(self, agent: str, call: str) -> None:
