@@ -343,8 +343,9 @@ def anatomy(stuck: dict[str, Task], graph: WaitGraph) -> list[tuple[tuple[str, .
     web: nx.DiGraph[str] = nx.DiGraph()
     web.add_nodes_from(stuck)
     for key, task in stuck.items():
-        for _, _, tasks in blockers(task, graph):
-            web.add_edges_from((key, other.key) for other in tasks if other.key in stuck)
+        for kind, name, tasks in blockers(task, graph):
+            if kind != "queued_call" or not _lets_in(graph.calls[name], stuck, graph):
+                web.add_edges_from((key, other.key) for other in tasks if other.key in stuck)
     groups = []
     for component in nx.strongly_connected_components(web):
         first = next(iter(component))
@@ -354,3 +355,14 @@ def anatomy(stuck: dict[str, Task], graph: WaitGraph) -> list[tuple[tuple[str, .
             tail = nx.ancestors(web, first) - component
             groups.append((tuple(sorted(component)), tuple(sorted(tail))))
     return sorted(groups)
+
+
+def _lets_in(call: Call, stuck: dict[str, Task], graph: WaitGraph) -> bool:
+    """Whether a queued call will be started all the same: it is not what its caller is stuck for."""
+    for node in graph.live_instances(call.to):
+        leaving = sum(task.slot and task.key not in stuck for task in node.tasks.values())
+        if node.reentrant == "full" or leaving > -node.free_slots:
+            return True
+        if node.reentrant == "chain" and descends(call, node):
+            return True
+    return False
