@@ -273,3 +273,23 @@ def test_arbitrary_bytes_on_arbitrary_subjects_are_events(payload: bytes, subjec
         assert isinstance(events.read(99, 0.0, place, payload), events.Recorded | events.Rejected)
         journal.store(place, payload)
         check(journal.core)
+
+
+def test_a_knot_that_grows_is_one_suspicion_and_one_incident() -> None:
+    """Each agent that joins a ring of ALL-waits makes a larger core; what it was before is forgotten."""
+    size = 30
+    journal = Journal(Crew(name="knot", agents=tuple(Agent(name=f"a{n}") for n in range(size))))
+    journal.start()
+    names = list(journal.mirrors)
+    for name in names:
+        journal.task(name, "t")
+    for number, name in enumerate(names):  # each waits for the one before and for the one after
+        for side in (number - 1, number + 1):
+            journal.call(name, "t", f"c{number}-{side + 1}", names[side % size])
+        calls = tuple(m.OnCall(call=call) for call in journal.mirrors[name].calls)
+        journal.wait(name, "t", m.OnAll(of=calls))
+    assert len(journal.core._detector._suspicions) == 1
+    for name in names:
+        journal.affirm(name)
+    journal.tick(0.3)
+    assert [len(each.finding.core[0]) for each in journal.core.incidents.values()] == [size]

@@ -95,18 +95,24 @@ class Detector:
         state = self._state
         state.due_s["sweep"] = state.now_s + SWEEP_S
         waiting = dict(state.graph.waiting)
+        before, self._suspicions = self._suspicions, {}  # every core is found anew; what has grown is another core
         strict = Reduction(state.graph).of(waiting.values())
         stuck = {key: waiting[key] for key, verdict in strict.items() if verdict is Verdict.STUCK}
-        self._suspect(stuck)
+        self._suspect(stuck, before)
         for key, verdict in strict.items():
             if verdict is Verdict.DEAD:
                 self._orphan(waiting[key])
         if Verdict.TIMER in strict.values():
             timeless = Reduction(state.graph, timers=False).of(waiting.values())
             for_ever = {key: waiting[key] for key, verdict in timeless.items() if verdict is Verdict.STUCK}
-            self._suspect(for_ever, but_for_timers=stuck)
+            self._suspect(for_ever, before, but_for_timers=stuck)
 
-    def _suspect(self, stuck: dict[str, Task], but_for_timers: dict[str, Task] | None = None) -> None:
+    def _suspect(
+        self,
+        stuck: dict[str, Task],
+        before: dict[Epochs, _Suspicion],
+        but_for_timers: dict[str, Task] | None = None,
+    ) -> None:
         """Suspect every core among stuck tasks; with `but_for_timers`, those a timer would free in the end."""
         groups = anatomy(stuck, self._state.graph)
         explained = {key for core, tail in groups for key in core + tail}
@@ -117,10 +123,11 @@ class Detector:
                 continue
             if epochs in self._watches or self._in_hand(core):
                 continue
-            known = self._suspicions.get(epochs)
+            known = before.get(epochs)
             if known is None:
                 agents = list(dict.fromkeys(stuck[key].agent.name for key in core))
-                known = self._suspicions[epochs] = _Suspicion(core, tail, agents, self._state.now_s)
+                known = _Suspicion(core, tail, agents, self._state.now_s)
+            self._suspicions[epochs] = known
             known.tail = tail
             known.timed = but_for_timers is not None
 
@@ -236,17 +243,21 @@ class Detector:
     def _settle(self) -> None:
         """Drop suspicions whose core has opened; resolve incidents one of whose waits is over."""
         state = self._state
-        for epochs in [e for e in self._suspicions if self._opened(e)]:
+        moved, state.graph.moved = state.graph.moved, {}
+        if not moved:
+            return
+        for epochs in [e for e in self._suspicions if self._opened(e, moved)]:
             del self._suspicions[epochs]
-        for epochs in [e for e in self._watches if self._opened(e)]:
+        for epochs in [e for e in self._watches if self._opened(e, moved)]:
             watch = self._watches.pop(epochs)
             over = next(key for key, epoch in epochs if ends_wait(task_of(state.graph, key), epoch))
             agent = over.partition("/")[0]
             resolve(state, watch.incident, f"{agent}'s wait is over; the others can move again")
             state.due_s["sweep"] = state.now_s  # what it covered is looked at again
 
-    def _opened(self, epochs: Epochs) -> bool:
-        return any(ends_wait(task_of(self._state.graph, key), epoch) for key, epoch in epochs)
+    def _opened(self, epochs: Epochs, moved: dict[str, bool]) -> bool:
+        graph = self._state.graph
+        return any(key in moved and ends_wait(task_of(graph, key), epoch) for key, epoch in epochs)
 
     def _press(self, watch: _Watch) -> None:
         """Act on a timed deadlock that lasts; try another member when a failed wait stays open."""

@@ -192,6 +192,8 @@ class WaitGraph:
         self.resources: dict[str, Resource] = {}
         self.waiting: dict[str, Task] = {}
         self.dirty: dict[str, Task] = {}
+        self.moved: dict[str, bool] = {}
+        """Tasks whose wait ended or was followed by another since this was last emptied."""
         self._chained = False
         """Whether any agent lets in what descends from its own tasks."""
 
@@ -385,6 +387,8 @@ class WaitGraph:
     ) -> Task:
         """A task begins to wait, in this wait epoch of its agent."""
         known = self.agent(agent).tasks.get(task) or self.task_began(agent, task, since_s, slot=False)
+        if known.wait is not None:
+            self.moved[known.key] = True
         known.wait = Wait(condition, epoch, since_s, deadline_s)
         self.waiting[known.key] = known
         self._dirty(known)
@@ -396,6 +400,7 @@ class WaitGraph:
         if known is None or known.wait is None or (epoch is not None and known.wait.epoch != epoch):
             return
         known.wait = None
+        self.moved[known.key] = True
         self.waiting.pop(known.key, None)
         self.dirty.pop(known.key, None)
         for call in [c for c in known.calls.values() if c.state in ("answered", "lost")]:
@@ -485,7 +490,9 @@ class WaitGraph:
         if node.tasks.pop(task.id, None) is None:
             return
         node.slot_tasks -= task.slot
-        task.wait = None
+        if task.wait is not None:
+            task.wait = None
+            self.moved[task.key] = True
         self.waiting.pop(task.key, None)
         self.dirty.pop(task.key, None)
         for call in list(task.calls.values()):
