@@ -54,20 +54,28 @@ class Intake:
         if view is None:
             self._forged(event, "is not in the crew")
             return
-        if isinstance(message, m.Joined | m.Heartbeat) and view.is_news(message.inc, message.seq):
-            lifecycle.joined(state, view, message)
-        else:
-            place = view.admit(message.inc, message.seq)
-            if place == "stranger":
-                self._forged(event, "spoke as an incarnation that never joined")
-            if place in ("old", "stranger") or not view.present:
-                return  # late words of an incarnation that is over bring nothing back
-            if place == "gap":
-                view.node.unsure = True
+        if message.seq == view.last_seq + 1 and message.inc == view.inc and view.status == "up":
+            view.last_seq = message.seq  # the ordinary case, told apart at once: this is the hottest line of all
+        elif not self._placed(event, view):
+            return
         view.last_seen_s = state.now_s
         fact = self._facts.get(type(message))
         if fact is not None:
             fact(event, view, message)
+
+    def _placed(self, event: Recorded, view: AgentView) -> bool:
+        """Whether a message that is not simply the next one counts."""
+        message = event.message
+        if isinstance(message, m.Joined | m.Heartbeat) and view.is_news(message.inc, message.seq):
+            lifecycle.joined(self._state, view, message)
+            return True
+        place = view.admit(message.inc, message.seq)
+        if place == "stranger":
+            self._forged(event, "spoke as an incarnation that never joined")
+        if place == "gap":
+            view.node.unsure = True
+        # Late words of an incarnation that is over bring nothing back.
+        return place in ("next", "gap") and view.present
 
     def rejected(self, event: Rejected) -> None:
         """Somebody sent what is not a message."""
@@ -141,11 +149,16 @@ class Intake:
     def _call_progress(self, event: Recorded, view: AgentView, message: m.CallProgress) -> None:
         self._count(view)
         view.progress = message.text or view.progress
+        call = self._state.graph.calls.get(event.id)
+        if call is not None and call.state == "open" and call.to == view.role != view.name:
+            self._state.graph.pin(call, view.name)  # this is how an instance acknowledges a call to its role
 
     def _count(self, view: AgentView, calls: int = 0) -> None:
-        for usage in (view.usage, self._state.usage):
-            usage.messages += 1
-            usage.calls += calls
+        mine, ours = view.usage, self._state.usage
+        mine.messages += 1
+        ours.messages += 1
+        mine.calls += calls
+        ours.calls += calls
 
     # --- tasks and waits ---
 

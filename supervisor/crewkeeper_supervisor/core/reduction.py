@@ -135,7 +135,10 @@ class Reduction:
             return self._constant[Verdict.DEAD]
         if call.handler is not None:
             return self._task(call.handler)
-        return self._any([self._slot(node, call) for node in self._graph.live_instances(call.to)])
+        parts = [self._slot(node, call) for node in self._graph.live_instances(call.to)]
+        if parts and call.to not in self._graph.agents and self._graph.returning(call.to):
+            parts.append(self._constant[Verdict.EXTERNAL])  # who comes back may be the one to get it
+        return self._any(parts)
 
     def _slot(self, node: AgentNode, call: Call) -> _Gate:
         if node.reentrant == "full" or node.free_slots > 0:
@@ -159,8 +162,10 @@ class Reduction:
         parts = []
         for sender in condition.senders:
             nodes = self._graph.live_instances(sender)
-            if not nodes:
-                parts.append(self._constant[Verdict.EXTERNAL if self._graph.returning(sender) else Verdict.DEAD])
+            if self._graph.returning(sender):
+                parts.append(self._constant[Verdict.EXTERNAL])
+            elif not nodes:
+                parts.append(self._constant[Verdict.DEAD])
             for node in nodes:
                 parts += [self._task(each) for each in node.tasks.values() if each is not task]
                 if node.may_begin:
@@ -263,29 +268,79 @@ def descends(call: Call, node: AgentNode) -> bool:
 
 
 def surely_live(task: Task, graph: WaitGraph) -> bool:
-    """A quick test that follows one supporter at a time to somebody who runs. False means: not known."""
-    current = task
-    for _ in range(WALK_LIMIT):
-        wait = current.wait
-        if wait is None or current.agent.unsure:
-            return True
-        condition = wait.condition
-        if not isinstance(condition, OnCall):
+    """A quick test that follows one supporter at a time to somebody who runs. False means: not known.
+
+    It decides single waits on calls and on exclusive locks, and waits for all or any of few such; the cost is the
+    length of the way, which is a step or two unless what waits is a long chain.
+    """
+    wait = task.wait
+    if wait is None:
+        return True
+    condition = wait.condition
+    if isinstance(condition, OnAll | OnSome):
+        need = len(condition.of) if isinstance(condition, OnAll) else condition.k
+        for part in condition.of:
+            need -= _leads_to_a_runner(part, task, graph)
+        return need <= 0
+    return _leads_to_a_runner(condition, task, graph)
+
+
+def _leads_to_a_runner(condition: Condition, task: Task, graph: WaitGraph) -> bool:
+    calls, waiter = graph.calls, task
+    for _ in range(len(graph.waiting) + 1):
+        if type(condition) is OnCall:
+            call = calls.get(condition.call)
+            if call is None or call.state == "answered":
+                return not (call is not None and call.failed)
+            supporter = call.handler or _occupant(call, graph)
+        elif type(condition) is OnResource:
+            supporter = _sole_holder(condition, waiter, graph)
+        else:
             return False
-        call = graph.calls.get(condition.call)
-        if call is None or call.state == "answered":
-            return True
-        if call.handler is not None:
-            current = call.handler
-            continue
-        node = graph.agents.get(call.to)
-        if call.state == "lost" or node is None or not node.alive:
+        if supporter is None or supporter is task:
             return False
-        if node.free_slots > 0 or node.reentrant == "full":
+        wait = supporter.wait
+        if wait is None or supporter.agent.unsure:
             return True
-        runner = next((t for t in node.tasks.values() if t.slot and t.wait is None), None)
-        return runner is not None and node.free_slots == 0
+        condition, waiter = wait.condition, supporter
     return False
+
+
+_FREE: Final = Task(AgentNode("_", "_"), "_", slot=False, began_s=0.0)
+"""Stands for a supporter that is no task: a free slot, a grant already made. It runs."""
+
+
+def _occupant(call: Call, graph: WaitGraph) -> Task | None:
+    """Who has to end for a call that has not started to start: one that runs if any, else any; None: not known."""
+    node = graph.agents.get(call.to)
+    if call.state == "lost" or node is None or not node.alive:
+        return None
+    free = node.concurrency - node.slot_tasks
+    if free > 0 or node.reentrant == "full":
+        return _FREE
+    if free < 0:
+        return None
+    found = None
+    for occupant in node.tasks.values():
+        if occupant.slot:
+            if occupant.wait is None:
+                return occupant
+            found = occupant
+    return found
+
+
+def _sole_holder(condition: OnResource, task: Task, graph: WaitGraph) -> Task | None:
+    """Who alone stands between a task and an exclusive lock; None: not known, or more than one."""
+    resource = graph.resources.get(condition.resource)
+    if resource is None:
+        return _FREE
+    ticket = resource.queue.get(condition.ticket)
+    if ticket is None or ticket.granted or ticket.task is not task:
+        return _FREE
+    if resource.capacity != 1 or len(resource.queue) > 2:
+        return None
+    holder = next(iter(resource.queue.values()))
+    return holder.task if holder.granted and holder.task.id in holder.task.agent.tasks else None
 
 
 def blockers(task: Task, graph: WaitGraph) -> list[tuple[str, str, list[Task]]]:

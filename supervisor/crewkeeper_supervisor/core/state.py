@@ -4,7 +4,7 @@ The parts of the core (`lifecycle`, `detection`, `response`) read and change thi
 """
 
 import hashlib
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 from msgspec import Raw, Struct
@@ -15,6 +15,8 @@ from crewkeeper_supervisor.core.crew import Crew
 from crewkeeper_supervisor.core.findings import Incident
 from crewkeeper_supervisor.core.roster import AgentView, Usage
 from crewkeeper_supervisor.core.wait_graph import WaitGraph
+
+_NEVER: Final = float("inf")
 
 
 class Question(Struct, frozen=True, kw_only=True):
@@ -59,13 +61,20 @@ class RunState:
     def open_event(self, seq: int, at_s: float) -> None:
         """Begin to handle one event. Time never steps back."""
         self.seq = seq
-        self.now_s = max(self.now_s, at_s)
-        self._out = []
+        if at_s > self.now_s:
+            self.now_s = at_s
         self._index = 0
+
+    def needs_watching(self) -> bool:
+        """Whether the lifecycle could have anything to do: cheap, asked after every event."""
+        if self.phase != "running" or (self.mains_over and not self.mains):
+            return True
+        due = self.due_s
+        return "quiet" in due or due.get("silence", _NEVER) <= self.now_s
 
     def is_due(self, need: str) -> bool:
         """Whether the time of this need has come."""
-        return self.due_s.get(need, float("inf")) <= self.now_s
+        return self.due_s.get(need, _NEVER) <= self.now_s
 
     # --- writing commands ---
 
@@ -76,6 +85,8 @@ class RunState:
 
     def take_commands(self) -> list[Command]:
         """The commands written while this event was handled."""
+        if not self._out:
+            return []
         out, self._out = self._out, []
         return out
 

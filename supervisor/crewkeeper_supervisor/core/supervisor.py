@@ -52,7 +52,8 @@ class Supervisor:
             self._supervisor_side(event)
         else:
             self._intake.heard(event)
-        lifecycle.watch_clock(state)
+        if state.needs_watching():
+            lifecycle.watch_clock(state)
         self._detector.check()
         return state.take_commands()
 

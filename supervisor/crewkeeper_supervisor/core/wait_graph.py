@@ -378,6 +378,7 @@ class WaitGraph:
         if call.to != agent:
             self._forget_inbound(call)
             call.to = agent
+            self._dirty(call.task)  # no other instance can take it any more
         self.agent(agent).inbound[call.id] = call
 
     # --- waits ---
@@ -468,9 +469,7 @@ class WaitGraph:
 
     def _begin(self, node: AgentNode, task: str, at_s: float, *, slot: bool, call: Call | None = None) -> Task:
         known = node.tasks[task] = Task(node, task, slot=slot, began_s=at_s, call=call)
-        node.slot_tasks += slot
-        if node.free_slots == 0:
-            self._dirty_callers(node)
+        node.slot_tasks += slot  # whoever counted on the free slot now counts on this task, which runs
         return known
 
     def _begin_handler(self, node: AgentNode, task: str, at_s: float, call: Call | None) -> Task:
@@ -533,9 +532,3 @@ class WaitGraph:
     def _dirty(self, task: Task) -> None:
         if task.wait is not None:
             self.dirty[task.key] = task
-
-    def _dirty_callers(self, node: AgentNode) -> None:
-        for box in (node.inbound, self.role_inbound.get(node.role, {})):
-            for call in box.values():
-                if call.state == "open":
-                    self._dirty(call.task)
