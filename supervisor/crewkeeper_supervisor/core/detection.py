@@ -72,10 +72,21 @@ class Detector:
 
     def check(self) -> None:
         """Examine what the last event touched, and whatever the clock makes due."""
-        state = self._state
-        self._settle()
-        dirty, state.graph.dirty = state.graph.dirty, {}
-        suspects = [t for t in dirty.values() if t.wait is not None and not surely_live(t, state.graph)]
+        state, graph = self._state, self._state.graph
+        in_hand = bool(self._suspicions or self._watches)
+        if in_hand:
+            self._settle()
+        elif not graph.dirty and not state.is_due("sweep"):
+            return  # the ordinary case: nothing is in hand, and the event took support from nobody
+        graph.moved.clear()
+        suspects = []
+        if graph.dirty:
+            dirty, graph.dirty = graph.dirty, {}
+            suspects = [t for t in dirty.values() if t.wait is not None and not surely_live(t, graph)]
+        if not suspects and not in_hand and not state.is_due("sweep"):
+            if "sweep" not in state.due_s:
+                self._schedule()
+            return
         if state.is_due("sweep") or self._in_trouble(suspects):
             self._sweep()
         for epochs, suspicion in list(self._suspicions.items()):
