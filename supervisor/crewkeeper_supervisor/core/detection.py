@@ -10,16 +10,20 @@ could miss (level-triggered, as Kubernetes controllers are).
 
 from typing import Final
 
-from crewkeeper_bus.messages import Probe
+from crewkeeper_bus.messages import Break, Probe
+from crewkeeper_supervisor.core.commands import TellAgent
 from crewkeeper_supervisor.core.evidence import arrow, edges_of, ring
 from crewkeeper_supervisor.core.findings import Edge, Finding, Incident, Victim
-from crewkeeper_supervisor.core.reduction import Reduction, Verdict, anatomy, blockers, surely_live
+from crewkeeper_supervisor.core.reduction import Reduction, Verdict, anatomy, blockers, closes_nothing, surely_live
 from crewkeeper_supervisor.core.response import act_on, break_wait, breaks_orphans, note, open_incident, resolve
 from crewkeeper_supervisor.core.state import RunState
 from crewkeeper_supervisor.core.victim import choose, ends_wait, task_of
 from crewkeeper_supervisor.core.wait_graph import Task
 
 SWEEP_S: Final = 5.0
+"""How long a patrol of all waiting tasks takes."""
+PATROL_MAX: Final = 500
+"""How many of them it looks at in one go."""
 REPROBE_S: Final = 0.2
 REPROBE_MAX_S: Final = 4.0
 OBEY_S: Final = 5.0
@@ -63,6 +67,8 @@ class Detector:
         self._state = state
         self._suspicions: dict[Epochs, _Suspicion] = {}
         self._watches: dict[Epochs, _Watch] = {}
+        self._round: list[str] = []
+        """Waiting tasks that the patrol has still to look at in this round."""
 
     def affirmed(self, agent: str, nonce: str) -> None:
         """An agent answered a probe; its state has been taken over already."""
@@ -76,19 +82,22 @@ class Detector:
         in_hand = bool(self._suspicions or self._watches)
         if in_hand:
             self._settle()
-        elif not graph.dirty and not state.is_due("sweep"):
+        elif graph.moved:
+            graph.moved.clear()
+        if not in_hand and not graph.dirty and not state.is_due("sweep"):
             return  # the ordinary case: nothing is in hand, and the event took support from nobody
-        graph.moved.clear()
         suspects = []
         if graph.dirty:
             dirty, graph.dirty = graph.dirty, {}
-            suspects = [t for t in dirty.values() if t.wait is not None and not surely_live(t, graph)]
+            suspects = [t for t in dirty.values() if not closes_nothing(t, graph) and not surely_live(t, graph)]
         if not suspects and not in_hand and not state.is_due("sweep"):
             if "sweep" not in state.due_s:
                 self._schedule()
             return
-        if state.is_due("sweep") or self._in_trouble(suspects):
-            self._sweep()
+        if suspects:
+            self._examine(suspects)
+        if state.is_due("sweep"):
+            self._patrol()
         for epochs, suspicion in list(self._suspicions.items()):
             self._pursue(epochs, suspicion)
         for watch in list(self._watches.values()):
@@ -97,26 +106,35 @@ class Detector:
 
     # --- finding suspicions ---
 
-    def _in_trouble(self, suspects: list[Task]) -> bool:
-        if not suspects:
-            return False
-        return max(Reduction(self._state.graph, timers=False).of(suspects).values()) >= Verdict.DEAD
+    def _patrol(self) -> None:
+        """Look at every waiting task once a round, a part of them at a time, whatever may have been missed."""
+        state, graph = self._state, self._state.graph
+        if not self._round:
+            self._round = list(graph.waiting)
+        part, self._round = self._round[-PATROL_MAX:], self._round[:-PATROL_MAX]
+        tasks = [task for task in (graph.waiting.get(key) for key in part) if task is not None]
+        self._examine([task for task in tasks if not surely_live(task, graph)])
+        state.due_s["sweep"] = state.now_s + SWEEP_S * PATROL_MAX / max(PATROL_MAX, len(graph.waiting))
 
-    def _sweep(self) -> None:
-        state = self._state
-        state.due_s["sweep"] = state.now_s + SWEEP_S
-        waiting = dict(state.graph.waiting)
-        before, self._suspicions = self._suspicions, {}  # every core is found anew; what has grown is another core
-        strict = Reduction(state.graph).of(waiting.values())
-        stuck = {key: waiting[key] for key, verdict in strict.items() if verdict is Verdict.STUCK}
-        self._suspect(stuck, before)
-        for key, verdict in strict.items():
-            if verdict is Verdict.DEAD:
-                self._orphan(waiting[key])
-        if Verdict.TIMER in strict.values():
-            timeless = Reduction(state.graph, timers=False).of(waiting.values())
-            for_ever = {key: waiting[key] for key, verdict in timeless.items() if verdict is Verdict.STUCK}
+    def _examine(self, tasks: list[Task]) -> None:
+        """Look for cores in all that these waiting tasks depend on."""
+        graph = self._state.graph
+        strict = Reduction(graph)
+        verdicts = strict.of(tasks)
+        stuck, for_ever = strict.stuck(), {}
+        timed = [task for task in tasks if verdicts[task.key] is Verdict.TIMER]
+        if timed:
+            timeless = Reduction(graph, timers=False)
+            timeless.of(timed)
+            for_ever = timeless.stuck()
+        if stuck or for_ever:
+            before = self._suspicions  # a core is found anew here: what has grown is another core
+            self._suspicions = {e: s for e, s in before.items() if not any(k in stuck or k in for_ever for k, _ in e)}
+            self._suspect(stuck, before)
             self._suspect(for_ever, before, but_for_timers=stuck)
+        for task in tasks:
+            if verdicts[task.key] is Verdict.DEAD:
+                self._orphan(task)
 
     def _suspect(
         self,
@@ -125,10 +143,7 @@ class Detector:
         but_for_timers: dict[str, Task] | None = None,
     ) -> None:
         """Suspect every core among stuck tasks; with `but_for_timers`, those a timer would free in the end."""
-        groups = anatomy(stuck, self._state.graph)
-        explained = {key for core, tail in groups for key in core + tail}
-        groups += self._impossible({key: task for key, task in stuck.items() if key not in explained})
-        for core, tail in groups:
+        for core, tail in self._groups(stuck):
             epochs = tuple((key, _epoch(stuck[key])) for key in core)
             if but_for_timers is not None and not but_for_timers.keys().isdisjoint(core):
                 continue
@@ -141,6 +156,12 @@ class Detector:
             self._suspicions[epochs] = known
             known.tail = tail
             known.timed = but_for_timers is not None
+
+    def _groups(self, stuck: dict[str, Task]) -> list[tuple[tuple[str, ...], tuple[str, ...]]]:
+        """Who is to blame among stuck tasks, and who hangs on them."""
+        groups = anatomy(stuck, self._state.graph)
+        explained = {key for core, tail in groups for key in core + tail}
+        return groups + self._impossible({key: task for key, task in stuck.items() if key not in explained})
 
     def _impossible(self, stuck: dict[str, Task]) -> list[tuple[tuple[str, ...], tuple[str, ...]]]:
         """Stuck tasks that no core explains: those that wait for what cannot exist, and those that hang on them."""
@@ -197,7 +218,7 @@ class Detector:
     def _confirm(self, epochs: Epochs, suspicion: _Suspicion, tasks: dict[str, Task]) -> None:
         state = self._state
         edges = [edge for key in suspicion.members for edge in edges_of(tasks[key], state.graph)]
-        tails = [task for task in (task_of(state.graph, key) for key in suspicion.tail) if task is not None]
+        tail = self._tail(suspicion)
         victim = choose(suspicion.members, tasks, edges, state.agents, state.now_s)
         core_edges = ring(suspicion.members, edges, victim.task if victim is not None else suspicion.members[0])
         inside = [edge for edge in core_edges if set(edge.waits_for) & set(suspicion.members)]
@@ -209,10 +230,10 @@ class Detector:
             "deadlock",
             summary,
             agents,
-            core_edges + [edge for task in tails for edge in edges_of(task, state.graph)],
+            core_edges + [edge for key in tail for edge in edges_of(state.graph.waiting[key], state.graph)],
             victim=victim,
             core=suspicion.members,
-            tail=suspicion.tail,
+            tail=tail,
             timed=suspicion.timed,
         )
         incident = open_incident(state, finding, act=not suspicion.timed)
@@ -221,6 +242,16 @@ class Detector:
             watch.act_s = suspicion.since_s + self._lasting_s()
         elif incident.state == "acting":
             watch.obey_s = state.now_s + OBEY_S
+
+    def _tail(self, suspicion: _Suspicion) -> tuple[str, ...]:
+        """Who hangs on a core: found once, when it is reported, for it takes a look at everybody who waits."""
+        graph = self._state.graph
+        reduction = Reduction(graph, timers=not suspicion.timed)
+        reduction.of(graph.waiting.values())
+        for core, tail in self._groups(reduction.stuck()):
+            if core == suspicion.members:
+                return tail
+        return suspicion.tail
 
     def _finding(
         self,
@@ -264,7 +295,7 @@ class Detector:
             over = next(key for key, epoch in epochs if ends_wait(task_of(state.graph, key), epoch))
             agent = over.partition("/")[0]
             resolve(state, watch.incident, f"{agent}'s wait is over; the others can move again")
-            state.due_s["sweep"] = state.now_s  # what it covered is looked at again
+            state.graph.dirty.update(state.graph.waiting)  # what it covered is looked at again
 
     def _opened(self, epochs: Epochs, moved: dict[str, bool]) -> bool:
         graph = self._state.graph
@@ -279,6 +310,9 @@ class Detector:
             act_on(state, incident)
             watch.obey_s = state.now_s + OBEY_S if incident.state == "acting" else None
         if watch.obey_s is None or state.now_s < watch.obey_s or incident.finding.victim is None:
+            return
+        if _is_untold(state, incident):  # nobody can obey what has not been said: an owner was missing
+            watch.obey_s = state.now_s + OBEY_S
             return
         watch.tried.append(incident.finding.victim.task)
         note(state, incident, f"{incident.finding.victim.agent} did not give up its wait within {OBEY_S:g} s")
@@ -310,6 +344,12 @@ class Detector:
 def _epoch(task: Task) -> int:
     assert task.wait is not None  # only waiting tasks are suspected
     return task.wait.epoch
+
+
+def _is_untold(state: RunState, incident: Incident) -> bool:
+    """Whether a `Break` of this incident has left no trace yet."""
+    told = (c.message for c in state.pending.values() if isinstance(c, TellAgent))
+    return any(isinstance(message, Break) and message.finding == incident.id for message in told)
 
 
 def _with_victim(finding: Finding, victim: Victim | None) -> Finding:

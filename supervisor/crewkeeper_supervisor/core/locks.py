@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 from crewkeeper_bus.messages import Acquire, Granted, Release
 from crewkeeper_supervisor.core.state import RunState
-from crewkeeper_supervisor.core.wait_graph import Ticket
+from crewkeeper_supervisor.core.tickets import Ticket
 
 
 def acquire(state: RunState, agent: str, message: Acquire) -> bool:

@@ -15,7 +15,8 @@ from typing import Final
 import networkx as nx
 
 from crewkeeper_bus.messages import Condition, OnAll, OnCall, OnHuman, OnMessage, OnResource, OnSome, OnTimer
-from crewkeeper_supervisor.core.wait_graph import AgentNode, Call, Task, Ticket, WaitGraph
+from crewkeeper_supervisor.core.tickets import Ticket
+from crewkeeper_supervisor.core.wait_graph import AgentNode, Call, Task, WaitGraph
 
 WALK_LIMIT: Final = 64
 """How many single supporters the quick test follows before the full reduction is asked."""
@@ -59,6 +60,7 @@ class Reduction:
         for verdict, gate in zip(Verdict, self._constant, strict=True):
             gate.verdict = verdict
         self._open: list[Task] = []
+        self._explored: list[Task] = []
 
     def of(self, tasks: Iterable[Task]) -> dict[str, Verdict]:
         """The verdicts of these tasks, by key. Explores only what they depend on."""
@@ -67,9 +69,14 @@ class Reduction:
             self._task(task)
         while self._open:
             task = self._open.pop()
+            self._explored.append(task)
             self._wait(self._tasks[task.key], task)
         self._settle()
         return {task.key: self._tasks[task.key].verdict for task in roots}
+
+    def stuck(self) -> dict[str, Task]:
+        """Every stuck task that was explored, by key: closed, for all that a stuck task depends on was explored."""
+        return {task.key: task for task in self._explored if self._tasks[task.key].verdict is Verdict.STUCK}
 
     # --- building ---
 
@@ -265,6 +272,26 @@ def descends(call: Call, node: AgentNode) -> bool:
             return True
         task = task.call.task if task.call is not None else None
     return False
+
+
+def closes_nothing(task: Task, graph: WaitGraph) -> bool:
+    """A quick test whether a new wait can be no link of a ring: it hangs on others, and nothing hangs on its task.
+
+    Such a wait can join the tail of a deadlock, never make one. False means: not known.
+    """
+    condition = task.wait.condition if task.wait is not None else None
+    if type(condition) is OnCall:
+        call = graph.calls.get(condition.call)
+        if call is not None and (call.state == "lost" or call.failed or call.to not in graph.agents):
+            return False
+    elif type(condition) is OnResource:
+        resource = graph.resources.get(condition.resource)
+        ticket = resource.queue.get(condition.ticket) if resource is not None else None
+        if ticket is not None and ticket.units > ticket.resource.capacity:
+            return False
+    else:
+        return task.wait is None
+    return not graph.is_needed(task)
 
 
 def surely_live(task: Task, graph: WaitGraph) -> bool:

@@ -8,7 +8,8 @@ from typing import Any
 
 from crewkeeper_bus.messages import Condition, OnAll, OnCall, OnHuman, OnMessage, OnResource, OnSome, OnTimer
 from crewkeeper_supervisor.core.reduction import Reduction, Verdict, anatomy
-from crewkeeper_supervisor.core.wait_graph import Resource, Task, Ticket, WaitGraph
+from crewkeeper_supervisor.core.tickets import Resource, Ticket
+from crewkeeper_supervisor.core.wait_graph import Task, WaitGraph
 
 Event = dict[str, Any]
 

@@ -11,10 +11,10 @@ its own order. A task that the graph has no wait for counts as running: unknown 
 one. The model is the AND-OR / k-of-n wait model (Knapp 1987; Kshemkalyani and Singhal 1994) on tasks and slots.
 """
 
-from collections.abc import Iterable, Iterator
 from typing import Literal
 
-from crewkeeper_bus.messages import Condition
+from crewkeeper_bus.messages import Condition, OnAll, OnCall, OnHuman, OnResource, OnSome, OnTimer
+from crewkeeper_supervisor.core.tickets import Resource, Ticket
 
 CallState = Literal["open", "started", "answered", "lost"]
 
@@ -22,13 +22,20 @@ CallState = Literal["open", "started", "answered", "lost"]
 class Wait:
     """One open wait of one task. `deadline_s` is journal time, or None."""
 
-    __slots__ = ("condition", "deadline_s", "epoch", "since_s")
+    __slots__ = ("condition", "deadline_s", "epoch", "listens", "since_s")
 
     def __init__(self, condition: Condition, epoch: int, since_s: float, deadline_s: float | None) -> None:
         self.condition = condition
+        self.listens = not _is_plain(condition)
         self.epoch = epoch
         self.since_s = since_s
         self.deadline_s = deadline_s
+
+
+def _is_plain(condition: Condition) -> bool:
+    if isinstance(condition, OnAll | OnSome):
+        return all(_is_plain(part) for part in condition.of)
+    return isinstance(condition, OnCall | OnResource | OnHuman | OnTimer)
 
 
 class Task:
@@ -76,60 +83,6 @@ class Call:
         """It was answered, with an error: no use to whoever needs some of several answers."""
         self.missed: dict[str, bool] = {}
         """Instances of the role asked that have said that they do not have it."""
-
-
-class Ticket:
-    """One request for a lock or for units of a semaphore, granted or queued."""
-
-    __slots__ = ("granted", "granted_s", "id", "leased", "mode", "resource", "task", "units")
-
-    def __init__(self, id_: str, task: Task, resource: "Resource", mode: str, units: int) -> None:
-        self.id = id_
-        self.task = task
-        self.resource = resource
-        self.mode = mode
-        self.units = units
-        self.granted = False
-        self.granted_s = 0.0
-        """Journal time at which it was granted."""
-        self.leased = False
-        """Time alone takes it back."""
-
-    def conflicts(self, other: "Ticket") -> bool:
-        """Whether both cannot hold at once, looking at these two alone. A task never conflicts with itself."""
-        if self.task is other.task:
-            return False
-        return self.resource.capacity > 1 or "x" in (self.mode, other.mode)
-
-
-class Resource:
-    """A lock (capacity 1; exclusive or shared) or a counting semaphore; first come, first served unless `barging`."""
-
-    __slots__ = ("barging", "capacity", "name", "queue")
-
-    def __init__(self, name: str, capacity: int) -> None:
-        self.name = name
-        self.capacity = capacity
-        self.barging = False
-        """Whether a request may overtake one that waits."""
-        self.queue: dict[str, Ticket] = {}
-        """Holders and waiters by ticket, in the order of their requests."""
-
-    def grantable(self) -> Iterator[Ticket]:
-        """The waiting tickets that can be served now: from the front, none past a waiting one in conflict with it."""
-        held = [ticket for ticket in self.queue.values() if ticket.granted]
-        passed: list[Ticket] = []
-        for ticket in [t for t in self.queue.values() if not t.granted]:
-            if self._fits(ticket, held) and not any(ticket.conflicts(other) for other in passed):
-                held.append(ticket)
-                yield ticket
-            else:
-                passed.append(ticket)
-
-    def _fits(self, ticket: Ticket, held: Iterable[Ticket]) -> bool:
-        if self.capacity == 1:
-            return ticket.units == 1 and not any(ticket.conflicts(holder) for holder in held)
-        return ticket.units <= self.capacity - sum(holder.units for holder in held)
 
 
 class AgentNode:
@@ -194,6 +147,8 @@ class WaitGraph:
         self.dirty: dict[str, Task] = {}
         self.moved: dict[str, bool] = {}
         """Tasks whose wait ended or was followed by another since this was last emptied."""
+        self._listeners = 0
+        """Open waits for messages, or for anything else that is no call, lock, person or timer."""
         self._chained = False
         """Whether any agent lets in what descends from its own tasks."""
 
@@ -389,8 +344,9 @@ class WaitGraph:
         """A task begins to wait, in this wait epoch of its agent."""
         known = self.agent(agent).tasks.get(task) or self.task_began(agent, task, since_s, slot=False)
         if known.wait is not None:
-            self.moved[known.key] = True
-        known.wait = Wait(condition, epoch, since_s, deadline_s)
+            self._awake(known)
+        known.wait = wait = Wait(condition, epoch, since_s, deadline_s)
+        self._listeners += wait.listens
         self.waiting[known.key] = known
         self._dirty(known)
         return known
@@ -400,10 +356,7 @@ class WaitGraph:
         known = self.agent(agent).tasks.get(task)
         if known is None or known.wait is None or (epoch is not None and known.wait.epoch != epoch):
             return
-        known.wait = None
-        self.moved[known.key] = True
-        self.waiting.pop(known.key, None)
-        self.dirty.pop(known.key, None)
+        self._awake(known)
         for call in [c for c in known.calls.values() if c.state in ("answered", "lost")]:
             self._forget_call(call)
 
@@ -467,6 +420,14 @@ class WaitGraph:
 
     # --- inside ---
 
+    def _awake(self, task: Task) -> None:
+        assert task.wait is not None  # the callers have looked
+        self._listeners -= task.wait.listens
+        task.wait = None
+        self.moved[task.key] = True
+        del self.waiting[task.key]
+        self.dirty.pop(task.key, None)
+
     def _begin(self, node: AgentNode, task: str, at_s: float, *, slot: bool, call: Call | None = None) -> Task:
         known = node.tasks[task] = Task(node, task, slot=slot, began_s=at_s, call=call)
         node.slot_tasks += slot  # whoever counted on the free slot now counts on this task, which runs
@@ -490,10 +451,7 @@ class WaitGraph:
             return
         node.slot_tasks -= task.slot
         if task.wait is not None:
-            task.wait = None
-            self.moved[task.key] = True
-        self.waiting.pop(task.key, None)
-        self.dirty.pop(task.key, None)
+            self._awake(task)
         for call in list(task.calls.values()):
             self._forget_call(call)
         for ticket in task.holds.values():
@@ -528,6 +486,21 @@ class WaitGraph:
         """A link of a chain is gone: what was let in, or could come in, through it may not be any more."""
         if self._chained and (call.handler is not None or call.task.agent.reentrant == "chain"):
             self.dirty.update(self.waiting)
+
+    def is_needed(self, task: Task) -> bool:
+        """Whether anybody could be waiting for something this task does. True where that is not known at once."""
+        if self._chained or self._listeners or task.call is not None:
+            return True
+        for ticket in task.holds.values():
+            if ticket.resource.barging or next(reversed(ticket.resource.queue)) != ticket.id:
+                return True
+        node = task.agent
+        if not task.slot or node.slot_tasks < node.concurrency:
+            return False
+        for box in (node.inbound, self.role_inbound.get(node.role)):
+            if box and any(call.state == "open" for call in box.values()):
+                return True
+        return False
 
     def _dirty(self, task: Task) -> None:
         if task.wait is not None:
