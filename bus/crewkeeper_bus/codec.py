@@ -88,7 +88,7 @@ def decode_agent(kind: Kind, payload: bytes, limit_bytes: int = PAYLOAD_MAX_BYTE
 
 
 def decode_supervisor(kind: Kind, payload: bytes, limit_bytes: int = 16 * PAYLOAD_MAX_BYTES) -> Any:
-    """Decode what the supervisor side sent (`ctl`, `op`, and `rep` from `_`).
+    """Decode what the supervisor side sent (`ctl`, `op`, and `rep` and `cancel` from `_`).
 
     Raises:
         CodecError: As `decode_agent`.

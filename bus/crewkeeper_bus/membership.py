@@ -262,7 +262,7 @@ class Membership:
             case Kind.PROG:
                 return self.calls.accept_progress(sender, id_, message.text)
             case Kind.CANCEL:
-                return self.serving.cancel(sender, id_)
+                return self.serving.cancel(message.caller if sender == SUPERVISOR else sender, id_)
             case Kind.CTL:
                 return self.control.accept(message)
             case _:

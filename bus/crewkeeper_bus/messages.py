@@ -81,6 +81,16 @@ class SupervisorReply(Struct, frozen=True, kw_only=True, omit_defaults=True):
     body: Raw | UnsetType = UNSET
 
 
+class SupervisorCancel(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The call of the subject's id is given up in its caller's stead: the caller is gone, or did not say so itself."""
+
+    id: str
+    """Command id; doing it twice is harmless."""
+    caller: Name
+    """Who made the call; a call of that id by anybody else is left alone."""
+    why: Text = ""
+
+
 class Message(Sent, frozen=True, kw_only=True, omit_defaults=True):
     """A one-way message."""
 
@@ -485,6 +495,7 @@ AGENT_MESSAGES: Final[dict[Kind, Any]] = {
 
 SUPERVISOR_MESSAGES: Final[dict[Kind, Any]] = {
     Kind.REP: SupervisorReply,
+    Kind.CANCEL: SupervisorCancel,
     Kind.CTL: Ctl | HostCtl,
     Kind.OP: Op,
 }

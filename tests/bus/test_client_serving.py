@@ -185,6 +185,39 @@ async def test_only_the_caller_can_cancel_a_call(kind, tmp_path):
 
 
 @two_buses
+async def test_the_supervisor_cancels_in_the_callers_stead(kind, tmp_path):
+    async with open_crew(kind, tmp_path) as crew, crew.joined("a", "b", "c") as (a, b, c):
+        b.serve()(gate := Gate())
+        c.serve()(never := Gate())
+
+        @b.serve("onward")
+        async def onward(request):
+            await b.ask("c", None)
+
+        running = await a.call("b", verb="onward")
+        await crew.double.wait("c", m.CallStarted)
+        queued = await a.call("b", 2)
+        await until(lambda: b._membership.serving.queued() == (queued.id,), "one runs, one is queued")
+
+        async def cancel(call, caller):
+            cancel = m.SupervisorCancel(id=f"k-{call.id}", caller=caller, why="gone")
+            await crew.double.publish(Kind.CANCEL, "b", call.id, cancel)
+
+        await cancel(queued, "c")
+        await until(lambda: b.dropped == 1, "a call that somebody else made is left alone")
+        assert b._membership.serving.queued() == (queued.id,)
+        await cancel(queued, "a")
+        await cancel(running, "a")
+        started = await crew.double.wait("b", m.CallStarted, call=running.id)
+        await crew.double.wait("b", m.TaskEnded, task=started.task)
+        await crew.double.wait("b", m.Cancel)
+        assert b._membership.serving.queued() == ()
+        assert (gate.most, never.most) == (0, 1)
+        await running.cancel()
+        await queued.cancel()
+
+
+@two_buses
 async def test_fully_reentrant_agent_has_no_limit(kind, tmp_path):
     async with (
         open_crew(kind, tmp_path) as crew,

@@ -6,7 +6,7 @@ from crewkeeper_bus import messages as m
 from crewkeeper_bus import subjects
 from crewkeeper_bus.codec import encode
 from crewkeeper_bus.subjects import HOST, SUPERVISOR, Kind
-from crewkeeper_supervisor.core.commands import AnswerCall, AskHost, Command, Escalate, TellAgent
+from crewkeeper_supervisor.core.commands import AnswerCall, AskHost, CancelCall, Command, Escalate, TellAgent
 from crewkeeper_supervisor.core.crew import Agent, Budget, Crew
 from crewkeeper_supervisor.shell.journal import Entry
 from crewkeeper_supervisor.views.fold import Fold
@@ -89,6 +89,9 @@ class Telling:
                 case AnswerCall(agent=agent, call=call, error=error, body=body):
                     reply = m.SupervisorReply(id=command.id, error=error, body=body or msgspec.UNSET)
                     self.put(Kind.REP, SUPERVISOR, agent, call, encode(reply))
+                case CancelCall(agent=agent, call=call, caller=caller, why=why):
+                    cancel = m.SupervisorCancel(id=command.id, caller=caller, why=why)
+                    self.put(Kind.CANCEL, SUPERVISOR, agent, call, encode(cancel))
                 case Escalate():
                     self.op(m.Outcome(command=command.id, ok=True, detail="204 from localhost in 3 ms"))
 

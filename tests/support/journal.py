@@ -16,7 +16,7 @@ from crewkeeper_bus import codec, subjects
 from crewkeeper_bus import messages as m
 from crewkeeper_bus.subjects import HOST, SUPERVISOR, Kind
 from crewkeeper_supervisor.core import events
-from crewkeeper_supervisor.core.commands import AnswerCall, AskHost, Command, Escalate, TellAgent
+from crewkeeper_supervisor.core.commands import AnswerCall, AskHost, CancelCall, Command, Escalate, TellAgent
 from crewkeeper_supervisor.core.crew import Agent, Crew
 from crewkeeper_supervisor.core.supervisor import Supervisor
 
@@ -325,10 +325,12 @@ class Journal:
                 mirror.queued.setdefault(event.id, event.sender)
             case m.Reply() | m.SupervisorReply():
                 mirror.calls.pop(event.id, None)
-            case m.Cancel():
-                mirror.queued.pop(event.id, None)
+            case m.Cancel() | m.SupervisorCancel():
+                caller = message.caller if isinstance(message, m.SupervisorCancel) else event.sender
+                if mirror.queued.get(event.id) == caller:
+                    del mirror.queued[event.id]
                 for task, doing in mirror.tasks.items():
-                    if doing.call == event.id and doing.caller == event.sender:
+                    if doing.call == event.id and doing.caller == caller:
                         doing.call = ""
                         mirror.cancelled.append(task)
             case m.Message():
@@ -356,6 +358,9 @@ def wire(command: Command) -> tuple[str, bytes]:
             subject = subjects.build(RUN, Kind.REP, SUPERVISOR, command.agent, command.call)
             body = msgspec.UNSET if command.body is None else command.body
             payload = codec.encode(m.SupervisorReply(id=command.id, error=command.error, body=body))
+        case CancelCall():
+            subject = subjects.build(RUN, Kind.CANCEL, SUPERVISOR, command.agent, command.call)
+            payload = codec.encode(m.SupervisorCancel(id=command.id, caller=command.caller, why=command.why))
         case AskHost():
             subject = subjects.build(RUN, Kind.CTL, SUPERVISOR, HOST, command.id)
             payload = codec.encode(command.message)

@@ -13,7 +13,7 @@ import msgspec
 
 from crewkeeper_bus import messages as m
 from crewkeeper_bus.subjects import HOST
-from crewkeeper_supervisor.core.commands import AnswerCall, AskHost, Command, Escalate, TellAgent
+from crewkeeper_supervisor.core.commands import AnswerCall, AskHost, CancelCall, Command, Escalate, TellAgent
 from crewkeeper_supervisor.core.crew import Crew
 from crewkeeper_supervisor.core.findings import Incident
 from support.core_checks import check
@@ -263,6 +263,8 @@ def command_line(command: Command) -> str:
             why = command.error.text if command.error is not None else bytes(command.body or b"").decode()
             code = command.error.code if command.error is not None else "answer"
             return f"-> {command.agent}: answer to {command.call}: {code}: {why}"
+        case CancelCall():
+            return f"-> {command.agent}: cancel {command.caller}'s {command.call} ({command.why})"
         case AskHost():
             asked = command.message
             what = asked.agent if isinstance(asked, m.StopProcess) else f"{asked.state} ({asked.why})"

@@ -33,6 +33,17 @@ class AnswerCall(Struct, frozen=True, kw_only=True):
     durable: bool = True
 
 
+class CancelCall(Struct, frozen=True, kw_only=True):
+    """Give up a call in its caller's stead, on `cancel._.<agent>.<call>`; `agent` is the callee."""
+
+    id: str
+    agent: str
+    call: str
+    caller: str
+    why: str
+    durable: bool = True
+
+
 class AskHost(Struct, frozen=True, kw_only=True):
     """Publish a request to the run's host on `ctl._._host.<id>`."""
 
@@ -53,4 +64,4 @@ class Escalate(Struct, frozen=True, kw_only=True):
     durable: bool = True
 
 
-Command = TellAgent | AnswerCall | AskHost | Escalate
+Command = TellAgent | AnswerCall | CancelCall | AskHost | Escalate

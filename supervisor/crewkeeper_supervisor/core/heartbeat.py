@@ -12,6 +12,7 @@ from crewkeeper_supervisor.core.locks import grant
 from crewkeeper_supervisor.core.roster import AgentView
 from crewkeeper_supervisor.core.state import RunState
 from crewkeeper_supervisor.core.wait_graph import AgentNode, Call, WaitGraph
+from crewkeeper_supervisor.core.withdrawal import give_up, started_late
 
 LOST_AFTER_S: Final = 3.0
 """What an agent has not received this long after the journal stored it (and two heartbeats) will not come."""
@@ -27,8 +28,8 @@ def reconcile(state: RunState, view: AgentView, heartbeat: Heartbeat) -> list[Ca
     graph.declare(view.name, view.role, heartbeat.concurrency, heartbeat.reentrant)
     if view.status in ("up", "paused"):
         view.status = "paused" if heartbeat.state == "paused" else "up"
-    unanswered = _tasks(graph, node, heartbeat, state.now_s)
-    _calls(graph, node, heartbeat, state.now_s)
+    unanswered = _tasks(state, node, heartbeat)
+    _calls(state, node, heartbeat)
     graph.assured(node)
     limit_s = state.now_s - LOST_AFTER_S - 2 * heartbeat.heartbeat_s
     _tickets(state, node, heartbeat, limit_s)
@@ -36,12 +37,14 @@ def reconcile(state: RunState, view: AgentView, heartbeat: Heartbeat) -> list[Ca
     return unanswered + _undelivered(graph, node, heartbeat, limit_s)
 
 
-def _tasks(graph: WaitGraph, node: AgentNode, heartbeat: Heartbeat, now_s: float) -> list[Call]:
+def _tasks(state: RunState, node: AgentNode, heartbeat: Heartbeat) -> list[Call]:
+    graph, now_s = state.graph, state.now_s
     alive = {task.task for task in heartbeat.tasks}
     ended = [graph.task_ended(node.name, id_) for id_ in [id_ for id_ in node.tasks if id_ not in alive]]
     for told in heartbeat.tasks:
         known = node.tasks.get(told.task)
-        if told.call and (known is None or known.call is None):
+        works_for = told.call if known is None or known.call is None else ""
+        if works_for and not started_late(state, node.name, works_for, told.task):
             graph.call_started(node.name, told.call, told.caller, told.task, now_s)
         elif known is None or known.slot != told.slot:
             graph.task_began(node.name, told.task, now_s, slot=told.slot)
@@ -61,14 +64,16 @@ def _tasks(graph: WaitGraph, node: AgentNode, heartbeat: Heartbeat, now_s: float
     return [call for call in ended if call is not None]
 
 
-def _calls(graph: WaitGraph, node: AgentNode, heartbeat: Heartbeat, now_s: float) -> None:
+def _calls(state: RunState, node: AgentNode, heartbeat: Heartbeat) -> None:
+    graph = state.graph
     told = {call.call for call in heartbeat.calls}
     for task in list(node.tasks.values()):
-        for id_ in [call.id for call in task.calls.values() if call.id not in told and call.state != "answered"]:
-            graph.call_closed(id_)
-    for call in heartbeat.calls:
-        if call.call not in graph.calls and node.unsure:
-            graph.call_opened(node.name, call.task, call.call, call.to, now_s)
+        for call in [call for call in task.calls.values() if call.id not in told and call.state != "answered"]:
+            give_up(state, call, f"{node.name} does not wait for it any more")  # its own word may have been lost
+            graph.call_closed(call.id)
+    for made in heartbeat.calls:
+        if made.call not in graph.calls and node.unsure:
+            graph.call_opened(node.name, made.task, made.call, made.to, state.now_s)
     for id_ in heartbeat.queued:
         queued = graph.calls.get(id_)
         if queued is not None and queued.state == "open" and queued.to == node.role:

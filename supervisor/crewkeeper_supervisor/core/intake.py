@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from crewkeeper_bus import messages as m
-from crewkeeper_supervisor.core import lifecycle, locks
+from crewkeeper_supervisor.core import lifecycle, locks, withdrawal
 from crewkeeper_supervisor.core.detection import Detector
 from crewkeeper_supervisor.core.events import Recorded, Rejected
 from crewkeeper_supervisor.core.heartbeat import reconcile
@@ -103,6 +103,7 @@ class Intake:
             self._forged(event, "reused the id of another agent's call")
             return
         call.timed = message.deadline_s is not None
+        withdrawal.asked_anew(state, event.id)
         callee = state.agents.get(event.to)
         if callee is not None and callee.present:
             return
@@ -136,6 +137,8 @@ class Intake:
         if call is not None and call.caller != view.name:
             self._forged(event, f"cancelled a call of {call.caller}")
         else:
+            if call is not None:
+                withdrawal.fence(self._state, event.id)
             self._state.graph.call_closed(event.id)
 
     def _message(self, event: Recorded, view: AgentView, message: m.Message) -> None:
@@ -183,6 +186,8 @@ class Intake:
         call = graph.calls.get(message.call)
         if call is not None and not _is_callee(call.to, view):
             self._forged(event, f"started a call that was made to {call.to}")
+            return
+        if withdrawal.started_late(self._state, view.name, message.call, message.task):
             return
         graph.call_started(view.name, message.call, message.caller, message.task, self._state.now_s)
 

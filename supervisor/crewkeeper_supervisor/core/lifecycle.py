@@ -30,6 +30,7 @@ from crewkeeper_supervisor.core.response import breaks_orphans, kill, note, open
 from crewkeeper_supervisor.core.roster import AgentView
 from crewkeeper_supervisor.core.state import RunState
 from crewkeeper_supervisor.core.wait_graph import Call
+from crewkeeper_supervisor.core.withdrawal import give_up
 
 QUIET_S: Final = 1.0
 """A crew whose main activities have all ended is done when nothing has been open for this long."""
@@ -138,7 +139,13 @@ def gone(state: RunState, view: AgentView, status: str, why: str, *, returning: 
     state.mains.pop(view.name, None)
     for question in [q.id for q in state.questions.values() if q.agent == view.name]:
         del state.questions[question]
+    asked = [call for task in view.tasks.values() for call in task.calls.values()]
     lost = state.graph.died(view.name, returning=returning)
+    if state.phase in ("starting", "running"):
+        for call in sorted(
+            asked, key=lambda call: call.state == "started"
+        ):  # a slot set free starts nothing of its own
+            give_up(state, call, f"{view.name}, which made it, is gone")
     for ticket in state.graph.tickets_of(view.name):  # the dead hold nothing
         grant(state, state.graph.released(ticket.resource.name, ticket.id))
     orphaned(state, lost, f"{view.name} is gone: {why}")

@@ -12,6 +12,8 @@ from crewkeeper_supervisor.core.crew import Response, Responses
 from crewkeeper_supervisor.core.evidence import arrow, ring
 from crewkeeper_supervisor.core.findings import Finding, Incident, Step
 from crewkeeper_supervisor.core.state import RunState
+from crewkeeper_supervisor.core.victim import task_of
+from crewkeeper_supervisor.core.withdrawal import told_to_fail
 
 INCIDENTS_MAX: Final = 1000
 """Resolved incidents beyond this are forgotten, oldest first; the journal still has them."""
@@ -81,6 +83,9 @@ def break_wait(state: RunState, incident: Incident) -> None:
         path=tuple(edge.text[:2000] for edge in path),
         retry_after_s=RETRY_AFTER_S,
     )
+    failed = task_of(state.graph, victim.task)
+    if failed is not None:
+        told_to_fail(state, failed)
     view = state.agents.get(victim.agent)
     if view is not None:
         view.times_victim += 1

@@ -7,10 +7,10 @@ import hashlib
 from typing import Any, Final
 
 import msgspec
-from msgspec import Raw, Struct
+from msgspec import Raw, Struct, field
 
 from crewkeeper_bus.messages import Ctl, Fault, HostCtl
-from crewkeeper_supervisor.core.commands import AnswerCall, AskHost, Command, Escalate, TellAgent
+from crewkeeper_supervisor.core.commands import AnswerCall, AskHost, CancelCall, Command, Escalate, TellAgent
 from crewkeeper_supervisor.core.crew import Crew
 from crewkeeper_supervisor.core.findings import Incident
 from crewkeeper_supervisor.core.roster import AgentView, Usage
@@ -30,6 +30,22 @@ class Question(Struct, frozen=True, kw_only=True):
     asked_at_s: float
 
 
+class Withdrawals(Struct, kw_only=True):
+    """Calls that are given up, or about to be; see `withdrawal`."""
+
+    broken: dict[tuple[str, int], tuple[str, ...]] = field(default_factory=dict)
+    """Waits told to fail, as (task, epoch), with the calls they are for."""
+    overdue_s: dict[str, float] = field(default_factory=dict)
+    """Calls of waits that have failed: when their caller must have given them up, journal time."""
+    fenced: dict[str, str] = field(default_factory=dict)
+    """Calls given up, with the caller to name to whoever starts one all the same; empty once that was done."""
+
+    @property
+    def are_due(self) -> bool:
+        """Whether anything is under way."""
+        return bool(self.broken or self.overdue_s)
+
+
 class RunState:
     """What is known of one run after the last event handled."""
 
@@ -47,6 +63,7 @@ class RunState:
         self.questions: dict[str, Question] = {}
         self.usage = Usage()
         self.pending: dict[str, Command] = {}
+        self.withdrawals = Withdrawals()
         self.mains: dict[str, str] = {}
         """Agents whose activity named `main` runs, with its task."""
         self.mains_over: dict[str, bool] = {}
@@ -114,6 +131,12 @@ class RunState:
         self._write(AnswerCall(id=id_, agent=agent, call=call, error=error, body=body))
         return id_
 
+    def cancel(self, agent: str, call: str, caller: str, why: str) -> str:
+        """Give up a call at its callee, in its caller's stead."""
+        id_ = self.next_id()
+        self._write(CancelCall(id=id_, agent=agent, call=call, caller=caller, why=why[:2000]))
+        return id_
+
     def escalate(self, incident: str, kind: str, body: dict[str, Any]) -> str:
         """Tell people."""
         id_ = self.next_id()
@@ -154,6 +177,11 @@ class RunState:
             "questions": list(self.questions),
             "mains": [self.mains, self.mains_over],
             "pending": list(self.pending),
+            "withdrawn": [
+                [[key, epoch] for key, epoch in self.withdrawals.broken],
+                self.withdrawals.overdue_s,
+                self.withdrawals.fenced,
+            ],
             "due": self.due_s,
         }
         return hashlib.sha256(msgspec.json.encode(facts)).hexdigest()

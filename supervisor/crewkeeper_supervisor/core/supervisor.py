@@ -8,7 +8,7 @@ from typing import Final
 
 from crewkeeper_bus import messages as m
 from crewkeeper_bus.subjects import HOST, SUPERVISOR
-from crewkeeper_supervisor.core import lifecycle
+from crewkeeper_supervisor.core import lifecycle, withdrawal
 from crewkeeper_supervisor.core.commands import Command
 from crewkeeper_supervisor.core.crew import Crew
 from crewkeeper_supervisor.core.detection import Detector
@@ -54,6 +54,8 @@ class Supervisor:
             self._intake.heard(event)
         if state.needs_watching():
             lifecycle.watch_clock(state)
+        if state.withdrawals.are_due:
+            withdrawal.enforce(state)
         self._detector.check()
         return state.take_commands()
 
@@ -137,6 +139,8 @@ class Supervisor:
     def _supervisor_side(self, event: Recorded) -> None:
         state, message = self._state, event.message
         match message:
+            case m.SupervisorCancel():
+                state.traced(message.id)
             case m.SupervisorReply():
                 state.traced(message.id)
                 question, call = state.questions.get(event.id), state.graph.calls.get(event.id)

@@ -6,9 +6,9 @@ import msgspec
 from msgspec import UNSET
 
 from crewkeeper_bus import codec, subjects
-from crewkeeper_bus.messages import Outcome, SupervisorReply
+from crewkeeper_bus.messages import Outcome, SupervisorCancel, SupervisorReply
 from crewkeeper_bus.subjects import HOST, SUPERVISOR, Kind
-from crewkeeper_supervisor.core.commands import AnswerCall, AskHost, Command, Escalate, TellAgent
+from crewkeeper_supervisor.core.commands import AnswerCall, AskHost, CancelCall, Command, Escalate, TellAgent
 from crewkeeper_supervisor.core.crew import Crew
 from crewkeeper_supervisor.shell import journal, webhook
 from crewkeeper_supervisor.shell.nats_link import Link
@@ -42,6 +42,9 @@ class Effects:
                 body = UNSET if command.body is None else command.body
                 reply = SupervisorReply(id=command.id, error=command.error, body=body)
                 await self._publish(Kind.REP, command.agent, command.call, reply)
+            case CancelCall():
+                cancel = SupervisorCancel(id=command.id, caller=command.caller, why=command.why)
+                await self._publish(Kind.CANCEL, command.agent, command.call, cancel)
             case Escalate():
                 await self._escalate(command, crew)
             case _:
@@ -70,7 +73,7 @@ class Effects:
 def target(command: Command) -> str:
     """Whom a command is for, for the log."""
     match command:
-        case TellAgent() | AnswerCall():
+        case TellAgent() | AnswerCall() | CancelCall():
             return command.agent
         case AskHost():
             return HOST
@@ -89,7 +92,7 @@ def finding(command: Command) -> str:
             return command.error.finding if command.error is not None else ""
         case Escalate():
             return command.incident
-        case AskHost():
+        case AskHost() | CancelCall():
             return ""
         case _:
             assert_never(command)

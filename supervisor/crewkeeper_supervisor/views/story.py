@@ -110,6 +110,8 @@ class Story:
             return self._control(event, message)
         if isinstance(message, m.SupervisorReply):
             return self._supervisor_reply(event, message)
+        if isinstance(message, m.SupervisorCancel):
+            return f"takes back {safe(message.caller)}'s call {self._verb(event.id)}{_because(message.why)}", "normal"
         if isinstance(message, m.Note):
             return self._note(safe(event.sender), message)
         return self._talk(event, message)
