@@ -100,19 +100,25 @@ class Playing:
             return self.help >= Verdict.DEAD
         if call.handler is not None:
             return call.handler.key in self.ended
+        return self._starts(call)
+
+    def _starts(self, call: Call) -> bool:
         nodes = self._living(call.to)
         if not nodes:
             return self.help >= Verdict.DEAD
+        if call.to not in self.graph.agents and self._returns(call.to) and self.help >= Verdict.EXTERNAL:
+            return True
         return call.id in self.let_in or any(n.reentrant == "full" or self._has_room(n) for n in nodes)
 
     def _has_room(self, node: AgentNode) -> bool:
         return sum(t.slot and t.key not in self.ended for t in node.tasks.values()) < node.concurrency
 
     def _descends(self, call: Call) -> bool:
-        targets = [n.name for n in self._living(call.to) if n.reentrant == "chain"]
-        task: Task | None = call.task
+        return any(self._works_for(call.task, n) for n in self._living(call.to) if n.reentrant == "chain")
+
+    def _works_for(self, task: Task | None, node: AgentNode) -> bool:
         while task is not None:
-            if task.agent.name in targets and task.agent.tasks.get(task.id) is task:
+            if task.agent is node and node.tasks.get(task.id) is task:
                 return True
             task = None if task.call is None else task.call.task
         return False
@@ -120,6 +126,9 @@ class Playing:
     def _living(self, name: str) -> list[AgentNode]:
         found = [n for n in self.graph.agents.values() if n.alive and n.role == name]
         return found or [n for n in self.graph.agents.values() if n.alive and n.name == name]
+
+    def _returns(self, name: str) -> bool:
+        return any(n.returning and not n.alive for n in self.graph.agents.values() if name in (n.role, n.name))
 
     def _message(self, condition: OnMessage, task: Task) -> bool:
         box = task.agent.unread
@@ -130,10 +139,7 @@ class Playing:
             if sender in box or any(t.key in self.ended for n in nodes for t in n.tasks.values() if t is not task):
                 return True
             idle = any(self._may_begin(n) for n in nodes)
-            back = not nodes and any(
-                n.returning for n in self.graph.agents.values() if sender in (n.role, n.name) and not n.alive
-            )
-            if self.help >= Verdict.EXTERNAL and (idle or back):
+            if self.help >= Verdict.EXTERNAL and (idle or self._returns(sender)):
                 return True
             if self.help >= Verdict.DEAD and not nodes:
                 return True
@@ -174,8 +180,11 @@ class Playing:
     def _may_begin(self, node: AgentNode) -> bool:
         if node.reentrant == "full" or sum(task.slot for task in node.tasks.values()) < node.concurrency:
             return True
-        owed = [call for call in self.graph.calls.values() if call.task in node.tasks.values()]
-        return node.reentrant == "chain" and any(call.state != "answered" for call in owed)
+        if node.reentrant != "chain":
+            return False
+        queued = [c for c in self.graph.calls.values() if c.state == "open" and self._works_for(c.task, node)]
+        others = [t for t in self.all if t.agent is not node and self._works_for(t, node)]
+        return any(t.key in self.ended for t in others) or any(self._starts(c) for c in queued)
 
 
 def verdicts(graph: WaitGraph, *, timers: bool = True, order: random.Random | None = None) -> dict[str, Verdict]:

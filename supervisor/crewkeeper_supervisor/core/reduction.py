@@ -14,7 +14,8 @@ from typing import Final
 
 import networkx as nx
 
-from crewkeeper_bus.messages import Condition, OnAll, OnCall, OnHuman, OnMessage, OnResource, OnSome, OnTimer
+from crewkeeper_bus.messages import OnAll, OnCall, OnHuman, OnMessage, OnResource, OnSome, OnTimer
+from crewkeeper_supervisor.core.conditions import AnyCondition, OnRoom, OnTopic
 from crewkeeper_supervisor.core.tickets import Ticket
 from crewkeeper_supervisor.core.wait_graph import AgentNode, Call, Task, WaitGraph
 
@@ -49,13 +50,17 @@ class Reduction:
     Args:
         graph: The facts.
         timers: Whether deadlines and leases count as help. Without, what only one of them would free is stuck too.
+        sleeps: Whether time passes for those who wait for nothing but that. Without, and without `timers`, no timer
+            ever fires.
     """
 
-    def __init__(self, graph: WaitGraph, *, timers: bool = True) -> None:
+    def __init__(self, graph: WaitGraph, *, timers: bool = True, sleeps: bool = True) -> None:
         self._graph = graph
         self._timers = timers
+        self._sleeps = sleeps
         self._tasks: dict[str, _Gate] = {}
         self._slots: dict[str, _Gate] = {}
+        self._callbacks: dict[str, list[_Gate]] = {}
         self._constant = [_Gate(0) for _ in Verdict]
         for verdict, gate in zip(Verdict, self._constant, strict=True):
             gate.verdict = verdict
@@ -98,7 +103,7 @@ class Reduction:
         if wait.deadline_s is not None and self._timers:
             self._feed(self._constant[Verdict.TIMER], gate)
 
-    def _condition(self, condition: Condition, task: Task) -> _Gate:
+    def _condition(self, condition: AnyCondition, task: Task) -> _Gate:
         match condition:
             case OnCall():
                 call = self._graph.calls.get(condition.call)
@@ -110,10 +115,14 @@ class Reduction:
                 return self._message(condition, task)
             case OnResource():
                 return self._resource(condition, task)
+            case OnTopic():
+                return self._topic(condition, task)
+            case OnRoom():
+                return self._room(condition, task)
             case OnHuman():
                 return self._constant[Verdict.EXTERNAL]
             case OnTimer():
-                return self._constant[Verdict.TIMER]
+                return self._constant[Verdict.TIMER if self._sleeps else Verdict.STUCK]
             case OnAll() | OnSome():
                 need = len(condition.of) if isinstance(condition, OnAll) else condition.k
                 parts = [part for part in self._parts(condition, need) if not self._failed(part)]
@@ -124,14 +133,14 @@ class Reduction:
                     self._feed(self._condition(part, task), gate)
                 return gate
 
-    def _parts(self, condition: OnAll | OnSome, need: int) -> tuple[Condition, ...]:
+    def _parts(self, condition: OnAll | OnSome, need: int) -> tuple[AnyCondition, ...]:
         """A timer beside enough alternatives is a deadline by another name; else time is what the task waits for."""
-        if self._timers:
+        if self._timers or not self._sleeps:
             return condition.of
         others = tuple(part for part in condition.of if not isinstance(part, OnTimer))
         return others if len(others) >= need else condition.of
 
-    def _failed(self, part: Condition) -> bool:
+    def _failed(self, part: AnyCondition) -> bool:
         call = self._graph.calls.get(part.call) if isinstance(part, OnCall) else None
         return call is not None and call.failed
 
@@ -142,15 +151,21 @@ class Reduction:
             return self._constant[Verdict.DEAD]
         if call.handler is not None:
             return self._task(call.handler)
+        return self._unstarted(call)
+
+    def _unstarted(self, call: Call) -> _Gate:
         parts = [self._slot(node, call) for node in self._graph.live_instances(call.to)]
         if parts and call.to not in self._graph.agents and self._graph.returning(call.to):
             parts.append(self._constant[Verdict.EXTERNAL])  # who comes back may be the one to get it
         return self._any(parts)
 
     def _slot(self, node: AgentNode, call: Call) -> _Gate:
-        if node.reentrant == "full" or node.free_slots > 0:
+        if node.reentrant == "chain" and descends(call.task, node):
             return self._constant[Verdict.LIVE]
-        if node.reentrant == "chain" and descends(call, node):
+        return self._free_slot(node)
+
+    def _free_slot(self, node: AgentNode) -> _Gate:
+        if node.reentrant == "full" or node.free_slots > 0:
             return self._constant[Verdict.LIVE]
         gate = self._slots.get(node.name)
         if gate is None:
@@ -166,18 +181,63 @@ class Reduction:
             return self._constant[Verdict.LIVE if unread else Verdict.EXTERNAL]
         if any(sender in unread for sender in condition.senders):
             return self._constant[Verdict.LIVE]
+        return self._senders(condition.senders)
+
+    def _senders(self, senders: Iterable[str]) -> _Gate:
         parts = []
-        for sender in condition.senders:
+        for sender in senders:
             nodes = self._graph.live_instances(sender)
             if self._graph.returning(sender):
                 parts.append(self._constant[Verdict.EXTERNAL])
             elif not nodes:
                 parts.append(self._constant[Verdict.DEAD])
             for node in nodes:
-                parts += [self._task(each) for each in node.tasks.values() if each is not task]
-                if node.may_begin:
-                    parts.append(self._constant[Verdict.EXTERNAL])
-        return self._any(parts) if parts else self._constant[Verdict.STUCK]  # it alone could send, and it waits
+                parts += [self._task(each) for each in node.tasks.values()]
+                parts += self._beginners(node)
+        return self._any(parts)
+
+    def _beginners(self, node: AgentNode) -> list[_Gate]:
+        """Who could make an agent begin something: anybody outside, or whoever can still call it back."""
+        if node.free_slots > 0 or node.reentrant == "full":
+            return [self._constant[Verdict.EXTERNAL]]
+        if node.reentrant != "chain":
+            return []
+        if node.name in self._callbacks:
+            return self._callbacks[node.name]
+        callers = [
+            self._task(task)
+            for other in self._graph.agents.values()
+            for task in other.tasks.values()
+            if other is not node and descends(task, node)
+        ]
+        callers += [
+            self._unstarted(call)
+            for call in self._graph.calls.values()
+            if call.state == "open" and descends(call.task, node)
+        ]
+        found = self._callbacks[node.name] = [_Gate(2)] if callers else []
+        for gate in found:
+            self._feed(self._constant[Verdict.EXTERNAL], gate)
+            self._feed(self._any(callers), gate)
+        return found
+
+    def _topic(self, condition: OnTopic, task: Task) -> _Gate:
+        published = self._graph.published.get(task.agent.name, {}).get(condition.topic, {})
+        if condition.publishers is None:
+            return self._constant[Verdict.LIVE if published else Verdict.EXTERNAL]
+        if any(sender in condition.publishers for sender in published.values()):
+            return self._constant[Verdict.LIVE]
+        return self._senders(condition.publishers)
+
+    def _room(self, condition: OnRoom, task: Task) -> _Gate:
+        parts = []
+        for node in self._graph.live_instances(condition.agent):
+            queued = (call for call in node.inbound.values() if call.state == "open")
+            let_in = node.reentrant == "chain"
+            waiting = sum(not (let_in and descends(call.task, node)) for call in queued)
+            has_room = node.mailbox is None or waiting < node.mailbox
+            parts.append(self._constant[Verdict.LIVE] if has_room else self._free_slot(node))
+        return self._any(parts)
 
     def _resource(self, condition: OnResource, task: Task) -> _Gate:
         resource = self._graph.resources.get(condition.resource)
@@ -187,7 +247,7 @@ class Reduction:
         if ticket.units > resource.capacity:
             return self._constant[Verdict.STUCK]
         before = [other for side in blockers_of(ticket) for other in side]
-        if resource.capacity == 1:
+        if not resource.counting:
             missing = len(before)
         else:  # whoever is ahead may be served beside it, and what it has itself counts against it
             missing = ticket.units + sum(t.units for t in _counted(ticket)) - resource.capacity
@@ -195,7 +255,7 @@ class Reduction:
             return self._constant[Verdict.LIVE]
         gate = _Gate(missing)
         for other in before:
-            self._feed(self._holder(other), gate, 1 if resource.capacity == 1 else other.units)
+            self._feed(self._holder(other), gate, other.units if resource.counting else 1)
         return gate
 
     def _holder(self, ticket: Ticket) -> _Gate:
@@ -205,8 +265,7 @@ class Reduction:
         elif not agent.alive:
             gate = self._constant[Verdict.DEAD]
         else:  # left behind by a task that ended: another of its agent may give it back
-            parts = [self._task(other) for other in agent.tasks.values()]
-            gate = self._any([*parts, self._constant[Verdict.EXTERNAL]] if agent.may_begin else parts)
+            gate = self._any([self._task(other) for other in agent.tasks.values()] + self._beginners(agent))
         if ticket.leased and self._timers:
             gate = self._any([gate, self._constant[Verdict.TIMER]])
         return gate
@@ -221,8 +280,7 @@ class Reduction:
             self._feed(part, gate)
         return gate
 
-    @staticmethod
-    def _feed(part: _Gate, whole: _Gate, weight: int = 1) -> None:
+    def _feed(self, part: _Gate, whole: _Gate, weight: int = 1) -> None:
         part.parents.append((whole, weight))
 
     # --- solving ---
@@ -262,15 +320,15 @@ def _counted(ticket: Ticket) -> list[Ticket]:
     return counted
 
 
-def descends(call: Call, node: AgentNode) -> bool:
-    """Whether a call was made, however many hops ago, on behalf of an active task of this agent."""
-    task: Task | None = call.task
+def descends(task: Task, node: AgentNode) -> bool:
+    """Whether a task is an active one of this agent, or works, however many hops down, on behalf of one."""
+    ancestor: Task | None = task
     for _ in range(WALK_LIMIT):
-        if task is None:
+        if ancestor is None:
             return False
-        if task.agent is node and task.id in node.tasks:
+        if ancestor.agent is node and ancestor.id in node.tasks:
             return True
-        task = task.call.task if task.call is not None else None
+        ancestor = ancestor.call.task if ancestor.call is not None else ancestor.parent
     return False
 
 
@@ -312,7 +370,7 @@ def surely_live(task: Task, graph: WaitGraph) -> bool:
     return _leads_to_a_runner(condition, task, graph)
 
 
-def _leads_to_a_runner(condition: Condition, task: Task, graph: WaitGraph) -> bool:
+def _leads_to_a_runner(condition: AnyCondition, task: Task, graph: WaitGraph) -> bool:
     calls, waiter = graph.calls, task
     for _ in range(len(graph.waiting) + 1):
         if type(condition) is OnCall:
@@ -378,7 +436,7 @@ def blockers(task: Task, graph: WaitGraph) -> list[tuple[str, str, list[Task]]]:
     return found
 
 
-def _collect(condition: Condition, task: Task, graph: WaitGraph, found: list[tuple[str, str, list[Task]]]) -> None:
+def _collect(condition: AnyCondition, task: Task, graph: WaitGraph, found: list[tuple[str, str, list[Task]]]) -> None:
     match condition:
         case OnCall():
             call = graph.calls.get(condition.call)
@@ -401,6 +459,12 @@ def _collect(condition: Condition, task: Task, graph: WaitGraph, found: list[tup
                 ahead, holders = blockers_of(ticket)
                 tasks = [task for other in holders + ahead for task in _keepers(other)]
                 found.append(("resource", condition.resource, tasks))
+        case OnTopic():
+            nodes = [node for sender in condition.publishers or () for node in graph.live_instances(sender)]
+            found.append(("message", condition.topic, [t for node in nodes for t in node.tasks.values()]))
+        case OnRoom():
+            occupants = [t for node in graph.live_instances(condition.agent) for t in node.tasks.values() if t.slot]
+            found.append(("queued_call", condition.agent, occupants))
         case OnHuman():
             found.append(("human", condition.who, []))
         case OnTimer():
@@ -424,10 +488,7 @@ def anatomy(stuck: dict[str, Task], graph: WaitGraph) -> list[tuple[tuple[str, .
     """
     web: nx.DiGraph[str] = nx.DiGraph()
     web.add_nodes_from(stuck)
-    for key, task in stuck.items():
-        for kind, name, tasks in blockers(task, graph):
-            if kind != "queued_call" or not _lets_in(graph.calls[name], stuck, graph):
-                web.add_edges_from((key, other.key) for other in tasks if other.key in stuck)
+    web.add_edges_from(_blames(stuck, graph))
     groups = []
     for component in nx.strongly_connected_components(web):
         first = next(iter(component))
@@ -439,12 +500,40 @@ def anatomy(stuck: dict[str, Task], graph: WaitGraph) -> list[tuple[tuple[str, .
     return sorted(groups)
 
 
-def _lets_in(call: Call, stuck: dict[str, Task], graph: WaitGraph) -> bool:
-    """Whether a queued call will be started all the same: it is not what its caller is stuck for."""
-    for node in graph.live_instances(call.to):
-        leaving = sum(task.slot and task.key not in stuck for task in node.tasks.values())
-        if node.reentrant == "full" or leaving > -node.free_slots:
-            return True
-        if node.reentrant == "chain" and descends(call, node):
-            return True
-    return False
+def _blames(stuck: dict[str, Task], graph: WaitGraph) -> list[tuple[str, str]]:
+    """Who among stuck tasks hangs on whom: through the parts of each wait that are stuck themselves."""
+    explained = _Explained(graph)
+    if any(verdict is not Verdict.STUCK for verdict in explained.of(stuck.values()).values()):
+        explained = _Explained(graph, timers=False)  # they are stuck but for timers
+        explained.of(stuck.values())
+    return explained.blames()
+
+
+class _Explained(Reduction):
+    """A reduction that remembers what each gate is made of."""
+
+    def __init__(self, graph: WaitGraph, *, timers: bool = True) -> None:
+        self._made_of: dict[_Gate, list[_Gate]] = {}
+        super().__init__(graph, timers=timers)
+
+    def _feed(self, part: _Gate, whole: _Gate, weight: int = 1) -> None:
+        super()._feed(part, whole, weight)
+        self._made_of.setdefault(whole, []).append(part)
+
+    def blames(self) -> list[tuple[str, str]]:
+        """Edges between the stuck tasks explored."""
+        names = {gate: key for key, gate in self._tasks.items()}
+        found = []
+        for key, gate in self._tasks.items():
+            parts = [gate] if gate.verdict is Verdict.STUCK else []
+            seen: set[_Gate] = set()
+            while parts:
+                for part in self._made_of.get(parts.pop(), ()):
+                    if part.verdict is not Verdict.STUCK or part in seen:
+                        continue
+                    seen.add(part)
+                    if part in names:
+                        found.append((key, names[part]))
+                    else:
+                        parts.append(part)
+        return found

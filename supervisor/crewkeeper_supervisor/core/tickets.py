@@ -31,17 +31,19 @@ class Ticket:
         """Whether both cannot hold at once, looking at these two alone. A task never conflicts with itself."""
         if self.task is other.task:
             return False
-        return self.resource.capacity > 1 or "x" in (self.mode, other.mode)
+        return self.resource.counting or "x" in (self.mode, other.mode)
 
 
 class Resource:
     """A lock (capacity 1; exclusive or shared) or a counting semaphore; first come, first served unless `barging`."""
 
-    __slots__ = ("barging", "capacity", "name", "queue")
+    __slots__ = ("barging", "capacity", "counting", "name", "queue")
 
     def __init__(self, name: str, capacity: int) -> None:
         self.name = name
         self.capacity = capacity
+        self.counting = capacity > 1
+        """Whether it has units, so that what a task holds itself is not there for it any more."""
         self.barging = False
         """Whether a request may overtake one that waits."""
         self.queue: dict[str, Ticket] = {}
@@ -59,6 +61,6 @@ class Resource:
                 passed.append(ticket)
 
     def _fits(self, ticket: Ticket, held: Iterable[Ticket]) -> bool:
-        if self.capacity == 1:
+        if not self.counting:
             return ticket.units == 1 and not any(ticket.conflicts(holder) for holder in held)
         return ticket.units <= self.capacity - sum(holder.units for holder in held)

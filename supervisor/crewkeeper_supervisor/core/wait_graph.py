@@ -13,7 +13,8 @@ one. The model is the AND-OR / k-of-n wait model (Knapp 1987; Kshemkalyani and S
 
 from typing import Literal
 
-from crewkeeper_bus.messages import Condition, OnAll, OnCall, OnHuman, OnResource, OnSome, OnTimer
+from crewkeeper_bus.messages import OnAll, OnCall, OnHuman, OnResource, OnSome, OnTimer
+from crewkeeper_supervisor.core.conditions import AnyCondition
 from crewkeeper_supervisor.core.tickets import Resource, Ticket
 
 CallState = Literal["open", "started", "answered", "lost"]
@@ -24,7 +25,7 @@ class Wait:
 
     __slots__ = ("condition", "deadline_s", "epoch", "listens", "since_s")
 
-    def __init__(self, condition: Condition, epoch: int, since_s: float, deadline_s: float | None) -> None:
+    def __init__(self, condition: AnyCondition, epoch: int, since_s: float, deadline_s: float | None) -> None:
         self.condition = condition
         self.listens = not _is_plain(condition)
         self.epoch = epoch
@@ -32,7 +33,7 @@ class Wait:
         self.deadline_s = deadline_s
 
 
-def _is_plain(condition: Condition) -> bool:
+def _is_plain(condition: AnyCondition) -> bool:
     if isinstance(condition, OnAll | OnSome):
         return all(_is_plain(part) for part in condition.of)
     return isinstance(condition, OnCall | OnResource | OnHuman | OnTimer)
@@ -41,7 +42,21 @@ def _is_plain(condition: Condition) -> bool:
 class Task:
     """One thing an agent is doing."""
 
-    __slots__ = ("agent", "answers", "began_s", "call", "calls", "holds", "id", "key", "name", "slot", "tokens", "wait")
+    __slots__ = (
+        "agent",
+        "answers",
+        "began_s",
+        "call",
+        "calls",
+        "holds",
+        "id",
+        "key",
+        "name",
+        "parent",
+        "slot",
+        "tokens",
+        "wait",
+    )
 
     def __init__(self, agent: "AgentNode", id_: str, *, slot: bool, began_s: float, call: "Call | None" = None) -> None:
         self.agent = agent
@@ -52,6 +67,8 @@ class Task:
         self.call = call
         self.answers = ""
         """Id of the call it handles, also after the caller has given that up."""
+        self.parent: Task | None = None
+        """On whose behalf it works once `call` is answered or given up; only where lineage outlives a call."""
         self.name = ""
         self.tokens = 0
         self.wait: Wait | None = None
@@ -92,6 +109,7 @@ class AgentNode:
         "alive",
         "concurrency",
         "inbound",
+        "mailbox",
         "name",
         "reentrant",
         "returning",
@@ -114,6 +132,8 @@ class AgentNode:
         self.slot_tasks = 0
         self.inbound: dict[str, Call] = {}
         """Calls addressed to it (or to its role and pinned to it) that are open or started."""
+        self.mailbox: int | None = None
+        """How many calls may wait to be started before senders wait for room; None: no limit is known."""
         self.unread: dict[str, dict[str, float]] = {}
         """One-way messages not taken yet: sender to {message id: journal time}."""
         self.unsure = False
@@ -123,15 +143,6 @@ class AgentNode:
     def free_slots(self) -> int:
         """Slots no task holds; negative while callbacks run beyond the limit."""
         return self.concurrency - self.slot_tasks
-
-    @property
-    def may_begin(self) -> bool:
-        """Whether somebody outside could make it begin something: an outsider, or one it called that calls back."""
-        if self.reentrant == "chain" and any(
-            call.state != "answered" for t in self.tasks.values() for call in t.calls.values()
-        ):
-            return True
-        return self.free_slots > 0 or self.reentrant == "full"
 
 
 class WaitGraph:
@@ -147,6 +158,8 @@ class WaitGraph:
         self.dirty: dict[str, Task] = {}
         self.moved: dict[str, bool] = {}
         """Tasks whose wait ended or was followed by another since this was last emptied."""
+        self.published: dict[str, dict[str, dict[str, str]]] = {}
+        """Messages on topics not taken yet: agent to topic to {message id: sender}."""
         self._listeners = 0
         """Open waits for messages, or for anything else that is no call, lock, person or timer."""
         self._chained = False
@@ -339,7 +352,7 @@ class WaitGraph:
     # --- waits ---
 
     def wait_began(
-        self, agent: str, task: str, epoch: int, condition: Condition, since_s: float, deadline_s: float | None
+        self, agent: str, task: str, epoch: int, condition: AnyCondition, since_s: float, deadline_s: float | None
     ) -> Task:
         """A task begins to wait, in this wait epoch of its agent."""
         known = self.agent(agent).tasks.get(task) or self.task_began(agent, task, since_s, slot=False)

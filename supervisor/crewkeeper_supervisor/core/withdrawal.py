@@ -8,7 +8,8 @@ its own: it occupies a slot, and nobody waits for it.
 
 from typing import Final
 
-from crewkeeper_bus.messages import Condition, OnAll, OnCall, OnSome
+from crewkeeper_bus.messages import OnAll, OnCall, OnSome
+from crewkeeper_supervisor.core.conditions import AnyCondition
 from crewkeeper_supervisor.core.state import RunState
 from crewkeeper_supervisor.core.victim import ends_wait, task_of
 from crewkeeper_supervisor.core.wait_graph import Call, Task
@@ -87,7 +88,7 @@ def started_late(state: RunState, agent: str, call: str, task: str) -> bool:
     return True
 
 
-def _calls(condition: Condition) -> list[str]:
+def _calls(condition: AnyCondition) -> list[str]:
     match condition:
         case OnCall():
             return [condition.call]
