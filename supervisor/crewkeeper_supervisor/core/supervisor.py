@@ -54,7 +54,7 @@ class Supervisor:
             self._intake.heard(event)
         if state.needs_watching():
             lifecycle.watch_clock(state)
-        if state.withdrawals.are_due:
+        if state.withdrawals.are_due or "withdrawal" in state.due_s:
             withdrawal.enforce(state)
         self._detector.check()
         return state.take_commands()
