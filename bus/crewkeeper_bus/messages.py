@@ -82,12 +82,10 @@ class SupervisorReply(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class SupervisorCancel(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """The call of the subject's id is given up in its caller's stead: the caller is gone, or did not say so itself."""
+    """The call of the subject's id is given up in the stead of `caller`, who is gone or did not say so itself."""
 
     id: str
-    """Command id; doing it twice is harmless."""
     caller: Name
-    """Who made the call; a call of that id by anybody else is left alone."""
     why: Text = ""
 
 

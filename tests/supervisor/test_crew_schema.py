@@ -72,6 +72,7 @@ def every_section() -> Any:
     surface = yaml.safe_load(FULL)
     surface["budget"] = {}
     surface["responses"] = {path.split(".")[1]: {} for path in SECTIONS if path.startswith("responses.")}
+    surface["responses"]["deadlock"]["repeat"] = {}
     return surface
 
 
@@ -125,7 +126,7 @@ def expected() -> dict[str, tuple[str, str]]:
     found: dict[str, tuple[str, str]] = {}
     for path, key in sections(CREW):
         shared = re.sub(r"^agents\.\*\.(restart|budget)\.", r"\1.", path)
-        shared = re.sub(r"^responses\.\w+\.(?=\w)", "responses.*.", shared)
+        shared = re.sub(r"^responses\.\w+\.(?=(confirm|lasting|do|shadow)$)", "responses.*.", shared)
         if shared == "responses.*.do":
             found[shared] = ("list of actions", "by kind, above")
         else:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from crewkeeper_supervisor.core.crew import Crew, Response
+from crewkeeper_supervisor.core.crew import Crew, Repeat, Response
 from crewkeeper_supervisor.shell.crew_format import AGENT, CREW, LATER_RESPONSES, LIMITS, RESTART, Section
 from crewkeeper_supervisor.shell.crew_problems import CODES, MAX_PROBLEMS
 from crewkeeper_supervisor.shell.crewfile import (
@@ -62,10 +62,11 @@ agents:
     tools: [t.read]
     priority: 90
     never_victim: true
+    restart_cost: 20k
   b: {external: true, may_call: []}
 restart: {intensity: 5, period: 2h}
 responses:
-  deadlock: {confirm: 0, lasting: 1d, do: [kill], shadow: true}
+  deadlock: {confirm: 0, lasting: 1d, do: [kill], shadow: true, victim: youngest, repeat: {times: 5, within: 1h}}
   orphan: {shadow: true}
 escalate:
   - {webhook: "https://ops.example/hook", secret: "${S}"}
@@ -130,6 +131,7 @@ def test_every_key_arrives_in_the_crew() -> None:
     assert (a.may_call, b.may_call) == (("b",), ())
     assert a.cwd == str(FOLDER.resolve())
     assert a.never_victim
+    assert a.restart_cost == 20_000
     assert a.tools == ("t.read",)
     assert (a.restart.policy, a.restart.intensity, a.restart.period_s, a.restart.shutdown_s) == (
         "permanent",
@@ -140,7 +142,14 @@ def test_every_key_arrives_in_the_crew() -> None:
     assert (b.restart.policy, b.restart.intensity) == ("transient", 5)
     assert a.budget is not None
     assert (a.budget.model_calls, a.budget.messages, a.budget.fan_out) == (10, 1_000_000, 3)
-    assert crew.responses.deadlock == Response(do=("kill",), confirm_s=0, lasting_s=86400, shadow=True)
+    assert crew.responses.deadlock == Response(
+        do=("kill",),
+        confirm_s=0,
+        lasting_s=86400,
+        shadow=True,
+        victim="youngest",
+        repeat=Repeat(times=5, within_s=3600),
+    )
     assert crew.responses.orphan == Response(do=("break",), shadow=True)
     assert (crew.payload_bytes, crew.heartbeat_s, crew.start_timeout_s) == (1024 * 1024, 0.25, 60)
     assert crew.tools == {"t": {"function": "m:f"}}
@@ -228,7 +237,7 @@ def test_rendering_points_at_the_place() -> None:
         "      a: {rn: python a.py, run: x}\n"
         "          ^\n"
         "    fix: use one of run, external, replicas, concurrency, reentrant, mailbox, may_call, env, cwd, restart, "
-        "budget, tools, priority, never_victim"
+        "budget, tools, priority, never_victim, restart_cost"
     )
 
 

@@ -11,6 +11,9 @@ RestartPolicy = Literal["permanent", "transient", "temporary"]
 Action = Literal["observe", "warn", "break", "pause", "kill", "stop", "escalate"]
 """What policy can do about a finding. `warn` opens an incident; `stop` ends the whole crew."""
 
+VictimPolicy = Literal["least_work", "youngest", "priority"]
+"""`least_work`: tokens, time and cost of restarting; `youngest`: the last begun root; `priority`: the lowest."""
+
 
 class Restart(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """When an agent's process is started again (Erlang/OTP terms).
@@ -62,6 +65,8 @@ class Agent(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     priority: Annotated[int, Meta(ge=0, le=100)] = 10
     """Weight of its work when a victim is chosen; higher is dearer."""
     never_victim: bool = False
+    restart_cost: Annotated[int, Meta(ge=0, le=2**53)] = 0
+    """Tokens it takes this agent to get going again after a failed wait: part of what a victim loses."""
 
     @property
     def instances(self) -> tuple[str, ...]:
@@ -69,6 +74,13 @@ class Agent(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         if self.replicas == 1:
             return (self.name,)
         return tuple(f"{self.name}-{number}" for number in range(1, self.replicas + 1))
+
+
+class Repeat(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """When the same ring of waits has closed so often that people must know: a fault of design, not bad luck."""
+
+    times: Annotated[int, Meta(ge=2, le=1000)] = 3
+    within_s: PositiveSeconds = 600.0
 
 
 class Response(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -81,6 +93,10 @@ class Response(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How long a deadlock that a timer would end must last before it is treated as one without."""
     shadow: bool = False
     """Report what would be done, and do not do it."""
+    victim: VictimPolicy = "least_work"
+    """Deadlocks: how the wait to fail is chosen among those with no started work behind them."""
+    repeat: Repeat = field(default_factory=Repeat)
+    """Deadlocks: when a ring that closes again and again is told to people."""
 
 
 class Responses(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -219,7 +219,7 @@ class Detector:
         state = self._state
         edges = [edge for key in suspicion.members for edge in edges_of(tasks[key], state.graph)]
         tail = self._tail(suspicion)
-        victim = choose(suspicion.members, tasks, edges, state.agents, state.now_s)
+        victim = choose(suspicion.members, tasks, edges, state)
         core_edges = ring(suspicion.members, edges, victim.task if victim is not None else suspicion.members[0])
         inside = [edge for edge in core_edges if set(edge.waits_for) & set(suspicion.members)]
         agents = list(dict.fromkeys(task.agent.name for task in tasks.values()))
@@ -319,7 +319,7 @@ class Detector:
         core = incident.finding.core[0]
         tasks = {task.key: task for task in (task_of(state.graph, key) for key in core) if task is not None}
         edges = [edge for edge in incident.finding.edges if edge.task in tasks]
-        victim = choose(core, tasks, edges, state.agents, state.now_s, excluded=watch.tried)
+        victim = choose(core, tasks, edges, state, excluded=watch.tried)
         incident.finding = _with_victim(incident.finding, victim)
         break_wait(state, incident)
         watch.obey_s = state.now_s + OBEY_S if victim is not None else None

@@ -39,6 +39,15 @@ class Victim(Struct, frozen=True, kw_only=True):
     agent: str
     epoch: int
     why: str
+    """In words, for people."""
+    policy: str = ""
+    """The crew file's way to choose."""
+    price: int = 0
+    """What failing it was reckoned to cost: tokens, and time as tokens, weighted by priority and history."""
+    candidates: int = 1
+    """How many waits could have been failed."""
+    spared: tuple[str, ...] = ()
+    """Tasks among them that were to be chosen last, because they had given way before or are the oldest."""
 
 
 class Finding(Struct, frozen=True, kw_only=True):

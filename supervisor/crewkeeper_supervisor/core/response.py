@@ -12,7 +12,7 @@ from crewkeeper_supervisor.core.crew import Response, Responses
 from crewkeeper_supervisor.core.evidence import arrow, ring
 from crewkeeper_supervisor.core.findings import Finding, Incident, Step
 from crewkeeper_supervisor.core.state import RunState
-from crewkeeper_supervisor.core.victim import task_of
+from crewkeeper_supervisor.core.victim import chosen, task_of
 from crewkeeper_supervisor.core.withdrawal import told_to_fail
 
 INCIDENTS_MAX: Final = 1000
@@ -86,9 +86,7 @@ def break_wait(state: RunState, incident: Incident) -> None:
     failed = task_of(state.graph, victim.task)
     if failed is not None:
         told_to_fail(state, failed)
-    view = state.agents.get(victim.agent)
-    if view is not None:
-        view.times_victim += 1
+    chosen(state, victim)
     incident.state = "acting"
     note(state, incident, f"fail {victim.agent}'s wait: {victim.why}")
 

@@ -64,6 +64,8 @@ class RunState:
         self.usage = Usage()
         self.pending: dict[str, Command] = {}
         self.withdrawals = Withdrawals()
+        self.victims: dict[str, int] = {}
+        """How often a wait in the chain of a root task was failed, by the root's key."""
         self.mains: dict[str, str] = {}
         """Agents whose activity named `main` runs, with its task."""
         self.mains_over: dict[str, bool] = {}
@@ -177,6 +179,7 @@ class RunState:
             "questions": list(self.questions),
             "mains": [self.mains, self.mains_over],
             "pending": list(self.pending),
+            "victims": self.victims,
             "withdrawn": [
                 [[key, epoch] for key, epoch in self.withdrawals.broken],
                 self.withdrawals.overdue_s,

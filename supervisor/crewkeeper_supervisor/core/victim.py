@@ -2,29 +2,48 @@
 
 Every core contains a wait with no started work behind it (a queued call, a lock, a message): waits on started handlers
 point from a caller to a later task and cannot close a ring by themselves. Failing such a wait wastes least, so it is
-preferred; among those, the one whose task has the least sunk. Price and protection against being chosen again and
-again follow the usual wait-die reasoning: a task's price grows with the square of how often its agent was chosen.
+preferred. Among those the crew file's policy decides; by default the least work is lost.
+
+Nobody starves. The price of a task grows with the square of how often its agent, or the root of its chain of calls, was
+chosen before. A root that was chosen twice is spared while others remain, and so is the oldest root of a core in which
+anybody was chosen before: it is failed at most once while it is the oldest, so some root always comes to its end (the
+reasoning of wait-die and wound-wait, Rosenkrantz et al. 1978).
 """
 
 from collections.abc import Collection
+from typing import Final
+
+from msgspec import Struct
 
 from crewkeeper_supervisor.core.findings import Edge, Victim
-from crewkeeper_supervisor.core.roster import AgentView
+from crewkeeper_supervisor.core.state import RunState
 from crewkeeper_supervisor.core.wait_graph import Task, WaitGraph
 
-TOKENS_PER_SECOND = 50
+TOKENS_PER_SECOND: Final = 50
 """What a second of a task's life is worth beside tokens it reported: the order of a model's output speed."""
+IMMUNE_AFTER: Final = 2
+"""A root that was chosen this often is spared while others remain."""
+ROOTS_MAX: Final = 1000
+"""Roots whose history is remembered; those that are over are forgotten first."""
 
 _UNSTARTED = ("queued_call", "resource", "message")
 
 
+class _Candidate(Struct, frozen=True):
+    """A wait that may be failed."""
+
+    task: Task
+    root: Task
+    price: float
+    priority: int
+    started: bool
+    times: int
+    """How often its agent or its root was chosen before."""
+    root_times: int
+
+
 def choose(
-    core: tuple[str, ...],
-    tasks: dict[str, Task],
-    edges: list[Edge],
-    agents: dict[str, AgentView],
-    now_s: float,
-    excluded: Collection[str] = (),
+    core: tuple[str, ...], tasks: dict[str, Task], edges: list[Edge], state: RunState, excluded: Collection[str] = ()
 ) -> Victim | None:
     """Choose the wait to fail.
 
@@ -32,43 +51,58 @@ def choose(
         core: Keys of the core's tasks.
         tasks: The tasks by key.
         edges: All edges of the core's members.
-        agents: The roster, for priority and history.
-        now_s: Journal time.
+        state: For policy, priorities and history.
         excluded: Members already failed in vain.
 
     Returns:
         The victim, or None if every member is excluded or may never be one.
     """
     unstarted = {edge.task for edge in edges if edge.kind in _UNSTARTED}
-    priced: list[tuple[bool, float, float, str]] = []
+    candidates = []
     for key in core:
         task = tasks[key]
-        view = agents.get(task.agent.name)
-        if key in excluded or task.wait is None or (view is not None and view.spec.never_victim):
-            continue
-        weight = view.spec.priority if view is not None else 10
-        again = view.times_victim if view is not None else 0
-        sunk = task.tokens + TOKENS_PER_SECOND * max(0.0, now_s - task.began_s)
-        priced.append((key not in unstarted, sunk * weight * (1 + again) ** 2, -task.began_s, key))
-    if not priced:
+        view = state.agents.get(task.agent.name)
+        if key not in excluded and task.wait is not None and (view is None or not view.spec.never_victim):
+            candidates.append(_candidate(task, state, started=key not in unstarted))
+    if not candidates:
         return None
-    started, price, _, key = min(priced)
-    task = tasks[key]
-    assert task.wait is not None  # priced tasks wait
+    policy = state.crew.responses.deadlock.victim if state.crew is not None else "least_work"
+    spared = _spared(candidates)
+    order = sorted(candidates, key=lambda each: (each.task.key in spared, each.started, *_rank(each, policy)))
+    best = order[0]
+    assert best.task.wait is not None  # candidates wait
     return Victim(
-        task=key, agent=task.agent.name, epoch=task.wait.epoch, why=_reason(key, price, len(priced), edges, started)
+        task=best.task.key,
+        agent=best.task.agent.name,
+        epoch=best.task.wait.epoch,
+        why=_reason(order, policy, edges, spared),
+        policy=policy,
+        price=round(best.price),
+        candidates=len(candidates),
+        spared=tuple(spared),
     )
 
 
-def _reason(key: str, price: float, candidates: int, edges: list[Edge], started: bool) -> str:
-    kinds = {edge.kind for edge in edges if edge.task == key}
-    if started:
-        cause = "no member waits for something unstarted; it has least work to lose"
-    elif "queued_call" in kinds:
-        cause = "its call is still queued, so failing it throws no started work away"
-    else:
-        cause = "what it waits for has not begun, so failing it throws no work away"
-    return f"{cause} (price {price:.0f}, {candidates} candidate{'s' if candidates != 1 else ''})"
+def chosen(state: RunState, victim: Victim) -> None:
+    """Remember that a wait is being failed: its agent and the root of its chain become dearer."""
+    view = state.agents.get(victim.agent)
+    if view is not None:
+        view.times_victim += 1
+    task = task_of(state.graph, victim.task)
+    root = victim.task if task is None else root_of(task).key
+    state.victims[root] = state.victims.pop(root, 0) + 1
+    if len(state.victims) > ROOTS_MAX:
+        over = next((key for key in state.victims if task_of(state.graph, key) is None), next(iter(state.victims)))
+        del state.victims[over]
+
+
+def root_of(task: Task) -> Task:
+    """The activity at the beginning of the chain of calls that a task serves; itself, if it serves none."""
+    seen = {task.key}
+    while task.call is not None and task.call.task.key not in seen:
+        task = task.call.task
+        seen.add(task.key)
+    return task
 
 
 def ends_wait(task: Task | None, epoch: int) -> bool:
@@ -81,3 +115,64 @@ def task_of(graph: WaitGraph, key: str) -> Task | None:
     agent, _, task = key.partition("/")
     node = graph.agents.get(agent)
     return node.tasks.get(task) if node is not None else None
+
+
+def _candidate(task: Task, state: RunState, *, started: bool) -> _Candidate:
+    view, root = state.agents.get(task.agent.name), root_of(task)
+    root_times = state.victims.get(root.key, 0)
+    times = max(root_times, view.times_victim if view is not None else 0)
+    priority = view.spec.priority if view is not None else 10
+    again = view.spec.restart_cost if view is not None else 0
+    # A second's worth at least, so that history counts for those who have done nothing yet, too.
+    lost = task.tokens + again + TOKENS_PER_SECOND * max(1.0, state.now_s - task.began_s)
+    return _Candidate(task, root, lost * priority * (1 + times) ** 2, priority, started, times, root_times)
+
+
+def _rank(each: _Candidate, policy: str) -> tuple[float, float, float, str]:
+    youngest = (-each.root.began_s, -each.task.began_s, each.task.key)
+    match policy:
+        case "youngest":
+            return (0.0, *youngest)
+        case "priority":
+            return (float(each.priority), each.price, *youngest[1:])
+        case _:
+            return (each.price, *youngest)
+
+
+def _spared(candidates: list[_Candidate]) -> list[str]:
+    """Tasks that are chosen only if nobody else can be."""
+    spared = [each.task.key for each in candidates if each.root_times >= IMMUNE_AFTER]
+    roots = {each.root.key: each.root.began_s for each in candidates}
+    if any(each.times for each in candidates) and len(roots) > 1:
+        oldest = min(roots, key=lambda key: (roots[key], key))
+        spared += [each.task.key for each in candidates if each.root.key == oldest and each.task.key not in spared]
+    return spared if len(spared) < len(candidates) else []
+
+
+def _reason(order: list[_Candidate], policy: str, edges: list[Edge], spared: list[str]) -> str:
+    best = order[0]
+    kinds = {edge.kind for edge in edges if edge.task == best.task.key}
+    if best.started:
+        cause = "started work stands behind every wait that may be failed"
+    elif "queued_call" in kinds:
+        cause = "its call is still queued, so failing it throws no started work away"
+    else:
+        cause = "what it waits for has not begun, so failing it throws no work away"
+    rivals = [each for each in order[1:] if each.started == best.started and each.task.key not in spared]
+    if rivals and best.task.key not in spared:
+        cause += _preferred(best, rivals[0], policy)
+    others = list(dict.fromkeys(each.task.agent.name for each in order if each.task.key in spared))
+    others = [name for name in others if name != best.task.agent.name]
+    if others:
+        cause += f"; {', '.join(others[:5])} {'is' if len(others) == 1 else 'are'} spared, not to give way for ever"
+    return cause
+
+
+def _preferred(best: _Candidate, rival: _Candidate, policy: str) -> str:
+    if policy == "priority" and best.priority < rival.priority:
+        return ", and its priority is the lowest"
+    if policy != "youngest" and best.price < rival.price:
+        return ", and it has the least work to lose"
+    if (best.root.began_s, best.task.began_s) > (rival.root.began_s, rival.task.began_s):
+        return ", and it is the youngest"
+    return ""

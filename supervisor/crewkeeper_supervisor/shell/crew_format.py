@@ -6,6 +6,7 @@ the three cannot disagree. How text becomes a value is in `crew_values`, what ke
 
 from typing import Final
 
+import msgspec
 from msgspec import Struct, field
 
 YEAR_S: Final = 366 * 24 * 3600.0
@@ -221,6 +222,12 @@ AGENT: Final = Section(
             doc="Weight when a victim is chosen; higher is spared.",
         ),
         Key(name="never_victim", kind=Flag(), default="false", doc="Its waits are never broken."),
+        Key(
+            name="restart_cost",
+            kind=_COUNT,
+            default="0",
+            doc="Tokens it takes to get going again after a broken wait; added to what a victim loses.",
+        ),
     ),
 )
 
@@ -252,6 +259,24 @@ def _response(title: str, do: str, actions: tuple[str, ...] = ACTIONS) -> Sectio
     )
 
 
+REPEAT: Final = Section(
+    title="repeat",
+    keys=(
+        Key(name="times", kind=Whole(low=2, high=1000), default="3", doc="How often the same ring must have closed."),
+        Key(name="within", kind=Duration(positive=True), default="10m", doc="Within how long."),
+    ),
+)
+_ONLY_DEADLOCKS: Final = (
+    Key(
+        name="victim",
+        kind=Choice(options=("least_work", "youngest", "priority")),
+        default="least_work",
+        doc="How the wait to break is chosen among those with no started work behind them.",
+    ),
+    Key(name="repeat", kind=REPEAT, default="see below", doc="When the same ring again is told as a fault of design."),
+)
+
+
 def _responses() -> Section:
     now = (
         ("deadlock", "[break, escalate]", "Agents that wait for each other and cannot go on."),
@@ -263,6 +288,8 @@ def _responses() -> Section:
         ("budget", "[warn]", "A budget that is spent."),
     )
     keys = [Key(name=name, kind=_response(name, do), default=do, doc=doc) for name, do, doc in now]
+    deadlock = _response("deadlock", now[0][1])
+    keys[0] = msgspec.structs.replace(keys[0], kind=Section(title="deadlock", keys=deadlock.keys + _ONLY_DEADLOCKS))
     every = ACTIONS + LATER_ACTIONS
     keys += [
         Key(name=name, kind=_response(name, "[warn]", every), default="[warn]", doc="Not detected by this version.")

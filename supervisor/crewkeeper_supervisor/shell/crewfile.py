@@ -14,6 +14,7 @@ from crewkeeper_supervisor.core.crew import (
     Agent,
     Budget,
     Crew,
+    Repeat,
     Response,
     Responses,
     Restart,
@@ -387,5 +388,8 @@ def _responses(given: dict[str, Any]) -> Responses:
             continue
         default: Response = getattr(defaults, name)
         values = {units.get(key, key): value for key, value in response.items()}
+        if "repeat" in values:
+            again = {"within_s" if key == "within" else key: value for key, value in values["repeat"].items()}
+            values["repeat"] = Repeat(**again)
         made[name] = Response(**({"do": default.do} | values | ({"do": tuple(values["do"])} if "do" in values else {})))
     return Responses(**made)

@@ -8,6 +8,7 @@ from datetime import datetime
 from decimal import Decimal
 from typing import Final
 
+import msgspec
 from msgspec import Struct, field
 
 from crewkeeper_supervisor.core.findings import Edge, Finding, Incident
@@ -83,6 +84,12 @@ class VictimRow(Struct, frozen=True, kw_only=True):
     agent: str
     epoch: int
     why: str
+    policy: str
+    price: int
+    """What failing it was reckoned to cost, in tokens."""
+    candidates: int
+    spared: tuple[str, ...]
+    """Tasks that were to be chosen last."""
 
 
 class IncidentRow(Struct, frozen=True, kw_only=True):
@@ -242,9 +249,7 @@ def incident_row(run: str, incident: Incident) -> IncidentRow:
         shadow=incident.shadow,
         timed=finding.timed,
         actions=tuple(incident.actions),
-        victim=None
-        if victim is None
-        else VictimRow(task=victim.task, agent=victim.agent, epoch=victim.epoch, why=victim.why),
+        victim=None if victim is None else VictimRow(**msgspec.structs.asdict(victim)),
         edges=tuple(_edge_row(edge, edge.task in blamed) for edge in finding.edges),
         core=finding.core,
         tail=finding.tail,
