@@ -105,7 +105,7 @@ class Intake:
         call.timed = message.deadline_s is not None
         withdrawal.asked_anew(state, event.id)
         callee = state.agents.get(event.to)
-        if callee is not None and callee.present:
+        if callee is not None and (callee.status == "up" or callee.present):
             return
         instances = [callee] if callee is not None else []
         instances += [a for a in state.agents.values() if a.role == event.to and a is not callee]

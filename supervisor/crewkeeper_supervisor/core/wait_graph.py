@@ -27,7 +27,7 @@ class Wait:
 
     def __init__(self, condition: AnyCondition, epoch: int, since_s: float, deadline_s: float | None) -> None:
         self.condition = condition
-        self.listens = not _is_plain(condition)
+        self.listens = type(condition) is not OnCall and not _is_plain(condition)
         self.epoch = epoch
         self.since_s = since_s
         self.deadline_s = deadline_s
@@ -238,7 +238,7 @@ class WaitGraph:
 
     def task_began(self, agent: str, task: str, at_s: float, *, slot: bool, name: str = "") -> Task:
         """An activity that no call started begins."""
-        node = self.agent(agent)
+        node = self.agents.get(agent) or self.agent(agent)
         known = node.tasks.get(task)
         if known is None:
             known = self._begin(node, task, at_s, slot=slot)
@@ -250,7 +250,7 @@ class WaitGraph:
 
     def task_ended(self, agent: str, task: str) -> Call | None:
         """A task is over. Returns the call it was to answer and did not."""
-        known = self.agent(agent).tasks.get(task)
+        known = (self.agents.get(agent) or self.agent(agent)).tasks.get(task)
         if known is None:
             return None
         call = known.call
@@ -265,10 +265,13 @@ class WaitGraph:
         if known is not None and known.caller == agent:  # the id is used again: what it meant before is over
             self._forget_call(known)
             known = None
-        owner = self.agent(agent).tasks.get(task) or self.task_began(agent, task, at_s, slot=False)
+        owner = (self.agents.get(agent) or self.agent(agent)).tasks.get(task) or self.task_began(
+            agent, task, at_s, slot=False
+        )
         if known is None:
             known = self.calls[call] = Call(call, agent, owner, to, verb, at_s)
-            self._inbound(to)[call] = known
+            callee = self.agents.get(to)
+            (callee.inbound if callee is not None else self.role_inbound.setdefault(to, {}))[call] = known
         else:  # its start came first: another agent's stream ran ahead
             known.caller, known.task, known.verb, known.opened_s = agent, owner, verb, at_s
         owner.calls[call] = known
@@ -276,7 +279,7 @@ class WaitGraph:
 
     def call_started(self, agent: str, call: str, caller: str, task: str, at_s: float) -> None:
         """A handler begins to work on a call."""
-        node = self.agent(agent)
+        node = self.agents.get(agent) or self.agent(agent)
         known = self.calls.get(call)
         if known is None:
             owner = Task(self.agent(caller), "", slot=False, began_s=at_s)  # stands in until its own stream names it
@@ -355,7 +358,9 @@ class WaitGraph:
         self, agent: str, task: str, epoch: int, condition: AnyCondition, since_s: float, deadline_s: float | None
     ) -> Task:
         """A task begins to wait, in this wait epoch of its agent."""
-        known = self.agent(agent).tasks.get(task) or self.task_began(agent, task, since_s, slot=False)
+        known = (self.agents.get(agent) or self.agent(agent)).tasks.get(task) or self.task_began(
+            agent, task, since_s, slot=False
+        )
         if known.wait is not None:
             self._awake(known)
         known.wait = wait = Wait(condition, epoch, since_s, deadline_s)
@@ -366,12 +371,13 @@ class WaitGraph:
 
     def wait_ended(self, agent: str, task: str, epoch: int | None = None) -> None:
         """The wait is over. With `epoch`, only if it is that one."""
-        known = self.agent(agent).tasks.get(task)
+        known = (self.agents.get(agent) or self.agent(agent)).tasks.get(task)
         if known is None or known.wait is None or (epoch is not None and known.wait.epoch != epoch):
             return
         self._awake(known)
         for call in [c for c in known.calls.values() if c.state in ("answered", "lost")]:
-            self._forget_call(call)
+            del known.calls[call.id]  # all else of it was forgotten when it was answered, or found lost
+            self.calls.pop(call.id, None)
 
     # --- one-way messages ---
 
@@ -381,7 +387,7 @@ class WaitGraph:
 
     def message_taken(self, agent: str, sender: str, message: str, by: str = "") -> None:
         """A task took it (`by`: its wait is about to be over); other waiters may have counted on it."""
-        node = self.agent(agent)
+        node = self.agents.get(agent) or self.agent(agent)
         box = node.unread.get(sender)
         if box is None or box.pop(message, None) is None:
             return
@@ -397,7 +403,9 @@ class WaitGraph:
         self, agent: str, task: str, resource: str, ticket: str, mode: str, units: int, capacity: int, at_s: float
     ) -> list[Ticket]:
         """A task asks. Returns the tickets to grant now."""
-        known = self.agent(agent).tasks.get(task) or self.task_began(agent, task, at_s, slot=False)
+        known = (self.agents.get(agent) or self.agent(agent)).tasks.get(task) or self.task_began(
+            agent, task, at_s, slot=False
+        )
         res = self.resources.get(resource)
         if res is None:
             res = self.resources[resource] = Resource(resource, capacity)
@@ -470,22 +478,19 @@ class WaitGraph:
         for ticket in task.holds.values():
             for waiter in ticket.resource.queue.values():
                 self._dirty(waiter.task)
-        for sibling in node.tasks.values():
-            self._dirty(sibling)
-
-    def _inbound(self, to: str) -> dict[str, Call]:
-        node = self.agents.get(to)
-        if node is not None:
-            return node.inbound
-        return self.role_inbound.setdefault(to, {})
+        if self._chained or self._listeners or node.slot_tasks >= node.concurrency:
+            # Nobody else counts on a task that ends: it frees its slot. These may have counted on it as it is.
+            for sibling in node.tasks.values():
+                self._dirty(sibling)
 
     def _forget_inbound(self, call: Call) -> None:
         node = self.agents.get(call.to)
         if node is not None:
             node.inbound.pop(call.id, None)
-        box = self.role_inbound.get(call.to)
-        if box is not None:
-            box.pop(call.id, None)
+        if self.role_inbound:
+            box = self.role_inbound.get(call.to)
+            if box is not None:
+                box.pop(call.id, None)
 
     def _forget_call(self, call: Call) -> None:
         self.calls.pop(call.id, None)
