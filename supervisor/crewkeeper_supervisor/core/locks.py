@@ -5,7 +5,7 @@ The queue itself lives in the wait graph, where detection sees it. Here it meets
 
 from collections.abc import Iterable
 
-from crewkeeper_bus.messages import Acquire, Granted, Release
+from crewkeeper_bus.messages import Acquire, Control, Granted, Release
 from crewkeeper_supervisor.core.state import RunState
 from crewkeeper_supervisor.core.tickets import Ticket
 
@@ -42,8 +42,17 @@ def release(state: RunState, agent: str, message: Release) -> bool:
     return True
 
 
+def told(state: RunState, message: Control) -> None:
+    """A command is in the journal: if it is a grant, its holder can know of it from now on."""
+    if not isinstance(message, Granted):
+        return
+    resource = state.graph.resources.get(message.resource)
+    ticket = resource.queue.get(message.ticket) if resource is not None else None
+    if ticket is not None:
+        ticket.granted_s = min(ticket.granted_s, state.now_s)
+
+
 def grant(state: RunState, tickets: Iterable[Ticket]) -> None:
     """Tell the tasks whose turn it is; the journal sequence is their fencing token."""
     for ticket in tickets:
-        ticket.granted_s = state.now_s
         state.tell(ticket.task.agent.name, Granted, resource=ticket.resource.name, ticket=ticket.id, revision=state.seq)

@@ -8,7 +8,7 @@ from typing import Final
 
 from crewkeeper_bus import messages as m
 from crewkeeper_bus.subjects import HOST, SUPERVISOR
-from crewkeeper_supervisor.core import lifecycle, withdrawal
+from crewkeeper_supervisor.core import lifecycle, locks, withdrawal
 from crewkeeper_supervisor.core.commands import Command
 from crewkeeper_supervisor.core.crew import Crew
 from crewkeeper_supervisor.core.detection import Detector
@@ -150,6 +150,7 @@ class Supervisor:
                     state.graph.call_answered(event.id, failed=message.error is not None)
             case m.Control():
                 state.traced(message.id)
+                locks.told(state, message)
             case m.RunDeclared():
                 lifecycle.declare(state, message)
             case m.OwnerChanged():

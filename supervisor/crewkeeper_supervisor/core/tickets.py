@@ -22,8 +22,8 @@ class Ticket:
         self.mode = mode
         self.units = units
         self.granted = False
-        self.granted_s = 0.0
-        """Journal time at which it was granted."""
+        self.granted_s = float("inf")
+        """Journal time at which its holder was told that it is granted."""
         self.leased = False
         """Time alone takes it back."""
 
