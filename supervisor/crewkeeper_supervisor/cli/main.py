@@ -27,6 +27,8 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "incidents": ("incidents:incidents", "List and show what the supervisor found."),
     "questions": ("questions:questions", "List and answer what agents ask people."),
     "crew": ("crew:crew", "Check crew files, print their schema."),
+    "simulate": ("simulate:simulate", "Run the supervisor's core against simulated crews and faults."),
+    "analyze": ("analyze:analyze", "Say what follows from situations written down, offline."),
     "doctor": ("doctor:doctor", "Check this installation and the server."),
     "completion": ("completion:completion", "Print shell completion for bash, zsh or fish."),
     "version": ("version:version", "Print the versions in use."),
