@@ -1,5 +1,6 @@
 """`supervisor serve`: run a controller, which watches runs, finds what is wrong and acts by policy."""
 
+import gc
 import os
 import signal
 import socket
@@ -33,6 +34,7 @@ async def _serve(name: str, runs: tuple[str, ...], state: Path | None, nats: str
     from crewkeeper_supervisor.shell.place import Place
 
     place = Place.find(state, nats)
+    gc.set_threshold(100_000, 20, 20)  # a fold makes many objects and hardly a cycle: look for them less often
     caught: list[int] = []
     async with anyio.create_task_group() as tasks:
         await tasks.start(_end_on_signal, tasks.cancel_scope, caught)
