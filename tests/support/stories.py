@@ -105,6 +105,8 @@ class Story:
                 return journal.start(names or None)
             case ["tick", after]:
                 return journal.tick(float(after))
+            case ["tick", after, "x", count]:
+                return [command for _ in range(int(count)) for command in journal.tick(float(after))]
             case ["host", *rest]:
                 return self._host(rest)
             case ["operator", action, *rest]:
@@ -208,7 +210,9 @@ class Story:
             known = self._steps.get(incident.id)
             if known is None:
                 said.append(finding_line(incident))
-            said += [f".. {incident.id}: {step.text}" for step in incident.steps[1 if known is None else known :]]
+            summary = incident.finding.summary
+            news = [step.text for step in incident.steps[known or 0 :] if known is not None or step.text != summary]
+            said += [f".. {incident.id}: {text}" for text in news]
             self._steps[incident.id] = len(incident.steps)
         return said
 

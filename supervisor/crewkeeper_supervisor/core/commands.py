@@ -58,7 +58,7 @@ class Escalate(Struct, frozen=True, kw_only=True):
     id: str
     incident: str
     kind: str
-    """`opened` or `resolved`."""
+    """`opened`, `unresolved` (nobody is left whose wait may be failed) or `resolved`."""
     body: dict[str, Any]
     """Plain data: what a human needs to know (see `findings.describe`)."""
     durable: bool = True

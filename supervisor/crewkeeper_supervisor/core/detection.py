@@ -10,13 +10,28 @@ could miss (level-triggered, as Kubernetes controllers are).
 
 from typing import Final
 
+import msgspec
+
 from crewkeeper_bus.messages import Break, Probe
 from crewkeeper_supervisor.core.commands import TellAgent
+from crewkeeper_supervisor.core.crew import Repeat
 from crewkeeper_supervisor.core.evidence import arrow, edges_of, ring
 from crewkeeper_supervisor.core.findings import Edge, Finding, Incident, Victim
 from crewkeeper_supervisor.core.reduction import Reduction, Verdict, anatomy, blockers, closes_nothing, surely_live
-from crewkeeper_supervisor.core.response import act_on, break_wait, breaks_orphans, note, open_incident, resolve
+from crewkeeper_supervisor.core.repetition import Repetitions, design_fault, signature
+from crewkeeper_supervisor.core.response import (
+    act_on,
+    break_wait,
+    breaks_orphans,
+    confirm_incident,
+    give_up_on,
+    note,
+    open_incident,
+    resolve,
+    warn,
+)
 from crewkeeper_supervisor.core.state import RunState
+from crewkeeper_supervisor.core.suspicion import REPROBE_MAX_S, SILENCE_S, Epochs, Suspicion
 from crewkeeper_supervisor.core.victim import choose, ends_wait, task_of
 from crewkeeper_supervisor.core.wait_graph import Task
 
@@ -24,27 +39,8 @@ SWEEP_S: Final = 5.0
 """How long a patrol of all waiting tasks takes."""
 PATROL_MAX: Final = 500
 """How many of them it looks at in one go."""
-REPROBE_S: Final = 0.2
-REPROBE_MAX_S: Final = 4.0
 OBEY_S: Final = 5.0
 """How long a failed wait may stay open before another member is tried."""
-
-Epochs = tuple[tuple[str, int], ...]
-"""The identity of a core: its tasks and their wait epochs."""
-
-
-class _Suspicion:
-    """A core that looks stuck and has not been affirmed by all its agents yet."""
-
-    def __init__(self, members: tuple[str, ...], tail: tuple[str, ...], agents: list[str], since_s: float) -> None:
-        self.members = members
-        self.tail = tail
-        self.since_s = since_s
-        self.timed = False
-        self.silent = dict.fromkeys(agents, "")
-        """Agents that have not affirmed, with the nonce each was last asked."""
-        self.ask_again_s = since_s
-        self.patience_s = REPROBE_S
 
 
 class _Watch:
@@ -65,16 +61,16 @@ class Detector:
 
     def __init__(self, state: RunState) -> None:
         self._state = state
-        self._suspicions: dict[Epochs, _Suspicion] = {}
+        self._suspicions: dict[Epochs, Suspicion] = {}
         self._watches: dict[Epochs, _Watch] = {}
+        self._repetitions = Repetitions()
         self._round: list[str] = []
         """Waiting tasks that the patrol has still to look at in this round."""
 
     def affirmed(self, agent: str, nonce: str) -> None:
         """An agent answered a probe; its state has been taken over already."""
         for suspicion in self._suspicions.values():
-            if nonce and suspicion.silent.get(agent) == nonce:
-                del suspicion.silent[agent]
+            suspicion.affirm(agent, nonce, self._state.now_s, self._state.seq)
 
     def check(self) -> None:
         """Examine what the last event touched, and whatever the clock makes due."""
@@ -132,6 +128,8 @@ class Detector:
             self._suspicions = {e: s for e, s in before.items() if not any(k in stuck or k in for_ever for k, _ in e)}
             self._suspect(stuck, before)
             self._suspect(for_ever, before, but_for_timers=stuck)
+            for epochs in [e for e in before if e not in self._suspicions]:
+                self._dismiss(before[epochs], "the set has changed; what it is now is examined anew")
         for task in tasks:
             if verdicts[task.key] is Verdict.DEAD:
                 self._orphan(task)
@@ -139,7 +137,7 @@ class Detector:
     def _suspect(
         self,
         stuck: dict[str, Task],
-        before: dict[Epochs, _Suspicion],
+        before: dict[Epochs, Suspicion],
         but_for_timers: dict[str, Task] | None = None,
     ) -> None:
         """Suspect every core among stuck tasks; with `but_for_timers`, those a timer would free in the end."""
@@ -152,7 +150,7 @@ class Detector:
             known = before.get(epochs)
             if known is None:
                 agents = list(dict.fromkeys(stuck[key].agent.name for key in core))
-                known = _Suspicion(core, tail, agents, self._state.now_s)
+                known = Suspicion(core, tail, agents, self._state.now_s, self._state.seq)
             self._suspicions[epochs] = known
             known.tail = tail
             known.timed = but_for_timers is not None
@@ -196,54 +194,104 @@ class Detector:
 
     # --- from suspicion to finding ---
 
-    def _pursue(self, epochs: Epochs, suspicion: _Suspicion) -> None:
+    def _pursue(self, epochs: Epochs, suspicion: Suspicion) -> None:
         state = self._state
         if self._in_hand(suspicion.members):
-            del self._suspicions[epochs]
+            self._dismiss(self._suspicions.pop(epochs), "another wait is being failed, which may free this set, too")
             return
         if suspicion.silent and state.now_s >= suspicion.ask_again_s:
+            suspicion.asked_late(state.now_s)
             for agent in suspicion.silent:
                 suspicion.silent[agent] = f"n{state.next_id()}"
                 state.tell(agent, Probe, nonce=suspicion.silent[agent])
             suspicion.ask_again_s = state.now_s + suspicion.patience_s
             suspicion.patience_s = min(2 * suspicion.patience_s, REPROBE_MAX_S)
+        if suspicion.silent and suspicion.incident is None and state.now_s >= self._silence_over_s(suspicion):
+            self._tell_of(suspicion)
         if suspicion.silent or state.now_s < suspicion.since_s + self._confirm_s():
             return
         tasks = [task for task in (task_of(state.graph, key) for key in suspicion.members) if task is not None]
         verdicts = Reduction(state.graph, timers=not suspicion.timed).of(tasks)
         if all(verdict is Verdict.STUCK for verdict in verdicts.values()):
             self._confirm(epochs, suspicion, {task.key: task for task in tasks})
+        else:
+            self._dismiss(suspicion, "all have answered, and somebody can go on")
         del self._suspicions[epochs]
 
-    def _confirm(self, epochs: Epochs, suspicion: _Suspicion, tasks: dict[str, Task]) -> None:
+    def _silence_over_s(self, suspicion: Suspicion) -> float:
+        """When a suspicion is told as one; what a timer would end has its time first."""
+        patience_s = max(SILENCE_S, self._lasting_s() if suspicion.timed else 0.0)
+        return suspicion.since_s + patience_s + suspicion.unwatched_s
+
+    def _tell_of(self, suspicion: Suspicion) -> None:
+        """Somebody does not answer: open an incident that says so. Nothing is failed on a suspicion."""
+        state = self._state
+        tasks = {
+            task.key: task for task in (task_of(state.graph, key) for key in suspicion.members) if task is not None
+        }
+        finding = self._describe(suspicion, tasks, None)
+        silent = ", ".join(list(suspicion.silent)[:20])
+        does = "does" if len(suspicion.silent) == 1 else "do"
+        summary = f"suspected {finding.summary}, but {silent} {does} not answer"
+        finding = msgspec.structs.replace(finding, summary=summary, suspected=True)
+        suspicion.incident = open_incident(state, finding, act=False, history=suspicion.take_history())
+        warn(state, suspicion.incident)
+
+    def _dismiss(self, suspicion: Suspicion, why: str) -> None:
+        """A suspicion came to nothing; where it was told, that is told, too."""
+        if suspicion.incident is not None:
+            suspicion.incident.steps += suspicion.take_history()
+            resolve(self._state, suspicion.incident, why)
+
+    def _confirm(self, epochs: Epochs, suspicion: Suspicion, tasks: dict[str, Task]) -> None:
         state = self._state
         edges = [edge for key in suspicion.members for edge in edges_of(tasks[key], state.graph)]
-        tail = self._tail(suspicion)
-        victim = choose(suspicion.members, tasks, edges, state)
-        core_edges = ring(suspicion.members, edges, victim.task if victim is not None else suspicion.members[0])
-        inside = [edge for edge in core_edges if set(edge.waits_for) & set(suspicion.members)]
-        agents = list(dict.fromkeys(task.agent.name for task in tasks.values()))
-        summary = f"deadlock: {arrow(inside)}" if inside else f"deadlock: {agents[0]} waits for what cannot exist"
-        if suspicion.timed:
-            summary += " (a timer would end it in the end)"
-        finding = self._finding(
-            "deadlock",
-            summary,
-            agents,
-            core_edges + [edge for key in tail for edge in edges_of(state.graph.waiting[key], state.graph)],
-            victim=victim,
-            core=suspicion.members,
-            tail=tail,
-            timed=suspicion.timed,
-        )
-        incident = open_incident(state, finding, act=not suspicion.timed)
+        suspicion.tail = self._tail(suspicion)
+        finding = self._describe(suspicion, tasks, choose(suspicion.members, tasks, edges, state))
+        members = set(suspicion.members)
+        inside = [edge for edge in edges if not members.isdisjoint(edge.waits_for)]
+        rule = state.crew.responses.deadlock.repeat if state.crew is not None else Repeat()
+        closed = self._repetitions.closed(signature(inside, state.graph), state.now_s, rule)
+        if closed >= rule.times:
+            finding = msgspec.structs.replace(
+                finding, summary=f"{finding.summary}, {design_fault(inside, closed, rule)}"
+            )
+        history = suspicion.take_history()
+        if suspicion.incident is None:
+            incident = open_incident(state, finding, act=not suspicion.timed, history=history, closed=closed)
+        else:
+            incident = suspicion.incident
+            confirm_incident(state, incident, finding, act=not suspicion.timed, history=history, closed=closed)
         watch = self._watches[epochs] = _Watch(incident, epochs)
         if suspicion.timed:
             watch.act_s = suspicion.since_s + self._lasting_s()
         elif incident.state == "acting":
             watch.obey_s = state.now_s + OBEY_S
 
-    def _tail(self, suspicion: _Suspicion) -> tuple[str, ...]:
+    def _describe(self, suspicion: Suspicion, tasks: dict[str, Task], victim: Victim | None) -> Finding:
+        """A core as a finding: its ring from the victim on, and who hangs on it."""
+        graph = self._state.graph
+        edges = [edge for task in tasks.values() for edge in edges_of(task, graph)]
+        core_edges = ring(suspicion.members, edges, victim.task if victim is not None else suspicion.members[0])
+        members = set(suspicion.members)
+        inside = [edge for edge in core_edges if not members.isdisjoint(edge.waits_for)]
+        agents = list(dict.fromkeys(task.agent.name for task in tasks.values()))
+        summary = f"deadlock: {arrow(inside)}" if inside else f"deadlock: {agents[0]} waits for what cannot exist"
+        if suspicion.timed:
+            summary += " (a timer would end it in the end)"
+        tail = [task for task in (graph.waiting.get(key) for key in suspicion.tail) if task is not None]
+        return self._finding(
+            "deadlock",
+            summary,
+            agents,
+            core_edges + [edge for task in tail for edge in edges_of(task, graph)],
+            victim=victim,
+            core=suspicion.members,
+            tail=suspicion.tail,
+            timed=suspicion.timed,
+        )
+
+    def _tail(self, suspicion: Suspicion) -> tuple[str, ...]:
         """Who hangs on a core: found once, when it is reported, for it takes a look at everybody who waits."""
         graph = self._state.graph
         reduction = Reduction(graph, timers=not suspicion.timed)
@@ -289,13 +337,15 @@ class Detector:
         if not moved:
             return
         for epochs in [e for e in self._suspicions if self._opened(e, moved)]:
-            del self._suspicions[epochs]
+            self._dismiss(self._suspicions.pop(epochs), f"{self._freed_by(epochs)}'s wait is over")
         for epochs in [e for e in self._watches if self._opened(e, moved)]:
             watch = self._watches.pop(epochs)
-            over = next(key for key, epoch in epochs if ends_wait(task_of(state.graph, key), epoch))
-            agent = over.partition("/")[0]
-            resolve(state, watch.incident, f"{agent}'s wait is over; the others can move again")
+            resolve(state, watch.incident, f"{self._freed_by(epochs)}'s wait is over; the others can move again")
             state.graph.dirty.update(state.graph.waiting)  # what it covered is looked at again
+
+    def _freed_by(self, epochs: Epochs) -> str:
+        over = next(key for key, epoch in epochs if ends_wait(task_of(self._state.graph, key), epoch))
+        return over.partition("/")[0]
 
     def _opened(self, epochs: Epochs, moved: dict[str, bool]) -> bool:
         graph = self._state.graph
@@ -320,13 +370,17 @@ class Detector:
         tasks = {task.key: task for task in (task_of(state.graph, key) for key in core) if task is not None}
         edges = [edge for edge in incident.finding.edges if edge.task in tasks]
         victim = choose(core, tasks, edges, state, excluded=watch.tried)
-        incident.finding = _with_victim(incident.finding, victim)
+        incident.finding = msgspec.structs.replace(incident.finding, victim=victim)
         break_wait(state, incident)
         watch.obey_s = state.now_s + OBEY_S if victim is not None else None
+        if victim is None:
+            give_up_on(state, incident)
 
     def _schedule(self) -> None:
         state = self._state
         needs = [s.since_s + self._confirm_s() if not s.silent else s.ask_again_s for s in self._suspicions.values()]
+        told_s = (self._silence_over_s(s) for s in self._suspicions.values() if s.silent and s.incident is None)
+        needs += told_s
         needs += [s for w in self._watches.values() for s in (w.act_s, w.obey_s) if s is not None]
         _set(state.due_s, "detection", min(needs) if needs else None)
         if not state.graph.waiting:
@@ -350,11 +404,6 @@ def _is_untold(state: RunState, incident: Incident) -> bool:
     """Whether a `Break` of this incident has left no trace yet."""
     told = (c.message for c in state.pending.values() if isinstance(c, TellAgent))
     return any(isinstance(message, Break) and message.finding == incident.id for message in told)
-
-
-def _with_victim(finding: Finding, victim: Victim | None) -> Finding:
-    fields = {name: getattr(finding, name) for name in finding.__struct_fields__}
-    return Finding(**{**fields, "victim": victim})
 
 
 def _set(due: dict[str, float], need: str, at_s: float | None) -> None:

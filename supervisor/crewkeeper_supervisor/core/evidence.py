@@ -34,7 +34,7 @@ def _target(kind: str, name: str, tasks: list[Task], graph: WaitGraph) -> list[s
     if kind in ("call", "queued_call"):
         call = graph.calls.get(name)
         return [call.to] if call is not None else []
-    return [task.agent.name for task in tasks]
+    return [f"human:{name}"] if kind == "human" else [task.agent.name for task in tasks]
 
 
 def _sentence(task: Task, kind: str, name: str, tasks: list[Task], graph: WaitGraph) -> str:
@@ -89,5 +89,5 @@ def ring(members: tuple[str, ...], edges: list[Edge], start: str) -> list[Edge]:
 
 def arrow(path: list[Edge]) -> str:
     """A ring in short: `planner → reviewer → planner`."""
-    names = [edge.agent for edge in path]
+    names = [edge.agent for place, edge in enumerate(path) if place == 0 or edge.agent != path[place - 1].agent]
     return " → ".join([*names, names[0]]) if names else ""

@@ -21,7 +21,7 @@ class Edge(Struct, frozen=True, kw_only=True):
     waits_for: tuple[str, ...]
     """Tasks that block it, `agent/task`; empty where it waits for what cannot exist."""
     agents: tuple[str, ...]
-    """The agents of those tasks."""
+    """The agents of those tasks; a person is `human:<who>`."""
     kind: Literal["call", "queued_call", "message", "resource", "human", "timer"]
     message: str
     """Id of the call, ticket, or awaited message."""
@@ -70,6 +70,8 @@ class Finding(Struct, frozen=True, kw_only=True):
     victim: Victim | None = None
     timed: bool = False
     """A timer would have ended it in the end."""
+    suspected: bool = False
+    """Not confirmed: somebody has not answered yet."""
     evidence: dict[str, str] = field(default_factory=dict)
 
 
@@ -94,6 +96,8 @@ class Incident(Struct, kw_only=True):
     steps: list[Step] = field(default_factory=list)
     count: int = 1
     """How often the same finding came again while this was open (malformed messages, …)."""
+    closed: int = 1
+    """Deadlock: how often its ring has closed lately, this time included."""
     told: bool = False
     """Whether people were to be told of it; then they are also told when it is over."""
     resolved_at_s: float | None = None

@@ -4,34 +4,68 @@ Policy alone acts: the crew file names for each kind of finding what is done, in
 reported and nothing is done.
 """
 
+from collections.abc import Iterable
 from typing import Any, Final
+
+import msgspec
 
 from crewkeeper_bus.messages import Break, Stop, StopProcess, StopRun
 from crewkeeper_bus.messages import Pause as PauseAgent
 from crewkeeper_supervisor.core.crew import Response, Responses
 from crewkeeper_supervisor.core.evidence import arrow, ring
 from crewkeeper_supervisor.core.findings import Finding, Incident, Step
+from crewkeeper_supervisor.core.repetition import retry_after_s
 from crewkeeper_supervisor.core.state import RunState
 from crewkeeper_supervisor.core.victim import chosen, task_of
 from crewkeeper_supervisor.core.withdrawal import told_to_fail
 
 INCIDENTS_MAX: Final = 1000
 """Resolved incidents beyond this are forgotten, oldest first; the journal still has them."""
-RETRY_AFTER_S: Final = 1.0
-"""How long a victim should wait before it asks again."""
 
 
-def open_incident(state: RunState, finding: Finding, *, act: bool = True) -> Incident:
-    """Record a finding and, unless told to bide, do what policy says about it."""
-    responses = state.crew.responses if state.crew is not None else Responses()
-    policy: Response = getattr(responses, finding.kind)
-    incident = Incident(finding=finding, state="open", actions=policy.do, shadow=policy.shadow)
+def open_incident(
+    state: RunState, finding: Finding, *, act: bool = True, history: Iterable[Step] = (), closed: int = 1
+) -> Incident:
+    """Record a finding and, unless told to bide, do what policy says about it.
+
+    Args:
+        state: The run.
+        finding: What was found.
+        act: Whether policy acts on it now.
+        history: What led to it.
+        closed: Deadlock: how often its ring has closed lately.
+    """
+    policy = _policy(state, finding)
+    incident = Incident(finding=finding, state="open", actions=policy.do, shadow=policy.shadow, closed=closed)
+    incident.steps += history
     state.incidents[finding.id] = incident
     _forget_old(state)
-    note(state, incident, finding.summary)
+    _record(state, incident, act)
+    return incident
+
+
+def confirm_incident(
+    state: RunState, incident: Incident, finding: Finding, *, act: bool, history: Iterable[Step], closed: int
+) -> None:
+    """What an incident only suspected is certain now: as `open_incident`, under the id it has."""
+    incident.finding = msgspec.structs.replace(finding, id=incident.id)
+    incident.closed = closed
+    incident.steps += history
+    _record(state, incident, act)
+
+
+def _record(state: RunState, incident: Incident, act: bool) -> None:
+    note(state, incident, incident.finding.summary)
+    if incident.closed > 1:
+        note(state, incident, f"this ring has closed {incident.closed} times lately")
     if act:
         act_on(state, incident)
-    return incident
+
+
+def _policy(state: RunState, finding: Finding) -> Response:
+    responses = state.crew.responses if state.crew is not None else Responses()
+    policy: Response = getattr(responses, finding.kind)
+    return policy
 
 
 def act_on(state: RunState, incident: Incident) -> None:
@@ -41,6 +75,22 @@ def act_on(state: RunState, incident: Incident) -> None:
         return
     for action in incident.actions:
         _act(state, incident, action)
+    helpless = incident.finding.kind == "deadlock" and "break" in incident.actions and incident.finding.victim is None
+    if helpless or incident.closed == _policy(state, incident.finding).repeat.times:
+        _tell_people(state, incident, "opened")
+
+
+def warn(state: RunState, incident: Incident) -> None:
+    """Nothing is done on a suspicion, but people are told where policy tells them of findings."""
+    note(state, incident, "nothing is failed on a suspicion; it is asked again")
+    if "escalate" in incident.actions and not incident.shadow:
+        _tell_people(state, incident, "opened")
+
+
+def give_up_on(state: RunState, incident: Incident) -> None:
+    """Nobody is left whose wait may be failed: only people can help, so they are told whatever policy says."""
+    if not incident.shadow:
+        _tell_people(state, incident, "unresolved")
 
 
 def breaks_orphans(state: RunState) -> bool:
@@ -59,7 +109,7 @@ def resolve(state: RunState, incident: Incident, text: str) -> None:
     incident.state = "resolved"
     incident.resolved_at_s = state.now_s
     note(state, incident, text)
-    if incident.told:
+    if incident.told and _receivers(state):
         state.escalate(incident.id, "resolved", describe(state, incident))
 
 
@@ -71,6 +121,7 @@ def break_wait(state: RunState, incident: Incident) -> None:
         note(state, incident, "no member may be failed: every one is protected or has been tried; people must act")
         return
     path = ring(finding.core[0] if finding.core else (), list(finding.edges), victim.task)
+    retry_s = retry_after_s(incident.closed, f"{incident.id} {victim.task}")
     state.tell(
         victim.agent,
         Break,
@@ -81,7 +132,7 @@ def break_wait(state: RunState, incident: Incident) -> None:
         finding=finding.id,
         why=finding.summary[:2000],
         path=tuple(edge.text[:2000] for edge in path),
-        retry_after_s=RETRY_AFTER_S,
+        retry_after_s=retry_s,
     )
     failed = task_of(state.graph, victim.task)
     if failed is not None:
@@ -89,6 +140,8 @@ def break_wait(state: RunState, incident: Incident) -> None:
     chosen(state, victim)
     incident.state = "acting"
     note(state, incident, f"fail {victim.agent}'s wait: {victim.why}")
+    if incident.closed > 1:
+        note(state, incident, f"{victim.agent} is asked to wait {retry_s:.0f} s before it tries again")
 
 
 def _act(state: RunState, incident: Incident, action: str) -> None:
@@ -108,12 +161,25 @@ def _act(state: RunState, incident: Incident, action: str) -> None:
             stop_crew(state, "stopped", finding.summary)
             note(state, incident, "stop the crew")
         case "escalate":
-            if state.crew is not None and state.crew.escalate:
-                incident.told = True
-                state.escalate(incident.id, "opened", describe(state, incident))
-                note(state, incident, "tell people")
+            if incident.closed <= _policy(state, finding).repeat.times:
+                _tell_people(state, incident, "opened")
+            elif _receivers(state):
+                note(state, incident, "people know of this ring")
         case _:
             return
+
+
+def _receivers(state: RunState) -> bool:
+    return state.crew is not None and bool(state.crew.escalate)
+
+
+def _tell_people(state: RunState, incident: Incident, kind: str) -> None:
+    """One escalation of each kind for an incident, where anybody is there to be told."""
+    if not _receivers(state) or (kind == "opened" and incident.told):
+        return
+    incident.told = True
+    state.escalate(incident.id, kind, describe(state, incident))
+    note(state, incident, "tell people")
 
 
 def _present(state: RunState, finding: Finding) -> list[str]:

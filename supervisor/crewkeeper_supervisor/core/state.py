@@ -19,6 +19,10 @@ from crewkeeper_supervisor.core.wait_graph import WaitGraph
 _NEVER: Final = float("inf")
 
 
+ESCALATIONS_MAX: Final = 1000
+"""Escalations whose incidents are remembered for late outcomes; the oldest is forgotten first."""
+
+
 class Question(Struct, frozen=True, kw_only=True):
     """An open question to a person."""
 
@@ -64,6 +68,8 @@ class RunState:
         self.usage = Usage()
         self.pending: dict[str, Command] = {}
         self.withdrawals = Withdrawals()
+        self.escalations: dict[str, str] = {}
+        """Escalations of late, with their incidents: every receiver has an outcome of its own."""
         self.victims: dict[str, int] = {}
         """How often a wait in the chain of a root task was failed, by the root's key."""
         self.mains: dict[str, str] = {}
@@ -143,6 +149,9 @@ class RunState:
         """Tell people."""
         id_ = self.next_id()
         self._write(Escalate(id=id_, incident=incident, kind=kind, body=body))
+        self.escalations[id_] = incident
+        if len(self.escalations) > ESCALATIONS_MAX:
+            del self.escalations[next(iter(self.escalations))]
         return id_
 
     def traced(self, command: str) -> None:
@@ -179,6 +188,7 @@ class RunState:
             "questions": list(self.questions),
             "mains": [self.mains, self.mains_over],
             "pending": list(self.pending),
+            "escalations": self.escalations,
             "victims": self.victims,
             "withdrawn": [
                 [[key, epoch] for key, epoch in self.withdrawals.broken],

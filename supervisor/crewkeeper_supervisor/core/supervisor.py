@@ -171,9 +171,8 @@ class Supervisor:
                 return  # a tick: it only brings the time
 
     def _outcome(self, message: m.Outcome) -> None:
-        command = self._state.pending.get(message.command)
         self._state.traced(message.command)
-        incident = self._state.incidents.get(getattr(command, "incident", ""))
+        incident = self._state.incidents.get(self._state.escalations.get(message.command, ""))
         if incident is not None:
             said = "people were told" if message.ok else "people could NOT be told"
             note(self._state, incident, f"{said}: {message.detail[:TEXT_SHOWN_CHARS]}")

@@ -68,7 +68,7 @@ def choose(
         return None
     policy = state.crew.responses.deadlock.victim if state.crew is not None else "least_work"
     spared = _spared(candidates)
-    order = sorted(candidates, key=lambda each: (each.task.key in spared, each.started, *_rank(each, policy)))
+    order = sorted(candidates, key=lambda each: (spared.get(each.task.key, 0), each.started, *_rank(each, policy)))
     best = order[0]
     assert best.task.wait is not None  # candidates wait
     return Victim(
@@ -139,17 +139,17 @@ def _rank(each: _Candidate, policy: str) -> tuple[float, float, float, str]:
             return (each.price, *youngest)
 
 
-def _spared(candidates: list[_Candidate]) -> list[str]:
-    """Tasks that are chosen only if nobody else can be."""
-    spared = [each.task.key for each in candidates if each.root_times >= IMMUNE_AFTER]
+def _spared(candidates: list[_Candidate]) -> dict[str, int]:
+    """Tasks that are chosen only if nobody else can be, with how much they are spared: most of all the oldest."""
+    spared = {each.task.key: 1 for each in candidates if each.root_times >= IMMUNE_AFTER}
     roots = {each.root.key: each.root.began_s for each in candidates}
     if any(each.times for each in candidates) and len(roots) > 1:
         oldest = min(roots, key=lambda key: (roots[key], key))
-        spared += [each.task.key for each in candidates if each.root.key == oldest and each.task.key not in spared]
-    return spared if len(spared) < len(candidates) else []
+        spared |= {each.task.key: 2 for each in candidates if each.root.key == oldest}
+    return spared
 
 
-def _reason(order: list[_Candidate], policy: str, edges: list[Edge], spared: list[str]) -> str:
+def _reason(order: list[_Candidate], policy: str, edges: list[Edge], spared: dict[str, int]) -> str:
     best = order[0]
     kinds = {edge.kind for edge in edges if edge.task == best.task.key}
     if best.started:
@@ -158,11 +158,12 @@ def _reason(order: list[_Candidate], policy: str, edges: list[Edge], spared: lis
         cause = "its call is still queued, so failing it throws no started work away"
     else:
         cause = "what it waits for has not begun, so failing it throws no work away"
-    rivals = [each for each in order[1:] if each.started == best.started and each.task.key not in spared]
-    if rivals and best.task.key not in spared:
+    how_much = spared.get(best.task.key, 0)
+    rivals = [each for each in order[1:] if (spared.get(each.task.key, 0), each.started) == (how_much, best.started)]
+    if rivals:
         cause += _preferred(best, rivals[0], policy)
-    others = list(dict.fromkeys(each.task.agent.name for each in order if each.task.key in spared))
-    others = [name for name in others if name != best.task.agent.name]
+    dearer = [each for each in order[1:] if spared.get(each.task.key, 0) > how_much]
+    others = [name for name in dict.fromkeys(each.task.agent.name for each in dearer) if name != best.task.agent.name]
     if others:
         cause += f"; {', '.join(others[:5])} {'is' if len(others) == 1 else 'are'} spared, not to give way for ever"
     return cause

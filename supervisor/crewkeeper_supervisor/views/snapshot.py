@@ -108,6 +108,10 @@ class IncidentRow(Struct, frozen=True, kw_only=True):
     count: int
     shadow: bool
     timed: bool
+    suspected: bool
+    """Not confirmed: somebody does not answer. Nothing is failed on that."""
+    closed: int
+    """Deadlock: how often its ring has closed lately, this time included."""
     actions: tuple[str, ...]
     victim: VictimRow | None
     edges: tuple[EdgeRow, ...]
@@ -248,6 +252,8 @@ def incident_row(run: str, incident: Incident) -> IncidentRow:
         count=incident.count,
         shadow=incident.shadow,
         timed=finding.timed,
+        suspected=finding.suspected,
+        closed=incident.closed,
         actions=tuple(incident.actions),
         victim=None if victim is None else VictimRow(**msgspec.structs.asdict(victim)),
         edges=tuple(_edge_row(edge, edge.task in blamed) for edge in finding.edges),
@@ -264,7 +270,7 @@ def deadlocked_waits(supervisor: Supervisor) -> set[tuple[str, int]]:
     return {
         (edge.task, edge.epoch)
         for incident in supervisor.incidents.values()
-        if incident.finding.kind == "deadlock" and incident.state != "resolved"
+        if incident.finding.kind == "deadlock" and incident.state != "resolved" and not incident.finding.suspected
         for edge in incident.finding.edges
         if any(edge.task in group for group in incident.finding.core)
     }
