@@ -256,6 +256,9 @@ class Reduction:
         gate = _Gate(missing)
         for other in before:
             self._feed(self._holder(other), gate, other.units if resource.counting else 1)
+        for own in task.holds.values() if resource.counting and self._timers else ():
+            if own.granted and own.leased and own.resource is resource:
+                self._feed(self._constant[Verdict.TIMER], gate, own.units)
         return gate
 
     def _holder(self, ticket: Ticket) -> _Gate:

@@ -1,0 +1,107 @@
+"""`supervisor analyze`: what follows from something written down; no server, no run."""
+
+from pathlib import Path
+from typing import Any, Final
+
+import click
+import msgspec
+
+from crewkeeper_supervisor.cli.failure import INVALID, Failure
+from crewkeeper_supervisor.cli.output import emit_table, say, stdout, write_json_line
+from crewkeeper_supervisor.core.case_problems import CaseProblem, problems_of
+from crewkeeper_supervisor.core.wait_case import WaitCase
+from crewkeeper_supervisor.views.tables import Table
+from crewkeeper_supervisor.views.wording import safe
+
+FORMAT: Final = 1
+"""Of wait cases, as `docs/wait-cases.md` has it."""
+FILE_MAX_BYTES: Final = 256 * 1024 * 1024
+PROBLEMS_MAX: Final = 200
+"""More are counted, not told."""
+
+
+@click.group()
+def analyze() -> None:
+    """Say what follows from situations written down, offline."""
+
+
+@analyze.command()
+@click.argument("file", type=click.Path(path_type=Path), metavar="FILE")
+@click.option(
+    "-o",
+    "--output",
+    type=click.Choice(("table", "json", "jsonl")),
+    help="Output format; a table on a terminal, else json: one line for each case.",
+)
+def waits(file: Path, output: str | None) -> None:
+    """Say who is deadlocked in the wait cases of a file.
+
+    FILE holds one case, a list of them, or an object with `format` and `cases`. Prints for each case, in this order,
+    its verdict, the deadlocked tasks, those of them to blame, and who else waits for what help.
+
+    Exit status: 0 all were judged, whatever the verdicts, 3 the file cannot be read or a case is wrong.
+    """
+    cases = _read(file)
+    _refuse([problem for number, case in enumerate(cases) for problem in problems_of(case, f"#{number}")], file)
+    results = (_judge(case) for case in cases)
+    if (output or ("table" if stdout().isatty() else "json")) == "table":
+        emit_table(_table(list(results)))
+        return
+    for result in results:
+        write_json_line(result)
+
+
+def _read(file: Path) -> list[Any]:
+    """The cases in a file, whatever they look like."""
+    try:
+        if file.stat().st_size > FILE_MAX_BYTES:
+            raise Failure(f"{file}: is larger than {FILE_MAX_BYTES >> 20} MiB", code=INVALID, remedy="split it")
+        content = msgspec.json.decode(file.read_bytes())
+    except OSError as error:
+        raise Failure(f"{file}: cannot be read: {error.strerror or error}", code=INVALID) from error
+    except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
+        raise Failure(f"{file}: is not JSON: {error}", code=INVALID, remedy="correct it at that place") from error
+    if isinstance(content, list):
+        return content
+    if not isinstance(content, dict):
+        raise Failure(
+            f"{file}: holds neither cases nor a case", code=INVALID, remedy='write {"format": 1, "cases": […]}'
+        )
+    if "cases" not in content:
+        return [content]
+    if content.get("format", FORMAT) != FORMAT:
+        shown = safe(repr(content["format"])[:60])
+        raise Failure(f"{file}: format: {shown}: is not known here", code=INVALID, remedy=f"write {FORMAT}")
+    if not isinstance(content["cases"], list):
+        raise Failure(f"{file}: cases: is no list", code=INVALID, remedy="write […]")
+    return content["cases"]
+
+
+def _refuse(problems: list[CaseProblem], file: Path) -> None:
+    """Fail if there are problems, telling them all."""
+    if not problems:
+        return
+    for problem in problems[:PROBLEMS_MAX]:
+        say(safe(f"{file}: {problem}"))
+    if len(problems) > PROBLEMS_MAX:
+        say(f"{file}: {len(problems) - PROBLEMS_MAX} more problems")
+    raise Failure(f"{file}: refused, {len(problems)} problem{'s' * (len(problems) > 1)}", code=INVALID)
+
+
+def _judge(case: dict[str, Any]) -> dict[str, Any]:
+    replay = WaitCase(case["agents"], case.get("resources", {}))
+    for event in case["events"]:
+        replay.apply(event)
+    return {"id": case["id"], **replay.result()}
+
+
+def _table(results: list[dict[str, Any]]) -> Table:
+    rows = []
+    for result in results:
+        cores = "; ".join(" ".join(core) for core in result["core"])
+        stalled = [f"{task} ({why})" for task, why in result["stalled"].items()]
+        others = [*(f"{task} (orphan)" for task in result["orphan"]), *stalled]
+        cells = (result["id"], result["verdict"], " ".join(result["deadlocked"]), cores, " ".join(others))
+        rows.append(tuple(safe(cell) for cell in cells))
+    columns = ("CASE", "VERDICT", "DEADLOCKED", "CORES", "OTHERS")
+    return Table(columns=columns, rows=tuple(rows), empty="no cases")
