@@ -62,6 +62,7 @@ class Invariants:
         self.violations: list[Violation] = []
         self._snapshots: deque[_Snapshot] = deque(maxlen=_SNAPSHOTS_MAX)
         self._seen: set[str] = set()
+        self._unchecked: dict[str, Incident] = {}
         self._stuck_since: dict[tuple[str, int], float] = {}
         self._missed: set[tuple[str, int]] = set()
         self._breaks: dict[str, list[TellAgent]] = {}
@@ -96,7 +97,13 @@ class Invariants:
             self._seen.add(id_)
             new.append(incident)
             if incident.finding.kind == "deadlock":
+                self._unchecked[id_] = incident
+        for id_, incident in list(self._unchecked.items()):  # a suspicion claims nothing until it is confirmed
+            if not incident.finding.suspected:
+                del self._unchecked[id_]
                 self._check_report(incident.finding)
+            elif incident.state == "resolved":
+                del self._unchecked[id_]
         return new
 
     def clock(self, core: Supervisor) -> None:
@@ -156,7 +163,7 @@ class Invariants:
         told = {
             (edge.task, edge.epoch)
             for incident in world.owner.core.incidents.values()
-            if incident.finding.kind == "deadlock" and incident.state != "resolved"
+            if incident.finding.kind == "deadlock" and incident.state != "resolved" and not incident.finding.suspected
             for edge in incident.finding.edges
             if edge.task in incident.finding.core[0]
         }

@@ -34,6 +34,8 @@ def page(row: IncidentRow, now: datetime) -> list[str]:
         lines.append("")
     if row.timed:
         lines += ["A timer would have ended it in the end.", ""]
+    if row.suspected:
+        lines += ["Suspected, not confirmed: somebody does not answer. Nothing is failed on that.", ""]
     if row.victim is not None:
         lines += ["Victim", f"  {safe(row.victim.task)}, wait {row.victim.epoch}: {safe(row.victim.why, None)}", ""]
     done = ", ".join(row.actions) or "nothing"
