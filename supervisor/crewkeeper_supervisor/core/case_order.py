@@ -32,8 +32,12 @@ class Openings:
     """
 
     def __init__(self, agents: Mapping[str, Event], events: Sequence[Event]) -> None:
-        self._agents = agents
         self._events = events
+        self._of_role: dict[str, list[str]] = {}
+        for name, spec in agents.items():
+            self._of_role.setdefault(spec.get("role", name), []).append(name)
+        for name in agents:
+            self._of_role.setdefault(name, [name])
         self.calls: dict[str, int] = {}
         self.starts: dict[str, int] = {}
         self.tasks: dict[str, int] = {}
@@ -72,8 +76,12 @@ class Openings:
         if place is None:
             return ""
         to = str(self._events[place]["to"])
-        fitting = instances(self._agents, to)
-        return fitting[0] if len(fitting) == 1 else to if to in self._agents else ""
+        fitting = self.instances(to)
+        return fitting[0] if len(fitting) == 1 else ""
+
+    def instances(self, name: str) -> list[str]:
+        """The agents that a name means: those of this role, else the agent so called."""
+        return self._of_role.get(name, [])
 
     def causes(self, event: Event) -> Iterator[int]:
         """Positions of the events that must have happened before this one, whatever the streams say."""
@@ -92,12 +100,6 @@ class Openings:
         for table, name in names:
             if name in table:
                 yield table[name]
-
-
-def instances(agents: Mapping[str, Event], name: str) -> list[str]:
-    """The agents that a name means: those of this role, else the agent so called."""
-    found = [agent for agent, spec in agents.items() if spec.get("role", agent) == name]
-    return found or [name] * (name in agents)
 
 
 def calls_in(condition: Event) -> Iterator[str]:

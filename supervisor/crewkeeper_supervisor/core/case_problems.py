@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from msgspec import Struct
 
-from crewkeeper_supervisor.core.case_order import Openings, instances
+from crewkeeper_supervisor.core.case_order import Openings
 
 SHOWN_MAX_CHARS: Final = 60
 DEPTH_MAX: Final = 32
@@ -117,11 +117,11 @@ def problems_of(case: Any, name: str) -> list[CaseProblem]:
         check = _Check(case, case["id"])
     sound = _shapes(check)
     if sound:
-        _crew(check)
+        sound = _crew(check)
         complete = [_event(check, number, event) for number, event in enumerate(case["events"])]
-        if all(complete):
+        if sound and all(complete):
             _names(check)
-    return check.problems
+    return sorted(check.problems, key=lambda problem: -1 if problem.event is None else problem.event)
 
 
 def _shapes(check: _Check) -> bool:
@@ -137,7 +137,9 @@ def _shapes(check: _Check) -> bool:
     return len(check.problems) == before
 
 
-def _crew(check: _Check) -> None:
+def _crew(check: _Check) -> bool:
+    """Look at agents and resources. False: the names of the roles are not known."""
+    sound = True
     for name, spec in check.case["agents"].items():
         at = f"agents.{name}"
         check.number(f"{at}.concurrency", spec.get("concurrency", 1), 0)
@@ -146,12 +148,14 @@ def _crew(check: _Check) -> None:
             check.number(f"{at}.mailbox", spec["mailbox"], 0)
         if not isinstance(spec.get("role", name), str):
             check.say(f"{at}.role", spec["role"], "is no name", "write a string")
+            sound = False
     for name, spec in check.case.get("resources", {}).items():
         at = f"resources.{name}"
         check.choice(f"{at}.kind", spec.get("kind", "lock"), ("lock", "sem"))
         check.choice(f"{at}.fifo", spec.get("fifo", True), (True, False))
         if spec.get("kind") == "sem":
             check.number(f"{at}.units", spec.get("units", 1), 0)
+    return sound
 
 
 def _event(check: _Check, number: int, event: Any) -> bool:
@@ -241,15 +245,15 @@ def _names(check: _Check) -> None:
         ),
     }
     for check.event, event in enumerate(events):
-        for key in (*_KEYS[event["e"]], *(key for key in ("agent", "to") if event.get(key) is not None)):
-            if key in lookups and (key != "agent" or event["e"] != "task" or "agent" in event):
-                lookups[key](key, event[key])
+        optional = [key for key in ("agent", "to") if event["e"] in ("start", "send") and event.get(key) is not None]
+        for key in (key for key in (*_KEYS[event["e"]], *optional) if key in lookups):
+            lookups[key](key, event[key])
         for key, kind, value in _named(event["for"], "for") if event["e"] == "wait" else ():
             lookups[kind](key, value)
         _unique(check, openings, event)
         if event["e"] == "start" and event["call"] in openings.calls and not openings.callee(event):
             to = events[openings.calls[event["call"]]]["to"]
-            if instances(agents, to):
+            if openings.instances(to):
                 check.say("agent", _MISSING, f"{to!r} has several instances", "say which one started the call")
 
 

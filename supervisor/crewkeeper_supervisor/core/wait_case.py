@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from typing import Any, Literal, cast
 
 from crewkeeper_bus.messages import Condition, OnAll, OnCall, OnHuman, OnMessage, OnResource, OnSome, OnTimer
-from crewkeeper_supervisor.core.case_order import Event, Openings, causal_order, instances
+from crewkeeper_supervisor.core.case_order import Event, Openings, causal_order
 from crewkeeper_supervisor.core.conditions import AnyCondition, OnRoom, OnTopic
 from crewkeeper_supervisor.core.reduction import Reduction, Verdict, anatomy
 from crewkeeper_supervisor.core.tickets import Resource, Ticket
@@ -237,7 +237,7 @@ class WaitCase:
         return cast("tuple[Condition, ...]", tuple(self._condition(part, task, number) for part in parts))
 
     def _named(self, names: list[str]) -> tuple[str, ...]:
-        return tuple(agent for name in names for agent in instances(self._agents, name))
+        return tuple(agent for name in names for agent in self._openings.instances(name))
 
     # --- locks and semaphores ---
 
@@ -284,7 +284,7 @@ class WaitCase:
     # --- messages ---
 
     def _on_send(self, event: Event) -> None:
-        receivers = instances(self._agents, event["to"]) if "to" in event else list(self._agents)
+        receivers = self._openings.instances(event["to"]) if event.get("to") else list(self._agents)
         self._sent[event["msg"]] = _Sent(event, self._openings.stream(event), receivers, self._position)
 
     def _on_recv(self, event: Event) -> None:
@@ -319,7 +319,10 @@ class WaitCase:
 
     def _settle_calls(self) -> None:
         """Calls that nobody started are lost if their callee is gone, or came back while they were on their way."""
-        back = {to: self._emptied(to) for to in dict.fromkeys(made.event["to"] for made in self._made.values())}
+        comings = [(place, e) for place, e in enumerate(self._events) if e["e"] in ("crash", "exit", "restart")]
+        back = {
+            to: self._emptied(to, comings) for to in dict.fromkeys(made.event["to"] for made in self._made.values())
+        }
         for id_, made in self._made.items():
             if not self._is_active(made.caller):
                 continue
@@ -337,12 +340,12 @@ class WaitCase:
                 if self._made[id_].fate == "open":
                     del node.inbound[id_]
 
-    def _emptied(self, to: str) -> int:
+    def _emptied(self, to: str, comings: list[tuple[int, Event]]) -> int:
         """Before which place in the file every call was lost: where the first instance came back after all had gone."""
-        alive = dict.fromkeys(instances(self._agents, to), True)
+        alive = dict.fromkeys(self._openings.instances(to), True)
         last = -1
-        for position, event in enumerate(self._events):
-            if event["e"] in ("crash", "exit", "restart") and event["agent"] in alive:
+        for position, event in comings:
+            if event["agent"] in alive:
                 if event["e"] == "restart" and sum(alive.values()) == alive[event["agent"]]:
                     last = position
                 alive[event["agent"]] = event["e"] == "restart"
@@ -353,7 +356,7 @@ class WaitCase:
         back = {e["agent"]: position for position, e in enumerate(self._events) if e["e"] == "restart"}
         for id_, sent in self._sent.items():
             for receiver in [name for name in sent.unread if sent.position > back.get(name, -1)]:
-                if "to" in sent.event:
+                if sent.event.get("to"):
                     self._graph.message_sent(sent.sender, receiver, id_, 0.0)
                 else:
                     topics = self._graph.published.setdefault(receiver, {})
