@@ -5,9 +5,20 @@ own tasks and waits, a note was lost and the heartbeat is right. About what othe
 of the agent; there only lasting differences count.
 """
 
+from collections.abc import Iterator
 from typing import Final
 
-from crewkeeper_bus.messages import Heartbeat
+from crewkeeper_bus.messages import (
+    Break,
+    Condition,
+    Fault,
+    Heartbeat,
+    OnAll,
+    OnCall,
+    OnResource,
+    OnSome,
+    TaskState,
+)
 from crewkeeper_supervisor.core.locks import grant
 from crewkeeper_supervisor.core.roster import AgentView
 from crewkeeper_supervisor.core.state import RunState
@@ -34,6 +45,7 @@ def reconcile(state: RunState, view: AgentView, heartbeat: Heartbeat) -> list[Ca
     limit_s = state.now_s - LOST_AFTER_S - 2 * heartbeat.heartbeat_s
     _tickets(state, node, heartbeat, limit_s)
     _mailbox(graph, node, heartbeat, limit_s)
+    _heal(state, node, heartbeat, limit_s)
     return unanswered + _undelivered(graph, node, heartbeat, limit_s)
 
 
@@ -83,6 +95,7 @@ def _calls(state: RunState, node: AgentNode, heartbeat: Heartbeat) -> None:
 def _tickets(state: RunState, node: AgentNode, heartbeat: Heartbeat, limit_s: float) -> None:
     """Give back what the agent does not claim, of a task that is over or granted long ago: its note was lost."""
     claimed = {held.ticket for held in heartbeat.held}
+    claimed.update(leaf.ticket for _, leaf in _leaves(heartbeat) if isinstance(leaf, OnResource))
     for resource in list(state.graph.resources.values()):
         for ticket in list(resource.queue.values()):
             over = ticket.task.id not in node.tasks or (ticket.granted and ticket.granted_s < limit_s)
@@ -111,3 +124,57 @@ def _undelivered(graph: WaitGraph, node: AgentNode, heartbeat: Heartbeat, limit_
             if all(instance.name in call.missed for instance in graph.live_instances(node.role)):
                 found.append(call)
     return [call for call in found if graph.call_lost(call.id) is not None]
+
+
+def _heal(state: RunState, node: AgentNode, heartbeat: Heartbeat, limit_s: float) -> None:
+    """Help on waits for what the journal has had for long, or never had: it was lost on the way."""
+    unanswered = {call.call for call in heartbeat.calls}
+    for told, leaf in _leaves(heartbeat):
+        wait = node.tasks[told.task].wait
+        if wait is None or max(wait.healed_s, wait.since_s) > limit_s:
+            continue
+        if isinstance(leaf, OnResource):
+            healed = _heal_grant(state, node, told, leaf, limit_s)
+        elif isinstance(leaf, OnCall) and leaf.call in unanswered:
+            healed = _heal_answer(state, node, leaf, limit_s)
+        else:
+            continue
+        if healed:
+            wait.healed_s = state.now_s
+
+
+def _heal_grant(state: RunState, node: AgentNode, told: TaskState, leaf: OnResource, limit_s: float) -> bool:
+    resource = state.graph.resources.get(leaf.resource)
+    ticket = resource.queue.get(leaf.ticket) if resource is not None else None
+    if ticket is None and told.wait is not None:
+        # The request never came, or was given back in the agent's stead.
+        lost = f"the request for {leaf.resource!r} was lost on its way; ask again"
+        state.tell(node.name, Break, task=told.task, epoch=told.wait.epoch, code="peer_gone", finding="", why=lost)
+        return True
+    if ticket is not None and ticket.granted and ticket.granted_s < limit_s:
+        ticket.granted_s = float("inf")  # until its holder has been told again
+        grant(state, [ticket])
+        return True
+    return False
+
+
+def _heal_answer(state: RunState, node: AgentNode, leaf: OnCall, limit_s: float) -> bool:
+    call = state.graph.calls.get(leaf.call)
+    if call is not None and not (call.state == "answered" and call.answered_s < limit_s):
+        return False
+    # Known and answered long ago: the answer was lost. Unknown: answered before the wait began, or never asked.
+    fault = Fault(code="peer_gone", text="the call or its answer was lost on the way; ask again")
+    state.answer(node.name, leaf.call, error=fault)
+    return True
+
+
+def _leaves(heartbeat: Heartbeat) -> Iterator[tuple[TaskState, Condition]]:
+    """What the agent's tasks wait for, taken apart."""
+    for told in heartbeat.tasks:
+        rest = [told.wait.condition] if told.wait is not None else []
+        while rest:
+            condition = rest.pop()
+            if isinstance(condition, OnAll | OnSome):
+                rest.extend(condition.of)
+            else:
+                yield told, condition

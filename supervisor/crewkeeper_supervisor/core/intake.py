@@ -127,6 +127,8 @@ class Intake:
             self._forged(event, f"answered a call that was made to {call.to}")
             return
         known = call is not None and call.handler is not None
+        if call is not None:
+            call.answered_s = self._state.now_s
         graph.call_answered(event.id, early=message.early, failed=message.error is not None)
         if not known and not message.early:
             graph.handler_replied(view.name, event.id)

@@ -147,6 +147,7 @@ class Supervisor:
                 if question is not None and question.agent == event.to:
                     del state.questions[event.id]
                 if call is not None and call.caller == event.to:
+                    call.answered_s = state.now_s
                     state.graph.call_answered(event.id, failed=message.error is not None)
             case m.Control():
                 state.traced(message.id)

@@ -23,7 +23,7 @@ CallState = Literal["open", "started", "answered", "lost"]
 class Wait:
     """One open wait of one task. `deadline_s` is journal time, or None."""
 
-    __slots__ = ("condition", "deadline_s", "epoch", "listens", "since_s")
+    __slots__ = ("condition", "deadline_s", "epoch", "healed_s", "listens", "since_s")
 
     def __init__(self, condition: AnyCondition, epoch: int, since_s: float, deadline_s: float | None) -> None:
         self.condition = condition
@@ -31,6 +31,8 @@ class Wait:
         self.epoch = epoch
         self.since_s = since_s
         self.deadline_s = deadline_s
+        self.healed_s = since_s
+        """When it last was helped on because what it waits for had been lost on the way."""
 
 
 def _is_plain(condition: AnyCondition) -> bool:
@@ -82,7 +84,20 @@ class Task:
 class Call:
     """One request on its way, queued, or in work."""
 
-    __slots__ = ("caller", "failed", "handler", "id", "missed", "opened_s", "state", "task", "timed", "to", "verb")
+    __slots__ = (
+        "answered_s",
+        "caller",
+        "failed",
+        "handler",
+        "id",
+        "missed",
+        "opened_s",
+        "state",
+        "task",
+        "timed",
+        "to",
+        "verb",
+    )
 
     def __init__(self, id_: str, caller: str, task: Task, to: str, verb: str, opened_s: float) -> None:
         self.id = id_
@@ -92,6 +107,8 @@ class Call:
         """The agent or role asked; the instance once one reports it in its queue."""
         self.verb = verb
         self.opened_s = opened_s
+        self.answered_s = float("inf")
+        """Journal time of its answer."""
         self.state: CallState = "open"
         self.handler: Task | None = None
         self.timed = False
