@@ -7,7 +7,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from crewkeeper_bus.messages import OnCall, OnResource
-from crewkeeper_supervisor.core.reduction import Reduction, Verdict, anatomy, blockers_of, surely_live
+from crewkeeper_supervisor.core.anatomy import anatomy
+from crewkeeper_supervisor.core.reduction import Reduction, Verdict, blockers_of, surely_live
 from crewkeeper_supervisor.core.wait_graph import WaitGraph
 from support.random_graphs import RandomCrew
 from support.reference_waits import Playing, verdicts

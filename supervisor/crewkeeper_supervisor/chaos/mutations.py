@@ -14,8 +14,9 @@ from msgspec import Struct
 
 from crewkeeper_bus import messages as m
 from crewkeeper_supervisor.chaos.options import Mode
+from crewkeeper_supervisor.core.anatomy import blockers
 from crewkeeper_supervisor.core.findings import Victim
-from crewkeeper_supervisor.core.reduction import Verdict, blockers
+from crewkeeper_supervisor.core.reduction import Verdict
 
 _CORE: Final = "crewkeeper_supervisor.core"
 
@@ -255,7 +256,7 @@ MUTATIONS: Final = (
     Mutation(name="second-victim-at-once", place="detection:OBEY_S", make=_constant(0.02)),
     Mutation(name="no-second-victim", place="detection:OBEY_S", make=_constant(1e9), mode="liveness"),
     Mutation(name="untold-victims", place="detection:_is_untold", make=_constant(lambda _state, _incident: False)),
-    Mutation(name="every-part-blamed", place="reduction:_blames", make=_constant(_all_blockers)),
+    Mutation(name="every-part-blamed", place="anatomy:_blames", make=_constant(_all_blockers)),
     Mutation(name="started-work-broken", place="detection:choose", make=_dearest),
     Mutation(name="ids-not-from-the-journal", place="state:RunState.next_id", make=_counted),
     Mutation(name="traces-ignored", place="state:RunState.traced", make=_constant(lambda _self, _command: None)),

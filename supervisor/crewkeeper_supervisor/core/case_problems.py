@@ -3,8 +3,9 @@
 Keys that nobody knows are no problem: who wrote the case may need them. What a sound case means is `wait_case`'s.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from difflib import get_close_matches
+from itertools import islice
 from typing import Any, Final
 
 from msgspec import Struct
@@ -78,13 +79,12 @@ class _Check:
             CaseProblem(case=self.name, event=self.event, key=key, value=shown, message=message, remedy=remedy)
         )
 
-    def known(self, key: str, value: Any, names: Iterable[str], what: str, remedy: str) -> None:
+    def known(self, key: str, value: Any, names: Collection[str], what: str, remedy: str) -> None:
         """A name must be one of these."""
-        names = list(names)
         if not isinstance(value, str) or not value:
             self.say(key, value, "is no name", "write a string")
         elif value not in names:
-            near = get_close_matches(value, names[:500], n=1)
+            near = get_close_matches(value, islice(names, 500), n=1)
             self.say(key, value, f"there is no such {what}", f"did you mean {near[0]!r}?" if near else remedy)
 
     def number(self, key: str, value: Any, least: int) -> None:

@@ -13,11 +13,12 @@ from typing import Final
 import msgspec
 
 from crewkeeper_bus.messages import Break, Probe
+from crewkeeper_supervisor.core.anatomy import anatomy, blockers
 from crewkeeper_supervisor.core.commands import TellAgent
 from crewkeeper_supervisor.core.crew import Repeat
 from crewkeeper_supervisor.core.evidence import arrow, edges_of, ring
 from crewkeeper_supervisor.core.findings import Edge, Finding, Incident, Victim
-from crewkeeper_supervisor.core.reduction import Reduction, Verdict, anatomy, blockers, closes_nothing, surely_live
+from crewkeeper_supervisor.core.reduction import Reduction, Verdict, closes_nothing, surely_live
 from crewkeeper_supervisor.core.repetition import Repetitions, design_fault, signature
 from crewkeeper_supervisor.core.response import (
     act_on,

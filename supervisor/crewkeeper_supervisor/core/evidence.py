@@ -2,8 +2,8 @@
 
 from typing import Literal, cast
 
+from crewkeeper_supervisor.core.anatomy import blockers
 from crewkeeper_supervisor.core.findings import Edge
-from crewkeeper_supervisor.core.reduction import blockers
 from crewkeeper_supervisor.core.wait_graph import Task, WaitGraph
 
 EdgeKind = Literal["call", "queued_call", "message", "resource", "human", "timer"]

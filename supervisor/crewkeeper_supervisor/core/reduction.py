@@ -12,8 +12,6 @@ from collections.abc import Iterable
 from enum import IntEnum
 from typing import Final
 
-import networkx as nx
-
 from crewkeeper_bus.messages import OnAll, OnCall, OnHuman, OnMessage, OnResource, OnSome, OnTimer
 from crewkeeper_supervisor.core.conditions import AnyCondition, OnRoom, OnTopic
 from crewkeeper_supervisor.core.tickets import Ticket
@@ -33,14 +31,14 @@ class Verdict(IntEnum):
     STUCK = 4
 
 
-class _Gate:
+class Gate:
     """A node of the reduction: satisfied once parts of weight `need` are."""
 
     __slots__ = ("need", "parents", "verdict")
 
     def __init__(self, need: int) -> None:
         self.need = need
-        self.parents: list[tuple[_Gate, int]] = []
+        self.parents: list[tuple[Gate, int]] = []
         self.verdict = Verdict.STUCK
 
 
@@ -58,10 +56,10 @@ class Reduction:
         self._graph = graph
         self._timers = timers
         self._sleeps = sleeps
-        self._tasks: dict[str, _Gate] = {}
-        self._slots: dict[str, _Gate] = {}
-        self._callbacks: dict[str, list[_Gate]] = {}
-        self._constant = [_Gate(0) for _ in Verdict]
+        self._tasks: dict[str, Gate] = {}
+        self._slots: dict[str, Gate] = {}
+        self._callbacks: dict[str, list[Gate]] = {}
+        self._constant = [Gate(0) for _ in Verdict]
         for verdict, gate in zip(Verdict, self._constant, strict=True):
             gate.verdict = verdict
         self._open: list[Task] = []
@@ -85,17 +83,17 @@ class Reduction:
 
     # --- building ---
 
-    def _task(self, task: Task) -> _Gate:
+    def _task(self, task: Task) -> Gate:
         gate = self._tasks.get(task.key)
         if gate is None:
-            gate = self._tasks[task.key] = _Gate(1)
+            gate = self._tasks[task.key] = Gate(1)
             if task.wait is None or task.agent.unsure:
                 self._feed(self._constant[Verdict.LIVE], gate)
             else:
                 self._open.append(task)
         return gate
 
-    def _wait(self, gate: _Gate, task: Task) -> None:
+    def _wait(self, gate: Gate, task: Task) -> None:
         wait = task.wait
         if wait is None:
             raise AssertionError(f"{task.key} left its wait during a reduction")
@@ -103,7 +101,7 @@ class Reduction:
         if wait.deadline_s is not None and self._timers:
             self._feed(self._constant[Verdict.TIMER], gate)
 
-    def _condition(self, condition: AnyCondition, task: Task) -> _Gate:
+    def _condition(self, condition: AnyCondition, task: Task) -> Gate:
         match condition:
             case OnCall():
                 call = self._graph.calls.get(condition.call)
@@ -128,7 +126,7 @@ class Reduction:
                 parts = [part for part in self._parts(condition, need) if not self._failed(part)]
                 if need == 0 or len(parts) < need:
                     return self._constant[Verdict.LIVE]  # what can no longer be met fails at once
-                gate = _Gate(need)
+                gate = Gate(need)
                 for part in parts:
                     self._feed(self._condition(part, task), gate)
                 return gate
@@ -144,7 +142,7 @@ class Reduction:
         call = self._graph.calls.get(part.call) if isinstance(part, OnCall) else None
         return call is not None and call.failed
 
-    def _call(self, call: Call | None, task: Task) -> _Gate:
+    def _call(self, call: Call | None, task: Task) -> Gate:
         if call is None or call.state == "answered" or call.caller not in ("", task.agent.name):
             return self._constant[Verdict.LIVE]  # what is not known can hide a deadlock, never make one
         if call.state == "lost":
@@ -153,29 +151,29 @@ class Reduction:
             return self._task(call.handler)
         return self._unstarted(call)
 
-    def _unstarted(self, call: Call) -> _Gate:
+    def _unstarted(self, call: Call) -> Gate:
         parts = [self._slot(node, call) for node in self._graph.live_instances(call.to)]
         if parts and call.to not in self._graph.agents and self._graph.returning(call.to):
             parts.append(self._constant[Verdict.EXTERNAL])  # who comes back may be the one to get it
         return self._any(parts)
 
-    def _slot(self, node: AgentNode, call: Call) -> _Gate:
+    def _slot(self, node: AgentNode, call: Call) -> Gate:
         if node.reentrant == "chain" and descends(call.task, node):
             return self._constant[Verdict.LIVE]
         return self._free_slot(node)
 
-    def _free_slot(self, node: AgentNode) -> _Gate:
+    def _free_slot(self, node: AgentNode) -> Gate:
         if node.reentrant == "full" or node.free_slots > 0:
             return self._constant[Verdict.LIVE]
         gate = self._slots.get(node.name)
         if gate is None:
-            gate = self._slots[node.name] = _Gate(1 - node.free_slots)
+            gate = self._slots[node.name] = Gate(1 - node.free_slots)
             for occupant in node.tasks.values():
                 if occupant.slot:
                     self._feed(self._task(occupant), gate)
         return gate
 
-    def _message(self, condition: OnMessage, task: Task) -> _Gate:
+    def _message(self, condition: OnMessage, task: Task) -> Gate:
         unread = task.agent.unread
         if not condition.senders:
             return self._constant[Verdict.LIVE if unread else Verdict.EXTERNAL]
@@ -183,7 +181,7 @@ class Reduction:
             return self._constant[Verdict.LIVE]
         return self._senders(condition.senders)
 
-    def _senders(self, senders: Iterable[str]) -> _Gate:
+    def _senders(self, senders: Iterable[str]) -> Gate:
         parts = []
         for sender in senders:
             nodes = self._graph.live_instances(sender)
@@ -196,7 +194,7 @@ class Reduction:
                 parts += self._beginners(node)
         return self._any(parts)
 
-    def _beginners(self, node: AgentNode) -> list[_Gate]:
+    def _beginners(self, node: AgentNode) -> list[Gate]:
         """Who could make an agent begin something: anybody outside, or whoever can still call it back."""
         if node.free_slots > 0 or node.reentrant == "full":
             return [self._constant[Verdict.EXTERNAL]]
@@ -215,13 +213,13 @@ class Reduction:
             for call in self._graph.calls.values()
             if call.state == "open" and descends(call.task, node)
         ]
-        found = self._callbacks[node.name] = [_Gate(2)] if callers else []
+        found = self._callbacks[node.name] = [Gate(2)] if callers else []
         for gate in found:
             self._feed(self._constant[Verdict.EXTERNAL], gate)
             self._feed(self._any(callers), gate)
         return found
 
-    def _topic(self, condition: OnTopic, task: Task) -> _Gate:
+    def _topic(self, condition: OnTopic, task: Task) -> Gate:
         published = self._graph.published.get(task.agent.name, {}).get(condition.topic, {})
         if condition.publishers is None:
             return self._constant[Verdict.LIVE if published else Verdict.EXTERNAL]
@@ -229,7 +227,7 @@ class Reduction:
             return self._constant[Verdict.LIVE]
         return self._senders(condition.publishers)
 
-    def _room(self, condition: OnRoom, task: Task) -> _Gate:
+    def _room(self, condition: OnRoom, task: Task) -> Gate:
         parts = []
         for node in self._graph.live_instances(condition.agent):
             queued = (call for call in node.inbound.values() if call.state == "open")
@@ -239,7 +237,7 @@ class Reduction:
             parts.append(self._constant[Verdict.LIVE] if has_room else self._free_slot(node))
         return self._any(parts)
 
-    def _resource(self, condition: OnResource, task: Task) -> _Gate:
+    def _resource(self, condition: OnResource, task: Task) -> Gate:
         resource = self._graph.resources.get(condition.resource)
         ticket = resource.queue.get(condition.ticket) if resource is not None else None
         if resource is None or ticket is None or ticket.granted or ticket.task is not task:
@@ -253,7 +251,7 @@ class Reduction:
             missing = ticket.units + sum(t.units for t in _counted(ticket)) - resource.capacity
         if missing <= 0:
             return self._constant[Verdict.LIVE]
-        gate = _Gate(missing)
+        gate = Gate(missing)
         for other in before:
             self._feed(self._holder(other), gate, other.units if resource.counting else 1)
         for own in task.holds.values() if resource.counting and self._timers else ():
@@ -261,7 +259,7 @@ class Reduction:
                 self._feed(self._constant[Verdict.TIMER], gate, own.units)
         return gate
 
-    def _holder(self, ticket: Ticket) -> _Gate:
+    def _holder(self, ticket: Ticket) -> Gate:
         task, agent = ticket.task, ticket.task.agent
         if task.id in agent.tasks:
             gate = self._task(task)
@@ -273,17 +271,17 @@ class Reduction:
             gate = self._any([gate, self._constant[Verdict.TIMER]])
         return gate
 
-    def _any(self, parts: list[_Gate]) -> _Gate:
+    def _any(self, parts: list[Gate]) -> Gate:
         if len(parts) == 1:
             return parts[0]
         if not parts:
             return self._constant[Verdict.DEAD]
-        gate = _Gate(1)
+        gate = Gate(1)
         for part in parts:
             self._feed(part, gate)
         return gate
 
-    def _feed(self, part: _Gate, whole: _Gate, weight: int = 1) -> None:
+    def _feed(self, part: Gate, whole: Gate, weight: int = 1) -> None:
         part.parents.append((whole, weight))
 
     # --- solving ---
@@ -429,114 +427,3 @@ def _sole_holder(condition: OnResource, task: Task, graph: WaitGraph) -> Task | 
         return None
     holder = next(iter(resource.queue.values()))
     return holder.task if holder.granted and holder.task.id in holder.task.agent.tasks else None
-
-
-def blockers(task: Task, graph: WaitGraph) -> list[tuple[str, str, list[Task]]]:
-    """What a waiting task hangs on: for every unsatisfied leaf its kind, the id it names, and the tasks in its way."""
-    found: list[tuple[str, str, list[Task]]] = []
-    if task.wait is not None:
-        _collect(task.wait.condition, task, graph, found)
-    return found
-
-
-def _collect(condition: AnyCondition, task: Task, graph: WaitGraph, found: list[tuple[str, str, list[Task]]]) -> None:
-    match condition:
-        case OnCall():
-            call = graph.calls.get(condition.call)
-            if call is None or call.state == "answered":
-                return
-            if call.handler is not None:
-                found.append(("call", call.id, [call.handler]))
-                return
-            occupants = [t for node in graph.live_instances(call.to) for t in node.tasks.values() if t.slot]
-            found.append(("queued_call", call.id, occupants))
-        case OnMessage():
-            if not any(sender in task.agent.unread for sender in condition.senders):
-                nodes = [node for sender in condition.senders for node in graph.live_instances(sender)]
-                tasks = [t for node in nodes for t in node.tasks.values() if t is not task]
-                found.append(("message", ",".join(condition.senders), tasks))
-        case OnResource():
-            resource = graph.resources.get(condition.resource)
-            ticket = resource.queue.get(condition.ticket) if resource is not None else None
-            if ticket is not None and not ticket.granted:
-                ahead, holders = blockers_of(ticket)
-                tasks = [task for other in holders + ahead for task in _keepers(other)]
-                found.append(("resource", condition.resource, tasks))
-        case OnTopic():
-            nodes = [node for sender in condition.publishers or () for node in graph.live_instances(sender)]
-            found.append(("message", condition.topic, [t for node in nodes for t in node.tasks.values()]))
-        case OnRoom():
-            occupants = [t for node in graph.live_instances(condition.agent) for t in node.tasks.values() if t.slot]
-            found.append(("queued_call", condition.agent, occupants))
-        case OnHuman():
-            found.append(("human", condition.who, []))
-        case OnTimer():
-            found.append(("timer", "", []))
-        case OnAll() | OnSome():
-            for part in condition.of:
-                _collect(part, task, graph, found)
-
-
-def _keepers(ticket: Ticket) -> list[Task]:
-    """Who could give a ticket back: its task, or any other of the agent once that one has ended."""
-    tasks = ticket.task.agent.tasks
-    return [ticket.task] if ticket.task.id in tasks else list(tasks.values()) or [ticket.task]
-
-
-def anatomy(stuck: dict[str, Task], graph: WaitGraph) -> list[tuple[tuple[str, ...], tuple[str, ...]]]:
-    """The groups to blame, each with the tasks that hang on it.
-
-    A core is a bottom strongly connected set of the blocker graph among stuck tasks: closed, so that it stays stuck
-    even if everything else is freed. A task that waits for what cannot exist is stuck without any core. Sorted.
-    """
-    web: nx.DiGraph[str] = nx.DiGraph()
-    web.add_nodes_from(stuck)
-    web.add_edges_from(_blames(stuck, graph))
-    groups = []
-    for component in nx.strongly_connected_components(web):
-        first = next(iter(component))
-        if len(component) == 1 and not web.has_edge(first, first):
-            continue
-        if all(target in component for source in component for target in web.successors(source)):
-            tail = nx.ancestors(web, first) - component
-            groups.append((tuple(sorted(component)), tuple(sorted(tail))))
-    return sorted(groups)
-
-
-def _blames(stuck: dict[str, Task], graph: WaitGraph) -> list[tuple[str, str]]:
-    """Who among stuck tasks hangs on whom: through the parts of each wait that are stuck themselves."""
-    explained = _Explained(graph)
-    if any(verdict is not Verdict.STUCK for verdict in explained.of(stuck.values()).values()):
-        explained = _Explained(graph, timers=False)  # they are stuck but for timers
-        explained.of(stuck.values())
-    return explained.blames()
-
-
-class _Explained(Reduction):
-    """A reduction that remembers what each gate is made of."""
-
-    def __init__(self, graph: WaitGraph, *, timers: bool = True) -> None:
-        self._made_of: dict[_Gate, list[_Gate]] = {}
-        super().__init__(graph, timers=timers)
-
-    def _feed(self, part: _Gate, whole: _Gate, weight: int = 1) -> None:
-        super()._feed(part, whole, weight)
-        self._made_of.setdefault(whole, []).append(part)
-
-    def blames(self) -> list[tuple[str, str]]:
-        """Edges between the stuck tasks explored."""
-        names = {gate: key for key, gate in self._tasks.items()}
-        found = []
-        for key, gate in self._tasks.items():
-            parts = [gate] if gate.verdict is Verdict.STUCK else []
-            seen: set[_Gate] = set()
-            while parts:
-                for part in self._made_of.get(parts.pop(), ()):
-                    if part.verdict is not Verdict.STUCK or part in seen:
-                        continue
-                    seen.add(part)
-                    if part in names:
-                        found.append((key, names[part]))
-                    else:
-                        parts.append(part)
-        return found

@@ -12,9 +12,10 @@ from collections.abc import Mapping
 from typing import Any, Literal, cast
 
 from crewkeeper_bus.messages import Condition, OnAll, OnCall, OnHuman, OnMessage, OnResource, OnSome, OnTimer
+from crewkeeper_supervisor.core.anatomy import anatomy
 from crewkeeper_supervisor.core.case_order import Event, Openings, causal_order
 from crewkeeper_supervisor.core.conditions import AnyCondition, OnRoom, OnTopic
-from crewkeeper_supervisor.core.reduction import Reduction, Verdict, anatomy
+from crewkeeper_supervisor.core.reduction import Reduction, Verdict
 from crewkeeper_supervisor.core.tickets import Resource, Ticket
 from crewkeeper_supervisor.core.wait_graph import Call, Task, WaitGraph
 
