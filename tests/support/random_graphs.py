@@ -4,7 +4,8 @@ import random
 from collections.abc import Iterator
 
 from crewkeeper_bus.messages import Condition, OnAll, OnCall, OnHuman, OnMessage, OnResource, OnSome, OnTimer
-from crewkeeper_supervisor.core.wait_graph import Task, WaitGraph
+from crewkeeper_supervisor.core.nodes import Task
+from crewkeeper_supervisor.core.wait_graph import WaitGraph
 
 LOCKS = ("disk", "desk")
 SEMAPHORES = {"gpu": 2, "seats": 3}

@@ -10,9 +10,10 @@ import random
 from collections.abc import Collection
 
 from crewkeeper_bus.messages import Condition, OnAll, OnCall, OnHuman, OnMessage, OnResource, OnSome, OnTimer
+from crewkeeper_supervisor.core.nodes import AgentNode, Call, Task
 from crewkeeper_supervisor.core.reduction import Verdict
 from crewkeeper_supervisor.core.tickets import Ticket
-from crewkeeper_supervisor.core.wait_graph import AgentNode, Call, Task, WaitGraph
+from crewkeeper_supervisor.core.wait_graph import WaitGraph
 
 
 class Playing:

@@ -8,9 +8,10 @@ import networkx as nx
 
 from crewkeeper_bus.messages import OnAll, OnCall, OnHuman, OnMessage, OnResource, OnSome, OnTimer
 from crewkeeper_supervisor.core.conditions import AnyCondition, OnRoom, OnTopic
+from crewkeeper_supervisor.core.nodes import Task
 from crewkeeper_supervisor.core.reduction import Gate, Reduction, Verdict, blockers_of
 from crewkeeper_supervisor.core.tickets import Ticket
-from crewkeeper_supervisor.core.wait_graph import Task, WaitGraph
+from crewkeeper_supervisor.core.wait_graph import WaitGraph
 
 
 def blockers(task: Task, graph: WaitGraph) -> list[tuple[str, str, list[Task]]]:

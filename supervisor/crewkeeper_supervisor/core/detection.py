@@ -18,6 +18,7 @@ from crewkeeper_supervisor.core.commands import TellAgent
 from crewkeeper_supervisor.core.crew import Repeat
 from crewkeeper_supervisor.core.evidence import arrow, edges_of, ring
 from crewkeeper_supervisor.core.findings import Edge, Finding, Incident, Victim
+from crewkeeper_supervisor.core.nodes import Task
 from crewkeeper_supervisor.core.reduction import Reduction, Verdict, closes_nothing, surely_live
 from crewkeeper_supervisor.core.repetition import Repetitions, design_fault, signature
 from crewkeeper_supervisor.core.response import (
@@ -34,7 +35,6 @@ from crewkeeper_supervisor.core.response import (
 from crewkeeper_supervisor.core.state import RunState
 from crewkeeper_supervisor.core.suspicion import REPROBE_MAX_S, SILENCE_S, Epochs, Suspicion
 from crewkeeper_supervisor.core.victim import choose, ends_wait, task_of
-from crewkeeper_supervisor.core.wait_graph import Task
 
 SWEEP_S: Final = 5.0
 """How long a patrol of all waiting tasks takes."""

@@ -4,7 +4,8 @@ from typing import Literal, cast
 
 from crewkeeper_supervisor.core.anatomy import blockers
 from crewkeeper_supervisor.core.findings import Edge
-from crewkeeper_supervisor.core.wait_graph import Task, WaitGraph
+from crewkeeper_supervisor.core.nodes import Task
+from crewkeeper_supervisor.core.wait_graph import WaitGraph
 
 EdgeKind = Literal["call", "queued_call", "message", "resource", "human", "timer"]
 

@@ -15,14 +15,17 @@ from crewkeeper_bus.messages import (
     Heartbeat,
     OnAll,
     OnCall,
+    OnHuman,
     OnResource,
     OnSome,
     TaskState,
 )
+from crewkeeper_supervisor.core.commands import AnswerCall
 from crewkeeper_supervisor.core.locks import grant
+from crewkeeper_supervisor.core.nodes import AgentNode, Call
 from crewkeeper_supervisor.core.roster import AgentView
 from crewkeeper_supervisor.core.state import RunState
-from crewkeeper_supervisor.core.wait_graph import AgentNode, Call, WaitGraph
+from crewkeeper_supervisor.core.wait_graph import WaitGraph
 from crewkeeper_supervisor.core.withdrawal import give_up, started_late
 
 LOST_AFTER_S: Final = 3.0
@@ -137,6 +140,8 @@ def _heal(state: RunState, node: AgentNode, heartbeat: Heartbeat, limit_s: float
             healed = _heal_grant(state, node, told, leaf, limit_s)
         elif isinstance(leaf, OnCall) and leaf.call in unanswered:
             healed = _heal_answer(state, node, leaf, limit_s)
+        elif isinstance(leaf, OnHuman) and leaf.question:
+            healed = _heal_question(state, node, leaf.question)
         else:
             continue
         if healed:
@@ -165,6 +170,15 @@ def _heal_answer(state: RunState, node: AgentNode, leaf: OnCall, limit_s: float)
     # Known and answered long ago: the answer was lost. Unknown: answered before the wait began, or never asked.
     fault = Fault(code="peer_gone", text="the call or its answer was lost on the way; ask again")
     state.answer(node.name, leaf.call, error=fault)
+    return True
+
+
+def _heal_question(state: RunState, node: AgentNode, question: str) -> bool:
+    told = (command.call for command in state.pending.values() if isinstance(command, AnswerCall))
+    if question in state.questions or question in told:
+        return False
+    fault = Fault(code="peer_gone", text="the question or its answer was lost on the way; ask again")
+    state.answer(node.name, question, error=fault)
     return True
 
 

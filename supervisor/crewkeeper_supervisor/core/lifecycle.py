@@ -26,10 +26,10 @@ from crewkeeper_supervisor.core.crew import Crew
 from crewkeeper_supervisor.core.evidence import edges_of
 from crewkeeper_supervisor.core.findings import Edge, Finding, FindingKind, Incident
 from crewkeeper_supervisor.core.locks import grant
+from crewkeeper_supervisor.core.nodes import Call
 from crewkeeper_supervisor.core.response import breaks_orphans, kill, note, open_incident, resolve, stop_crew
 from crewkeeper_supervisor.core.roster import AgentView
 from crewkeeper_supervisor.core.state import RunState
-from crewkeeper_supervisor.core.wait_graph import Call
 from crewkeeper_supervisor.core.withdrawal import give_up
 
 QUIET_S: Final = 1.0

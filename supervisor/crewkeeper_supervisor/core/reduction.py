@@ -14,8 +14,9 @@ from typing import Final
 
 from crewkeeper_bus.messages import OnAll, OnCall, OnHuman, OnMessage, OnResource, OnSome, OnTimer
 from crewkeeper_supervisor.core.conditions import AnyCondition, OnRoom, OnTopic
+from crewkeeper_supervisor.core.nodes import AgentNode, Call, Task
 from crewkeeper_supervisor.core.tickets import Ticket
-from crewkeeper_supervisor.core.wait_graph import AgentNode, Call, Task, WaitGraph
+from crewkeeper_supervisor.core.wait_graph import WaitGraph
 
 WALK_LIMIT: Final = 64
 """How many single supporters the quick test follows before the full reduction is asked."""

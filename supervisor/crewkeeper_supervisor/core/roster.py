@@ -9,7 +9,7 @@ from typing import Literal
 from msgspec import Struct, field
 
 from crewkeeper_supervisor.core.crew import Agent
-from crewkeeper_supervisor.core.wait_graph import AgentNode, Task
+from crewkeeper_supervisor.core.nodes import AgentNode, Task
 
 AgentStatus = Literal["expected", "starting", "up", "paused", "stopping", "gone", "crashed", "gave_up"]
 """`expected`: declared, nothing heard. `starting`: its process runs. `up`: joined. `gone`: left in order.

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from crewkeeper_supervisor.core.wait_graph import Task
+    from crewkeeper_supervisor.core.nodes import Task
 
 
 class Ticket:

@@ -16,8 +16,9 @@ from typing import Final
 from msgspec import Struct
 
 from crewkeeper_supervisor.core.findings import Edge, Victim
+from crewkeeper_supervisor.core.nodes import Task
 from crewkeeper_supervisor.core.state import RunState
-from crewkeeper_supervisor.core.wait_graph import Task, WaitGraph
+from crewkeeper_supervisor.core.wait_graph import WaitGraph
 
 TOKENS_PER_SECOND: Final = 50
 """What a second of a task's life is worth beside tokens it reported: the order of a model's output speed."""

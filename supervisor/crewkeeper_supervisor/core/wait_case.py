@@ -15,9 +15,10 @@ from crewkeeper_bus.messages import Condition, OnAll, OnCall, OnHuman, OnMessage
 from crewkeeper_supervisor.core.anatomy import anatomy
 from crewkeeper_supervisor.core.case_order import Event, Openings, causal_order
 from crewkeeper_supervisor.core.conditions import AnyCondition, OnRoom, OnTopic
+from crewkeeper_supervisor.core.nodes import Call, Task
 from crewkeeper_supervisor.core.reduction import Reduction, Verdict
 from crewkeeper_supervisor.core.tickets import Resource, Ticket
-from crewkeeper_supervisor.core.wait_graph import Call, Task, WaitGraph
+from crewkeeper_supervisor.core.wait_graph import WaitGraph
 
 Fate = Literal["open", "started", "answered", "cancelled", "lost"]
 

@@ -10,9 +10,9 @@ from typing import Final
 
 from crewkeeper_bus.messages import OnAll, OnCall, OnSome
 from crewkeeper_supervisor.core.conditions import AnyCondition
+from crewkeeper_supervisor.core.nodes import Call, Task
 from crewkeeper_supervisor.core.state import RunState
 from crewkeeper_supervisor.core.victim import ends_wait, task_of
-from crewkeeper_supervisor.core.wait_graph import Call, Task
 
 OVERDUE_S: Final = 1.0
 """How long the owner of a failed wait may take to give up its calls."""

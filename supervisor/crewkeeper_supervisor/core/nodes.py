@@ -1,0 +1,154 @@
+"""Nodes: what the wait-for graph is made of — agents with their slots, tasks, calls, and waits.
+
+They hold facts and links; keeping them true is `wait_graph`'s.
+"""
+
+from typing import Literal
+
+from crewkeeper_bus.messages import OnAll, OnCall, OnHuman, OnResource, OnSome, OnTimer
+from crewkeeper_supervisor.core.conditions import AnyCondition
+from crewkeeper_supervisor.core.tickets import Ticket
+
+CallState = Literal["open", "started", "answered", "lost"]
+
+
+class Wait:
+    """One open wait of one task. `deadline_s` is journal time, or None."""
+
+    __slots__ = ("condition", "deadline_s", "epoch", "healed_s", "listens", "since_s")
+
+    def __init__(self, condition: AnyCondition, epoch: int, since_s: float, deadline_s: float | None) -> None:
+        self.condition = condition
+        self.listens = type(condition) is not OnCall and not _is_plain(condition)
+        self.epoch = epoch
+        self.since_s = since_s
+        self.deadline_s = deadline_s
+        self.healed_s = since_s
+        """When it last was helped on because what it waits for had been lost on the way."""
+
+
+def _is_plain(condition: AnyCondition) -> bool:
+    if isinstance(condition, OnAll | OnSome):
+        return all(_is_plain(part) for part in condition.of)
+    return isinstance(condition, OnCall | OnResource | OnHuman | OnTimer)
+
+
+class Task:
+    """One thing an agent is doing."""
+
+    __slots__ = (
+        "agent",
+        "answers",
+        "began_s",
+        "call",
+        "calls",
+        "holds",
+        "id",
+        "key",
+        "name",
+        "parent",
+        "slot",
+        "tokens",
+        "wait",
+    )
+
+    def __init__(self, agent: "AgentNode", id_: str, *, slot: bool, began_s: float, call: "Call | None" = None) -> None:
+        self.agent = agent
+        self.id = id_
+        self.key = f"{agent.name}/{id_}"
+        self.slot = slot
+        self.began_s = began_s
+        self.call = call
+        self.answers = ""
+        """Id of the call it handles, also after the caller has given that up."""
+        self.parent: Task | None = None
+        """On whose behalf it works once `call` is answered or given up; only where lineage outlives a call."""
+        self.name = ""
+        self.tokens = 0
+        self.wait: Wait | None = None
+        self.calls: dict[str, Call] = {}
+        self.holds: dict[str, Ticket] = {}
+
+    def __repr__(self) -> str:
+        return f"<Task {self.key} {'waiting' if self.wait else 'running'}>"
+
+
+class Call:
+    """One request on its way, queued, or in work."""
+
+    __slots__ = (
+        "answered_s",
+        "caller",
+        "failed",
+        "handler",
+        "id",
+        "missed",
+        "opened_s",
+        "state",
+        "task",
+        "timed",
+        "to",
+        "verb",
+    )
+
+    def __init__(self, id_: str, caller: str, task: Task, to: str, verb: str, opened_s: float) -> None:
+        self.id = id_
+        self.caller = caller
+        self.task = task
+        self.to = to
+        """The agent or role asked; the instance once one reports it in its queue."""
+        self.verb = verb
+        self.opened_s = opened_s
+        self.answered_s = float("inf")
+        """Journal time of its answer."""
+        self.state: CallState = "open"
+        self.handler: Task | None = None
+        self.timed = False
+        """The request carries a deadline of its own."""
+        self.failed = False
+        """It was answered, with an error: no use to whoever needs some of several answers."""
+        self.missed: dict[str, bool] = {}
+        """Instances of the role asked that have said that they do not have it."""
+
+
+class AgentNode:
+    """One instance of an agent: its slots, its tasks, and the calls addressed to it."""
+
+    __slots__ = (
+        "alive",
+        "concurrency",
+        "inbound",
+        "mailbox",
+        "name",
+        "reentrant",
+        "returning",
+        "role",
+        "slot_tasks",
+        "tasks",
+        "unread",
+        "unsure",
+    )
+
+    def __init__(self, name: str, role: str) -> None:
+        self.name = name
+        self.role = role
+        self.concurrency = 1
+        self.reentrant = "none"
+        self.alive = True
+        self.returning = False
+        """Dead, and about to be started again: what waits for it may still be served."""
+        self.tasks: dict[str, Task] = {}
+        self.slot_tasks = 0
+        self.inbound: dict[str, Call] = {}
+        """Calls addressed to it (or to its role and pinned to it) that are open or started."""
+        self.mailbox: int | None = None
+        """How many calls may wait to be started before senders wait for room; None: no limit is known."""
+        self.unread: dict[str, dict[str, float]] = {}
+        """One-way messages not taken yet: sender to {message id: journal time}."""
+        self.unsure = False
+        """A fact of its stream was lost: its tasks count as running until its next heartbeat."""
+
+    @property
+    def free_slots(self) -> int:
+        """Slots no task holds; negative while callbacks run beyond the limit."""
+        return self.concurrency - self.slot_tasks
