@@ -187,6 +187,8 @@ class Detector:
             return
         if calls and (breaks_orphans(self._state) or not any(call.state == "lost" for call in calls)):
             return  # its call is answered in its stead, or it only hangs on somebody else's
+        if not calls and Reduction(graph, helped=True).of([task])[task.key] is not Verdict.DEAD:
+            return  # it hangs on somebody whose call nobody answers: that one is helped, or told of
         summary = f"{task.agent.name} waits for what only an agent that is gone could do"
         why = "nobody is left who could end this wait"
         victim = Victim(task=task.key, agent=task.agent.name, epoch=_epoch(task), why=why)

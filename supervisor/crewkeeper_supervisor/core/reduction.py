@@ -51,12 +51,14 @@ class Reduction:
         timers: Whether deadlines and leases count as help. Without, what only one of them would free is stuck too.
         sleeps: Whether time passes for those who wait for nothing but that. Without, and without `timers`, no timer
             ever fires.
+        helped: Whether calls that nobody will answer count as about to be failed, so that their callers can go on.
     """
 
-    def __init__(self, graph: WaitGraph, *, timers: bool = True, sleeps: bool = True) -> None:
+    def __init__(self, graph: WaitGraph, *, timers: bool = True, sleeps: bool = True, helped: bool = False) -> None:
         self._graph = graph
         self._timers = timers
         self._sleeps = sleeps
+        self._helped = helped
         self._tasks: dict[str, Gate] = {}
         self._slots: dict[str, Gate] = {}
         self._callbacks: dict[str, list[Gate]] = {}
@@ -147,7 +149,7 @@ class Reduction:
         if call is None or call.state == "answered" or call.caller not in ("", task.agent.name):
             return self._constant[Verdict.LIVE]  # what is not known can hide a deadlock, never make one
         if call.state == "lost":
-            return self._constant[Verdict.DEAD]
+            return self._constant[Verdict.LIVE if self._helped else Verdict.DEAD]
         if call.handler is not None:
             return self._task(call.handler)
         return self._unstarted(call)
