@@ -90,3 +90,19 @@ def test_a_request_that_never_came_fails_its_wait():
     assert isinstance(command, TellAgent)
     assert isinstance(command.message, m.Break)
     assert (command.message.task, command.message.epoch, command.message.code) == ("t", 1, "peer_gone")
+
+
+def test_a_question_that_nobody_knows_of_is_failed():
+    told = Told()
+    told.say("a", m.WaitBegan, task="t", epoch=1, condition=m.OnHuman(who="ops", question="q"))
+    [command] = told.waits(m.OnHuman(who="ops", question="q"))
+    assert isinstance(command, AnswerCall)
+    assert (command.agent, command.call) == ("a", "q")
+    assert command.error is not None
+
+
+def test_a_question_that_is_open_waits_for_people():
+    told = Told()
+    told.say("a", m.AskHuman, task="t", question="q", who="ops", text="?")
+    told.say("a", m.WaitBegan, task="t", epoch=1, condition=m.OnHuman(who="ops", question="q"))
+    assert told.waits(m.OnHuman(who="ops", question="q")) == []
