@@ -29,8 +29,12 @@ log = structlog.get_logger()
 
 
 def new_id() -> str:
-    """A fresh subject token of 96 random bits."""
-    return secrets.token_urlsafe(12)
+    """A fresh subject token of almost 96 random bits.
+
+    It does not begin with `-`: people hand ids of questions to commands, which would take it for an option.
+    """
+    token = secrets.token_urlsafe(12)
+    return f"m{token[1:]}" if token.startswith("-") else token
 
 
 def clip(text: str, limit_chars: int = 2000) -> str:

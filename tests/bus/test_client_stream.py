@@ -9,13 +9,18 @@ import anyio
 import pytest
 
 import crewkeeper_bus
-from crewkeeper_bus import codec
+from crewkeeper_bus import codec, outgoing
 from crewkeeper_bus import messages as m
 from crewkeeper_bus.errors import BusError, ConfigError, ConnectionLost
 from crewkeeper_bus.settings import resolve
 from crewkeeper_bus.subjects import Kind
 from support.bus import two_buses, until
 from support.crew import open_crew
+
+
+def test_no_id_looks_like_an_option_of_a_command(monkeypatch):
+    monkeypatch.setattr(outgoing.secrets, "token_urlsafe", lambda _bytes: "-h3uJ-BMkyxWgBgQ")
+    assert outgoing.new_id() == "mh3uJ-BMkyxWgBgQ"
 
 
 @two_buses
