@@ -13,11 +13,11 @@ from crewkeeper_supervisor.views.story import Story
 class Case:
     """A request in a run of three agents, judged entry by entry."""
 
-    def __init__(self, action="kill", has_process=True, ask=True):
+    def __init__(self, action="kill", has_process=True, ask=True, paused=False):
         self.telling = Telling()
         self.telling.declare()
         self.telling.join("planner", "reviewer", "executor")
-        self.judge = Judge(action, "planner", "ask1", has_process=has_process, grace_s=5.0)
+        self.judge = Judge(action, "planner", "ask1", has_process=has_process, paused=paused, grace_s=5.0)
         self.story = Story(self.telling.run)
         self.catch_up()
         if ask:
@@ -117,6 +117,21 @@ def test_pause_and_resume_are_what_the_agent_reports(action, state):
     case.telling.note("planner", m.Standing, state=state)
     assert case.verdict() == state
     assert case.judge.decided
+
+
+def test_one_that_was_not_paused_is_running_as_soon_as_it_is_let_go():
+    case = Case("resume")
+    case.telling.carry_out()
+    assert case.verdict() == "running"
+    assert case.judge.verdict()[1] == "it was not paused"
+
+
+def test_one_that_is_paused_already_needs_no_new_report():
+    case = Case("pause", paused=True)
+    assert case.verdict() == "paused"
+    case = Case("resume", paused=True)
+    case.telling.carry_out()
+    assert case.verdict() == "unknown"
 
 
 def test_who_asks_is_a_person_at_a_machine():

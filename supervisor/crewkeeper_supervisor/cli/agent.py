@@ -200,7 +200,12 @@ async def _act(
         grace_s = found.spec.restart.shutdown_s if grace is None else grace
         has_process = bool(found.spec.run)
         judge = Judge(
-            action, name, await request(link, story.fold.run, asked), has_process=has_process, grace_s=grace_s
+            action,
+            name,
+            await request(link, story.fold.run, asked),
+            has_process=has_process,
+            paused=found.status == "paused",
+            grace_s=grace_s,
         )
         limit_s = timeout if timeout is not None else 10.0 + (grace_s if action == "kill" else 0.0)
         say(f"asked to {action} {name}; waiting up to {limit_s:g} s for the effect")

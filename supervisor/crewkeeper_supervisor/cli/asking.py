@@ -20,6 +20,7 @@ from crewkeeper_bus.messages import (
     OperatorAsked,
     ProcessExited,
     ProcessStarted,
+    Resume,
     Standing,
     StopProcess,
 )
@@ -78,10 +79,20 @@ class Judge:
         request: Id of the request.
         has_process: Whether a host runs the agent, so that the end of its process will be reported; the word of an
             agent that it leaves then proves nothing yet.
+        paused: Whether the agent stood paused when it was asked for.
         grace_s: How long after the request the agent may still speak without having failed to obey.
     """
 
-    def __init__(self, action: str, agent: str, request: str, *, has_process: bool, grace_s: float = 0.0) -> None:
+    def __init__(
+        self,
+        action: str,
+        agent: str,
+        request: str,
+        *,
+        has_process: bool,
+        paused: bool = False,
+        grace_s: float = 0.0,
+    ) -> None:
         self.action = action
         self.agent = agent
         self.request = request
@@ -91,7 +102,8 @@ class Judge:
         self._asked_at_s: float | None = None
         self._exited = False
         self._left = False
-        self._standing = ""
+        self._standing = "paused" if paused else ""
+        self._free = False
         self._late: Proof | None = None
 
     def see(self, event: Event, text: str) -> None:
@@ -119,6 +131,10 @@ class Judge:
             case Standing(state=state) if event.sender == self.agent:
                 self._standing = state
                 self._prove(proof)
+            case Resume() if event.to == self.agent:
+                # It reports no change if it had not been paused; whatever pause is on its way to it is lifted.
+                self._free = self._standing != "paused"
+                self._prove(proof)
             case _ if event.sender == self.agent:
                 self._left = False
                 if event.at_s > self._asked_at_s + self.grace_s:
@@ -144,6 +160,8 @@ class Judge:
         wanted: Verdict = "paused" if self.action == "pause" else "running"
         if self._standing == wanted:
             return wanted, f"the agent reports that it is {wanted}"
+        if self.action == "resume" and self._free:
+            return wanted, "it was not paused"
         if self._exited:
             return "unknown", "its process has ended"
         return "unknown", "the agent has not reported it; it obeys at its next checkpoint"
