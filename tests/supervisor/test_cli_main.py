@@ -38,6 +38,22 @@ def test_help_loads_nothing_but_click():
     assert "'click'" in loaded
 
 
+def test_without_what_it_needs_it_says_what_to_install():
+    program = "import sys; sys.modules['click'] = None; import crewkeeper_supervisor.cli.main"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 1
+    assert "pip install 'crewkeeper[supervisor]'" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("words", [[], ["agent"]])
+def test_a_group_without_a_command_shows_its_help(words, capsys):
+    assert main.run(words) == failure.USAGE
+    err = capsys.readouterr().err
+    assert err.startswith("Usage: supervisor")
+    assert "error:" not in err
+
+
 @pytest.mark.parametrize("name", main.COMMANDS)
 def test_every_command_is_there_and_says_what_the_list_says(name, capsys):
     command = main.cli.get_command(click.Context(main.cli), name)

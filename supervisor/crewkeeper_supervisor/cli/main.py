@@ -8,7 +8,11 @@ import os
 import sys
 from typing import Any, Final
 
-import click
+try:
+    import click
+except ModuleNotFoundError as missing:
+    # The light client installs this command too, without what it needs.
+    sys.exit(f"error: {missing.name} is missing: install the supervisor with pip install 'crewkeeper[supervisor]'")
 
 from crewkeeper_supervisor.cli.failure import report
 
