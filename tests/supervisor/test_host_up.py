@@ -131,6 +131,8 @@ def test_up_ends_with_a_summary_of_each_run(tmp_path: Path) -> None:
         assert " failed in " in second
         assert "incident" in second
         assert f"state  {running.state}" in running.errors.read_text()
+        bad_run = second.partition(" ")[0]
+        assert f"supervisor agent logs {bad_run} a --state {running.state}" in running.errors.read_text()
         assert not (running.state / "server.json").exists()
         (log,) = running.state.glob("runs/good-*/logs/a.log")
         assert log.read_text() == "hello\n"
@@ -251,6 +253,8 @@ def test_no_server_exits_4(tmp_path: Path) -> None:
     refused = supervisor("up", path, "--nats", f"nats://127.0.0.1:{port}", "--state", tmp_path / "state")
     assert refused.returncode == 4
     assert str(port) in refused.stderr
+    assert "check that a NATS server listens there" in refused.stderr
+    assert "link." not in refused.stderr
 
 
 def test_down_needs_a_yes_without_a_terminal_and_a_run_that_there_is(tmp_path: Path) -> None:

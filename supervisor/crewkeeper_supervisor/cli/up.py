@@ -19,11 +19,14 @@ if TYPE_CHECKING:
     from crewkeeper_supervisor.shell.host import Host
     from crewkeeper_supervisor.shell.hosted_run import HostedRun, RunResult
     from crewkeeper_supervisor.shell.nats_link import Link
+    from crewkeeper_supervisor.views.fold import Fold
 
 VIEW_LIMIT_S: Final = 5.0
 """How long the view may take, after the last run has ended, to show that."""
-COUNT_LIMIT_S: Final = 10.0
-"""How long counting the incidents of a run may take; a journal of many hours is left uncounted."""
+TOLD_LIMIT_S: Final = 10.0
+"""How long reading the journal of a run for its summary may take; one of many hours is left unread."""
+LOGS_NAMED: Final = 5
+STATE_NAME: Final = ".crewkeeper"
 
 
 @click.command()
@@ -89,7 +92,10 @@ async def _up(
         _introduce(ground, await host.declare(crews))
         results = await _run(host, ground, live)
         for result in results:
-            write(await _summary(link, result))
+            fold = await _told(link, result.run)
+            write(_summary(result, fold))
+            if fold is not None and result.state == "failed":
+                _show_logs(fold, _where(ground))
     if host.interrupted:
         return INTERRUPTED
     return 0 if all(result.state == "done" for result in results) else FAILED
@@ -108,13 +114,19 @@ def _introduce(ground: "Ground", runs: "list[HostedRun]") -> None:
         )
     unset = sorted({name for run in runs for name in secrets_of(run.crew) if name not in os.environ})
     if unset:
-        say(f"warning: {', '.join(unset)} not set, so nobody can be told by webhook; set it and start again")
+        it = "it" if len(unset) == 1 else "them"
+        say(f"warning: {', '.join(unset)} not set, so nobody can be told by webhook; set {it} and start again")
     for run in runs:
         count = sum(agent.replicas for agent in run.crew.agents)
         say(f"run    {run.run}: crew {run.crew.name}, {count} agent{'' if count == 1 else 's'}")
-    # Somebody who stands where this command was typed finds the default state directory without being told.
-    where = "" if place.state.parent in (Path.cwd(), *Path.cwd().parents) else f" --state {place.state}"
+    where = _where(ground)
     say(f"look   supervisor ps{where} | supervisor graph --watch{where} | supervisor agent logs NAME{where}")
+
+
+def _where(ground: "Ground") -> str:
+    """The option that other commands need to find the same place; empty where they find it by themselves."""
+    state = ground.place.state
+    return "" if state in (folder / STATE_NAME for folder in (Path.cwd(), *Path.cwd().parents)) else f" --state {state}"
 
 
 async def _run(host: "Host", ground: "Ground", live: bool) -> "list[RunResult]":
@@ -151,24 +163,33 @@ async def _view(ground: "Ground", runs: Sequence[str], live: bool, out: IO[str])
         say(f"the view ended ({type(inner).__name__}: {str(inner)[:200]}); the crew goes on: supervisor events -f")
 
 
-async def _summary(link: "Link", result: "RunResult") -> str:
+def _summary(result: "RunResult", fold: "Fold | None") -> str:
     from crewkeeper_supervisor.views.wording import duration
 
-    incidents = await _incidents(link, result.run)
-    counted = "" if incidents is None else f", {incidents} incident{'' if incidents == 1 else 's'}"
+    counted = ""
+    if fold is not None:
+        incidents = len(fold.supervisor.incidents)
+        counted = f", {incidents} incident{'' if incidents == 1 else 's'}"
     why = f": {result.why}" if result.why else ""
     return f"{result.run} {result.state} in {duration(result.duration_s)}{counted}{why}"
 
 
-async def _incidents(link: "Link", run: str) -> int | None:
-    """How many incidents a run had; None where that cannot be told in time."""
+def _show_logs(fold: "Fold", where: str) -> None:
+    """Point at what the agents that failed have said: the reason of a crash stands there alone."""
+    failed = [name for name, agent in fold.supervisor.agents.items() if agent.status in ("crashed", "gave_up")]
+    for name in failed[:LOGS_NAMED]:
+        say(f"look   supervisor agent logs {fold.run} {name}{where}")
+
+
+async def _told(link: "Link", run: str) -> "Fold | None":
+    """What the journal says of a run; None where that cannot be read in time."""
     from crewkeeper_bus.errors import ConnectionLost
     from crewkeeper_supervisor.cli.runs import folded
     from crewkeeper_supervisor.shell.errors import ShellError
 
-    with anyio.move_on_after(COUNT_LIMIT_S):
+    with anyio.move_on_after(TOLD_LIMIT_S):
         try:
-            return len((await folded(link, run)).supervisor.incidents)
+            return await folded(link, run)
         except (ShellError, ConnectionLost):
             return None
     return None

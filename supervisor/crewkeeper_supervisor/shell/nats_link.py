@@ -172,12 +172,12 @@ async def connect(place: Place, *, name: str = "supervisor") -> AsyncIterator[Li
     nc = WireClient()
     link = Link(nc, place)
 
-    leaving = False
+    leaving = True  # until it is open, whoever called hears of a failure by the exception alone
     last_error = ""
 
     async def failed(error: Exception) -> None:
         nonlocal last_error
-        if type(error).__name__ != last_error:  # one line for an outage, not one for every attempt
+        if not leaving and type(error).__name__ != last_error:  # one line for an outage, not one for every attempt
             last_error = type(error).__name__
             log.warning("link.error", server=place.host, error=last_error)
 
@@ -198,6 +198,7 @@ async def connect(place: Place, *, name: str = "supervisor") -> AsyncIterator[Li
 
     await _open(nc, place, name, error_cb=failed, disconnected_cb=lost, reconnected_cb=back, closed_cb=closed)
     nc.options["max_reconnect_attempts"] = -1
+    leaving = False
     try:
         yield link
     finally:
@@ -225,7 +226,10 @@ async def _open(nc: WireClient, place: Place, name: str, **callbacks: Any) -> No
             )
     except (*LINK_ERRORS, ValueError) as error:
         await _close(nc)
-        raise ConnectionLost(f"cannot connect to {place.host}: {str(error)[:200] or type(error).__name__}") from error
+        raise ConnectionLost(
+            f"cannot connect to {place.host}: {str(error)[:200] or type(error).__name__}; "
+            "check that a NATS server listens there, and the address and password given"
+        ) from error
 
 
 async def _close(nc: WireClient) -> None:
