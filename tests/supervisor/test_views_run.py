@@ -211,6 +211,35 @@ def test_the_end_of_a_deadlock_is_told():
     assert any(line.startswith(f"told people by webhook about {INCIDENT} resolved: 204") for line in lines)
 
 
+def test_an_incident_that_the_end_of_the_run_closes_is_not_told_as_good_news():
+    telling = deadlocked()
+    telling.op(m.RunEnded(state="stopped", why="enough"))
+    lines = texts(telling)
+    assert f"deadlock {INCIDENT} is closed: the run is over" in lines
+    assert not any("is resolved" in line for line in lines)
+
+
+def test_a_crew_that_begins_without_some_says_without_whom():
+    telling = Telling()
+    telling.declare()
+    telling.join("planner", "reviewer")
+    telling.wait_s(31)
+    telling.op(m.Tick())
+    telling.carry_out()
+    assert "the crew begins without executor: not joined in time" in texts(telling)
+
+
+def test_what_is_no_agent_is_named_by_its_kind():
+    telling = Telling()
+    telling.declare()
+    telling.join("planner", "reviewer", "executor")
+    telling.note("planner", m.TaskBegan, task="main", name="main")
+    telling.note("planner", m.WaitBegan, task="main", epoch=1, condition=m.OnTimer(after_s=60))
+    row = next(row for row in snapshot(telling.fold).agents if row.name == "planner")
+    assert row.waits_for == ()
+    assert row.wait_kinds == ("timer",)
+
+
 def test_every_kind_of_message_has_a_sentence():
     telling = Telling()
     telling.declare()

@@ -144,10 +144,10 @@ def _whole(view: RunView, now: datetime) -> list[RenderableType]:
         parts.append(_one_line(f"  {safe(edge.text)}, for {duration((now - edge.since).total_seconds())}", style))
     if len(view.waits) > WAITS_SHOWN:
         parts.append(Text(f"  … and {len(view.waits) - WAITS_SHOWN} more waits", style="dim"))
-    parts.extend(
-        _one_line(f"  {safe(question.agent)} asks {safe(question.who)}: {safe(question.text)}", "yellow")
-        for question in view.questions
-    )
+    for question in view.questions:
+        asked = f"  {safe(question.agent)} asks {safe(question.who)}: {safe(question.text)}"
+        parts.append(_one_line(asked, "yellow"))
+        parts.append(_one_line(f"    answer with: supervisor questions answer {safe(question.id)} TEXT", "dim"))
     return parts + _incidents(view, now)
 
 

@@ -47,6 +47,8 @@ class AgentRow(Struct, frozen=True, kw_only=True):
     """Calls it has received and not started."""
     waits_for: tuple[str, ...]
     """Agents that block it, each once."""
+    wait_kinds: tuple[str, ...]
+    """Kinds of its open waits, each once: they tell what it waits for where that is no agent."""
     waiting_since: datetime | None
     """When the oldest of its open waits began."""
     progress: str
@@ -303,6 +305,7 @@ def _agent_row(agent: AgentView, waits: list[EdgeRow]) -> AgentRow:
         tasks=len(agent.tasks),
         queued=agent.queued,
         waits_for=tuple(dict.fromkeys(name for edge in mine for name in edge.agents)),
+        wait_kinds=tuple(dict.fromkeys(edge.kind for edge in mine)),
         waiting_since=min((edge.since for edge in mine), default=None),
         progress=agent.progress,
         usage=_usage_row(agent.usage),

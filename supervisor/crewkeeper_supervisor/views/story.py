@@ -94,8 +94,16 @@ class Story:
             if before is None:
                 lines.append(self._line(event, _opened(self.fold.run, incident), "bad"))
             if incident.state == "resolved":
-                lines.append(self._line(event, _resolved(incident), "good"))
+                lines.append(self._line(event, *self._resolved(incident)))
         return lines
+
+    def _resolved(self, incident: Incident) -> tuple[str, Weight]:
+        what = f"{incident.finding.kind.replace('_', ' ')} {incident.id}"
+        if self.fold.ended:
+            return f"{what} is closed: the run is over", "normal"  # nothing has become better
+        if incident.resolved_at_s is None:
+            return f"{what} is resolved", "good"
+        return f"{what} is resolved after {duration(incident.resolved_at_s - incident.finding.at_s)}", "good"
 
     # --- events ---
 
@@ -141,6 +149,14 @@ class Story:
                 return f"the run is over: {state}{_because(why)}", "good" if state == "done" else "bad"
         return None
 
+    def _begins(self) -> tuple[str, Weight]:
+        supervisor = self.fold.supervisor
+        missing = [name for name, agent in supervisor.agents.items() if agent.status in ("expected", "starting")]
+        if not missing:
+            return "the crew begins", "normal"
+        shown = ", ".join(safe(name) for name in missing[:5]) + (f" and {len(missing) - 5} more" if missing[5:] else "")
+        return f"the crew begins without {shown}: not joined in time", "bad"
+
     def _outcome(self, message: m.Outcome) -> tuple[str, Weight]:
         escalation = self._escalations.get(message.command)
         detail = _because(message.detail)
@@ -158,7 +174,7 @@ class Story:
         match message:
             case m.Begin():
                 begun, self._begun = self._begun, True
-                return ("the crew begins", "normal") if not begun else (f"{to} may begin", "detail")
+                return self._begins() if not begun else (f"{to} may begin", "detail")
             case m.Break():
                 return f"broke {to}'s wait{_because(self._why_victim(message))}", "good"
             case m.Probe():
@@ -337,13 +353,6 @@ def _opened(run: str, incident: Incident) -> str:
     if row.kind == "deadlock":
         return f"{head}: {ring_text(row)}"
     return f"{head}: {safe(row.summary)}"
-
-
-def _resolved(incident: Incident) -> str:
-    took = (
-        "" if incident.resolved_at_s is None else f" after {duration(incident.resolved_at_s - incident.finding.at_s)}"
-    )
-    return f"{incident.finding.kind.replace('_', ' ')} {incident.id} is resolved{took}"
 
 
 def event_document(run: str, event: Event) -> dict[str, Any]:

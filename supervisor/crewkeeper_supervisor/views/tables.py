@@ -144,7 +144,7 @@ def incident_counts(incidents: Sequence[IncidentRow]) -> str:
 def _waits_cell(row: AgentRow, now: datetime) -> str:
     if row.waiting_since is None:
         return ""
-    whom = ", ".join(row.waits_for) if row.waits_for else "?"
+    whom = ", ".join(row.waits_for or row.wait_kinds)
     return f"{safe(whom, 60)} for {duration((now - row.waiting_since).total_seconds())}"
 
 
