@@ -45,3 +45,13 @@ def test_once_told_it_has_its_time_to_obey(ring: Journal) -> None:
     assert len(victims(ring)) == 1
     ring.tick(6.0)
     assert sorted(victims(ring)) == ["a", "b"]
+
+
+def test_its_time_to_obey_runs_from_when_it_was_told(ring: Journal) -> None:
+    ring.tick(4.0)
+    for command in list(ring.core.pending.values()):
+        ring.store(*wire(command))
+    ring.tick(4.0)
+    assert len(victims(ring)) == 1
+    ring.tick(2.0)
+    assert sorted(victims(ring)) == ["a", "b"]

@@ -55,6 +55,8 @@ class _Watch:
         self.act_s: float | None = None
         """When a timed deadlock has lasted long enough to act on."""
         self.obey_s: float | None = None
+        self.told = False
+        """Whether the last victim's `Break` is in the journal: its time to obey runs from there."""
 
 
 class Detector:
@@ -362,11 +364,12 @@ class Detector:
             note(state, incident, "it has lasted; act as on one that no timer ends")
             act_on(state, incident)
             watch.obey_s = state.now_s + OBEY_S if incident.state == "acting" else None
+        if watch.obey_s is not None and not watch.told:  # nobody can obey what has not been said
+            watch.told = not _is_untold(state, incident)
+            watch.obey_s = state.now_s + OBEY_S
         if watch.obey_s is None or state.now_s < watch.obey_s or incident.finding.victim is None:
             return
-        if _is_untold(state, incident):  # nobody can obey what has not been said: an owner was missing
-            watch.obey_s = state.now_s + OBEY_S
-            return
+        watch.told = False
         watch.tried.append(incident.finding.victim.task)
         note(state, incident, f"{incident.finding.victim.agent} did not give up its wait within {OBEY_S:g} s")
         core = incident.finding.core[0]
