@@ -161,7 +161,7 @@ class Actor(Incarnation):
     def _answered(self, sender: str, id_: str, reply: m.Reply | m.SupervisorReply) -> None:
         question = self.questions.pop(id_, None)
         if question is not None and sender == SUPERVISOR:
-            self._finish(question)
+            self._finish(question, *(() if reply.error is None else ("failed", Failed(reply.error.code))))
             return
         call = self.calls.get(id_)
         if call is None or not (sender == SUPERVISOR or sender == call.callee or sender.startswith(call.to + "-")):

@@ -13,6 +13,7 @@ from crewkeeper_bus import messages as m
 from crewkeeper_supervisor.chaos.actor import Actor
 from crewkeeper_supervisor.chaos.bus import Envelope
 from crewkeeper_supervisor.chaos.doing import Task
+from crewkeeper_supervisor.chaos.orphans import Orphans
 from crewkeeper_supervisor.chaos.truth import Truth, leaves
 from crewkeeper_supervisor.chaos.world import World
 from crewkeeper_supervisor.core.commands import Command, TellAgent
@@ -62,7 +63,9 @@ class Invariants:
         self.violations: list[Violation] = []
         self._snapshots: deque[_Snapshot] = deque(maxlen=_SNAPSHOTS_MAX)
         self._seen: set[str] = set()
-        self._unchecked: dict[str, Incident] = {}
+        self._unchecked: set[str] = set()
+        """Deadlocks only suspected so far, by incident: a suspicion claims nothing until it is confirmed."""
+        self.orphans = Orphans(world, self.broken)
         self._stuck_since: dict[tuple[str, int], float] = {}
         self._missed: set[tuple[str, int]] = set()
         self._breaks: dict[str, list[TellAgent]] = {}
@@ -89,21 +92,25 @@ class Invariants:
     # --- no false report ---
 
     def reports(self, core: Supervisor) -> list[Incident]:
-        """Check the incidents that are new; return them."""
+        """Check what is newly claimed: incidents, or suspicions that are confirmed now. Returns those."""
         new = []
         for id_, incident in reversed(core.incidents.items()):
             if id_ in self._seen:
                 break
             self._seen.add(id_)
-            new.append(incident)
+            if incident.finding.suspected:
+                self._unchecked.add(id_)
+            else:
+                new.append(incident)
+        for id_ in sorted(self._unchecked):  # by name: a successor has made the incident anew
+            suspected = core.incidents.get(id_)
+            if suspected is None or suspected.state == "resolved" or not suspected.finding.suspected:
+                self._unchecked.discard(id_)
+            if suspected is not None and not suspected.finding.suspected:
+                new.append(suspected)
+        for incident in new:
             if incident.finding.kind == "deadlock":
-                self._unchecked[id_] = incident
-        for id_, incident in list(self._unchecked.items()):  # a suspicion claims nothing until it is confirmed
-            if not incident.finding.suspected:
-                del self._unchecked[id_]
                 self._check_report(incident.finding)
-            elif incident.state == "resolved":
-                del self._unchecked[id_]
         return new
 
     def clock(self, core: Supervisor) -> None:
@@ -191,12 +198,13 @@ class Invariants:
 
     def decided(self, command: Command) -> None:
         """Check a command when it is decided."""
+        self.orphans.decided(command)
         if not isinstance(command, TellAgent):
             return
         self._world.note_granted(command)
         if isinstance(command.message, m.Probe):
             self.snapshot()
-        if isinstance(command.message, m.Break):
+        if isinstance(command.message, m.Break) and command.message.finding:
             self._check_break(command, command.message)
 
     def stored(self, event: Event, envelope: Envelope) -> None:
@@ -300,24 +308,21 @@ class Invariants:
             if age_s > TRACE_S:
                 self.broken("pending drains", f"{type(command).__name__} {id_} has no trace after {age_s:.0f} s")
 
-    def finished(self) -> int:
-        """Check at the calm end that whatever can move has moved. Returns how many waits hang on what was lost."""
-        # A lost request is found missing by its callee's heartbeats: whoever still waits for one was let down.
-        self._world.bus.lost = {(what, id_) for what, id_ in self._world.bus.lost if what != "req"}
+    def finished(self) -> None:
+        """Check at the calm end that whatever can move has moved, and that no wait hangs on what was lost."""
         truth = Truth(self._world)
-        stuck = truth.stuck()
-        healed = truth.stuck(lost_helps=True)
-        stranded = 0
+        stuck, healed = truth.stuck(), truth.stuck(lost_helps=True)
         for key, (actor, task) in truth.tasks.items():
             if task.wait is None:
                 self.broken("progress", f"{key} still runs")
             elif key in healed:
                 self.broken("progress", f"{key}@{task.wait.epoch} is deadlocked for good")
             elif key in stuck:
-                stranded += 1
+                self.broken(
+                    "nothing is stranded", f"{key}@{task.wait.epoch} hangs on what was lost: {task.wait.condition}"
+                )
             elif not self._may_wait(truth, actor, task, set()):
                 self.broken("progress", f"{key}@{task.wait.epoch} could move and does not: {task.wait.condition}")
-        return stranded
 
     def _may_wait(self, truth: Truth, actor: Actor, task: Task, seen: set[str]) -> bool:
         """Whether, however far one follows the wait, somebody outside or something lost is behind it."""

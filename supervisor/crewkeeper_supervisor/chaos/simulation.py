@@ -42,8 +42,6 @@ class Outcome(Struct, frozen=True, kw_only=True):
     faults: tuple[str, ...]
     """Names of the faults that struck, in order."""
     counts: dict[str, int]
-    stranded: int
-    """Waits that at the end hung on a lost message that nobody sends again."""
 
 
 class Simulation:
@@ -61,7 +59,6 @@ class Simulation:
         self.world = World(self.options, seed, kept)
         self.invariants = Invariants(self.world)
         self.coverage = Coverage(self.world)
-        self._stranded = 0
         owner = self.world.owner
         owner.on_decided = self._decided
         owner.on_handled = self._handled
@@ -98,7 +95,6 @@ class Simulation:
             digest=world.owner.core.digest(),
             faults=tuple(world.faults.struck),
             counts=self.coverage.totals(),
-            stranded=self._stranded,
         )
 
     # --- phases ---
@@ -127,7 +123,7 @@ class Simulation:
         self.invariants.drained()
         self.invariants.counted()
         if self.options.mode == "liveness" and not self.invariants.violations:
-            self._stranded = self.invariants.finished()
+            self.invariants.finished()
 
     # --- what the checkers hear ---
 

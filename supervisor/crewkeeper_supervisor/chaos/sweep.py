@@ -45,7 +45,7 @@ class Sweep:
         self.options = options
         self.failures: list[Outcome] = []
         self.counts: Counter[str] = Counter(dict.fromkeys(SOMETIMES, 0))
-        self.seeds = self.events = self.stranded = 0
+        self.seeds = self.events = 0
         self.virtual_s = 0.0
 
     def run(
@@ -70,7 +70,6 @@ class Sweep:
         self.seeds += 1
         self.events += outcome.events
         self.virtual_s += outcome.virtual_s
-        self.stranded += outcome.stranded
         self.counts.update(outcome.counts)
         if outcome.violations:
             self.failures.append(outcome)

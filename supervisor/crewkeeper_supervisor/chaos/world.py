@@ -50,6 +50,11 @@ class Member:
         """Whether its process runs."""
         return self.actor is not None and self.actor.alive
 
+    @property
+    def listens(self) -> bool:
+        """Whether its process has subscribed: the moment it says that it is there."""
+        return self.actor is not None and self.actor.alive and self.actor.seq > 0
+
 
 class Grant:
     """A ticket as the simulation knows it, in the order of the journal."""
@@ -135,7 +140,7 @@ class World:
             return envelope.to
         if envelope.kind is not Kind.REQ:
             return ""
-        there = [x for x in self.members.values() if x.spec.name == envelope.to and x.alive and x.connected]
+        there = [x for x in self.members.values() if x.spec.name == envelope.to and x.listens and x.connected]
         if not there:
             return ""
         return there[int(self._network.fraction(envelope.id) * len(there))].name
@@ -143,7 +148,7 @@ class World:
     def deliver(self, agent: str, envelope: Envelope) -> bool:
         """Hand a message to a living, connected agent. False if it is alive and cut off."""
         member = self.members[agent]
-        if not member.alive or member.actor is None:
+        if not member.listens or member.actor is None:
             return True
         if not member.connected:
             return False
@@ -174,6 +179,8 @@ class World:
     def _crash(self, member: Member, away_s: float) -> None:
         assert member.actor is not None
         member.actor.alive = False
+        for envelope in member.kept:
+            self.bus.flying.pop(id(envelope), None)  # it dies with whoever kept it
         self.counts["crashes"] += 1
         pid = 100 * len(member.name) + member.starts
         exited = m.ProcessExited(agent=member.name, pid=pid, code=-9, restart=True)

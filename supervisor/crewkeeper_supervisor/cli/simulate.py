@@ -109,8 +109,6 @@ def _summary(sweep: "Sweep") -> None:
     )
     for name, count in sweep.counts.items():
         write(f"{count:9}  {name}")
-    if sweep.stranded:
-        write(f"{sweep.stranded:9}  waits left on what was lost")
     for name in sweep.never:
         write(f"never: {name}")
 
@@ -125,7 +123,6 @@ def _document(sweep: "Sweep", kept: "SeedFile | None") -> dict[str, Any]:
         "seeds": sweep.seeds,
         "events": sweep.events,
         "virtual_s": round(sweep.virtual_s, 3),
-        "stranded": sweep.stranded,
         "sometimes": dict(sweep.counts),
         "never": sweep.never,
         "failures": [
