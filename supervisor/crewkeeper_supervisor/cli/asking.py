@@ -131,7 +131,7 @@ class Judge:
             case Standing(state=state) if event.sender == self.agent:
                 self._standing = state
                 self._prove(proof)
-            case Resume() if event.to == self.agent:
+            case Resume() if isinstance(event, Recorded) and event.to == self.agent:
                 # It reports no change if it had not been paused; whatever pause is on its way to it is lifted.
                 self._free = self._standing != "paused"
                 self._prove(proof)
