@@ -181,7 +181,8 @@ class Acquire(Sent, frozen=True, kw_only=True, omit_defaults=True, tag_field="t"
     mode: Annotated[str, Meta(pattern="^[xs]$")] = "x"
     units: Annotated[int, Meta(ge=1, le=1_000_000)] = 1
     capacity: Annotated[int, Meta(ge=1, le=1_000_000)] = 1
-    """Units there are in all: 1 for a lock. The first request of a resource fixes it."""
+    """Units there are in all: 1 for a lock. The first request of a resource fixes it; one that reckons with fewer, or
+    needs more, is refused."""
 
 
 class Release(Sent, frozen=True, kw_only=True, omit_defaults=True, tag_field="t", tag="release"):

@@ -52,13 +52,20 @@ def reconcile(state: RunState, view: AgentView, heartbeat: Heartbeat) -> list[Ca
     return unanswered + _undelivered(graph, node, heartbeat, limit_s)
 
 
+def claims_of_others(graph: WaitGraph, node: AgentNode, heartbeat: Heartbeat) -> list[tuple[TaskState, Call]]:
+    """The tasks that an agent says handle a call which was made to somebody else, with that call."""
+    claimed = [(told, graph.calls.get(told.call)) for told in heartbeat.tasks if told.call]
+    return [(told, call) for told, call in claimed if call is not None and call.to not in (node.name, node.role)]
+
+
 def _tasks(state: RunState, node: AgentNode, heartbeat: Heartbeat) -> list[Call]:
     graph, now_s = state.graph, state.now_s
     alive = {task.task for task in heartbeat.tasks}
+    stolen = {task.task for task, _ in claims_of_others(graph, node, heartbeat)}
     ended = [graph.task_ended(node.name, id_) for id_ in [id_ for id_ in node.tasks if id_ not in alive]]
     for told in heartbeat.tasks:
         known = node.tasks.get(told.task)
-        works_for = told.call if known is None or known.call is None else ""
+        works_for = told.call if (known is None or known.call is None) and told.task not in stolen else ""
         if works_for and not started_late(state, node.name, works_for, told.task):
             graph.call_started(node.name, told.call, told.caller, told.task, now_s)
         elif known is None or known.slot != told.slot:
@@ -153,7 +160,7 @@ def _heal_grant(state: RunState, node: AgentNode, told: TaskState, leaf: OnResou
     ticket = resource.queue.get(leaf.ticket) if resource is not None else None
     if ticket is None and told.wait is not None:
         # The request never came, or was given back in the agent's stead.
-        lost = f"the request for {leaf.resource!r} was lost on its way; ask again"
+        lost = f"the request for {leaf.resource!r} was lost on its way, or refused; ask again"
         state.tell(node.name, Break, task=told.task, epoch=told.wait.epoch, code="peer_gone", finding="", why=lost)
         return True
     if ticket is not None and ticket.granted and ticket.granted_s < limit_s:

@@ -11,7 +11,7 @@ from crewkeeper_bus import messages as m
 from crewkeeper_supervisor.core import lifecycle, locks, withdrawal
 from crewkeeper_supervisor.core.detection import Detector
 from crewkeeper_supervisor.core.events import Recorded, Rejected
-from crewkeeper_supervisor.core.heartbeat import reconcile
+from crewkeeper_supervisor.core.heartbeat import claims_of_others, reconcile
 from crewkeeper_supervisor.core.lifecycle import report
 from crewkeeper_supervisor.core.roster import AgentView
 from crewkeeper_supervisor.core.state import Question, RunState
@@ -202,7 +202,11 @@ class Intake:
         self._state.graph.wait_ended(view.name, message.task, message.epoch)
 
     def _acquire(self, event: Recorded, view: AgentView, message: m.Acquire) -> None:
-        if not locks.acquire(self._state, view.name, message):
+        if problem := locks.misfit(self._state, message):
+            first = next(iter(self._state.graph.resources[message.resource].queue.values())).task.agent.name
+            what = f"{view.name} asked for {message.units} of {message.resource!r} {problem} (first in line: {first})"
+            report(self._state, "malformed", what, [view.name], key=f"capacity {message.resource}")
+        elif not locks.acquire(self._state, view.name, message):
             self._forged(event, f"reused a ticket of {message.resource!r}, which is another agent's")
 
     def _release(self, event: Recorded, view: AgentView, message: m.Release) -> None:
@@ -210,6 +214,8 @@ class Intake:
             self._forged(event, f"released {message.resource!r}, which another agent holds")
 
     def _heartbeat(self, event: Recorded, view: AgentView, message: m.Heartbeat) -> None:
+        for _, call in claims_of_others(self._state.graph, view.node, message)[:1]:  # what they say counts for nothing
+            self._forged(event, f"claimed to work on a call that was made to {call.to}")
         for call in reconcile(self._state, view, message):
             lifecycle.orphaned(self._state, [call], f"{call.to} does not have the call")
         self._detector.affirmed(view.name, message.nonce)

@@ -11,7 +11,7 @@ from crewkeeper_supervisor.core.tickets import Ticket
 
 
 def acquire(state: RunState, agent: str, message: Acquire) -> bool:
-    """An agent asks for a lock or for units of a semaphore. False if the ticket is another's."""
+    """An agent asks for a lock or for units of a semaphore, and fits. False if the ticket is another's."""
     resource = state.graph.resources.get(message.resource)
     ticket = resource.queue.get(message.ticket) if resource is not None else None
     if ticket is not None and ticket.task.agent.name != agent:
@@ -28,6 +28,20 @@ def acquire(state: RunState, agent: str, message: Acquire) -> bool:
     )
     grant(state, tickets)
     return True
+
+
+def misfit(state: RunState, message: Acquire) -> str:
+    """Why a request cannot join the queue: it reckons with another capacity than the one the first request fixed.
+
+    Who asks for a lock must not get it shared because somebody made a semaphore of its name before, nor be found to
+    wait for more than there is because somebody said that there is little. Empty: it can join.
+    """
+    resource = state.graph.resources.get(message.resource)
+    if resource is None or message.ticket in resource.queue:
+        return ""
+    if message.capacity < resource.capacity or resource.capacity < message.units <= message.capacity:
+        return f"of {message.capacity}, but it has been in use with {resource.capacity}"
+    return ""
 
 
 def release(state: RunState, agent: str, message: Release) -> bool:

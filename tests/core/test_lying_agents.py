@@ -1,0 +1,95 @@
+"""What an agent says falsely about itself is a finding, and does no harm to those who are honest."""
+
+from typing import Any
+
+from msgspec import Raw, to_builtins
+
+from crewkeeper_bus import messages as m
+from crewkeeper_supervisor.core.commands import Command, TellAgent
+from crewkeeper_supervisor.core.crew import Agent, Crew
+from crewkeeper_supervisor.core.events import Recorded
+from crewkeeper_supervisor.core.supervisor import Supervisor
+
+
+class Told:
+    """Two honest agents and a liar, whose words are written into the journal one by one."""
+
+    def __init__(self) -> None:
+        self.core, self.at_s, self._seqs = Supervisor("r"), 1000.0, {"honest": 0, "helper": 0, "liar": 0}
+        crew = Crew(name="three", agents=tuple(Agent(name=name, external=True) for name in self._seqs))
+        self._store("_", "_", "x", m.RunDeclared(crew=to_builtins(crew)))
+        for name in self._seqs:
+            self.say(name, m.Joined, role=name)
+
+    def _store(self, sender: str, to: str, id_: str, message: Any) -> list[Command]:
+        return self.core.handle(
+            Recorded(seq=self.core.seq + 1, at_s=self.at_s, sender=sender, to=to, id=id_, message=message)
+        )
+
+    def say(self, agent: str, kind: type, *, to: str = "_", id_: str = "x", **fields: Any) -> list[Command]:
+        self._seqs[agent] += 1
+        return self._store(agent, to, id_, kind(inc=f"i{agent}", seq=self._seqs[agent], **fields))
+
+    def later(self, seconds: float) -> list[Command]:
+        self.at_s += seconds
+        return self._store("_", "_", "x", m.Tick())
+
+    def found(self) -> list[tuple[str, tuple[str, ...]]]:
+        return [(each.finding.kind, each.finding.agents) for each in self.core.incidents.values()]
+
+    def granted(self, commands: list[Command]) -> list[str]:
+        told = [each for each in commands if isinstance(each, TellAgent)]
+        return [each.agent for each in told if isinstance(each.message, m.Granted)]
+
+
+def test_a_heartbeat_cannot_take_over_the_call_of_another():
+    """Whoever was called on the way knows the ids of the chain, and could draw a ring through waits not its own."""
+    told = Told()
+    told.say("honest", m.TaskBegan, task="main")
+    told.say("honest", m.Request, to="helper", id_="call", task="main", body=Raw(b"1"))
+    told.say("honest", m.WaitBegan, task="main", epoch=1, condition=m.OnCall(call="call"))
+    told.say("helper", m.CallStarted, call="call", caller="honest", task="work")
+    told.say("liar", m.TaskBegan, task="t")
+    told.say("liar", m.Request, to="honest", id_="own", task="t", body=Raw(b"1"))
+    wait = m.OpenWait(epoch=1, condition=m.OnCall(call="own"))
+    lie = {
+        "role": "liar",
+        "tasks": (m.TaskState(task="t", call="call", caller="honest", wait=wait),),
+        "calls": (m.OpenCall(call="own", to="honest", task="t"),),
+    }
+    assert told.say("liar", m.Heartbeat, **lie) == [], "nobody is even asked"
+    assert told.later(6) == []
+    assert told.found() == [("forgery", ("liar",))]
+    assert told.core.incidents[next(iter(told.core.incidents))].finding.summary.endswith("that was made to helper")
+    told.say("helper", m.Reply, to="honest", id_="call", body=Raw(b"1"))
+    assert told.found() == [("forgery", ("liar",))], "the answer of the true callee is no forgery"
+    told.say("honest", m.WaitEnded, task="main", epoch=1)
+    assert told.core.waits() != []
+    assert {edge.agent for edge in told.core.waits()} == {"liar"}
+
+
+def test_nobody_makes_a_lock_shared_by_naming_it_first():
+    told = Told()
+    told.say("liar", m.Acquire, task="t", resource="db", ticket="k", capacity=1_000_000)
+    told.say("helper", m.TaskBegan, task="t")
+    assert told.granted(told.say("helper", m.Acquire, task="t", resource="db", ticket="k1")) == []
+    assert told.found() == [("malformed", ("helper",))]
+    summary = next(iter(told.core.incidents.values())).finding.summary
+    assert summary == "helper asked for 1 of 'db' of 1, but it has been in use with 1000000 (first in line: liar)"
+    told.say("liar", m.Release, task="t", resource="db", ticket="k")
+    assert told.granted(told.say("helper", m.Acquire, task="t", resource="db", ticket="k2")) == ["helper"]
+    assert told.granted(told.say("honest", m.Acquire, task="t", resource="db", ticket="k3")) == []
+
+
+def test_nobody_makes_a_wait_impossible_by_naming_a_small_semaphore_first():
+    told = Told()
+    told.say("liar", m.Acquire, task="t", resource="gpu", ticket="k", capacity=1)
+    told.say("honest", m.TaskBegan, task="main")
+    told.say("honest", m.Acquire, task="main", resource="gpu", ticket="k1", units=2, capacity=3)
+    told.say("honest", m.WaitBegan, task="main", epoch=1, condition=m.OnResource(resource="gpu", ticket="k1"))
+    told.say("liar", m.Release, task="t", resource="gpu", ticket="k")
+    assert told.later(6) == [], "it waits for nothing that cannot exist: it is not in line"
+    assert told.found() == [("malformed", ("honest",))]
+    assert told.granted(
+        told.say("honest", m.Acquire, task="main", resource="gpu", ticket="k2", units=2, capacity=3)
+    ) == ["honest"]
