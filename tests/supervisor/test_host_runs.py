@@ -194,6 +194,35 @@ async def test_the_end_of_the_server_ends_every_agent(tmp_path: Path) -> None:
         assert "nats-server ended" in " ".join(scene.told)
 
 
+async def test_without_a_server_agents_end_all_at_once(tmp_path: Path) -> None:
+    # Each ends only once both were told to: one after the other, the first would use up its grace and be killed.
+    program = f"""
+        import os, pathlib, signal, time
+        here = pathlib.Path({str(tmp_path)!r})
+        def told(*_):
+            (here / f"told-{{os.getpid()}}").touch()
+            while len(list(here.glob("told-*"))) < 2:
+                time.sleep(0.01)
+            os._exit(0)
+        signal.signal(signal.SIGTERM, told)
+        (here / f"ready-{{os.getpid()}}").touch()
+        time.sleep(600)
+    """
+    async with stage(tmp_path) as scene, anyio.create_task_group() as tasks:
+
+        def marks(pattern: str) -> int:
+            return len(list(tmp_path.glob(pattern)))
+
+        pair = (agent(name, program, restart=rule(shutdown_s=LIMIT_S)) for name in ("a", "b"))
+        (run,) = await scene.host.declare([crew(*pair)])
+        tasks.start_soon(lambda: scene.host.serve(signals=False))
+        await until(lambda: marks("ready-*") == 2)
+        assert scene.ground.server is not None
+        os.kill(scene.ground.server.pid, signal.SIGKILL)
+        await until(lambda: run.result is not None)
+        assert marks("told-*") == 2
+
+
 async def test_a_directory_that_is_held_is_refused_with_the_remedy(tmp_path: Path) -> None:
     async with stage(tmp_path):
         with pytest.raises(PlaceTaken, match=r"--state DIR"):

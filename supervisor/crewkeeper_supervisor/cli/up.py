@@ -187,6 +187,8 @@ async def _told(link: "Link", run: str) -> "Fold | None":
     from crewkeeper_supervisor.cli.runs import folded
     from crewkeeper_supervisor.shell.errors import ShellError
 
+    if not link.nc.is_connected:
+        return None
     with anyio.move_on_after(TOLD_LIMIT_S):
         try:
             return await folded(link, run)

@@ -151,9 +151,13 @@ class HostedRun:
             self._end.set()
 
     async def _end_processes(self) -> None:
-        """Last started first, each within its grace; who has not had a turn in time ends together with the rest."""
+        """Last started first, each within its grace; who has not had a turn in time ends together with the rest.
+
+        Without a server none of them can say a last word to another, so all end at once.
+        """
         graces = [rule.shutdown_s for rule in self._rules.values()]
-        hurry_at_s = anyio.current_time() + max(graces, default=0.0) + HURRY_S
+        orderly_s = 0.0 if self.is_cut_off else max(graces, default=0.0) + HURRY_S
+        hurry_at_s = anyio.current_time() + orderly_s
         async with anyio.create_task_group() as ends:
             for name in reversed(self._kept):
                 ended = anyio.Event()
@@ -215,6 +219,8 @@ class HostedRun:
                     if await self._is_stored(subject):
                         return
                 await anyio.sleep(STORED_POLL_S)
+        if self.is_cut_off:
+            return
         logger().error("host.report_lost", crew=self.run, kind=type(message).__name__, agent=to)
 
     async def _is_stored(self, subject: str) -> bool:
