@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from crewkeeper_bus.errors import ConfigError
 from crewkeeper_supervisor.shell.errors import NothingRuns
 from crewkeeper_supervisor.shell.place import Place, state_dir
 
@@ -33,6 +34,11 @@ def test_the_state_directory_is_the_flag_then_the_variable_then_the_nearest(nowh
     monkeypatch.setenv("CREWKEEPER_STATE", str(nowhere / "named"))
     assert state_dir() == nowhere / "named"
     assert state_dir(Path("given")) == deep / "given"
+
+
+def test_what_is_no_nats_address_is_refused_before_anybody_is_called(nowhere):
+    with pytest.raises(ConfigError, match=r"http:// .* write nats://host:4222"):
+        Place.find(nowhere, "http://127.0.0.1:8222")
 
 
 def test_the_server_file_gives_access_and_its_secret_is_not_shown(nowhere):

@@ -8,9 +8,11 @@ from urllib.parse import SplitResult, unquote, urlsplit, urlunsplit
 import msgspec
 from msgspec import Struct
 
+from crewkeeper_bus.errors import ConfigError
 from crewkeeper_supervisor.shell.errors import NothingRuns
 
 STATE_NAME: Final = ".crewkeeper"
+_SCHEMES: Final = ("nats", "tls", "ws", "wss")
 SERVER_FILE: Final = "server.json"
 """Written by the embedded server, mode 0600: url, user, password, pid."""
 
@@ -46,6 +48,7 @@ class Place(Struct, frozen=True, kw_only=True):
 
         Raises:
             NothingRuns: None of them names a server, or the one named is no longer there.
+            ConfigError: What they name is no NATS server.
         """
         directory = state_dir(state)
         url = nats or os.environ.get("CREWKEEPER_NATS_URL", "")
@@ -55,8 +58,14 @@ class Place(Struct, frozen=True, kw_only=True):
 
     @classmethod
     def of_url(cls, url: str, state: Path) -> "Place":
-        """Take a server's address apart; credentials may stand in it, percent-encoded."""
+        """Take a server's address apart; credentials may stand in it, percent-encoded.
+
+        Raises:
+            ConfigError: It is the address of something else than a NATS server.
+        """
         parts = urlsplit(url if "://" in url else f"nats://{url}")
+        if parts.scheme not in _SCHEMES:
+            raise ConfigError(f"{parts.scheme}:// is not how a NATS server is reached: write nats://host:4222")
         host = parts.netloc.rpartition("@")[2]
         bare = urlunsplit(SplitResult(parts.scheme, host, parts.path, "", ""))
         user, password = unquote(parts.username or ""), unquote(parts.password or "")
