@@ -50,7 +50,11 @@ async def _ls(run: str | None, output: str, state: Path | None, nats: str | None
 def answer(
     ctx: click.Context, words: tuple[str, ...], timeout: float, dry_run: bool, state: Path | None, nats: str | None
 ) -> None:
-    """Answer a question. TEXT is one argument: quote it. QUESTION may be the beginning of an id."""
+    """Answer a question.
+
+    TEXT is one argument: quote it, and write `--` before QUESTION if it begins with a dash. QUESTION may be the
+    beginning of an id.
+    """
     if len(words) not in (2, 3):
         raise Failure("give a question and one quoted text, and at most one run before them", code=USAGE)
     run = words[0] if len(words) == 3 else None
