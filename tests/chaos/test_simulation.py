@@ -45,7 +45,11 @@ def test_messages_read_back_from_the_wire_give_the_same_run() -> None:
 
 @pytest.mark.parametrize("path", KEPT, ids=[path.stem for path in KEPT])
 def test_a_kept_seed_breaks_nothing_any_more(path: Path) -> None:
-    outcome = sweeps.read(path).run()
+    file = sweeps.read(path)
+    if file.mutation:
+        with named(file.mutation).applied():
+            assert file.invariant in {each.invariant for each in file.run().violations}
+    outcome = file.run()
     assert outcome.violations == (), told(outcome)
 
 

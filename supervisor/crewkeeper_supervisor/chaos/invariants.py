@@ -215,7 +215,11 @@ class Invariants:
     def _check_break(self, command: TellAgent, told: m.Break) -> None:
         """A second victim only after the first, told for long enough, did not obey."""
         journal = self._world.bus.journal
-        decided_s = journal[int(command.id.partition("-")[0]) - 1].at_s
+        decided_at = int(command.id.partition("-")[0]) - 1
+        if decided_at >= len(journal):
+            self.broken("replay", f"{command.id} names no entry of the journal")
+            return
+        decided_s = journal[decided_at].at_s
         earlier = self._breaks.setdefault(told.finding, [])
         fresh = self._world.clock.now_s - decided_s < _FRESH_S  # not decided in hindsight, at a takeover
         if fresh and not earlier and told.code == "would_deadlock" and self._is_started(f"{command.agent}/{told.task}"):

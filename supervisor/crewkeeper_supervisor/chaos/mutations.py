@@ -13,7 +13,7 @@ import msgspec
 from msgspec import Struct
 
 from crewkeeper_bus import messages as m
-from crewkeeper_supervisor.chaos.options import Mode
+from crewkeeper_supervisor.chaos.options import Mode, Options
 from crewkeeper_supervisor.core.anatomy import blockers
 from crewkeeper_supervisor.core.findings import Victim
 from crewkeeper_supervisor.core.reduction import Verdict
@@ -31,6 +31,13 @@ class Mutation(Struct, frozen=True, kw_only=True):
     """The faulty thing from the right one."""
     mode: Mode = "safety"
     """In which mode of the simulation it shows."""
+    raised: dict[str, float] = msgspec.field(default_factory=dict)
+    """Rates of the faults that bring it out, where the usual ones take many seeds."""
+
+    def options(self, options: Options) -> Options:
+        """The options with which it shows soon."""
+        rates = {**options.rates, **self.raised}
+        return msgspec.structs.replace(options, mode=self.mode, rates=rates)
 
     @contextmanager
     def applied(self) -> Iterator[None]:
@@ -60,7 +67,7 @@ def _asked_once(right: Any) -> Any:
     def pursue(self: Any, epochs: Any, suspicion: Any) -> Any:
         result = right(self, epochs, suspicion)
         if all(suspicion.silent.values()):
-            suspicion.ask_again_s = float("inf")
+            suspicion.ask_again_s = suspicion.since_s + 1e6
         return result
 
     return pursue
@@ -194,9 +201,30 @@ def _constant(value: Any) -> Callable[[Any], Any]:
     return lambda _right: value
 
 
+def _unhelped(right: Any) -> Any:
+    def reduction(graph: Any, **named: Any) -> Any:
+        return right(graph, **{**named, "helped": False})
+
+    return reduction
+
+
+_DEAF: Final = {"lose_delivery": 0.04}
+_FORGETFUL: Final = {"lose_note": 0.1, "late": 0.1}
+_MORTAL: Final = {"crash": 0.03}
+
 MUTATIONS: Final = (
-    Mutation(name="no-confirmation", place="detection:Detector._pursue", make=_unasked),
-    Mutation(name="stale-answers", place="detection:Detector.affirmed", make=_any_answer),
+    Mutation(
+        name="no-confirmation",
+        place="detection:Detector._pursue",
+        make=_unasked,
+        raised={"lose_note": 0.2, "late": 0.3},
+    ),
+    Mutation(
+        name="stale-answers",
+        place="detection:Detector.affirmed",
+        make=_any_answer,
+        raised={"late": 0.6},
+    ),
     Mutation(name="probe-not-repeated", place="detection:Detector._pursue", make=_asked_once),
     Mutation(name="any-as-all", place="reduction:Reduction._condition", make=_condition(_any_as_all)),
     Mutation(name="all-as-any", place="reduction:Reduction._condition", make=_condition(_all_as_any)),
@@ -219,7 +247,12 @@ MUTATIONS: Final = (
         place="reduction:Reduction._call",
         make=_verdict(Verdict.STUCK, when=lambda call, _task: call is not None and call.state == "lost"),
     ),
-    Mutation(name="errors-as-answers", place="reduction:Reduction._failed", make=_constant(lambda _self, _part: False)),
+    Mutation(
+        name="errors-as-answers",
+        place="reduction:Reduction._failed",
+        make=_constant(lambda _self, _part: False),
+        raised={"lose_request": 0.04},
+    ),
     Mutation(name="unread-ignored", place="reduction:Reduction._message", make=_nothing_unread),
     Mutation(
         name="silent-peers-as-live",
@@ -239,23 +272,50 @@ MUTATIONS: Final = (
     Mutation(name="timers-as-never", place="reduction:Reduction.__init__", make=_timers(False)),
     Mutation(name="timers-as-now", place="reduction:Reduction.__init__", make=_timers(True)),
     Mutation(
-        name="gap-not-noticed",
-        place="roster:AgentView.admit",
-        make=_placed(lambda place: "next" if place == "gap" else place),
-        mode="liveness",
-    ),
-    Mutation(
         name="duplicates-not-dropped",
         place="roster:AgentView.admit",
         make=_placed(lambda place: "next" if place == "old" else place),
     ),
     Mutation(
-        name="lost-requests-not-noticed", place="heartbeat:_undelivered", make=_constant(lambda *_: []), mode="liveness"
+        name="lost-requests-not-noticed",
+        place="heartbeat:_undelivered",
+        make=_constant(lambda *_: []),
+        mode="liveness",
+        raised=_DEAF,
     ),
-    Mutation(name="heartbeat-heals-no-task", place="heartbeat:_tasks", make=_constant(lambda *_: [])),
+    Mutation(
+        name="lost-answers-not-given",
+        place="heartbeat:_heal_answer",
+        make=_constant(lambda *_: False),
+        mode="liveness",
+        raised=_DEAF,
+    ),
+    Mutation(
+        name="lost-grants-not-told",
+        place="heartbeat:_heal_grant",
+        make=_constant(lambda *_: False),
+        mode="liveness",
+        raised=_DEAF,
+    ),
+    Mutation(name="lost-too-soon", place="heartbeat:LOST_AFTER_S", make=_constant(-4.0)),
+    Mutation(name="callers-of-the-dead-ignored", place="detection:Reduction", make=_unhelped, raised=_MORTAL),
+    Mutation(
+        name="heartbeat-heals-no-task", place="heartbeat:_tasks", make=_constant(lambda *_: []), raised=_FORGETFUL
+    ),
     Mutation(name="second-victim-at-once", place="detection:OBEY_S", make=_constant(0.02)),
-    Mutation(name="no-second-victim", place="detection:OBEY_S", make=_constant(1e9), mode="liveness"),
-    Mutation(name="untold-victims", place="detection:_is_untold", make=_constant(lambda _state, _incident: False)),
+    Mutation(
+        name="no-second-victim",
+        place="detection:OBEY_S",
+        make=_constant(1e9),
+        mode="liveness",
+        raised={"lose_break": 0.4},
+    ),
+    Mutation(
+        name="untold-victims",
+        place="detection:_is_untold",
+        make=_constant(lambda _state, _incident: False),
+        raised={"command_lost": 0.7},
+    ),
     Mutation(name="every-part-blamed", place="anatomy:_blames", make=_constant(_all_blockers)),
     Mutation(name="started-work-broken", place="detection:choose", make=_dearest),
     Mutation(name="ids-not-from-the-journal", place="state:RunState.next_id", make=_counted),

@@ -27,6 +27,8 @@ class SeedFile(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     kept: tuple[str, ...] | None = None
     """Faults that may strike; None: all."""
     note: str = ""
+    mutation: str = ""
+    """The fault that was put into the core when it was found: with it the run fails, without it does not."""
 
     def run(self) -> Outcome:
         """Run it again."""
@@ -85,12 +87,17 @@ class Sweep:
         return not self.failures and not self.never
 
 
-def shrunk(outcome: Outcome) -> SeedFile:
-    """A failing run made small."""
+def shrunk(outcome: Outcome, mutation: str = "") -> SeedFile:
+    """A failing run made small; `mutation` names the fault that is in the core meanwhile."""
     kept, best = Shrinker(outcome).shrunk()
     violation = best.violations[0]
     return SeedFile(
-        seed=outcome.seed, invariant=violation.invariant, options=settled(best), kept=kept, note=violation.text
+        seed=outcome.seed,
+        invariant=violation.invariant,
+        options=settled(best),
+        kept=kept,
+        note=violation.text,
+        mutation=mutation,
     )
 
 
@@ -101,8 +108,8 @@ def whole(outcome: Outcome) -> SeedFile:
 
 
 def write(file: SeedFile, folder: Path) -> Path:
-    """Keep a failing run; its file is named after its invariant and seed."""
-    path = folder / f"{file.invariant.replace(' ', '-')}-{file.seed}.json"
+    """Keep a failing run; its file is named after its mutation or invariant, and seed."""
+    path = folder / f"{(file.mutation or file.invariant).replace(' ', '-')}-{file.seed}.json"
     folder.mkdir(parents=True, exist_ok=True)
     plain: dict[str, Any] = msgspec.to_builtins(file)
     path.write_bytes(msgspec.json.format(msgspec.json.encode(plain), indent=2) + b"\n")

@@ -57,7 +57,11 @@ class SeedRange(click.ParamType[range]):
     show_default=True,
     help="Folder for the shrunk run.",
 )
-@click.option("--mutate", metavar="NAME", help="Put this fault into the core first; 'list' prints their names.")
+@click.option(
+    "--mutate",
+    metavar="NAME",
+    help="Put this fault into the core first, in the mode that shows it; 'list' prints their names.",
+)
 @output_option("table", "json")
 def simulate(
     seeds: range, agents: int, events: int, mode: str, shrink: bool, keep: Path, mutate: str | None, output: str
@@ -77,13 +81,14 @@ def simulate(
         return
     if mutate is not None and mutate not in {mutation.name for mutation in MUTATIONS}:
         raise click.BadParameter(f"{mutate!r} is no mutation; 'list' prints them", param_hint="'--mutate'")
-    sweep = Sweep(Options(agents=agents, events=events, mode=mode))  # type: ignore[arg-type]
+    options = Options(agents=agents, events=events, mode=mode)  # type: ignore[arg-type]
+    sweep = Sweep(named(mutate).options(options) if mutate is not None else options)
     kept: SeedFile | None = None
     with named(mutate).applied() if mutate is not None else nullcontext():
         sweep.run(seeds, _tell if output == "table" else _nothing, failures_max=FAILURES_MAX)
         if shrink and sweep.failures:
             say(f"shrinking seed {sweep.failures[0].seed}")
-            kept = shrunk(sweep.failures[0])
+            kept = shrunk(sweep.failures[0], mutate or "")
             say(f"kept as {write_seed(kept, keep)}: {len(kept.kept or ())} faults, {kept.options.events} events")
     if output == "json":
         write_json(_document(sweep, kept))
