@@ -5,6 +5,7 @@ from typing import Any
 from msgspec import Raw, to_builtins
 
 from crewkeeper_bus import messages as m
+from crewkeeper_supervisor.core.anatomy import _blames
 from crewkeeper_supervisor.core.commands import Command, TellAgent
 from crewkeeper_supervisor.core.crew import Agent, Crew
 from crewkeeper_supervisor.core.events import Recorded
@@ -93,3 +94,15 @@ def test_nobody_makes_a_wait_impossible_by_naming_a_small_semaphore_first():
     assert told.granted(
         told.say("honest", m.Acquire, task="main", resource="gpu", ticket="k2", units=2, capacity=3)
     ) == ["honest"]
+
+
+def test_many_waits_for_oneself_are_examined_in_proportion_to_their_number():
+    """Each of them could be ended by each other: drawn as edges that is their number squared, from one message."""
+    told, number = Told(), 1500
+    waits = [m.OpenWait(epoch=n, condition=m.OnMessage(senders=("liar",))) for n in range(1, number + 1)]
+    tasks = tuple(m.TaskState(task=f"t{n}", wait=wait) for n, wait in enumerate(waits))
+    commands = told.say("liar", m.Heartbeat, role="liar", tasks=tasks)
+    assert [each.agent for each in commands if isinstance(each, TellAgent)] == ["liar"], "it is asked, like anybody"
+    waiting = dict(told.core._state.graph.waiting)
+    assert len(waiting) == number
+    assert len(_blames(waiting, told.core._state.graph)) < 10 * number

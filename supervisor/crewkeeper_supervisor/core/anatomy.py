@@ -4,6 +4,8 @@ Which tasks are stuck is `reduction`'s. Blame follows its gates: one task hangs 
 wait that are stuck themselves, so that an alternative that is met blames nobody.
 """
 
+from collections.abc import Iterable
+
 import networkx as nx
 
 from crewkeeper_bus.messages import OnAll, OnCall, OnHuman, OnMessage, OnResource, OnSome, OnTimer
@@ -72,22 +74,27 @@ def anatomy(stuck: dict[str, Task], graph: WaitGraph) -> list[tuple[tuple[str, .
     A core is a bottom strongly connected set of the blocker graph among stuck tasks: closed, so that it stays stuck
     even if everything else is freed. A task that waits for what cannot exist is stuck without any core. Sorted.
     """
-    web: nx.DiGraph[str] = nx.DiGraph()
+    web: nx.DiGraph[str | Gate] = nx.DiGraph()
     web.add_nodes_from(stuck)
     web.add_edges_from(_blames(stuck, graph))
     groups = []
     for component in nx.strongly_connected_components(web):
+        core = _tasks_among(component)
         first = next(iter(component))
-        if len(component) == 1 and not web.has_edge(first, first):
+        if not core or (len(component) == 1 and not web.has_edge(first, first)):
             continue
         if all(target in component for source in component for target in web.successors(source)):
-            tail = nx.ancestors(web, first) - component
-            groups.append((tuple(sorted(component)), tuple(sorted(tail))))
+            tail = _tasks_among(nx.ancestors(web, first) - component)
+            groups.append((core, tail))
     return sorted(groups)
 
 
-def _blames(stuck: dict[str, Task], graph: WaitGraph) -> list[tuple[str, str]]:
-    """Who among stuck tasks hangs on whom: through the parts of each wait that are stuck themselves."""
+def _tasks_among(nodes: Iterable[str | Gate]) -> tuple[str, ...]:
+    return tuple(sorted(node for node in nodes if isinstance(node, str)))
+
+
+def _blames(stuck: dict[str, Task], graph: WaitGraph) -> list[tuple[str | Gate, str | Gate]]:
+    """What hangs on what among stuck tasks and the gates between them, through the parts that are stuck themselves."""
     explained = _Explained(graph)
     if any(verdict is not Verdict.STUCK for verdict in explained.of(stuck.values()).values()):
         explained = _Explained(graph, timers=False)  # they are stuck but for timers
@@ -106,20 +113,22 @@ class _Explained(Reduction):
         super()._feed(part, whole, weight)
         self._made_of.setdefault(whole, []).append(part)
 
-    def blames(self) -> list[tuple[str, str]]:
-        """Edges between the stuck tasks explored."""
+    def blames(self) -> list[tuple[str | Gate, str | Gate]]:
+        """Edges between what is stuck, as long as they lead to a task: linear in what was explored."""
         names = {gate: key for key, gate in self._tasks.items()}
-        found = []
-        for key, gate in self._tasks.items():
-            parts = [gate] if gate.verdict is Verdict.STUCK else []
-            seen: set[Gate] = set()
-            while parts:
-                for part in self._made_of.get(parts.pop(), ()):
-                    if part.verdict is not Verdict.STUCK or part in seen:
-                        continue
-                    seen.add(part)
-                    if part in names:
-                        found.append((key, names[part]))
-                    else:
-                        parts.append(part)
+        wholes: dict[Gate, list[Gate]] = {}
+        for whole, parts in self._made_of.items():
+            for part in parts if whole.verdict is Verdict.STUCK else ():
+                if part.verdict is Verdict.STUCK:
+                    wholes.setdefault(part, []).append(whole)
+        leading = [gate for gate in names if gate.verdict is Verdict.STUCK]
+        seen = set(leading)
+        found: list[tuple[str | Gate, str | Gate]] = []
+        while leading:
+            part = leading.pop()
+            for whole in wholes.get(part, ()):
+                found.append((names.get(whole, whole), names.get(part, part)))
+                if whole not in seen:
+                    seen.add(whole)
+                    leading.append(whole)
         return found

@@ -62,6 +62,7 @@ class Reduction:
         self._tasks: dict[str, Gate] = {}
         self._slots: dict[str, Gate] = {}
         self._callbacks: dict[str, list[Gate]] = {}
+        self._speakers: dict[str, Gate] = {}
         self._constant = [Gate(0) for _ in Verdict]
         for verdict, gate in zip(Verdict, self._constant, strict=True):
             gate.verdict = verdict
@@ -192,10 +193,16 @@ class Reduction:
                 parts.append(self._constant[Verdict.EXTERNAL])
             elif not nodes:
                 parts.append(self._constant[Verdict.DEAD])
-            for node in nodes:
-                parts += [self._task(each) for each in node.tasks.values()]
-                parts += self._beginners(node)
+            parts += [self._speaker(node) for node in nodes]
         return self._any(parts)
+
+    def _speaker(self, node: AgentNode) -> Gate:
+        """Anything that could make an agent say something; one gate for all who listen, however many there are."""
+        gate = self._speakers.get(node.name)
+        if gate is None:
+            parts = [self._task(each) for each in node.tasks.values()]
+            gate = self._speakers[node.name] = self._any(parts + self._beginners(node))
+        return gate
 
     def _beginners(self, node: AgentNode) -> list[Gate]:
         """Who could make an agent begin something: anybody outside, or whoever can still call it back."""
