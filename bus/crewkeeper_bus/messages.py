@@ -25,8 +25,6 @@ from crewkeeper_bus.field_types import Seconds as Seconds
 from crewkeeper_bus.field_types import Text as Text
 from crewkeeper_bus.subjects import Kind
 
-PROTOCOL_VERSION: Final = 1
-
 
 # --- agent to agent ---
 
