@@ -25,7 +25,6 @@ from crewkeeper_bus.field_types import Seconds as Seconds
 from crewkeeper_bus.field_types import Text as Text
 from crewkeeper_bus.subjects import Kind
 
-
 # --- agent to agent ---
 
 

@@ -73,9 +73,12 @@ async def test_failures_are_tried_again_under_the_same_id(tmp_path, capfd):
     with Receiver(SECRET, answer=lambda number: 503 if number < 3 else 204) as receiver:
         async with working(tmp_path) as (_, link, outbox):
             await outbox.enqueue(entry(receiver.url))
-            (outcome,) = await until(lambda: outcomes(link))
+            not_yet, outcome = await until(lambda: outcomes(link, 2))
             await until(lambda: empty(link))
         received = receiver.received
+    assert not not_yet.ok, "the second failure is told at once, not only the end of all attempts"
+    assert "503 from 127.0.0.1" in not_yet.detail
+    assert "tried again in" in not_yet.detail
     assert outcome.ok
     assert [each.status for each in received] == [503, 503, 204]
     assert {each.id for each in received} == {"msg_r1_5-0"}
@@ -90,7 +93,7 @@ async def test_it_gives_up_says_so_and_keeps_the_dead(tmp_path, status, attempts
     with Receiver(SECRET, answer=lambda number: status) as receiver:
         async with working(tmp_path) as (_, link, outbox):
             await outbox.enqueue(entry(receiver.url))
-            (outcome,) = await until(lambda: outcomes(link))
+            *_, outcome = await until(lambda: outcomes(link, 1 if attempts == 1 else 2))
             await until(lambda: empty(link))
             assert await waiting(link, DEAD_STREAM) == 1
         assert len(receiver.received) == attempts

@@ -34,6 +34,8 @@ DEAD_STREAM: Final = "ESCALATIONS_DEAD"
 CONSUMER: Final = "deliver"
 RETRIES_S: Final = (1.0, 5.0, 30.0, 120.0, 600.0, 1800.0, 7200.0, 14400.0, 28800.0, 43200.0, 86400.0)
 """Pauses after the first, second, … failed attempt; twelve attempts in all, over two days."""
+TELL_AFTER: Final = 2
+"""The failed attempt after which the journal is told that nobody has been reached yet."""
 JITTER: Final = 0.2
 CONCURRENT: Final = 16
 ACK_WAIT_S: Final = 60.0
@@ -188,6 +190,8 @@ class Outbox:
         wait_s = self._retries_s[number - 1] * (1 + random.uniform(0, JITTER))  # noqa: S311 - no secret
         wait_s = max(wait_s, attempt.retry_after_s)
         log.warning("webhook.failed", cause=attempt.text, retry_s=round(wait_s, 1))
+        if number == TELL_AFTER:
+            await self._report(entry, ok=False, detail=f"{attempt.text}; tried again in {wait_s:.0f} s")
         await msg.nak(delay=wait_s)
 
     async def _report(self, entry: Entry, *, ok: bool, detail: str) -> None:
