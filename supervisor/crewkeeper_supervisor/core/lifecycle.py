@@ -83,6 +83,9 @@ def begin_if_complete(state: RunState) -> None:
     for view in state.agents.values():
         if view.present:
             _begin(state, view)
+        elif not view.external and view.status in ("expected", "starting"):
+            late = f"{view.name} has not joined within {state.crew.start_timeout_s:g} s; the crew begins without it"
+            report(state, "crash", late, [view.name], key=f"{view.name}:late")
 
 
 def _begin(state: RunState, view: AgentView) -> None:
@@ -263,8 +266,11 @@ def _watch_quiet(state: RunState) -> None:
         return
     del state.due_s["quiet"]
     failed = [name for name, came_to_its_end in state.mains_over.items() if not came_to_its_end]
-    if failed:
-        stop_crew(state, "failed", f"{', '.join(failed)} did not finish")
+    missing = [view.name for view in views if not view.external and not view.inc and view.name not in failed]
+    if failed or missing:
+        said = [f"{', '.join(failed)} did not finish"] if failed else []
+        said += [f"{', '.join(missing)} never joined"] if missing else []
+        stop_crew(state, "failed", "; ".join(said))
     else:
         stop_crew(state, "done", "the work is done")
 
