@@ -148,6 +148,7 @@ class EmbeddedServer:
             raise ServerError(f"the server on {self.state_dir} runs already, pid {self.pid}")
         binary = find_binary()
         await anyio.to_thread.run_sync(check_version, binary)
+        _check_ours(self.state_dir)
         self.state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.state_dir.chmod(0o700)
         self._lock_fd = await _take_lock(self.state_dir / "lock")
@@ -396,6 +397,20 @@ def _rules(permissions: Permissions) -> Mapping[str, Any]:
         "publish": {"allow": list(permissions.publish)},
         "subscribe": {"allow": list(permissions.subscribe)},
     }
+
+
+def _check_ours(state_dir: Path) -> None:
+    """Refuse a directory that holds somebody else's files: it is about to be closed to everybody but its owner.
+
+    Raises:
+        ServerError: It is not empty and was no state directory before.
+    """
+    entries = {entry.name for entry in state_dir.iterdir()} if state_dir.is_dir() else set()
+    if entries and not entries & {"lock", "server.json", "nats-server.conf", "runs", "controller.log"}:
+        raise ServerError(
+            f"{state_dir} is not empty and no state directory of a supervisor (it holds {min(entries)!r}): "
+            "name another, new or empty"
+        )
 
 
 async def _take_lock(path: Path) -> int:

@@ -423,3 +423,13 @@ def test_credentials_files_are_read_anew_checked_and_never_shown(tmp_path):
     file.unlink()
     with pytest.raises(ConfigError, match="No such file"):
         from_file(file)
+
+
+async def test_a_directory_of_somebody_else_is_refused_and_left_as_it_is(tmp_path: Path) -> None:
+    folder = tmp_path / "home"
+    folder.mkdir(mode=0o755)
+    (folder / "letters.txt").write_text("dear")
+    with pytest.raises(ServerError, match=r"no state directory.*letters\.txt.*name another"):
+        await EmbeddedServer(folder).start()
+    assert folder.stat().st_mode & 0o777 == 0o755
+    assert [entry.name for entry in folder.iterdir()] == ["letters.txt"]
