@@ -401,7 +401,7 @@ class NatsTransport:
             if old is not None and old is self._link:
                 old.unsubscribe_raw()
                 await self._settled(old, BARRIER_S)  # lost instead: what it had not sent is held, and goes out below
-                # What the old one has brought may still be on its way to the new one: collect that, too, or it comes twice.
+                # What the old one has brought may still be on its way to the new one: without this it comes twice.
                 await self._settled(new, BARRIER_S)
             if not new.is_connected:
                 raise self._gone("the new connection was lost at once", "renew again")
