@@ -2,36 +2,22 @@
 
 from typing import Any
 
-from msgspec import Raw, to_builtins
+from msgspec import Raw
 
 from crewkeeper_bus import messages as m
 from crewkeeper_supervisor.core.commands import AnswerCall, Command, TellAgent
-from crewkeeper_supervisor.core.crew import Agent, Crew
-from crewkeeper_supervisor.core.events import Recorded
-from crewkeeper_supervisor.core.supervisor import Supervisor
+from support.told import Told
 
 
-class Told:
-    """A crew of two whose words are written into the journal one by one."""
+class Two(Told):
+    """Agents a and b; a has a task."""
 
     def __init__(self) -> None:
-        self.core, self.at_s, self._seqs = Supervisor("r"), 1000.0, {"a": 0, "b": 0}
-        crew = Crew(name="two", agents=(Agent(name="a", external=True), Agent(name="b", external=True)))
-        self._store("_", "_", "x", m.RunDeclared(crew=to_builtins(crew)))
-        for name in self._seqs:
-            self.say(name, m.Joined, role=name)
+        super().__init__("a", "b")
         self.say("a", m.TaskBegan, task="t")
 
-    def _store(self, sender: str, to: str, id_: str, message: Any) -> list[Command]:
-        event = Recorded(seq=self.core.seq + 1, at_s=self.at_s, sender=sender, to=to, id=id_, message=message)
-        return self.core.handle(event)
-
-    def say(self, agent: str, kind: type, *, to: str = "_", id_: str = "x", **fields: Any) -> list[Command]:
-        self._seqs[agent] += 1
-        return self._store(agent, to, id_, kind(inc=f"i{agent}", seq=self._seqs[agent], **fields))
-
     def trace(self, command: TellAgent) -> None:
-        self._store("_", command.agent, command.id, command.message)
+        self.store("_", command.agent, command.id, command.message)
 
     def waits(self, condition: Any, calls: tuple[str, ...] = (), later_s: float = 8) -> list[Command]:
         """The heartbeat of `a` while its task waits for this, so much later."""
@@ -41,8 +27,8 @@ class Told:
         return self.say("a", m.Heartbeat, role="a", tasks=(m.TaskState(task="t", wait=wait),), calls=open_calls)
 
 
-def asked() -> Told:
-    told = Told()
+def asked() -> Two:
+    told = Two()
     told.say("a", m.Request, to="b", id_="c", task="t", body=Raw(b"null"))
     told.say("a", m.WaitBegan, task="t", epoch=1, condition=m.OnCall(call="c"))
     told.say("b", m.CallStarted, call="c", caller="a", task="h")
@@ -72,7 +58,7 @@ def test_a_call_in_work_is_left_alone():
 
 
 def test_a_grant_that_never_came_is_told_again():
-    told = Told()
+    told = Two()
     [command] = told.say("a", m.Acquire, task="t", resource="lock", ticket="k")
     assert isinstance(command, TellAgent)
     told.trace(command)
@@ -84,7 +70,7 @@ def test_a_grant_that_never_came_is_told_again():
 
 
 def test_a_request_that_never_came_fails_its_wait():
-    told = Told()
+    told = Two()
     told.say("a", m.WaitBegan, task="t", epoch=1, condition=m.OnResource(resource="lock", ticket="k"))
     [command] = told.waits(m.OnResource(resource="lock", ticket="k"))
     assert isinstance(command, TellAgent)
@@ -93,7 +79,7 @@ def test_a_request_that_never_came_fails_its_wait():
 
 
 def test_a_question_that_nobody_knows_of_is_failed():
-    told = Told()
+    told = Two()
     told.say("a", m.WaitBegan, task="t", epoch=1, condition=m.OnHuman(who="ops", question="q"))
     [command] = told.waits(m.OnHuman(who="ops", question="q"))
     assert isinstance(command, AnswerCall)
@@ -102,7 +88,7 @@ def test_a_question_that_nobody_knows_of_is_failed():
 
 
 def test_a_question_that_is_open_waits_for_people():
-    told = Told()
+    told = Two()
     told.say("a", m.AskHuman, task="t", question="q", who="ops", text="?")
     told.say("a", m.WaitBegan, task="t", epoch=1, condition=m.OnHuman(who="ops", question="q"))
     assert told.waits(m.OnHuman(who="ops", question="q")) == []

@@ -1,39 +1,18 @@
 """What an agent says falsely about itself is a finding, and does no harm to those who are honest."""
 
-from typing import Any
-
-from msgspec import Raw, to_builtins
+from msgspec import Raw
 
 from crewkeeper_bus import messages as m
 from crewkeeper_supervisor.core.anatomy import _blames
 from crewkeeper_supervisor.core.commands import Command, TellAgent
-from crewkeeper_supervisor.core.crew import Agent, Crew
-from crewkeeper_supervisor.core.events import Recorded
-from crewkeeper_supervisor.core.supervisor import Supervisor
+from support.told import Told
 
 
-class Told:
-    """Two honest agents and a liar, whose words are written into the journal one by one."""
+class Three(Told):
+    """Two honest agents and a liar."""
 
     def __init__(self) -> None:
-        self.core, self.at_s, self._seqs = Supervisor("r"), 1000.0, {"honest": 0, "helper": 0, "liar": 0}
-        crew = Crew(name="three", agents=tuple(Agent(name=name, external=True) for name in self._seqs))
-        self._store("_", "_", "x", m.RunDeclared(crew=to_builtins(crew)))
-        for name in self._seqs:
-            self.say(name, m.Joined, role=name)
-
-    def _store(self, sender: str, to: str, id_: str, message: Any) -> list[Command]:
-        return self.core.handle(
-            Recorded(seq=self.core.seq + 1, at_s=self.at_s, sender=sender, to=to, id=id_, message=message)
-        )
-
-    def say(self, agent: str, kind: type, *, to: str = "_", id_: str = "x", **fields: Any) -> list[Command]:
-        self._seqs[agent] += 1
-        return self._store(agent, to, id_, kind(inc=f"i{agent}", seq=self._seqs[agent], **fields))
-
-    def later(self, seconds: float) -> list[Command]:
-        self.at_s += seconds
-        return self._store("_", "_", "x", m.Tick())
+        super().__init__("honest", "helper", "liar")
 
     def found(self) -> list[tuple[str, tuple[str, ...]]]:
         return [(each.finding.kind, each.finding.agents) for each in self.core.incidents.values()]
@@ -45,7 +24,7 @@ class Told:
 
 def test_a_heartbeat_cannot_take_over_the_call_of_another():
     """Whoever was called on the way knows the ids of the chain, and could draw a ring through waits not its own."""
-    told = Told()
+    told = Three()
     told.say("honest", m.TaskBegan, task="main")
     told.say("honest", m.Request, to="helper", id_="call", task="main", body=Raw(b"1"))
     told.say("honest", m.WaitBegan, task="main", epoch=1, condition=m.OnCall(call="call"))
@@ -70,7 +49,7 @@ def test_a_heartbeat_cannot_take_over_the_call_of_another():
 
 
 def test_nobody_makes_a_lock_shared_by_naming_it_first():
-    told = Told()
+    told = Three()
     told.say("liar", m.Acquire, task="t", resource="db", ticket="k", capacity=1_000_000)
     told.say("helper", m.TaskBegan, task="t")
     assert told.granted(told.say("helper", m.Acquire, task="t", resource="db", ticket="k1")) == []
@@ -83,7 +62,7 @@ def test_nobody_makes_a_lock_shared_by_naming_it_first():
 
 
 def test_nobody_makes_a_wait_impossible_by_naming_a_small_semaphore_first():
-    told = Told()
+    told = Three()
     told.say("liar", m.Acquire, task="t", resource="gpu", ticket="k", capacity=1)
     told.say("honest", m.TaskBegan, task="main")
     told.say("honest", m.Acquire, task="main", resource="gpu", ticket="k1", units=2, capacity=3)
@@ -98,7 +77,7 @@ def test_nobody_makes_a_wait_impossible_by_naming_a_small_semaphore_first():
 
 def test_many_waits_for_oneself_are_examined_in_proportion_to_their_number():
     """Each of them could be ended by each other: drawn as edges that is their number squared, from one message."""
-    told, number = Told(), 1500
+    told, number = Three(), 1500
     waits = [m.OpenWait(epoch=n, condition=m.OnMessage(senders=("liar",))) for n in range(1, number + 1)]
     tasks = tuple(m.TaskState(task=f"t{n}", wait=wait) for n, wait in enumerate(waits))
     commands = told.say("liar", m.Heartbeat, role="liar", tasks=tasks)
