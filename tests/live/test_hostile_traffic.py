@@ -55,11 +55,11 @@ def agent(*main: dict[str, Any]) -> dict[str, Any]:
 
 async def test_each_is_a_finding_and_nothing_stops(tmp_path: Path):
     gate = tmp_path / "go"
-    held = {"barrier": {"file": str(gate)}}
+    held = [{"barrier": {"file": str(gate)}}, {"work": 1}]  # by the end of which the other's slot is taken, too
     agents = {
-        "a": agent(held),
-        "left": agent(held, {"ask": {"to": "right"}}),
-        "right": agent(held, {"ask": {"to": "left"}}),
+        "a": agent(*held),
+        "left": agent(*held, {"ask": {"to": "right"}}),
+        "right": agent(*held, {"ask": {"to": "left"}}),
     }
     crew = {
         "crew": "siege",
