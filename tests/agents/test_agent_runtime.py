@@ -27,11 +27,11 @@ async def test_the_smallest_crew_does_its_work_and_leaves(tmp_path):
         member(crew, tmp_path, "asker", ["asker.py"], cwd=TWO) as asker,
     ):
         assert await asker.ended() == 0
-        main = crew.double.all("asker", m.TaskBegan, name="main")[0]
+        main = (await crew.double.told("asker", m.TaskBegan, name="main"))[0]
         assert main.slot
-        assert crew.double.all("asker", m.TaskEnded, task=main.task)
+        assert await crew.double.told("asker", m.TaskEnded, task=main.task)
         assert (await crew.double.wait("asker", m.Left)).done
-        assert crew.double.all("asker", m.Progress)[-1].text == "17 + 25 = 42"
+        assert (await crew.double.told("asker", m.Progress))[-1].text == "17 + 25 = 42"
         assert asker.logged("agent.left")[0] | {"crew": "r1", "agent": "asker", "status": 0} == asker.log[-1]
 
         assert adder.process.returncode is None  # it serves on
@@ -47,10 +47,10 @@ async def test_main_waits_for_the_crew_to_be_complete(tmp_path):
         member(crew, tmp_path, "early", scripted(script), begin=False) as early,
     ):
         await crew.double.probe("early")  # it answers, and so has had its chance to run ahead
-        assert not crew.double.all("early", m.TaskBegan)
+        assert not (await crew.double.told("early", m.TaskBegan))
         await crew.double.command("early", Begin)
         assert await early.ended() == 0
-        assert [each.text for each in crew.double.all("early", m.Progress)] == ["working"]
+        assert [each.text for each in (await crew.double.told("early", m.Progress))] == ["working"]
 
 
 async def test_a_stop_in_mid_work_is_status_3(tmp_path):
@@ -126,7 +126,7 @@ async def test_sigterm_before_the_crew_is_complete_is_status_0(tmp_path):
         process.process.send_signal(signal.SIGTERM)
         assert await process.ended() == 0
         assert not (await crew.double.wait("a", m.Left)).done
-        assert not crew.double.all("a", m.Progress)
+        assert not (await crew.double.told("a", m.Progress))
 
 
 async def test_sigterm_lets_a_handler_finish_its_answer(tmp_path):
@@ -192,8 +192,8 @@ async def test_a_broken_wait_is_logged_and_the_script_goes_on(tmp_path):
             )
         assert await process.ended() == 0
         assert [line["path"] for line in process.logged("would_deadlock")] == [["a waits for a"]]
-        assert [each.text for each in crew.double.all("a", m.Progress)] == ["after"]
-        assert [each.outcome for each in crew.double.all("a", m.WaitEnded)] == ["broken", "broken"]
+        assert [each.text for each in (await crew.double.told("a", m.Progress))] == ["after"]
+        assert [each.outcome for each in (await crew.double.told("a", m.WaitEnded))] == ["broken", "broken"]
 
 
 async def test_an_agent_holds_while_paused(tmp_path):
@@ -205,10 +205,10 @@ async def test_an_agent_holds_while_paused(tmp_path):
         assert (await crew.double.probe("a")).state == "running"  # the work goes on to its next checkpoint
         go.touch()
         await crew.double.wait("a", m.Standing, state="paused")
-        assert not crew.double.all("a", m.Progress)
+        assert not (await crew.double.told("a", m.Progress))
         await crew.double.command("a", Resume)
         assert await process.ended() == 0
-        assert crew.double.all("a", m.Progress)
+        assert await crew.double.told("a", m.Progress)
 
 
 async def test_an_exit_is_a_crash_that_says_nothing(tmp_path):
@@ -219,7 +219,7 @@ async def test_an_exit_is_a_crash_that_says_nothing(tmp_path):
     ):
         assert await process.ended() == 7
         assert await crew.double.wait("a", m.Progress)
-        assert not crew.double.all("a", m.Left)
+        assert not (await crew.double.told("a", m.Left))
 
 
 async def test_raw_bytes_reach_the_bus_past_the_client(tmp_path):

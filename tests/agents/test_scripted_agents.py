@@ -61,9 +61,9 @@ async def test_calls_wait_for_their_answers(tmp_path):
         await serve(crew, group, "b", {"add": [{"reply": {"sum": 2}}]})
         await serve(crew, group, "c", {"*": [{"progress": "c works"}]})
         assert await play(crew, steps) is Status.LEFT
-        conditions = [type(each.condition) for each in crew.double.all("a", m.WaitBegan)]
+        conditions = [type(each.condition) for each in (await crew.double.told("a", m.WaitBegan))]
         assert conditions == [m.OnCall, m.OnAll, m.OnSome, m.OnSome, m.OnCall]
-        assert len(crew.double.all("a", m.Message)) == 6
+        assert len(await crew.double.told("a", m.Message)) == 6
         assert said(crew, "c")
         group.cancel_scope.cancel()
 
@@ -77,7 +77,7 @@ async def test_a_script_receives_what_it_is_told(tmp_path):
 
         group.start_soon(tell)
         assert await play(crew, [{"receive": {"from": ["b"]}}, {"progress": "got it"}]) is Status.LEFT
-        assert crew.double.all("a", m.WaitBegan)[0].condition == m.OnMessage(senders=("b",))
+        assert (await crew.double.told("a", m.WaitBegan))[0].condition == m.OnMessage(senders=("b",))
         assert said(crew) == ["got it"]
 
 
@@ -104,10 +104,10 @@ async def test_locks_semaphores_people_and_time(tmp_path):
         group.start_soon(supervise)
         assert await play(crew, steps) is Status.LEFT
         assert said(crew) == ["locked", "two units"]
-        assert [each.units for each in crew.double.all("a", m.Acquire)] == [1, 2]
-        assert len(crew.double.all("a", m.Release)) == 2
-        assert crew.double.all("a", m.Usage)[0].cost_microusd == 3
-        assert isinstance(crew.double.all("a", m.WaitBegan)[-1].condition, m.OnTimer)
+        assert [each.units for each in (await crew.double.told("a", m.Acquire))] == [1, 2]
+        assert len(await crew.double.told("a", m.Release)) == 2
+        assert (await crew.double.told("a", m.Usage))[0].cost_microusd == 3
+        assert isinstance((await crew.double.told("a", m.WaitBegan))[-1].condition, m.OnTimer)
 
 
 async def test_a_step_repeats(tmp_path):
@@ -121,7 +121,7 @@ async def test_a_failing_step_fails_main(tmp_path):
         with pytest.raises(ScriptFailed, match="broken"):
             await play(crew, [{"fail": "broken"}, {"progress": "never"}])
         assert said(crew) == []
-        assert not crew.double.all("a", m.Left)[0].done
+        assert not (await crew.double.told("a", m.Left))[0].done
 
 
 async def test_a_barrier_has_a_limit(tmp_path):
@@ -190,7 +190,11 @@ async def test_activities_run_beside_main_and_are_waited_for(tmp_path):
         async with await crew.member("a", concurrency=3) as client:
             await crew.double.command("a", m.Begin)
             assert await agent(script).serve_on(client) is Status.LEFT
-        assert [each.name for each in crew.double.all("a", m.TaskBegan) if each.slot] == ["main", "left", "right"]
+        assert [each.name for each in (await crew.double.told("a", m.TaskBegan)) if each.slot] == [
+            "main",
+            "left",
+            "right",
+        ]
         assert sorted(said(crew)[:2]) == ["main", "right"]
         assert said(crew)[2:] == ["left"]
 

@@ -19,6 +19,6 @@ async def test_the_agents_of_a_new_crew_finish_their_note(tmp_path):
         member(crew, tmp_path, "writer", ["writer.py"], cwd=folder) as writer,
     ):
         assert await writer.ended() == 0
-        assert crew.double.all("writer", m.Progress)[-1].text == "done: Agents that wait for each other stop."
+        assert (await crew.double.told("writer", m.Progress))[-1].text == "done: Agents that wait for each other stop."
         await crew.double.command("reviewer", Stop, why="the work is done")
         assert await reviewer.ended() == 0

@@ -24,7 +24,7 @@ async def deadlock(crew):
     assert (breakdown.address.to, breakdown.message.verb) == ("planner", "breakdown")
     assert reviewer.condition == m.OnCall(call=breakdown.address.id)
     assert breakdown.message.chain == (planner.condition.call,)
-    (started,) = crew.double.all("reviewer", m.CallStarted)
+    (started,) = await crew.double.told("reviewer", m.CallStarted)
     assert started.call == planner.condition.call
     return planner, reviewer, breakdown.address.id
 
@@ -54,7 +54,7 @@ async def test_the_trip_is_booked_whichever_wait_is_broken(tmp_path, victim):
     ):
         planners, reviewers, call = await deadlock(crew)
         await until(lambda: is_queued(crew, call), "the planner has the call in its queue")
-        assert not crew.double.all("planner", m.CallStarted)
+        assert not (await crew.double.told("planner", m.CallStarted))
 
         broken = reviewers if victim == "reviewer" else planners
         await crew.double.break_wait(victim, broken, retry_after_s=0.05)
@@ -65,7 +65,7 @@ async def test_the_trip_is_booked_whichever_wait_is_broken(tmp_path, victim):
         assert ("The planner could not give the breakdown" in page) == (victim == "reviewer")
         replies = crew.double.sent("executor", m.Reply)
         assert msgspec.json.decode(replies[0].message.body)["total_cents"] <= 900_00
-        assert not crew.double.all("planner", m.Usage)
+        assert not (await crew.double.told("planner", m.Usage))
 
         for process in (executor, reviewer, planner):
             await crew.double.command(process.name, m.Stop, why="the work is done")

@@ -41,7 +41,7 @@ async def test_ask_is_answered(kind, tmp_path):
         b.serve("approve")(echo)
         assert await a.ask("b", {"plan": 1}) == {"to": "ask", "got": {"plan": 1}}
         assert await a.ask("b", None, verb="approve", timeout_s=20) == {"to": "approve", "got": None}
-        request = crew.double.all("a", m.Request)[0]
+        request = (await crew.double.told("a", m.Request))[0]
         wait = await crew.double.wait("a", m.WaitBegan)
         assert wait.task == request.task
         assert wait.condition == m.OnCall(call=crew.double.sent("a", m.Request)[0].address.id)
@@ -241,7 +241,7 @@ async def test_timeout_cancels_the_call_at_the_callee(kind, tmp_path):
         assert (await crew.double.wait("a", m.WaitEnded)).outcome == "timeout"
         started = await crew.double.wait("b", m.CallStarted)
         await crew.double.wait("b", m.TaskEnded, task=started.task)
-        assert not crew.double.all("b", m.Reply)
+        assert not (await crew.double.told("b", m.Reply))
         assert (await crew.double.probe("b")).tasks == ()
 
 
@@ -298,7 +298,7 @@ async def test_queued_call_that_is_cancelled_never_starts(kind, tmp_path):
         await until(lambda: not b._membership.serving.queued(), "dropped")
         await first.cancel()
         await crew.double.wait("b", m.TaskEnded)
-        assert len(crew.double.all("b", m.CallStarted)) == 1
+        assert len(await crew.double.told("b", m.CallStarted)) == 1
         with pytest.raises(Cancelled):
             await second.answer()
 
@@ -373,7 +373,7 @@ async def test_ask_any_takes_the_earlier_of_two_answers_that_come_together(tmp_p
                 await crew.double.answer("a", calls["c"], body=codec.encode_body("early"))
                 await crew.double.answer("a", calls["b"], body=codec.encode_body("late"))
         assert answers == [("c", "early"), {1: "early"}]
-        assert not crew.double.all("a", m.Cancel)
+        assert not (await crew.double.told("a", m.Cancel))
 
 
 @two_buses

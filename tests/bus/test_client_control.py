@@ -56,7 +56,7 @@ async def test_broken_wait_raises_once_and_the_task_goes_on(kind, tmp_path):
             await crew.double.break_wait("a", wait, id=command)
         assert seen == [("a ring of waits", ("a waits for b",), "F1", 1.5), "fallback"]
         assert await crew.double.outcomes("a", 2) == ["broken", "met"]
-        assert len(crew.double.all("a", m.Cancel)) == 1
+        assert len(await crew.double.told("a", m.Cancel)) == 1
 
 
 @two_buses
@@ -111,7 +111,7 @@ async def test_command_is_obeyed_once(kind, tmp_path):
         await crew.double.command("a", m.Pause, id="p1")
         assert (await crew.double.probe("a")).state == "running"
         await a.checkpoint(wait=False)
-        assert [each.state for each in crew.double.all("a", m.Standing)] == ["paused", "running"]
+        assert [each.state for each in (await crew.double.told("a", m.Standing))] == ["paused", "running"]
 
 
 @two_buses
@@ -126,10 +126,10 @@ async def test_pause_of_an_idle_agent_stands_at_once_and_holds_what_comes(kind, 
         assert (beat.state, beat.queued) == ("paused", (call.id,))
         with pytest.raises(Paused, match="budget"):
             await b.checkpoint(wait=False)
-        assert not crew.double.all("b", m.CallStarted)
+        assert not (await crew.double.told("b", m.CallStarted))
         await crew.double.command("b", m.Resume)
         assert await call.answer(20) == 1
-        assert [each.state for each in crew.double.all("b", m.Standing)] == ["paused", "running"]
+        assert [each.state for each in (await crew.double.told("b", m.Standing))] == ["paused", "running"]
 
 
 @two_buses
@@ -168,16 +168,16 @@ async def test_pause_holds_a_running_task_at_its_next_checkpoint(kind, tmp_path)
             await until(lambda: steps, "at work")
             await crew.double.command("a", m.Pause)
             assert (await crew.double.probe("a")).state == "running"
-            assert not crew.double.all("a", m.Standing)
+            assert not (await crew.double.told("a", m.Standing))
             at_work.set()
             await crew.double.wait("a", m.Standing)
-            assert not crew.double.all("a", m.Request)
+            assert not (await crew.double.told("a", m.Request))
             assert (await crew.double.probe("a")).state == "paused"
             await crew.double.command("a", m.Pause)
             await crew.double.command("a", m.Resume)
         assert steps == ["works", "asked"]
         await crew.double.wait("a", m.Standing, 2)
-        assert [each.state for each in crew.double.all("a", m.Standing)] == ["paused", "running"]
+        assert [each.state for each in (await crew.double.told("a", m.Standing))] == ["paused", "running"]
 
 
 @two_buses
@@ -227,7 +227,7 @@ async def test_stop_fails_waits_and_leaves(kind, tmp_path):
         left = await crew.double.wait("a", m.Left)
         assert left.done is False
         assert "over budget" in left.why
-        assert crew.double.all("a", m.Cancel)
+        assert await crew.double.told("a", m.Cancel)
 
 
 @two_buses

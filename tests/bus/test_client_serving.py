@@ -54,7 +54,7 @@ async def test_calls_start_in_order_within_the_slots(kind, tmp_path):
         assert [await call.answer(20) for call in calls] == list(range(6))
         assert gate.order == list(range(6))
         assert gate.most == 2
-        started = [each.call for each in crew.double.all("b", m.CallStarted)]
+        started = [each.call for each in (await crew.double.told("b", m.CallStarted))]
         assert started == [call.id for call in calls]
 
 
@@ -260,9 +260,9 @@ async def test_early_reply_leaves_the_handler_its_task(kind, tmp_path):
         await crew.double.wait("b", m.TaskEnded, task=started.task)
         gate.let()
         await queued.answer(20)
-        assert [reply.early for reply in crew.double.all("b", m.Reply)] == [True, False]
+        assert [reply.early for reply in (await crew.double.told("b", m.Reply))] == [True, False]
         assert len(twice) == 1
-        assert not crew.double.all("b", m.CallProgress)
+        assert not (await crew.double.told("b", m.CallProgress))
 
 
 @two_buses
@@ -291,7 +291,7 @@ async def test_activities_and_handlers_share_the_slots(kind, tmp_path):
         async with b.task("third"):
             pass
         await crew.double.wait("b", m.TaskEnded, 2)
-        assert [each.name for each in crew.double.all("b", m.TaskBegan)] == ["write report", "third"]
+        assert [each.name for each in (await crew.double.told("b", m.TaskBegan))] == ["write report", "third"]
 
 
 @two_buses
@@ -315,13 +315,13 @@ async def test_implicit_task_begins_at_the_first_wait_and_ends_with_its_asyncio_
             await a.ask("b", 1)
             await a.ask("b", 2)
 
-        assert not crew.double.all("a", m.TaskBegan)
+        assert not (await crew.double.told("a", m.TaskBegan))
         await asyncio.create_task(work(), name="side work")
         began = await crew.double.wait("a", m.TaskBegan)
         assert (began.name, began.slot) == ("side work", False)
         ended = await crew.double.wait("a", m.TaskEnded)
         assert ended.task == began.task
-        assert {each.task for each in crew.double.all("a", m.Request)} == {began.task}
+        assert {each.task for each in (await crew.double.told("a", m.Request))} == {began.task}
 
 
 @two_buses
@@ -367,7 +367,7 @@ async def test_children_of_a_handler_wait_as_tasks_of_their_own(kind, tmp_path):
         waits = [await crew.double.wait("b", m.WaitBegan, count) for count in (1, 2)]
         handler = (await crew.double.wait("b", m.CallStarted)).task
         assert len({wait.task for wait in waits} | {handler}) == 3
-        assert all(each.chain == (call.id,) for each in crew.double.all("b", m.Request))
+        assert all(each.chain == (call.id,) for each in (await crew.double.told("b", m.Request)))
         beat = await crew.double.probe("b")
         assert {task.task: task.slot for task in beat.tasks} == {
             handler: True,
@@ -417,7 +417,7 @@ async def test_agent_that_leaves_gives_its_own_calls_up(kind, tmp_path):
             await a.call("b")
             started = await crew.double.wait("b", m.CallStarted)
         await crew.double.wait("b", m.TaskEnded, task=started.task)
-        assert len(crew.double.all("a", m.Cancel)) == 1
+        assert len(await crew.double.told("a", m.Cancel)) == 1
 
 
 @two_buses

@@ -62,7 +62,7 @@ async def test_numbers_have_no_gaps_under_concurrency(kind, tmp_path):
                     group.start_soon(one, client, to, verb)
                 for name in names:
                     group.start_soon(crew.double.probe, name)
-        assert len(crew.double.all("a", m.Sent)) > 50  # `open_crew` checks the order of every number
+        assert len(await crew.double.told("a", m.Sent)) > 50  # `open_crew` checks the order of every number
 
 
 @two_buses
@@ -90,7 +90,7 @@ async def test_heartbeats_are_periodic_and_say_what_is_so(kind, tmp_path):
         async with anyio.create_task_group() as group:
             group.start_soon(work)
             wait = await crew.double.wait("a", m.WaitBegan)
-            count = len(crew.double.all("a", m.Heartbeat))
+            count = len(await crew.double.told("a", m.Heartbeat))
             beat = await crew.double.wait("a", m.Heartbeat, count + 1)
             (task,) = beat.tasks
             assert (task.task, task.slot) == (wait.task, True)
@@ -147,7 +147,7 @@ async def test_reconnect_announces_open_waits_again(kind, tmp_path):
             group.start_soon(ask)
             wait = await crew.double.wait("a", m.WaitBegan)
             await crew.double.wait("b", m.CallStarted)
-            before = len(crew.double.all("a", m.Heartbeat))
+            before = len(await crew.double.told("a", m.Heartbeat))
             transport = crew.transports["a"]
             await crew.bus.cut(transport)
             assert not a.is_connected

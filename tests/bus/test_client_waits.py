@@ -25,9 +25,9 @@ async def test_messages_are_taken_oldest_first(kind, tmp_path):
         got = [await c.receive() for _ in range(3)]
         assert [(each.sender, each.id, each.body) for each in got] == [("a", ids[n], n) for n in range(3)]
         await crew.double.wait("c", m.Taken, 3)
-        assert [each.message for each in crew.double.all("c", m.Taken)] == ids
+        assert [each.message for each in (await crew.double.told("c", m.Taken))] == ids
         assert (await crew.double.probe("c")).unread == ()
-        assert not crew.double.all("c", m.WaitBegan)
+        assert not (await crew.double.told("c", m.WaitBegan))
 
 
 @two_buses
@@ -90,7 +90,7 @@ async def test_message_handed_to_a_receiver_cancelled_in_the_same_instant_is_kep
         await a.tell("b", "precious")
         with pytest.raises(asyncio.CancelledError):
             await receiver
-        assert not crew.double.all("b", m.Taken)
+        assert not (await crew.double.told("b", m.Taken))
         assert (await b.receive(timeout_s=20)).body == "precious"
 
 
@@ -151,7 +151,7 @@ async def test_lock_is_granted_held_and_released(kind, tmp_path):
             assert (await crew.double.probe("a")).held == (
                 m.Held(resource="report", ticket=acquire.ticket, task=acquire.task),
             )
-            assert not crew.double.all("a", m.Release)
+            assert not (await crew.double.told("a", m.Release))
             done.set()
         assert revisions == [57]
         release = await crew.double.wait("a", m.Release)
@@ -178,11 +178,11 @@ async def test_semaphore_and_shared_lock_say_what_they_ask_for(kind, tmp_path):
                 await crew.double.command(
                     "a", m.Granted, resource=acquire.resource, ticket=acquire.ticket, revision=next(revisions)
                 )
-        gpu, report = crew.double.all("a", m.Acquire)
+        gpu, report = await crew.double.told("a", m.Acquire)
         assert (gpu.resource, gpu.mode, gpu.units, gpu.capacity) == ("gpu", "x", 3, 4)
         assert (report.resource, report.mode) == (resource_token("report.md"), "s")
         await crew.double.wait("a", m.Release, 2)
-        assert [each.ticket for each in crew.double.all("a", m.Release)] == [report.ticket, gpu.ticket]
+        assert [each.ticket for each in (await crew.double.told("a", m.Release))] == [report.ticket, gpu.ticket]
         assert entered == [1, 2]
 
 
@@ -229,7 +229,7 @@ async def test_grant_that_meets_a_broken_wait_is_not_held(tmp_path):
             await crew.double.command("a", m.Granted, resource="report", ticket=ticket, revision=1)
             await crew.double.command("a", m.Probe, nonce="between")
         assert (await crew.double.wait("a", m.Heartbeat, nonce="between")).held == ()
-        assert len(crew.double.all("a", m.Release)) == 1
+        assert len(await crew.double.told("a", m.Release)) == 1
 
 
 def test_resource_names_become_tokens():
@@ -251,7 +251,7 @@ async def test_bad_resources_are_refused_before_anything_is_sent(tmp_path):
         ):
             with pytest.raises(ConfigError):
                 bad()
-        assert not crew.double.all("a", m.Acquire)
+        assert not (await crew.double.told("a", m.Acquire))
 
 
 @two_buses

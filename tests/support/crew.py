@@ -1,5 +1,6 @@
 """A crew of clients on one bus, and a double that plays the supervisor's part: it records, begins, grants, commands."""
 
+import contextlib
 import itertools
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -9,7 +10,7 @@ from typing import Any
 from crewkeeper_bus import codec
 from crewkeeper_bus import messages as m
 from crewkeeper_bus.client import Client, connect
-from crewkeeper_bus.errors import CodecError
+from crewkeeper_bus.errors import BusError, CodecError
 from crewkeeper_bus.subjects import SUPERVISOR, Kind, build, parse
 from crewkeeper_bus.transport import Transport
 from support.bus import RUN, open_bus, until
@@ -24,6 +25,8 @@ class Double:
         self._ids = itertools.count(1)
         self.record: list[Recorded] = []
         self.malformed: list[str] = []
+        self.joined: list[Client] = []
+        """Clients whose words are waited for where all that was said is asked for."""
 
     async def open(self) -> None:
         await self._transport.subscribe(f"out.crew.{RUN}.>", self._deliver)
@@ -67,6 +70,14 @@ class Double:
     def all(self, agent: str, type_: Any, **fields: Any) -> list[Any]:
         """Messages of one type from one agent whose fields are these."""
         return [message for _, message in self.sent(agent, type_, **fields)]
+
+    async def told(self, agent: str, type_: Any, **fields: Any) -> list[Any]:
+        """As `all`, once whatever has been said so far has come in."""
+        for client in self.joined:
+            with contextlib.suppress(BusError):  # one that is cut off, or has left by itself
+                await client.flush(2.0)
+        await self._transport.barrier()
+        return self.all(agent, type_, **fields)
 
     def sent(self, agent: str, type_: Any, **fields: Any) -> list[Recorded]:
         """As `all`, with addresses."""
@@ -121,7 +132,11 @@ class Crew:
             clients = [await stack.enter_async_context(await self.member(agent, **options)) for agent in agents]
             for client in clients:
                 await self.begin(client)
-            yield tuple(clients)
+            self.double.joined += clients
+            try:
+                yield tuple(clients)
+            finally:
+                self.double.joined = [each for each in self.double.joined if each not in clients]
 
     async def begin(self, client: Client) -> None:
         """Let one client begin."""
