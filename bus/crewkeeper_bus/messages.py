@@ -18,6 +18,20 @@ from crewkeeper_bus.conditions import OnMessage as OnMessage
 from crewkeeper_bus.conditions import OnResource as OnResource
 from crewkeeper_bus.conditions import OnSome as OnSome
 from crewkeeper_bus.conditions import OnTimer as OnTimer
+from crewkeeper_bus.facts import AccessSet as AccessSet
+from crewkeeper_bus.facts import Delegated as Delegated
+from crewkeeper_bus.facts import Op as Op
+from crewkeeper_bus.facts import OperatorAsked as OperatorAsked
+from crewkeeper_bus.facts import Outcome as Outcome
+from crewkeeper_bus.facts import OwnerChanged as OwnerChanged
+from crewkeeper_bus.facts import ProcessExited as ProcessExited
+from crewkeeper_bus.facts import ProcessStarted as ProcessStarted
+from crewkeeper_bus.facts import RestartsExhausted as RestartsExhausted
+from crewkeeper_bus.facts import Revoked as Revoked
+from crewkeeper_bus.facts import RunDeclared as RunDeclared
+from crewkeeper_bus.facts import RunEnded as RunEnded
+from crewkeeper_bus.facts import Tick as Tick
+from crewkeeper_bus.facts import Violation as Violation
 from crewkeeper_bus.field_types import Count as Count
 from crewkeeper_bus.field_types import Name as Name
 from crewkeeper_bus.field_types import Names as Names
@@ -222,6 +236,27 @@ class Standing(Sent, frozen=True, kw_only=True, omit_defaults=True, tag_field="t
     state: Annotated[str, Meta(pattern="^(paused|running)$")]
 
 
+class Delegate(Sent, frozen=True, kw_only=True, omit_defaults=True, tag_field="t", tag="delegate"):
+    """A task asks to let in a helper of its own; the answer comes on `rep._.<agent>.<id of this note's subject>`.
+
+    The helper logs in as `<run>.<agent>` with the password `<token>-<secret>`; the secret itself stays with the asker.
+    """
+
+    task: Name
+    """The helper lives and dies with it."""
+    agent: Name
+    """The helper's name, new in the crew."""
+    peers: Names = ()
+    """Whom it may send to: agents or roles, none that the asker may not send to itself."""
+    tools: Names = ()
+    """None that the asker may not use itself."""
+    limit_s: Seconds
+    digest: Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z")]
+    """SHA-256 of the secret, in hexadecimal."""
+    token: Name
+    """The token's id."""
+
+
 class Left(Sent, frozen=True, kw_only=True, omit_defaults=True, tag_field="t", tag="left"):
     """The incarnation goes: its last note."""
 
@@ -244,6 +279,7 @@ Note = (
     | Usage
     | Progress
     | Standing
+    | Delegate
     | Left
 )
 
@@ -388,95 +424,6 @@ class StopRun(Control, frozen=True, kw_only=True, omit_defaults=True, tag_field=
 
 HostCtl = StopProcess | StopRun
 
-
-# --- supervisor side: facts on `op` ---------------------------------------------------------------------------------
-
-
-class RunDeclared(Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field="t", tag="run_declared"):
-    """First message of every run: the crew as it was loaded, so that the journal explains itself."""
-
-    crew: dict[str, Any]
-    host: Text = ""
-
-
-class Tick(Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field="t", tag="tick"):
-    """Time has passed: the only clock the core sees besides the journal's own stamps."""
-
-
-class OwnerChanged(Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field="t", tag="owner"):
-    """A supervisor has taken the run's lease."""
-
-    term: Count
-    owner: Text
-
-
-class ProcessStarted(Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field="t", tag="process_started"):
-    """The host started an agent's process."""
-
-    agent: Name
-    pid: Count
-    restarts: Count = 0
-
-
-class ProcessExited(Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field="t", tag="process_exited"):
-    """An agent's process ended."""
-
-    agent: Name
-    pid: Count
-    code: int = 0
-    """Exit status; negative: the signal."""
-    restart: bool = False
-    """Whether the host starts it again."""
-    why: Text = ""
-
-
-class RestartsExhausted(Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field="t", tag="restarts_exhausted"):
-    """More than `intensity` restarts within `period_s`: the host gives up on the agent."""
-
-    agent: Name
-    intensity: Count
-    period_s: Seconds
-
-
-class OperatorAsked(Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field="t", tag="operator"):
-    """A person asks for something."""
-
-    action: Annotated[str, Meta(pattern="^(pause|resume|kill|stop_run|answer)$")]
-    agent: Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-]{0,32}\Z")] = ""
-    """Empty: the whole crew."""
-    question: Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-]{0,32}\Z")] = ""
-    answer: Text = ""
-    grace_s: Seconds | None = None
-    by: Text = ""
-    why: Text = ""
-
-
-class Outcome(Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field="t", tag="outcome"):
-    """How an effect went that leaves no other trace in the journal (a webhook, a request to the host)."""
-
-    command: str
-    ok: bool
-    detail: Text = ""
-
-
-class RunEnded(Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field="t", tag="run_ended"):
-    """The host has no process of the run left."""
-
-    state: Annotated[str, Meta(pattern="^(done|failed|stopped)$")]
-    why: Text = ""
-
-
-Op = (
-    RunDeclared
-    | Tick
-    | OwnerChanged
-    | ProcessStarted
-    | ProcessExited
-    | RestartsExhausted
-    | OperatorAsked
-    | Outcome
-    | RunEnded
-)
 
 AGENT_MESSAGES: Final[dict[Kind, Any]] = {
     Kind.REQ: Request,

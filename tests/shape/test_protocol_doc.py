@@ -7,7 +7,7 @@ from typing import Any, Union, get_args, get_origin
 
 import msgspec
 
-from crewkeeper_bus import codec, conditions, messages
+from crewkeeper_bus import codec, conditions, facts, messages
 from crewkeeper_bus.subjects import AGENT_KINDS, RECEIVED_KINDS, Kind
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -23,7 +23,7 @@ def structs_of(type_: Any) -> list[type[msgspec.Struct]]:
 def docs_of_fields() -> dict[str, dict[str, str]]:
     """Attribute docstrings of the message modules: class to field to its first line."""
     found: dict[str, dict[str, str]] = {}
-    for node in [n for module in (conditions, messages) for n in ast.parse(Path(module.__file__).read_text()).body]:
+    for node in [n for module in (conditions, facts, messages) for n in ast.parse(Path(module.__file__).read_text()).body]:
         if not isinstance(node, ast.ClassDef):
             continue
         fields = found[node.name] = {}

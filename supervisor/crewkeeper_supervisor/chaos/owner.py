@@ -16,7 +16,16 @@ from crewkeeper_supervisor.chaos.bus import RUN, Bus, Envelope
 from crewkeeper_supervisor.chaos.chance import Faults, Stream
 from crewkeeper_supervisor.chaos.clock import Clock
 from crewkeeper_supervisor.core import events
-from crewkeeper_supervisor.core.commands import AnswerCall, AskHost, CancelCall, Command, Escalate, TellAgent
+from crewkeeper_supervisor.core.commands import (
+    Admit,
+    AnswerCall,
+    AskHost,
+    CancelCall,
+    Command,
+    Escalate,
+    SetAccess,
+    TellAgent,
+)
 from crewkeeper_supervisor.core.supervisor import Supervisor
 
 RESEND_S: Final = 1.0
@@ -119,6 +128,12 @@ class Owner:
                 self._bus.publish(SUPERVISOR, Envelope(Kind.CANCEL, SUPERVISOR, command.agent, command.call, cancel))
             case Escalate():
                 self.state_fact(m.Outcome(command=command.id, ok=True))
+            case SetAccess():  # agents here are honest, and their server lets everybody in
+                self.state_fact(
+                    m.AccessSet(command=command.id, agent=command.agent, state=command.state, ok=False, enforced=False)
+                )
+            case Admit():
+                self.state_fact(m.Outcome(command=command.id, ok=False))
 
     def state_fact(self, fact: m.Op, sender: str = SUPERVISOR) -> None:
         """Publish a fact of the supervisor's side."""

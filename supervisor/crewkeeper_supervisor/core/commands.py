@@ -2,10 +2,10 @@
 
 A command's id is derived from the journal (`<sequence>-<index>`), so whoever folds the same log decides the same
 commands under the same ids, and nobody obeys one twice. Every command leaves a trace in the journal (its message, or
-an `Outcome`), which is how the core learns that it was carried out.
+an `AccessSet`, `Delegated` or `Outcome` that names it), which is how the core learns that it was carried out.
 """
 
-from typing import Any
+from typing import Any, Literal
 
 from msgspec import Raw, Struct
 
@@ -64,4 +64,32 @@ class Escalate(Struct, frozen=True, kw_only=True):
     durable: bool = True
 
 
-Command = TellAgent | AnswerCall | CancelCall | AskHost | Escalate
+class SetAccess(Struct, frozen=True, kw_only=True):
+    """Make the server let an agent in, hold it, or shut it out for good; the shell reports an `AccessSet`."""
+
+    id: str
+    agent: str
+    state: Literal["running", "paused", "killed"]
+    why: str
+    durable: bool = True
+
+
+class Admit(Struct, frozen=True, kw_only=True):
+    """Let in a helper that an agent asked for; the shell reports `Delegated`, or an `Outcome` that it failed."""
+
+    id: str
+    agent: str
+    parent: str
+    task: str
+    role: str
+    peers: tuple[str, ...]
+    tools: tuple[str, ...]
+    expires_s: float
+    """Journal time, seconds since the epoch."""
+    token: str
+    digest: str
+    """SHA-256 of the secret, in hexadecimal."""
+    durable: bool = True
+
+
+Command = TellAgent | AnswerCall | CancelCall | AskHost | Escalate | SetAccess | Admit

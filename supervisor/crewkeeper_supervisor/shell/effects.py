@@ -6,14 +6,24 @@ import msgspec
 from msgspec import UNSET
 
 from crewkeeper_bus import codec, subjects
-from crewkeeper_bus.messages import Outcome, SupervisorCancel, SupervisorReply
+from crewkeeper_bus.messages import AccessSet, Outcome, SupervisorCancel, SupervisorReply
 from crewkeeper_bus.subjects import HOST, SUPERVISOR, Kind
-from crewkeeper_supervisor.core.commands import AnswerCall, AskHost, CancelCall, Command, Escalate, TellAgent
+from crewkeeper_supervisor.core.commands import (
+    Admit,
+    AnswerCall,
+    AskHost,
+    CancelCall,
+    Command,
+    Escalate,
+    SetAccess,
+    TellAgent,
+)
 from crewkeeper_supervisor.core.crew import Crew
 from crewkeeper_supervisor.shell import journal, webhook
 from crewkeeper_supervisor.shell.nats_link import Link
 from crewkeeper_supervisor.shell.outbox import Entry, Outbox
 
+NO_POWER = "this supervisor has no power over who may connect to the server"
 NOBODY_TO_TELL = "the crew file names no receiver: add one under escalate"
 
 
@@ -47,6 +57,18 @@ class Effects:
                 await self._publish(Kind.CANCEL, command.agent, command.call, cancel)
             case Escalate():
                 await self._escalate(command, crew)
+            case SetAccess():
+                undone = AccessSet(
+                    command=command.id,
+                    agent=command.agent,
+                    state=command.state,
+                    ok=False,
+                    enforced=False,
+                    detail=NO_POWER,
+                )
+                await journal.publish_op(self._link, self._run, undone)
+            case Admit():
+                await journal.publish_op(self._link, self._run, Outcome(command=command.id, ok=False, detail=NO_POWER))
             case _:
                 assert_never(command)
 
@@ -73,7 +95,7 @@ class Effects:
 def target(command: Command) -> str:
     """Whom a command is for, for the log."""
     match command:
-        case TellAgent() | AnswerCall() | CancelCall():
+        case TellAgent() | AnswerCall() | CancelCall() | SetAccess() | Admit():
             return command.agent
         case AskHost():
             return HOST
@@ -92,7 +114,7 @@ def finding(command: Command) -> str:
             return command.error.finding if command.error is not None else ""
         case Escalate():
             return command.incident
-        case AskHost() | CancelCall():
+        case AskHost() | CancelCall() | SetAccess() | Admit():
             return ""
         case _:
             assert_never(command)

@@ -147,6 +147,8 @@ class Story:
                 return self._outcome(message)
             case m.RunEnded(state=state, why=why):
                 return f"the run is over: {state}{_because(why)}", "good" if state == "done" else "bad"
+            case m.AccessSet() | m.Violation() | m.Delegated() | m.Revoked():
+                return _access(message)
         return None
 
     def _begins(self) -> tuple[str, Weight]:
@@ -260,6 +262,8 @@ class Story:
                 return f"{who}: {safe(text)}", "normal"
             case m.Standing(state=state):
                 return f"{who} is {state}", "normal"
+            case m.Delegate(agent=agent):
+                return f"{who} asks to let in {safe(agent)} as its helper", "normal"
             case m.Left(why=why):
                 return f"{who} left{_because(why)}", "normal"
         return None
@@ -331,6 +335,36 @@ def _operator(message: m.OperatorAsked) -> str:
             return f"{who} asks to stop the crew{why}"
         case action:
             return f"{who} asks to {action} {whom}{why}"
+
+
+_SHUT: Final = {"running": "lets {} in again", "paused": "holds {}", "killed": "shuts {} out"}
+
+_VIOLATIONS: Final = {
+    "denied": "the server refused {} what it may not do",
+    "login_refused": "a login as {} was refused",
+    "second_connection": "somebody else is connected as {}",
+    "revoked_login": "a login as {} with withdrawn credentials was refused",
+    "not_joined": "{} is connected and has not joined",
+    "flood": "{} sends more than it may",
+}
+
+
+def _access(message: m.AccessSet | m.Violation | m.Delegated | m.Revoked) -> tuple[str, Weight]:
+    who = safe(message.agent) or "somebody"
+    match message:
+        case m.AccessSet(ok=True):
+            cut = f" ({message.connections} connections closed)" if message.connections else ""
+            return f"the server {_SHUT[message.state].format(who)}{cut}", "normal"
+        case m.AccessSet():
+            weight: Weight = "bad" if message.enforced else "detail"
+            return f"the server could not be made to set {who} to {message.state}{_because(message.detail)}", weight
+        case m.Violation():
+            times = f", {message.count} times" if message.count > 1 else ""
+            return f"{_VIOLATIONS[message.what].format(who)}{times}{_because(message.detail)}", "bad"
+        case m.Delegated():
+            return f"{safe(message.parent)} lets in {who} for {duration(message.expires_s)}", "normal"
+        case m.Revoked():
+            return f"credentials of {who} were withdrawn{_because(message.why)}", "normal"
 
 
 def _woke(who: str, outcome: str) -> tuple[str, Weight]:
