@@ -23,18 +23,21 @@ class Credentials(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
         user: The name the server knows the identity by.
         password: Its secret.
         expires_at: When the server stops taking them, unix seconds; None: they do not expire.
+        session_s: How long one connection may live before the server ends it; None: no limit. Where it is set, a
+            supervisor decides about every login, and the client makes itself known as one process (`nats_transport`).
     """
 
     url: str
     user: str = ""
     password: str = ""
     expires_at: float | None = None
+    session_s: float | None = None
 
     def __repr__(self) -> str:
         hidden = "'***'" if self.password else "''"
         return (
             f"Credentials(url={redacted(self.url)!r}, user={self.user!r}, password={hidden}, "
-            f"expires_at={self.expires_at})"
+            f"expires_at={self.expires_at}, session_s={self.session_s})"
         )
 
     def to_file(self, path: str | os.PathLike[str]) -> None:
