@@ -7,7 +7,7 @@ probes, replies that come in) goes on.
 import anyio
 import anyio.lowlevel
 
-from crewkeeper_bus.errors import Killed, Paused
+from crewkeeper_bus.errors import BusError, Paused
 from crewkeeper_bus.messages import Standing
 from crewkeeper_bus.outgoing import Outgoing
 from crewkeeper_bus.slots import Slots
@@ -18,7 +18,7 @@ class Checkpoint:
     """Whether the agent may go on.
 
     Attributes:
-        killed: What to raise once the agent is stopped.
+        killed: What to raise once the agent is stopped (`Killed`), or the server no longer takes it (`Refused`).
     """
 
     def __init__(self, outgoing: Outgoing, tasks: Tasks, slots: Slots) -> None:
@@ -29,7 +29,7 @@ class Checkpoint:
         self._why = ""
         self._held = 0
         self._stands_paused = False
-        self.killed: Killed | None = None
+        self.killed: BusError | None = None
 
     @property
     def state(self) -> str:
@@ -53,7 +53,7 @@ class Checkpoint:
             resumed.set()
             self._slots.hold(False)
 
-    def kill(self, error: Killed) -> None:
+    def kill(self, error: BusError) -> None:
         """Refuse whoever comes by from now on."""
         self.killed = error
         if self._resumed is not None:
@@ -76,6 +76,7 @@ class Checkpoint:
 
         Raises:
             Killed: The agent is stopped.
+            Refused: The server no longer takes it.
             Paused: It is paused, and `wait` is false.
             ConnectionLost: The client is closed.
         """

@@ -415,6 +415,7 @@ def connect(
     user: str | None = None,
     password: str | None = None,
     credentials_file: str | Path | None = None,
+    session_s: float | None = None,
     concurrency: int | None = None,
     reentrant: str | None = None,
     mailbox: int | None = None,
@@ -432,6 +433,7 @@ def connect(
         user: Name for the server.
         password: Secret for the server.
         credentials_file: A JSON file with url, user, password and expires_at, read anew at every (re)connect.
+        session_s: How long one connection may live where a supervisor decides about logins; no limit if absent.
         concurrency: How many handlers and activities may run at a time; 1 if absent.
         reentrant: `none`, `chain` (calls that descend from this agent's own pass the limit) or `full` (no limit).
         mailbox: How many calls, and how many messages, may wait; 1000 if absent.
@@ -462,6 +464,7 @@ async def _open_server(settings: Settings) -> Transport:
         settings.url,
         user=settings.user,
         password=settings.password,
+        session_s=settings.session_s,
         credentials=None if path is None else lambda: from_file(path),
         name=settings.agent,
     )

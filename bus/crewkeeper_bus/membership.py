@@ -18,7 +18,7 @@ from crewkeeper_bus import codec
 from crewkeeper_bus.calls import Calls
 from crewkeeper_bus.checkpoint import Checkpoint
 from crewkeeper_bus.control import Control
-from crewkeeper_bus.errors import BusError, Cancelled, CodecError, Killed, SubjectError, Timeout, WouldDeadlock
+from crewkeeper_bus.errors import BusError, Cancelled, CodecError, Killed, Refused, SubjectError, Timeout, WouldDeadlock
 from crewkeeper_bus.grants import Grants
 from crewkeeper_bus.heartbeat import Heartbeats
 from crewkeeper_bus.humans import Humans
@@ -33,6 +33,8 @@ from crewkeeper_bus.tasks import Tasks
 from crewkeeper_bus.transport import Transport
 from crewkeeper_bus.waits import Waits
 
+REFUSED_GRACE_S: Final = 1.0
+"""How long code may go on once the server refuses the agent for good, before it is cancelled."""
 LEAVE_LIMIT_S: Final = 5.0
 """How long leaving may take to get the last messages out."""
 CLIENT: Final = "crewkeeper-python"
@@ -120,6 +122,7 @@ class Membership:
                 await transport.close()
             raise
         transport.on_change(self._connection_changed)
+        transport.on_end(self._connection_ended)
         group.start_soon(self.outgoing.write, name="outgoing")
         group.start_soon(self._beat, name="heartbeat")
 
@@ -168,14 +171,17 @@ class Membership:
             self.outgoing.note(Left, why=clip(why), done=error is None and killed is None)
             self.outgoing.close()
             with anyio.move_on_after(LEAVE_LIMIT_S, shield=True) as limit:
-                await self.outgoing.flush()
-                await self._settle_wire(self._transport)
+                if not isinstance(self.checkpoint.killed, Refused):  # else nothing reaches the server any more
+                    await self.outgoing.flush()
+                    await self._settle_wire(self._transport)
             if limit.cancelled_caught:
                 log.warning("bus.left_late", agent=self.settings.agent, limit_s=LEAVE_LIMIT_S)
             with anyio.move_on_after(LEAVE_LIMIT_S, shield=True):
                 await self._transport.close()
         # The group calls its own cancellation dealt with whatever the block ended by; the author's error must get out.
         own_end = handled and isinstance(error, asyncio.CancelledError)
+        if isinstance(killed, Refused) and (own_end or isinstance(error, Killed) or error is None):
+            raise killed
         return own_end or (isinstance(error, Killed) and killed is not None)
 
     @staticmethod
@@ -318,11 +324,21 @@ class Membership:
         """Fail every wait with `Killed`, and cancel after the grace what did not end by itself. Idempotent."""
         if self.checkpoint.killed is not None:
             return
-        assert self._group is not None
         error = Killed(f"the supervisor stopped this agent: {command.why or 'no reason given'}")
-        self._grace_s = command.grace_s
+        self._end_all(error, command.grace_s, "the supervisor stopped this agent")
+
+    def _connection_ended(self, error: Refused) -> None:
+        """The server takes this agent no more: whatever waits here can never be answered."""
+        if self.checkpoint.killed is None:
+            self._end_all(error, REFUSED_GRACE_S, "the server refuses this agent")
+        else:
+            self.checkpoint.kill(error)
+
+    def _end_all(self, error: BusError, grace_s: float, why: str) -> None:
+        assert self._group is not None
+        self._grace_s = grace_s
         self.checkpoint.kill(error)
-        self.serving.refuse_queued("the supervisor stopped this agent")
+        self.serving.refuse_queued(why)
         self.slots.close()
         self.waits.fail_all(error)
         self._begun.set()

@@ -13,7 +13,7 @@ from typing import Final, NamedTuple
 import anyio
 import structlog
 
-from crewkeeper_bus.errors import CodecError, ConnectionLost
+from crewkeeper_bus.errors import CodecError, ConnectionLost, Refused
 from crewkeeper_bus.pattern import check_subject, matches
 from crewkeeper_bus.subjects import OUT, Permissions
 from crewkeeper_bus.transport import Deliver
@@ -104,6 +104,7 @@ class MemoryTransport:
         self._connected = anyio.Event()
         self._connected.set()
         self._listeners: list[Callable[[bool], None]] = []
+        self._end_listeners: list[Callable[[Refused], None]] = []
         self._inbox: deque[tuple[Deliver, str, bytes]] = deque()
         self._held: deque[tuple[str, bytes]] = deque()
         self._held_bytes = 0
@@ -171,6 +172,10 @@ class MemoryTransport:
         """Call `changed(is_connected)` at every cut and every restore."""
         self._listeners.append(changed)
 
+    def on_end(self, ended: Callable[[Refused], None]) -> None:
+        """Call `ended(error)` at `refuse`."""
+        self._end_listeners.append(ended)
+
     async def renew(self) -> None:
         """There are no credentials to renew here: only checks that it is open.
 
@@ -205,6 +210,14 @@ class MemoryTransport:
             self._send(*self._held.popleft())
         self._held_bytes = 0
         self._tell(True)
+
+    def refuse(self) -> None:
+        """Be refused for good, as an identity is whose credentials were revoked."""
+        self.cut()
+        self._closed = True
+        self._connected.set()
+        for listener in self._end_listeners:
+            listener(Refused(f"the bus refuses {self.name or 'this transport'}: connect as another", reason="login"))
 
     def _tell(self, connected: bool) -> None:
         for listener in self._listeners:

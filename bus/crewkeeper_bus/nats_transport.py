@@ -8,22 +8,27 @@ A renewal opens the new link before it gives up the old one, so that nothing is 
 that is in force, unsubscribe on the old, wait until all that was on its way has come and all that was published is in.
 What arrives in between is collected from both, put into the journal's order by the sequence number the server adds,
 freed of doubles, and delivered. Outside a renewal no header is looked at.
+
+Where a supervisor decides about every login, a link lives for one *session*. The transport's links then bear one mark,
+`~` and a random text behind the password, so that its renewals can be told from a thief of its password.
 """
 
 import asyncio
-import random
+import secrets
 import time
 from collections import deque
 from collections.abc import Callable
-from typing import Final
+from typing import Any, Final
 
+import msgspec
 import structlog
 from nats.errors import Error as NatsError
 
 from crewkeeper_bus.credentials import Credentials, redacted
-from crewkeeper_bus.errors import BusError, CodecError, ConfigError, ConnectionLost
+from crewkeeper_bus.errors import BusError, CodecError, ConfigError, ConnectionLost, Refused
 from crewkeeper_bus.overlap import Arrival, Subscription, in_order
 from crewkeeper_bus.pattern import check_subject
+from crewkeeper_bus.redial import REFUSED_MAX_S, Redial, Renewal, is_refusal
 from crewkeeper_bus.transport import Deliver
 from crewkeeper_bus.wire import WireClient, quiet
 
@@ -31,8 +36,6 @@ log = structlog.get_logger(__name__)
 
 CONNECT_S: Final = 5.0
 """Limit of one attempt to connect."""
-RETRY_S: Final = (0.1, 0.2)
-"""The pause between attempts is drawn from this range; attempts have no end."""
 PING_S: Final = 5
 PINGS_MAX: Final = 2
 """A link that owes this many answers is lost."""
@@ -43,10 +46,6 @@ HELD_MAX_BYTES: Final = 8 * 1024 * 1024
 """How much is kept while there is no link; beyond it, `publish` raises."""
 UNSENT_MAX_BYTES: Final = 2 * 1024 * 1024
 """How much may wait for a slow server before `publish` waits too."""
-RENEW_AT: Final = 0.8
-"""Credentials are renewed when this part of their remaining life is over."""
-RENEW_PAUSE_S: Final = 0.25
-"""Shortest pause between looks for fresh credentials."""
 PAYLOAD_MAX_BYTES: Final = 1024 * 1024
 """Assumed until a server has said what it takes."""
 
@@ -64,8 +63,13 @@ class NatsTransport:
         self._name = name
         self._link: WireClient | None = None
         self._credentials = Credentials(url="")
+        self._mark = "~" + secrets.token_urlsafe(15)
+        self._redial = Redial()
+        self._renewal = Renewal(self._credentials)
         self._subscriptions: list[Subscription] = []
         self._listeners: list[Callable[[bool], None]] = []
+        self._end_listeners: list[Callable[[Refused], None]] = []
+        self._end: Refused | None = None
         self._held: deque[tuple[str, bytes]] = deque()
         self._held_bytes = 0
         self._flowing = asyncio.Event()  # cleared while a change-over holds what is published
@@ -89,6 +93,7 @@ class NatsTransport:
         credentials: Callable[[], Credentials] | None = None,
         name: str = "",
         on_change: Callable[[bool], None] | None = None,
+        session_s: float | None = None,
         limit_s: float = CONNECT_S,
     ) -> "NatsTransport":
         """Connect.
@@ -100,7 +105,8 @@ class NatsTransport:
             credentials: Read at every connect, so that it can return fresh ones; an empty `url` in them means `url`.
             name: Shown in the server's list of connections.
             on_change: As the method `on_change`.
-            limit_s: How long to try while nobody listens at the address.
+            session_s: As in `Credentials`, where those have none.
+            limit_s: How long to try while nobody listens at the address, or nobody decides about logins there.
 
         Raises:
             ConfigError: `credentials` cannot be read.
@@ -109,40 +115,47 @@ class NatsTransport:
 
         def given() -> Credentials:
             if credentials is None:
-                return Credentials(url=url, user=user, password=password)
+                return Credentials(url=url, user=user, password=password, session_s=session_s)
             try:
                 read = credentials()
             except BusError:
                 raise
             except Exception as error:
                 raise ConfigError(f"cannot read the credentials of {name!r}: {error}") from error
-            return read if read.url else Credentials(url=url, user=read.user, password=read.password)
+            missing: dict[str, Any] = {} if read.url else {"url": url}
+            if read.session_s is None and session_s is not None:
+                missing["session_s"] = session_s
+            return msgspec.structs.replace(read, **missing) if missing else read
 
         transport = cls(given, name)
         if on_change is not None:
             transport.on_change(on_change)
-        until = time.monotonic() + limit_s
-        while True:
-            try:
-                link = await transport._dial(given())
-                if link.is_connected:
-                    break
-            except ConnectionLost as error:
-                refused = isinstance(error.__cause__, NatsError)  # the server is there and says no
-                if refused or time.monotonic() >= until:
-                    raise
-                await asyncio.sleep(random.uniform(*RETRY_S))  # noqa: S311 - jitter, no secret
+        link = await transport._first_link(limit_s)
         transport._install(link)
         # The keeper must outlive this call, so no task group can own it; `close` ends it and waits for it.
         transport._keeper = asyncio.get_running_loop().create_task(transport._keep(), name=f"bus keeper {name}")
         return transport
+
+    async def _first_link(self, limit_s: float) -> WireClient:
+        until = time.monotonic() + limit_s
+        while True:
+            started = time.monotonic()
+            try:
+                link = await self._dial(self._read_credentials())
+                if link.is_connected:
+                    return link
+            except ConnectionLost as error:
+                now = time.monotonic()
+                if now >= until or is_refusal(error, now - started):
+                    raise
+            await asyncio.sleep(self._redial.pause_s())
 
     # --- what the client uses ---
 
     @property
     def is_connected(self) -> bool:
         """Whether a publish would leave now."""
-        return self._connected.is_set() and not self._closed
+        return self._connected.is_set() and not self._closed and self._end is None
 
     @property
     def max_payload_bytes(self) -> int:
@@ -162,8 +175,7 @@ class NatsTransport:
             raise CodecError(
                 f"payload has {len(payload)} bytes; the server takes {self._max_payload_bytes}: send a reference"
             )
-        if self._closed:
-            raise self._gone("the connection is closed", "open a new one")
+        self._check_open()
         size = len(subject) + len(payload)
         while not self._flowing.is_set() and self._held_bytes + size > HELD_MAX_BYTES:
             await self._flowing.wait()  # a change-over takes milliseconds, and at most its steps' limits
@@ -188,8 +200,7 @@ class NatsTransport:
         check_subject(subject, wildcards=True)
         if queue:
             check_subject(queue)
-        if self._closed:
-            raise self._gone("the connection is closed", "open a new one")
+        self._check_open()
         subscription = Subscription(subject, queue, deliver)
         self._subscriptions.append(subscription)
         for link in (self._link, self._next):
@@ -205,6 +216,7 @@ class NatsTransport:
         try:
             async with asyncio.timeout(limit_s):
                 while not self._closed:
+                    self._check_open()
                     if self._link is None:
                         await self._connected.wait()
                     elif not self._flowing.is_set():
@@ -219,6 +231,10 @@ class NatsTransport:
         """Call `changed(is_connected)` at every loss and every return of the connection."""
         self._listeners.append(changed)
 
+    def on_end(self, ended: Callable[[Refused], None]) -> None:
+        """Call `ended(error)` once, if the server refuses these credentials for so long that it is final."""
+        self._end_listeners.append(ended)
+
     async def renew(self) -> None:
         """Change over to a new connection with credentials read anew; nothing published or delivered is lost.
 
@@ -227,8 +243,7 @@ class NatsTransport:
             ConnectionLost: Closed, or the server does not take them; the connection stays as it is.
         """
         async with self._renewing:
-            if self._closed:
-                raise self._gone("the connection is closed", "open a new one")
+            self._check_open()
             if self._link is None:
                 return  # the keeper is about to connect, with credentials read anew
             await self._change_over(await self._dial(self._read_credentials()))
@@ -253,15 +268,19 @@ class NatsTransport:
 
     # --- links ---
 
+    def _check_open(self) -> None:
+        if self._closed or self._end is not None:
+            raise self._gone("the connection is closed", "open a new one") from self._end
+
     async def _dial(self, credentials: Credentials) -> WireClient:
+        guarded = credentials.password and credentials.session_s is not None
         link = WireClient()
         link.on_lost = lambda reason: self._on_lost(link, reason)
         try:
             async with asyncio.timeout(CONNECT_S):
                 await link.connect(
                     credentials.url,
-                    user=credentials.user or None,
-                    password=credentials.password or None,
+                    **credentials.options(mark=self._mark if guarded else ""),
                     name=self._name or None,
                     allow_reconnect=False,
                     ping_interval=PING_S,
@@ -271,7 +290,9 @@ class NatsTransport:
                 )
         except (OSError, NatsError, ValueError) as error:  # a greeting that is too long is a ValueError
             link.abandon()
-            remedy = "check user and password" if isinstance(error, NatsError) else "check that the server runs"
+            remedy = "check that the server runs"
+            if isinstance(error, NatsError):
+                remedy = "check user and password, and that a supervisor runs"
             raise _gone(credentials, f"cannot connect: {str(error) or type(error).__name__}", remedy) from error
         except BaseException:
             link.abandon()
@@ -284,11 +305,16 @@ class NatsTransport:
 
     def _install(self, link: WireClient) -> None:
         """Make a link that is not yet subscribed the current one."""
-        self._link = link
+        self._made(link)
         for subscription in self._subscriptions:
             self._attach(link, subscription)
         self._release_held(link)
         self._tell(connected=True)
+
+    def _made(self, link: WireClient) -> None:
+        self._link = link
+        self._redial.linked()
+        self._renewal = Renewal(self._credentials)
 
     def _release_held(self, link: WireClient) -> None:
         self._max_payload_bytes = link.max_payload
@@ -317,6 +343,7 @@ class NatsTransport:
         if link is not self._link:
             return
         self._link = None
+        self._redial.lost()
         log.warning("bus.connection_lost", url=redacted(self._credentials.url), name=self._name, reason=reason)
         self._tell(connected=False)
         self._lost.set()
@@ -343,44 +370,55 @@ class NatsTransport:
     # --- the keeper ---
 
     async def _keep(self) -> None:
-        while not self._closed:
+        while not self._closed and self._end is None:
             try:
-                async with asyncio.timeout(self._renewal_due_s()):
+                async with asyncio.timeout(self._renewal.due_s()):
                     await self._lost.wait()
             except TimeoutError:
-                await self._renew_if_fresh()
+                await self._renew_if_due()
                 continue
             async with self._renewing:
                 await self._reconnect()
 
-    def _renewal_due_s(self) -> float | None:
-        expires_at = self._credentials.expires_at
-        if expires_at is None:
-            return None
-        return max(RENEW_PAUSE_S, RENEW_AT * (expires_at - time.time()))
-
-    async def _renew_if_fresh(self) -> None:
+    async def _renew_if_due(self) -> None:
+        looked = self._renewal
         try:
-            if self._read_credentials() != self._credentials:
+            if looked.is_session_due or self._read_credentials() != self._credentials:
                 await self.renew()
         except BusError as error:  # the link still stands; the next look comes soon
             log.warning("bus.renewal_failed", name=self._name, reason=str(error))
+        if self._renewal is looked:
+            looked.put_off()
 
     async def _reconnect(self) -> None:
         self._lost.clear()
-        attempts = 0
         while self._link is None:
-            await asyncio.sleep(random.uniform(*RETRY_S) if attempts else 0)  # noqa: S311 - jitter, no secret
-            attempts += 1
+            await asyncio.sleep(self._redial.pause_s())
+            attempts, started = self._redial.attempts, time.monotonic()
             try:
                 link = await self._dial(self._read_credentials())
             except BusError as error:
                 if attempts == 1 or attempts % 100 == 0:
                     log.warning("bus.reconnect_failed", name=self._name, attempts=attempts, reason=str(error))
+                if self._redial.failed(error, time.monotonic() - started):
+                    self._give_up()
+                    return
                 continue
             if link.is_connected:  # it may have been lost again before its turn came
                 self._install(link)
                 log.info("bus.connection_back", name=self._name, attempts=attempts)
+
+    def _give_up(self) -> None:
+        self._end = Refused(
+            f"{redacted(self._credentials.url)} has refused {self._credentials.user!r} for {REFUSED_MAX_S:g} s: it was "
+            "killed, its token was revoked or has expired, or its run is over; ask for new credentials, and see "
+            "`supervisor creds ls`",
+            reason="login",
+        )
+        log.error("bus.refused", name=self._name, user=self._credentials.user, limit_s=REFUSED_MAX_S)
+        self._connected.set()  # whoever waits for it finds the transport closed
+        for listener in self._end_listeners:
+            listener(self._end)
 
     # --- the change-over ---
 
@@ -406,7 +444,7 @@ class NatsTransport:
             if not new.is_connected:
                 raise self._gone("the new connection was lost at once", "renew again")
             was_connected = self._link is not None
-            self._link = new
+            self._made(new)
             self._lost.clear()
             if old is not None:
                 self._take_back(old)

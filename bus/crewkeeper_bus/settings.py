@@ -32,6 +32,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     url: str = ""
     user: str = ""
     password: str = ""
+    session_s: float | None = None
     credentials_file: Path | None = None
     concurrency: int = 1
     reentrant: str = "none"
@@ -75,7 +76,7 @@ class _Reader:
             self.mistakes.append(f"{where}: {error}")
         return str(value)
 
-    def number(self, name: str, kind: type, default: float, low: float, high: float) -> Any:
+    def number(self, name: str, kind: type, default: float | None, low: float, high: float) -> Any:
         value, where = self._find(name)
         if value is None:
             return default
@@ -137,6 +138,7 @@ def resolve(
         url=url,
         user=user,
         password=password,
+        session_s=reader.number("session_s", float, None, 0.1, SECONDS_MAX),
         credentials_file=Path(path) if path else None,
         concurrency=reader.number("concurrency", int, 1, 1, 10_000),
         reentrant=reader.choice("reentrant", REENTRANT, "none"),

@@ -6,6 +6,8 @@
 from collections.abc import Callable
 from typing import Protocol
 
+from crewkeeper_bus.errors import Refused
+
 Deliver = Callable[[str, bytes], None]
 """Called with (subject, payload) for each message, in order, in the event loop; must not block or raise."""
 
@@ -44,6 +46,9 @@ class Transport(Protocol):
 
     def on_change(self, changed: Callable[[bool], None]) -> None:
         """Call `changed(is_connected)` at every loss and every return of the connection."""
+
+    def on_end(self, ended: Callable[[Refused], None]) -> None:
+        """Call `ended(error)` once, if the bus refuses this identity for so long that it is final."""
 
     async def renew(self) -> None:
         """Reconnect with fresh credentials, keeping subscriptions and losing nothing that was published."""

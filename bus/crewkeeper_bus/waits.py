@@ -136,8 +136,8 @@ class Waits:
         if wait.error is not None:
             raise wait.error
 
-    def fail_all(self, error: Killed | Cancelled) -> None:
+    def fail_all(self, error: BusError) -> None:
         """Fail every wait, open and future: this agent goes."""
         self._refusal = error
         for wait in list(self.open.values()):
-            self.finish(wait, "killed" if isinstance(error, Killed) else "cancelled", error)
+            self.finish(wait, "cancelled" if isinstance(error, Cancelled) else outcome_of(error), error)
