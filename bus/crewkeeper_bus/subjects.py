@@ -6,6 +6,7 @@ What is published on `crew.…` is stored first and delivered on `out.crew.…` 
 """
 
 import re
+from collections.abc import Iterable
 from enum import StrEnum
 from typing import Final, NamedTuple
 
@@ -52,6 +53,12 @@ AGENT_KINDS: Final = (Kind.REQ, Kind.REP, Kind.MSG, Kind.PROG, Kind.CANCEL, Kind
 """What an agent may publish, always in its own name."""
 RECEIVED_KINDS: Final = (Kind.REQ, Kind.REP, Kind.MSG, Kind.PROG, Kind.CANCEL, Kind.CTL)
 """What an agent may receive, always addressed to it."""
+NARROWED_KINDS: Final = (Kind.REQ, Kind.MSG, Kind.CANCEL)
+"""What an agent addresses by its own choice: only to its peers, where it has a list of them."""
+OWED_KINDS: Final = (Kind.REP, Kind.PROG)
+"""What an agent owes to whoever called it."""
+REPORTED_KINDS: Final = (Kind.HB, Kind.NOTE)
+"""What an agent tells the supervisor, and nobody else."""
 
 
 class Address(NamedTuple):
@@ -154,17 +161,57 @@ class Permissions(NamedTuple):
     subscribe: tuple[str, ...]
 
 
-def agent_permissions(run: str, agent: str, role: str) -> Permissions:
-    """The permissions of exactly one agent in one run (NATS server syntax).
+def agent_permissions(
+    run: str,
+    agent: str,
+    role: str,
+    peers: Iterable[str] | None = None,
+    *,
+    tools: Iterable[str] | None = None,
+) -> Permissions:
+    """The permissions of exactly one agent in one run (NATS server syntax); everything else is denied.
 
-    Publishing: only the agent kinds, only in its own name. Subscribing: only what is addressed to it, and calls
-    to its role through the role's queue group. No `_INBOX`, no `$JS`, no `$SYS`, no `allow_responses`.
+    Publishing: only the agent kinds, only in its own name, heartbeats and notes only to the supervisor. Subscribing:
+    only what is addressed to it, and calls to its role through the role's queue group. Nothing outside the run:
+    no `_INBOX`, no `$JS`, no `$SYS`, no `allow_responses`.
+
+    `peers` narrows what an agent begins by itself: calls, one-way messages, and giving up calls. It never narrows what
+    an agent owes to others: the answer to a call and the progress of it go to whoever called, and who may call is
+    decided by the caller's permissions. An unasked answer reaches only the inbox of an agent that did not ask, whose
+    client drops it. Calls to a role are given up at the instance that has them, so name the instances of a role too.
+
+    Args:
+        run: The run.
+        agent: Its name.
+        role: The role it has; its own name where it is the only one.
+        peers: Names of agents and roles that it may address; None: every one of the run.
+        tools: Names of the tools it may ask the gate for; None: what the gate allows. With none at all, the server
+            refuses tool calls; which of several tools are asked for, the gate checks.
+
+    Raises:
+        SubjectError: A name is invalid.
     """
     check_token(run, "run")
     check_agent(agent)
     check_agent(role)
-    publish = tuple(f"crew.{run}.{kind}.{agent}.*.*" for kind in AGENT_KINDS)
-    subscribe = tuple(f"{OUT}.crew.{run}.{kind}.*.{agent}.*" for kind in RECEIVED_KINDS)
+    receivers = ["*"] if peers is None else sorted({check_agent(peer) for peer in peers})
+    publish = [f"crew.{run}.{kind}.{agent}.{to}.*" for kind in NARROWED_KINDS for to in receivers]
+    publish += [f"crew.{run}.{kind}.{agent}.*.*" for kind in OWED_KINDS]
+    if tools is None or any(True for _ in tools):
+        publish.append(f"crew.{run}.{Kind.TOOL}.{agent}.*.*")
+    publish += [f"crew.{run}.{kind}.{agent}.{SUPERVISOR}.*" for kind in REPORTED_KINDS]
+    subscribe = [f"{OUT}.crew.{run}.{kind}.*.{agent}.*" for kind in RECEIVED_KINDS]
     if role != agent:
-        subscribe += (f"{OUT}.crew.{run}.req.*.{role}.* {role}",)
-    return Permissions(publish, subscribe)
+        subscribe.append(f"{OUT}.crew.{run}.req.*.{role}.* {role}")
+    return Permissions(tuple(publish), tuple(subscribe))
+
+
+def paused_permissions(run: str, agent: str) -> Permissions:
+    """What is left to an agent that the server holds: to hear the supervisor, and nothing else.
+
+    Raises:
+        SubjectError: A name is invalid.
+    """
+    check_token(run, "run")
+    check_agent(agent)
+    return Permissions((), (f"{OUT}.crew.{run}.{Kind.CTL}.*.{agent}.*",))

@@ -10,6 +10,7 @@ from crewkeeper_bus.subjects import (
     AGENT_KINDS,
     HOST,
     RECEIVED_KINDS,
+    REPORTED_KINDS,
     SUPERVISOR,
     Address,
     Kind,
@@ -19,6 +20,7 @@ from crewkeeper_bus.subjects import (
     check_token,
     ledger_subject,
     parse,
+    paused_permissions,
     run_filter,
     stream_name,
 )
@@ -100,7 +102,7 @@ def test_reserved_names_are_no_agents(name):
 def test_permissions_name_the_agent_as_sender_and_receiver_only():
     allowed = agent_permissions("r", "a", "w")
     for kind in Kind:
-        own = build("r", kind, "a", "b", "i")
+        own = build("r", kind, "a", SUPERVISOR if kind in REPORTED_KINDS else "b", "i")
         assert any(matches(pattern, own) for pattern in allowed.publish) == (kind in AGENT_KINDS)
         for foreign in (build("r", kind, "b", "a", "i"), build("r2", kind, "a", "b", "i"), f"out.{own}"):
             assert not any(matches(pattern, foreign) for pattern in allowed.publish)
@@ -109,6 +111,69 @@ def test_permissions_name_the_agent_as_sender_and_receiver_only():
         assert any(matches(pattern, mine) for pattern in plain) == (kind in RECEIVED_KINDS)
         assert not any(matches(pattern, f"out.{build('r', kind, 'b', 'w', 'i')}") for pattern in plain)
     assert [pattern for pattern in allowed.subscribe if " " in pattern] == ["out.crew.r.req.*.w.* w"]
+
+
+def may(allowed, kind, to):
+    return any(matches(pattern, build("r", kind, "a", to, "i")) for pattern in allowed.publish)
+
+
+def test_heartbeats_and_notes_go_to_the_supervisor_alone():
+    for peers in (None, (), ("b",)):
+        allowed = agent_permissions("r", "a", "w", peers)
+        for kind in REPORTED_KINDS:
+            assert may(allowed, kind, SUPERVISOR)
+            assert not may(allowed, kind, "b")
+            assert not may(allowed, kind, HOST)
+
+
+def test_peers_narrow_what_is_begun_and_not_what_is_owed():
+    whole, narrow, alone = (agent_permissions("r", "a", "w", peers) for peers in (None, ("b", "c"), ()))
+    for kind in (Kind.REQ, Kind.MSG, Kind.CANCEL):
+        assert may(whole, kind, "z")
+        assert may(narrow, kind, "b")
+        assert may(narrow, kind, "c")
+        for receiver in ("z", "bb", SUPERVISOR, "a"):
+            assert not may(narrow, kind, receiver)
+        assert not may(alone, kind, "b")
+    for kind in (Kind.REP, Kind.PROG):
+        for allowed in (whole, narrow, alone):
+            assert may(allowed, kind, "z")
+    assert whole.subscribe == narrow.subscribe == alone.subscribe
+
+
+@pytest.mark.parametrize("peer", ["*", ">", "a.b", "", "_", "_host", "b *"])
+def test_a_peer_is_a_plain_name(peer):
+    with pytest.raises(SubjectError):
+        agent_permissions("r", "a", "w", ("b", peer))
+
+
+def test_without_any_tool_the_server_refuses_tool_calls():
+    assert may(agent_permissions("r", "a", "w"), Kind.TOOL, "search")
+    assert may(agent_permissions("r", "a", "w", tools=("search",)), Kind.TOOL, "search")
+    assert not may(agent_permissions("r", "a", "w", tools=()), Kind.TOOL, "search")
+
+
+@given(st.none() | st.lists(TOKENS.filter(lambda name: name[0] != "_"), max_size=5), st.booleans())
+def test_no_permission_reaches_outside_its_run_or_speaks_for_another(peers, tools):
+    allowed = agent_permissions("r", "a", "w", peers, tools=() if tools else None)
+    for pattern in allowed.publish:
+        crew, run, kind, sender, _, last = pattern.split(".")
+        assert (crew, run, sender, last) == ("crew", "r", "a", "*")
+        assert Kind(kind) in AGENT_KINDS
+    for pattern in allowed.subscribe:
+        out, crew, run, kind, _, to, last = pattern.split(" ")[0].split(".")
+        assert (out, crew, run, last) == ("out", "crew", "r", "*")
+        assert Kind(kind) in RECEIVED_KINDS
+        assert to == "a" or (kind == Kind.REQ and pattern.endswith(" w"))
+
+
+def test_a_held_agent_hears_the_supervisor_and_says_nothing():
+    held = paused_permissions("r", "a")
+    assert held.publish == ()
+    assert held.subscribe == ("out.crew.r.ctl.*.a.*",)
+    for run, agent in (("a.b", "a"), ("r", "_"), ("r", "*")):
+        with pytest.raises(SubjectError):
+            paused_permissions(run, agent)
 
 
 def test_names_of_streams_and_ledger():

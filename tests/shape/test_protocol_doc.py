@@ -8,7 +8,7 @@ from typing import Any, Union, get_args, get_origin
 import msgspec
 
 from crewkeeper_bus import codec, conditions, facts, messages
-from crewkeeper_bus.subjects import AGENT_KINDS, RECEIVED_KINDS, Kind
+from crewkeeper_bus.subjects import AGENT_KINDS, RECEIVED_KINDS, REPORTED_KINDS, Kind
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "docs" / "protocol.md"
@@ -23,7 +23,9 @@ def structs_of(type_: Any) -> list[type[msgspec.Struct]]:
 def docs_of_fields() -> dict[str, dict[str, str]]:
     """Attribute docstrings of the message modules: class to field to its first line."""
     found: dict[str, dict[str, str]] = {}
-    for node in [n for module in (conditions, facts, messages) for n in ast.parse(Path(module.__file__).read_text()).body]:
+    for node in [
+        n for module in (conditions, facts, messages) for n in ast.parse(Path(module.__file__).read_text()).body
+    ]:
         if not isinstance(node, ast.ClassDef):
             continue
         fields = found[node.name] = {}
@@ -117,7 +119,8 @@ def test_the_page_names_every_kind_and_limit():
     for kind in Kind:
         assert f"| `{kind}` |" in text, f"kind {kind} has no row"
     for kind in AGENT_KINDS:
-        assert f"`crew.<run>.{kind}.<me>.*.*`" in text, f"the permission to publish {kind} is not on the page"
+        to = "_" if kind in REPORTED_KINDS else "*"
+        assert f"`crew.<run>.{kind}.<me>.{to}.*`" in text, f"the permission to publish {kind} is not on the page"
     for kind in RECEIVED_KINDS:
         assert f"`out.crew.<run>.{kind}.*.<me>.*`" in text, f"the permission to receive {kind} is not on the page"
     assert f"{codec.PAYLOAD_MAX_BYTES // 1024} KiB" in text
