@@ -1,10 +1,10 @@
-"""Credentials: who connects where, as a struct and as a private JSON file; issuing them is the server's business."""
+"""Credentials: who connects where, as a struct, a private JSON file and a client's options; nothing is issued here."""
 
 import os
 import secrets
 import stat
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 from urllib.parse import urlsplit
 
 import msgspec
@@ -13,15 +13,24 @@ from crewkeeper_bus.errors import ConfigError
 
 FILE_MAX_BYTES: Final = 64 * 1024
 """A credentials file that is larger is not one."""
+_CREDS_FILE: Final = (
+    "-----BEGIN NATS USER JWT-----\n{jwt}\n------END NATS USER JWT------\n"
+    "-----BEGIN USER NKEY SEED-----\n{seed}\n------END USER NKEY SEED------\n"
+)
 
 
 class Credentials(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What one identity needs to connect. The password never shows in `repr` or `str`.
+    """What one identity needs to connect: a password, or a private key with or without a JWT for it, or nothing.
+
+    No secret ever shows in `repr` or `str`.
 
     Attributes:
         url: The server, e.g. `nats://127.0.0.1:4222`.
         user: The name the server knows the identity by.
         password: Its secret.
+        jwt: A user JWT; needs `seed`.
+        seed: The user's private key, `SU…`; it signs the server's challenge and is not sent. Without a JWT, the server
+            must know the public key from its configuration.
         expires_at: When the server stops taking them, unix seconds; None: they do not expire.
         session_s: How long one connection may live before the server ends it; None: no limit. Where it is set, a
             supervisor decides about every login, and the client makes itself known as one process (`nats_transport`).
@@ -30,15 +39,33 @@ class Credentials(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     url: str
     user: str = ""
     password: str = ""
+    jwt: str = ""
+    seed: str = ""
     expires_at: float | None = None
     session_s: float | None = None
 
     def __repr__(self) -> str:
-        hidden = "'***'" if self.password else "''"
+        hidden = "".join(f"{name}='***', " for name in ("password", "jwt", "seed") if getattr(self, name))
         return (
-            f"Credentials(url={redacted(self.url)!r}, user={self.user!r}, password={hidden}, "
+            f"Credentials(url={redacted(self.url)!r}, user={self.user!r}, {hidden}"
             f"expires_at={self.expires_at}, session_s={self.session_s})"
         )
+
+    def options(self, mark: str = "") -> dict[str, Any]:
+        """The keyword arguments that make nats-py's `connect` log in with them; the address is not among them.
+
+        Args:
+            mark: Goes behind a password, for whoever decides about logins.
+        """
+        if self.seed and self.jwt:
+            from nats.aio.client import RawCredentials  # late: most who read credentials never connect
+
+            return {"user_credentials": RawCredentials(_CREDS_FILE.format(jwt=self.jwt, seed=self.seed))}
+        if self.seed:
+            return {"nkeys_seed_str": self.seed}
+        if self.user or self.password:
+            return {"user": self.user or None, "password": self.password + mark or None}
+        return {}
 
     def to_file(self, path: str | os.PathLike[str]) -> None:
         """Write them to `path` in one step, readable by the owner only."""
@@ -46,7 +73,7 @@ class Credentials(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
 
 
 def from_file(path: str | os.PathLike[str], *, check_permissions: bool = False) -> Credentials:
-    """Read credentials from a JSON file `{"url", "user", "password", "expires_at"}`.
+    """Read credentials from a JSON file `{"url", "user", "password", "expires_at", "jwt", "seed"}`, url required.
 
     Args:
         path: The file; read anew at every call, so that a rewritten file takes effect.

@@ -8,6 +8,7 @@ import asyncio
 import fcntl
 import json
 import os
+import shutil
 import signal
 import socket
 from collections.abc import Iterable, Mapping
@@ -21,6 +22,7 @@ import msgspec
 
 from crewkeeper_bus.credentials import Credentials, new_password, write_private
 from crewkeeper_bus.errors import ServerError
+from crewkeeper_bus.keys import Keyring, keyring
 from crewkeeper_bus.orphan_guard import kill_group, open_guarded, release
 from crewkeeper_bus.server_binary import check_version as check_version
 from crewkeeper_bus.server_binary import find_binary as find_binary
@@ -53,22 +55,25 @@ class ServerRecord(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         url: Where it listens.
         user: The supervisor's user.
-        password: Its secret; not in `repr`.
+        jwt: Its JWT; not in `repr`.
+        seed: Its private key; not in `repr`.
         pid: The nats-server's process.
     """
 
     url: str
     user: str
-    password: str
+    password: str = ""
+    jwt: str = ""
+    seed: str = ""
     pid: int
 
     def __repr__(self) -> str:
-        return f"ServerRecord(url={self.url!r}, user={self.user!r}, password='***', pid={self.pid})"
+        return f"ServerRecord(url={self.url!r}, user={self.user!r}, pid={self.pid})"
 
     @property
     def credentials(self) -> Credentials:
         """The supervisor's credentials."""
-        return Credentials(url=self.url, user=self.user, password=self.password)
+        return Credentials(url=self.url, user=self.user, password=self.password, jwt=self.jwt, seed=self.seed)
 
 
 class _Identity(msgspec.Struct, kw_only=True):
@@ -102,8 +107,10 @@ class EmbeddedServer:
         sync_interval: How often stored messages are flushed to disk, e.g. `1s`, or `always`: before each goes on.
     """
 
-    def __init__(self, state_dir: str | os.PathLike[str], *, sync_interval: str = "1s") -> None:
+    def __init__(self, state_dir: str | os.PathLike[str], *, sync_interval: str = "1s", operator: bool = False) -> None:
         self.state_dir = Path(state_dir).absolute()
+        self._operator = operator
+        self._keyring: Keyring | None = None
         self._sync_interval = sync_interval
         self._runs: dict[str, dict[str, _Identity]] = {}
         self._passwords = {SUPERVISOR_USER: new_password(), _SYSTEM_USER: new_password()}
@@ -136,6 +143,9 @@ class EmbeddedServer:
     @property
     def credentials(self) -> Credentials:
         """The supervisor's: every right in the crew's account."""
+        if self._operator:
+            assert self._keyring is not None, "it has not been started"
+            return self._keyring.user("supervisor", self._url)
         return Credentials(url=self._url, user=SUPERVISOR_USER, password=self._passwords[SUPERVISOR_USER])
 
     async def start(self) -> None:
@@ -173,8 +183,9 @@ class EmbeddedServer:
         finally:
             os.close(output)
         self._url = await self._wait_for_port(self._process)
+        own = self.credentials
         record = ServerRecord(
-            url=self._url, user=SUPERVISOR_USER, password=self._passwords[SUPERVISOR_USER], pid=self._process.pid
+            url=own.url, user=own.user, password=own.password, jwt=own.jwt, seed=own.seed, pid=self._process.pid
         )
         write_private(self.state_dir / "server.json", msgspec.json.encode(record))
 
@@ -342,6 +353,13 @@ class EmbeddedServer:
                     for user, password in identity.passwords.items()
                 ]
         system = [{"user": _SYSTEM_USER, "password": self._passwords[_SYSTEM_USER]}]
+        if self._operator:
+            trust = self._trust()
+        else:
+            trust = {
+                "system_account": "SYSTEM",
+                "accounts": {"SYSTEM": {"users": system}, "CREWS": {"jetstream": "enabled", "users": users}},
+            }
         config = {
             "listen": "127.0.0.1:-1",
             "ports_file_dir": str(self.state_dir),
@@ -356,10 +374,22 @@ class EmbeddedServer:
             "logfile_size_limit": LOG_MAX_BYTES,
             "logfile_max_num": 2,
             "authorization": {"timeout": 2},
-            "system_account": "SYSTEM",
-            "accounts": {"SYSTEM": {"users": system}, "CREWS": {"jetstream": "enabled", "users": users}},
+            **trust,
         }
         write_private(self._config, json.dumps(config, indent=1).encode())
+
+    def _trust(self) -> dict[str, Any]:
+        """Whom the server believes: the operator, so its accounts, so their users; about all others it asks."""
+        ring = self._keyring = keyring(self.state_dir)
+        accounts = self.state_dir / "accounts"
+        shutil.rmtree(accounts, ignore_errors=True)  # what was pushed to an earlier server ended with it
+        return {
+            "operator": ring.operator_jwt(),
+            "system_account": ring.public("system"),
+            "resolver": {"type": "full", "dir": str(accounts)},
+            "resolver_preload": {ring.public(name): ring.account(name) for name in ("system", "auth", "crews")},
+            "default_sentinel": ring.nobody_jwt(),
+        }
 
     async def _wait_for_port(self, process: "Process") -> str:
         url = ""
@@ -406,7 +436,7 @@ def _check_ours(state_dir: Path) -> None:
         ServerError: It is not empty and was no state directory before.
     """
     entries = {entry.name for entry in state_dir.iterdir()} if state_dir.is_dir() else set()
-    if entries and not entries & {"lock", "server.json", "nats-server.conf", "runs", "controller.log"}:
+    if entries and not entries & {"lock", "server.json", "nats-server.conf", "runs", "controller.log", "keys"}:
         raise ServerError(
             f"{state_dir} is not empty and no state directory of a supervisor (it holds {min(entries)!r}): "
             "name another, new or empty"
