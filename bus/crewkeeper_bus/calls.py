@@ -1,8 +1,9 @@
 """Calls: the calls this agent made and has no answer for, and the waits that end when answers come."""
 
 import itertools
+import re
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 import msgspec
@@ -28,6 +29,7 @@ CALLS_MAX: Final = 1000
 """Calls that may be open at once: they are all listed in every heartbeat."""
 TOGETHER_MAX: Final = 256
 """Calls that one wait may join."""
+_ORDINAL: Final = re.compile(r"[1-9][0-9]{0,5}\Z")
 
 
 def error_of(fault: Fault, peer: str) -> BusError:
@@ -137,8 +139,8 @@ class Calls:
         self._tasks = tasks
         self._waits = waits
         self.open: dict[str, Call] = {}
-        self.agents: frozenset[str] = frozenset()
-        """Names that are known to be agents, hence no roles."""
+        self.replicas: Mapping[str, int] | None = None
+        """Roles and how many instances they have; None: not known yet."""
         self._turns = itertools.count(1)
         self._given_up: OrderedDict[str, str] = OrderedDict()
         """Calls to a role that were cancelled before it was known who has them: call id to role."""
@@ -229,6 +231,11 @@ class Calls:
                     self._given_up.popitem(last=False)
         call.resolve(msgspec.UNSET, Cancelled(f"call to {call.to} was cancelled: {why}"))
 
+    def is_strange(self, sender: str, id_: str) -> bool:
+        """Whether a call of this id is open that was made to somebody else than `sender`: an intruder's answer."""
+        call = self.open.get(id_)
+        return call is not None and sender != SUPERVISOR and not self._is_asked(sender, call.callee, call.to)
+
     def accept(self, sender: str, id_: str, reply: Reply | SupervisorReply) -> bool:
         """Take a reply. False: nobody asked for it, or not from that sender."""
         call = self.open.get(id_)
@@ -255,8 +262,14 @@ class Calls:
         return True
 
     def _is_asked(self, sender: str, callee: str, to: str) -> bool:
-        """Whether `sender` may answer: it is the callee or, unless that is known, one of the role (`r-…`)."""
-        return sender == callee or (callee == to and to not in self.agents and sender.startswith(to + "-"))
+        """Whether `sender` may answer: it is the callee or, unless that is known, an instance of the role."""
+        return sender == callee or (callee == to and self._is_instance(sender, to))
+
+    def _is_instance(self, sender: str, role: str) -> bool:
+        name, _, number = sender.rpartition("-")
+        if name != role or not _ORDINAL.match(number):
+            return False
+        return self.replicas is None or int(number) <= self.replicas.get(role, 0)
 
     def _task_ended(self, task: Task, failed: bool) -> None:
         if failed:

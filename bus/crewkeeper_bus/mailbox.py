@@ -1,7 +1,7 @@
 """Mailbox: one-way messages that came and were not taken, and the tasks that wait for some."""
 
-from collections import deque
-from typing import Any
+from collections import OrderedDict, deque
+from typing import Any, Final
 
 import msgspec
 
@@ -12,6 +12,9 @@ from crewkeeper_bus.outgoing import Outgoing
 from crewkeeper_bus.subjects import check_token
 from crewkeeper_bus.tasks import Tasks
 from crewkeeper_bus.waits import Wait, Waits, check_timeout
+
+REMEMBERED_MAX: Final = 10_000
+"""Messages taken that are remembered, so that one delivered twice is read once."""
 
 
 class Message(msgspec.Struct, frozen=True, kw_only=True):
@@ -51,6 +54,8 @@ class Mailbox:
         self._unread: deque[_Unread] = deque()
         self._present: set[tuple[str, str]] = set()
         """(sender, message id) of every message not taken."""
+        self._taken: OrderedDict[tuple[str, str], None] = OrderedDict()
+        """The same of those taken last: what a supervisor delivers again after a pause may have been here."""
         self._receivers: list[_Receiver] = []
 
     def unread(self) -> tuple[tuple[str, str], ...]:
@@ -60,7 +65,7 @@ class Mailbox:
 
     def accept(self, sender: str, id_: str, message: WireMessage) -> bool:
         """Take in a message. False: it has been here, or the mailbox is full."""
-        if (sender, id_) in self._present or len(self._unread) >= max(self._limit, 1):
+        if (sender, id_) in self._present or (sender, id_) in self._taken or len(self._unread) >= max(self._limit, 1):
             return False
         self._present.add((sender, id_))
         self._unread.append(_Unread(sender, id_, message.body.copy()))
@@ -110,5 +115,8 @@ class Mailbox:
             found = receiver.found
             assert found is not None
         self._present.discard((found.sender, found.id))
+        self._taken[found.sender, found.id] = None
+        if len(self._taken) > REMEMBERED_MAX:
+            self._taken.popitem(last=False)
         self._outgoing.note(Taken, sender=found.sender, message=found.id, task=task.id)
         return Message(sender=found.sender, id=found.id, body=codec.decode_body(found.raw, type_))

@@ -251,7 +251,8 @@ class Membership:
             self._drop("malformed", subject, str(error))
             return
         if not self._take(address, message):
-            self._drop("unexpected", subject)
+            strange = address.kind in (Kind.REP, Kind.PROG) and self.calls.is_strange(address.sender, address.id)
+            self._drop("stranger" if strange else "unexpected", subject)
 
     def _take(self, address: Address, message: Any) -> bool:
         """Give a decoded message to the part it is for. False: that part has no use for it."""
@@ -285,7 +286,7 @@ class Membership:
         match command:
             case Begin():
                 self.peers = command.peers
-                self.calls.agents = frozenset(command.peers)
+                self.calls.replicas = command.replicas
                 self.serving.begin()
                 self._begun.set()
             case Break():

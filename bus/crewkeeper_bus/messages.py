@@ -358,6 +358,8 @@ class Begin(Control, frozen=True, kw_only=True, omit_defaults=True, tag_field="t
     """The crew is complete: activities may start."""
 
     peers: Names = ()
+    replicas: dict[Name, Count] = {}
+    """Roles with several instances, and how many: `<role>-1` to `<role>-<n>`. Nobody else answers calls to a role."""
 
 
 class Break(Control, frozen=True, kw_only=True, omit_defaults=True, tag_field="t", tag="break"):

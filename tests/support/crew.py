@@ -140,7 +140,7 @@ class Crew:
 
     async def begin(self, client: Client) -> None:
         """Let one client begin."""
-        await self.double.command(client.agent, m.Begin, peers=("x", "y"))
+        await self.double.command(client.agent, m.Begin, peers=("x", "y"), replicas={"worker": 9})
         await client.ready(timeout_s=20)
 
 
