@@ -46,7 +46,7 @@ class Status(IntEnum):
     LEFT = 0
     """In order: its work is done, or it was told to stop and left nothing unfinished."""
     FAILED = 1
-    """Main raised, or the bus could not be reached."""
+    """Main raised, or the bus could not be reached or refused this agent for good."""
     MISCONFIGURED = 2
     """A setting, the module or the script is wrong; starting it again changes nothing."""
     STOPPED = 3

@@ -17,7 +17,7 @@ from msgspec import Raw
 from crewkeeper_bus import codec
 from crewkeeper_bus.activity import Activity
 from crewkeeper_bus.calls import TOGETHER_MAX, Call
-from crewkeeper_bus.credentials import from_file
+from crewkeeper_bus.credentials import Credentials, from_file
 from crewkeeper_bus.errors import Timeout
 from crewkeeper_bus.grants import Hold
 from crewkeeper_bus.mailbox import Message
@@ -351,6 +351,33 @@ class Client:
             await parts.waits.rest(wait)
         finally:
             timer.cancel()
+
+    # --- helpers of its own ---
+
+    async def delegate(
+        self, name: str, *, peers: Sequence[str] = (), tools: Sequence[str] = (), limit_s: float
+    ) -> Credentials:
+        """Let in a helper: an agent for a part of the current task, that may do no more than this one.
+
+        It lives until the task ends, this agent leaves or is killed, or `limit_s` has passed, whichever comes first.
+
+        Args:
+            name: Its name, new in the crew.
+            peers: Agents and roles it may send to; it may answer whoever calls it.
+            tools: Tools it may use.
+            limit_s: Seconds from now until its credentials end.
+
+        Returns:
+            What it logs in with: a secret, for it alone.
+
+        Raises:
+            Refused: It asks for more than this agent may do itself, or the name is taken.
+            ConfigError: `limit_s` is out of range.
+            SubjectError: A name is none.
+            Timeout: No supervisor answered.
+        """
+        await self._membership.checkpoint.hold()
+        return await self._membership.delegations.ask(name, peers, tools, limit_s)
 
     # --- work ---
 

@@ -18,6 +18,7 @@ from crewkeeper_bus import codec
 from crewkeeper_bus.calls import Calls
 from crewkeeper_bus.checkpoint import Checkpoint
 from crewkeeper_bus.control import Control
+from crewkeeper_bus.delegation import Delegations
 from crewkeeper_bus.errors import BusError, Cancelled, CodecError, Killed, Refused, SubjectError, Timeout, WouldDeadlock
 from crewkeeper_bus.grants import Grants
 from crewkeeper_bus.heartbeat import Heartbeats
@@ -59,6 +60,7 @@ class Membership:
         self.mailbox = Mailbox(self.outgoing, self.tasks, self.waits, settings.mailbox)
         self.grants = Grants(self.outgoing, self.tasks, self.waits)
         self.humans = Humans(self.outgoing, self.tasks, self.waits)
+        self.delegations = Delegations(settings, self.outgoing, self.tasks)
         self.serving = Serving(
             self.outgoing,
             self.tasks,
@@ -157,7 +159,9 @@ class Membership:
         self.serving.refuse_queued(f"{self.settings.agent} has left the run")
         self.slots.close()
         if killed is None:
-            self.waits.fail_all(Cancelled(f"{self.settings.agent} leaves run {self.settings.run}"))
+            leaving = Cancelled(f"{self.settings.agent} leaves run {self.settings.run}")
+            self.waits.fail_all(leaving)
+            self.delegations.fail_all(leaving)
         self._left.set()
         self._group.cancel_scope.cancel()
         try:
@@ -261,7 +265,7 @@ class Membership:
             case Kind.REQ:
                 return self.serving.accept(sender, id_, message, by_role=address.to != self.settings.agent)
             case Kind.REP:
-                if sender == SUPERVISOR and self.humans.accept(id_, message):
+                if sender == SUPERVISOR and (self.humans.accept(id_, message) or self.delegations.accept(id_, message)):
                     return True
                 return self.calls.accept(sender, id_, message)
             case Kind.MSG:
@@ -342,6 +346,7 @@ class Membership:
         self.serving.refuse_queued(why)
         self.slots.close()
         self.waits.fail_all(error)
+        self.delegations.fail_all(error)
         self._begun.set()
         self._stopped.set()
         self._group.start_soon(self._end_after_grace, name="stop")

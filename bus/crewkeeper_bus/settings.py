@@ -121,10 +121,12 @@ def resolve(
     payload_bytes = reader.number("payload_bytes", int, PAYLOAD_MAX_BYTES, 1024, 64 * 1024 * 1024)
     path = reader.text("credentials_file")
     url, user, password = reader.text("url"), reader.text("user"), reader.text("password")
+    session_s = reader.number("session_s", float, None, 0.1, SECONDS_MAX)
     if path:
         try:
             credentials = from_file(path)
             url, user, password = credentials.url or url, credentials.user or user, credentials.password or password
+            session_s = credentials.session_s or session_s
         except ConfigError as error:
             reader.mistakes.append(str(error))
     elif needs_url and password and not user:
@@ -138,7 +140,7 @@ def resolve(
         url=url,
         user=user,
         password=password,
-        session_s=reader.number("session_s", float, None, 0.1, SECONDS_MAX),
+        session_s=session_s,
         credentials_file=Path(path) if path else None,
         concurrency=reader.number("concurrency", int, 1, 1, 10_000),
         reentrant=reader.choice("reentrant", REENTRANT, "none"),
