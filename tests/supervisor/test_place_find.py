@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 
 from crewkeeper_bus.errors import ConfigError
+from crewkeeper_bus.keys import keyring
+from crewkeeper_supervisor.shell.authority import make_config_block
 from crewkeeper_supervisor.shell.errors import NothingRuns
 from crewkeeper_supervisor.shell.place import Place, state_dir
 
@@ -73,3 +75,32 @@ def test_a_server_that_is_gone_is_said(nowhere):
     write(nowhere / ".crewkeeper", url="nats://127.0.0.1:5", pid=dead)
     with pytest.raises(NothingRuns, match=f"process {dead}"):
         Place.find()
+
+
+def test_the_keys_of_a_directory_open_an_existing_server(nowhere):
+    make_config_block(nowhere / "s")
+    place = Place.find(nowhere / "s", "nats://h:4222")
+    authority = place.authority()
+    assert (place.url, authority.mode) == ("nats://h:4222", "config")
+    assert place.seed == authority.supervisor.seed != ""
+    assert place.seed not in f"{place!r} {place} {place.credentials!r} {authority!r}"
+    assert Place.find(nowhere / "s", "nats://me:pw@h:4222").seed == ""
+    assert Place.find(nowhere / "other", "nats://h:4222").authority().mode == "observe"
+
+
+def test_the_server_file_says_whose_keys_are_meant(nowhere):
+    keyring(nowhere / "s")
+    make_config_block(nowhere / "s")
+    write(
+        nowhere / "s",
+        url="nats://127.0.0.1:5",
+        user="_supervisor",
+        jwt="canary-jwt",
+        seed="canary-seed",
+        pid=os.getpid(),
+    )
+    place = Place.find(nowhere / "s")
+    assert (place.jwt, place.seed, place.authority().mode) == ("canary-jwt", "canary-seed", "operator")
+    assert "canary" not in f"{place!r} {place}"
+    assert Place.find(nowhere / "s", "nats://127.0.0.1:5").authority().mode == "operator"
+    assert Place.find(nowhere / "s", "nats://127.0.0.1:6").authority().mode == "config"

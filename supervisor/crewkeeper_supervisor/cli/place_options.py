@@ -59,8 +59,5 @@ async def opened(state: Path | None, nats: str | None, *, stored: bool = False) 
     from crewkeeper_bus.server import EmbeddedServer
 
     say(f"nothing runs here now; looking into the store of {directory}: what it calls running was cut off")
-    async with EmbeddedServer(directory) as server:
-        access = server.credentials
-        place = Place(state=directory, url=access.url, user=access.user, password=access.password)
-        async with connect(place) as link:
-            yield link
+    async with EmbeddedServer(directory) as server, connect(Place.of(directory, server.credentials)) as link:
+        yield link

@@ -125,8 +125,8 @@ class Authority:
 
         Args:
             state_dir: The state directory.
-            url: Address of an existing server; empty: of the embedded one of this directory, if one runs, else
-                whatever the directory has keys for.
+            url: Address of the server; empty: of the embedded one of this directory, if one runs, else whatever the
+                directory has keys for.
 
         Returns:
             None if it has no keys for that server: all that is left is `observing`.
@@ -134,8 +134,8 @@ class Authority:
         Raises:
             ServerError: The keys are readable by others, or damaged.
         """
-        embedded = "" if url else _embedded_url(state_dir)
-        if embedded:
+        embedded = _embedded_url(state_dir)
+        if embedded and url in ("", embedded):
             return cls._of_keyring(state_dir, embedded)
         return cls._of_file(state_dir, url) or (None if url else cls._of_keyring(state_dir, ""))
 

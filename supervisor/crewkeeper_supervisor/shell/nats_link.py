@@ -207,7 +207,7 @@ async def connect(place: Place, *, name: str = "supervisor") -> AsyncIterator[Li
 
 
 async def _open(nc: WireClient, place: Place, name: str, **callbacks: Any) -> None:
-    options: dict[str, Any] = {"user": place.user, "password": place.password} if place.user else {}
+    options = place.credentials.options()
     try:
         with anyio.fail_after(CONNECT_LIMIT_S):
             await nc.connect(
@@ -228,7 +228,7 @@ async def _open(nc: WireClient, place: Place, name: str, **callbacks: Any) -> No
         await _close(nc)
         raise ConnectionLost(
             f"cannot connect to {place.host}: {str(error)[:200] or type(error).__name__}; "
-            "check that a NATS server listens there, and the address and password given"
+            "check that a NATS server listens there, and the address and credentials given"
         ) from error
 
 

@@ -8,23 +8,27 @@ from urllib.parse import SplitResult, unquote, urlsplit, urlunsplit
 import msgspec
 from msgspec import Struct
 
+from crewkeeper_bus.credentials import Credentials
 from crewkeeper_bus.errors import ConfigError
+from crewkeeper_supervisor.shell.authority import Authority
 from crewkeeper_supervisor.shell.errors import NothingRuns
 
 STATE_NAME: Final = ".crewkeeper"
 _SCHEMES: Final = ("nats", "tls", "ws", "wss")
 SERVER_FILE: Final = "server.json"
-"""Written by the embedded server, mode 0600: url, user, password, pid."""
+"""Written by the embedded server, mode 0600: url, user, jwt, seed, pid."""
 
 
 class Place(Struct, frozen=True, kw_only=True):
-    """One state directory and the access to its server. Its representation never shows the password."""
+    """One state directory and the access to its server. Its representation never shows a secret."""
 
     state: Path
     url: str
     """Without credentials."""
     user: str = ""
     password: str = ""
+    jwt: str = ""
+    seed: str = ""
 
     def __repr__(self) -> str:
         return f"Place(state={str(self.state)!r}, url={self.url!r}, user={self.user!r})"
@@ -38,6 +42,25 @@ class Place(Struct, frozen=True, kw_only=True):
     def host(self) -> str:
         """Host and port of the server, for messages."""
         return urlsplit(self.url).netloc or self.url
+
+    @property
+    def credentials(self) -> Credentials:
+        """What to connect with."""
+        return Credentials(url=self.url, user=self.user, password=self.password, jwt=self.jwt, seed=self.seed)
+
+    def authority(self) -> Authority:
+        """What the state directory lets us sign for this server; that may be nothing.
+
+        Raises:
+            ServerError: The keys are readable by others, or damaged.
+        """
+        return Authority.load(self.state, self.url) or Authority.observing(self.url)
+
+    @classmethod
+    def of(cls, state: Path, credentials: Credentials) -> "Place":
+        """The place that these credentials give access to."""
+        given = credentials
+        return cls(state=state, url=given.url, user=given.user, password=given.password, jwt=given.jwt, seed=given.seed)
 
     @classmethod
     def find(cls, state: Path | None = None, nats: str | None = None) -> "Place":
@@ -60,8 +83,11 @@ class Place(Struct, frozen=True, kw_only=True):
     def of_url(cls, url: str, state: Path) -> "Place":
         """Take a server's address apart; credentials may stand in it, percent-encoded.
 
+        Without any, the keys that the state directory holds for an existing server are used.
+
         Raises:
             ConfigError: It is the address of something else than a NATS server.
+            ServerError: The keys are readable by others, or damaged.
         """
         parts = urlsplit(url if "://" in url else f"nats://{url}")
         if parts.scheme not in _SCHEMES:
@@ -69,6 +95,9 @@ class Place(Struct, frozen=True, kw_only=True):
         host = parts.netloc.rpartition("@")[2]
         bare = urlunsplit(SplitResult(parts.scheme, host, parts.path, "", ""))
         user, password = unquote(parts.username or ""), unquote(parts.password or "")
+        authority = None if user else Authority.load(state, bare)
+        if authority is not None:
+            return cls.of(state, authority.supervisor)
         return cls(state=state, url=bare, user=user, password=password)
 
     @classmethod
@@ -83,13 +112,10 @@ class Place(Struct, frozen=True, kw_only=True):
             raise NothingRuns(f"{path} cannot be read ({str(error)[:200]}); {remedy}") from None
         if found.pid and not _is_alive(found.pid):
             raise NothingRuns(f"the server of {path} (process {found.pid}) is gone; {remedy}")
-        return cls(state=directory, url=found.url, user=found.user, password=found.password)
+        return cls.of(directory, found)
 
 
-class _ServerFile(Struct, frozen=True, kw_only=True):
-    url: str
-    user: str = ""
-    password: str = ""
+class _ServerFile(Credentials, frozen=True, kw_only=True):
     pid: int = 0
 
 
