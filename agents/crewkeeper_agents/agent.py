@@ -115,8 +115,8 @@ class Agent:
         Args:
             until: `"stop"` serves until told to stop, `"main"` until main is over. Without handlers it is always main.
 
-        Exit status: 0 left in order; 1 main raised, or the bus cannot be reached or refuses it; 2 the configuration is wrong;
-        3 stopped in mid-work. SIGTERM and SIGINT stop it as the supervisor would, with status 0.
+        Exit status: 0 left in order; 1 main raised, or the bus cannot be reached or refuses this agent; 2 the
+        configuration is wrong; 3 stopped in mid-work. SIGTERM and SIGINT stop it as the supervisor would, with status 0.
         """
         from crewkeeper_agents import runtime
 
