@@ -76,3 +76,7 @@ class JournalGap(ShellError):  # noqa: N818
 
 class StoreUnavailable(ShellError):  # noqa: N818
     """The server did not answer a request to its store in time."""
+
+
+class ClaimsRefused(ShellError):  # noqa: N818
+    """A server does not take what an account is changed to."""
