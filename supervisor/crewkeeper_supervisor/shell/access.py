@@ -1,0 +1,432 @@
+"""Access: the durable records of who may be in which run, in KV bucket ACCESS; who connects is judged by `callout`.
+
+One record an agent and run, key `<run>.<agent>`, changed by compare-and-set only and read from the stream's leader, so
+that whoever asks next sees what was decided last. A secret is never stored: only its digest is, and the secret leaves
+this process once, in what `issue` returns.
+"""
+
+import contextlib
+import time
+from collections.abc import Callable
+from typing import Final, NamedTuple
+
+import msgspec
+import nats.js.errors
+from msgspec import UNSET, Struct, UnsetType
+from msgspec.structs import replace
+from nats.js.api import KeyValueConfig, StorageType
+
+from crewkeeper_bus.codec import PAYLOAD_MAX_BYTES
+from crewkeeper_bus.credentials import Credentials
+from crewkeeper_bus.subjects import check_agent, check_token
+from crewkeeper_supervisor.core.scope import AccessState, Record, Token
+from crewkeeper_supervisor.shell import tokens
+from crewkeeper_supervisor.shell.errors import ShellError, StoreUnavailable
+from crewkeeper_supervisor.shell.nats_link import LINK_ERRORS, Link, WrongLastSequence, replicas
+
+BUCKET: Final = "ACCESS"
+TTL_S: Final = 3600.0
+"""How long a token is good for, unless it is said."""
+TTL_MIN_S: Final = 1.0
+TTL_MAX_S: Final = 30 * 24 * 3600.0
+TOKENS_MAX: Final = 32
+"""Tokens of one agent in force at a time."""
+ENDED_KEEP_S: Final = 24 * 3600
+"""How long the records of a run stay after its end: so long its tokens are known to be over, then they are unknown."""
+PEERS_MAX: Final = 128
+"""Names in a list of peers or tools: the answer to a login holds three subjects for each peer."""
+
+_STREAM: Final = f"KV_{BUCKET}"
+_PREFIX: Final = f"$KV.{BUCKET}."
+_TRIES: Final = 20
+_REVOKED_KEPT: Final = 32
+
+Names = tuple[str, ...] | None
+
+
+class AccessRefused(ShellError):  # noqa: N818 - what the operator reads
+    """The state of the agent's access does not allow this; nothing was changed."""
+
+
+class NoAccess(ShellError):  # noqa: N818
+    """Nothing was ever issued to this agent of this run, or not this token."""
+
+
+class Damaged(StoreUnavailable):
+    """A record cannot be read: nobody is let in by it. A kill replaces it."""
+
+
+class Issued(Struct, frozen=True, kw_only=True):
+    """A new token. Its representation never shows the secret."""
+
+    run: str
+    agent: str
+    token: str
+    """Its id; not a secret."""
+    credentials: Credentials
+    expires_at: float
+    """Unix seconds."""
+
+
+class _Found(NamedTuple):
+    record: Record | None
+    seq: int
+    is_damaged: bool = False
+
+
+_DECODER: Final = msgspec.json.Decoder(Record)
+
+
+class Access:
+    """The access records of one server. Cheap to make; holds no state of its own."""
+
+    def __init__(self, link: Link) -> None:
+        self._link = link
+
+    async def open(self) -> None:
+        """Create the bucket if it is not there.
+
+        Raises:
+            StoreUnavailable: The server did not answer.
+        """
+        config = KeyValueConfig(
+            bucket=BUCKET, description="Who may be in a run", history=1, storage=StorageType.FILE, replicas=replicas()
+        )
+        try:
+            with contextlib.suppress(nats.js.errors.BadRequestError):  # it is there, made by another version
+                await self._link.js.create_key_value(config)
+        except LINK_ERRORS as error:
+            raise StoreUnavailable(f"bucket {BUCKET}: {error}") from error
+
+    # --- letting in ---
+
+    async def issue(
+        self,
+        run: str,
+        agent: str,
+        role: str = "",
+        *,
+        peers: Names | UnsetType = UNSET,
+        tools: Names | UnsetType = UNSET,
+        ttl_s: float = TTL_S,
+        by: str = "",
+        replaces: bool = False,
+        payload_bytes: int = PAYLOAD_MAX_BYTES,
+    ) -> Issued:
+        """Make a token for an agent; it is good from now on.
+
+        Args:
+            run: The run.
+            agent: The agent's name.
+            role: Its role; empty: the one it has, or its own name.
+            peers: Names it may address; None: any; not given: as before. It holds for the agent, so for all its tokens,
+                from each one's next login on.
+            tools: Names of its tools; the same.
+            ttl_s: How long the token lives.
+            by: Who issues it, for people.
+            replaces: Revoke the tokens that the same `by` issued before.
+            payload_bytes: The largest message it may publish.
+
+        Raises:
+            AccessRefused: The agent was killed, the run is over, the role is another, or it has too many tokens.
+            SubjectError: A name is invalid.
+            StoreUnavailable: The server did not store it.
+        """
+        check_token(run, "run")
+        check_agent(agent)
+        check_agent(role or agent)
+        _check_names(peers, "peers")
+        _check_names(tools, "tools")
+        if not TTL_MIN_S <= ttl_s <= TTL_MAX_S:
+            raise AccessRefused(f"a token lives {TTL_MIN_S:g} s to {TTL_MAX_S / 86400:g} days, not {ttl_s:g} s")
+        made = tokens.new_token()
+        now_s = time.time()
+        token = Token(id=made.id, digest=made.digest, issued_at=now_s, expires_at=now_s + ttl_s, by=by[:200])
+
+        def change(found: Record | None) -> Record:
+            record = found or Record(run=run, agent=agent, role=role or agent, since_s=now_s)
+            _check_admits(record, role)
+            kept = _kept(record.tokens, now_s, by=by if replaces else None)
+            if sum(each.in_force(now_s) for each in kept) >= TOKENS_MAX:
+                raise AccessRefused(
+                    f"{agent} of run {run} has {TOKENS_MAX} tokens in force; revoke some: "
+                    f"supervisor creds revoke {run} {agent} --token ID"
+                )
+            return replace(
+                record,
+                peers=record.peers if peers is UNSET else peers,
+                tools=record.tools if tools is UNSET else tools,
+                payload_bytes=payload_bytes,
+                tokens=(*kept, token),
+            )
+
+        await self._change(run, agent, change)
+        credentials = Credentials(
+            url=self._link.place.url, user=f"{run}.{agent}", password=made.password, expires_at=token.expires_at
+        )
+        return Issued(run=run, agent=agent, token=made.id, credentials=credentials, expires_at=token.expires_at)
+
+    async def admit(
+        self,
+        run: str,
+        agent: str,
+        role: str,
+        *,
+        parent: str,
+        task: str,
+        peers: Names,
+        tools: Names,
+        expires_s: float,
+        token: str,
+        digest: str,
+        payload_bytes: int = PAYLOAD_MAX_BYTES,
+    ) -> Record:
+        """Let in a sub-agent whose secret was made, and is known, only where it will be used. Repeating it is harmless.
+
+        Args:
+            run: The run.
+            agent: The sub-agent's name, new to the run.
+            role: Its role.
+            parent: The agent that asked for it.
+            task: The parent's task that it lives and dies with.
+            peers: Names it may address; None: any.
+            tools: Names of its tools; None: any.
+            expires_s: Seconds until its deadline.
+            token: Id of its only token.
+            digest: SHA-256 of the secret, hex.
+            payload_bytes: The largest message it may publish.
+
+        Raises:
+            AccessRefused: The name is taken by another agent, or was killed.
+            ConfigError: `token` or `digest` is none.
+            SubjectError: A name is invalid.
+            StoreUnavailable: The server did not store it.
+        """
+        for name in (agent, role, parent):
+            check_agent(name)
+        check_token(run, "run")
+        _check_names(peers, "peers")
+        _check_names(tools, "tools")
+        now_s = time.time()
+        made = Token(
+            id=tokens.check_id(token),
+            digest=tokens.check_digest(digest),
+            issued_at=now_s,
+            expires_at=now_s + expires_s,
+            by=parent,
+        )
+
+        def change(found: Record | None) -> Record:
+            if found is not None:
+                same = (found.parent, found.task) == (parent, task) and any(each.id == token for each in found.tokens)
+                _check_admits(found, "")
+                if not same:
+                    raise AccessRefused(f"run {run} has an agent {agent!r} already; choose another name")
+                return found
+            return Record(
+                run=run,
+                agent=agent,
+                role=role,
+                peers=peers,
+                tools=tools,
+                since_s=now_s,
+                payload_bytes=payload_bytes,
+                parent=parent,
+                task=task,
+                tokens=(made,),
+            )
+
+        return await self._change(run, agent, change)
+
+    # --- looking ---
+
+    async def get(self, run: str, agent: str) -> Record | None:
+        """An agent's record as it is now; None if nothing was ever issued to it.
+
+        Raises:
+            Damaged: It cannot be read.
+            StoreUnavailable: The server did not answer.
+        """
+        found = await self._find(run, agent)
+        if found.is_damaged:
+            raise Damaged(f"the access record of {agent} of run {run} cannot be read; kill the agent to replace it")
+        return found.record
+
+    async def ls(self, run: str | None = None) -> list[Record]:
+        """The records of a run, or of every run, by run and agent; damaged ones are left out.
+
+        Raises:
+            StoreUnavailable: The server did not answer.
+        """
+        return sorted((each for each in await self._all(run) if each), key=lambda each: (each.run, each.agent))
+
+    # --- shutting out ---
+
+    async def revoke(self, run: str, agent: str, token_id: str | None = None) -> Record:
+        """End one token, or every one, of an agent; connections that are open stay so until they must log in again.
+
+        Raises:
+            NoAccess: Nothing was issued to it, or not this token.
+            StoreUnavailable: The server did not store it.
+        """
+        now_s = time.time()
+
+        def change(found: Record | None) -> Record:
+            if found is None:
+                raise NoAccess(f"nothing was issued to {agent!r} of run {run!r}; `supervisor creds ls` lists what was")
+            if token_id is not None and all(each.id != token_id for each in found.tokens):
+                known = ", ".join(each.id for each in found.tokens if each.in_force(now_s)) or "none"
+                raise NoAccess(f"{agent} of run {run} has no token {token_id[:40]!r}; in force: {known}")
+            ended = [
+                replace(each, revoked_at=each.revoked_at or now_s) if token_id in (None, each.id) else each
+                for each in found.tokens
+            ]
+            return replace(found, tokens=_kept(ended, now_s))
+
+        return await self._change(run, agent, change)
+
+    async def set_state(self, run: str, agent: str, state: AccessState, why: str = "", term: int = 0) -> Record:
+        """Set an agent's state; repeating it is harmless. The next login is judged by it.
+
+        Args:
+            run: The run.
+            agent: The agent. `killed` also holds for one that nothing was issued to yet.
+            state: The new state.
+            why: Reason, for people.
+            term: Term of the owner that decides; 0: of nobody in particular. One older than the record's is refused,
+                except for `killed`: between two owners, whoever shuts out prevails.
+
+        Raises:
+            AccessRefused: It would lead out of `killed`, or a newer owner has decided.
+            NoAccess: Nothing was issued to it.
+            StoreUnavailable: The server did not store it.
+        """
+        check_token(run, "run")
+        check_agent(agent)
+
+        def change(found: Record | None) -> Record:
+            if found is None:
+                if state != "killed":
+                    raise NoAccess(f"nothing was issued to {agent!r} of run {run!r}: there is nothing to set")
+                found = Record(run=run, agent=agent, role=agent)
+            if found.state == state:
+                return found
+            if found.state == "killed":
+                raise AccessRefused(
+                    f"{agent} of run {run} was killed ({found.why or 'no reason given'}): that is final"
+                )
+            if state != "killed" and 0 < term < found.term:
+                raise AccessRefused(
+                    f"{agent} of run {run}: an owner of term {found.term} has decided after term {term}"
+                )
+            term_ = max(term, found.term)
+            return replace(found, state=state, why=why[:500], since_s=time.time(), term=term_)
+
+        return await self._change(run, agent, change, replace_damaged=state == "killed")
+
+    async def end_run(self, run: str) -> int:
+        """Shut out everybody of a run that has ended; returns how many. Repeating it is harmless.
+
+        Raises:
+            StoreUnavailable: The server did not store it.
+        """
+        records = [each for each in await self._all(run) if each]
+        for record in records:
+
+            def change(found: Record | None, record: Record = record) -> Record:
+                found = found or record
+                if found.over:
+                    return found
+                why = found.why if found.state == "killed" else "the run is over"
+                return replace(found, over=True, state="killed", why=why, since_s=time.time())
+
+            await self._change(run, record.agent, change, keep_s=ENDED_KEEP_S)
+        return len(records)
+
+    # --- the bucket ---
+
+    async def _change(
+        self,
+        run: str,
+        agent: str,
+        change: Callable[[Record | None], Record],
+        *,
+        keep_s: int = 0,
+        replace_damaged: bool = False,
+    ) -> Record:
+        """Store what `change` makes of the record; it is called again if somebody was faster."""
+        headers = {"Nats-TTL": f"{keep_s}s"} if keep_s else None
+        for _ in range(_TRIES):
+            found = await self._find(run, agent)
+            if found.is_damaged and not replace_damaged:
+                raise Damaged(f"the access record of {agent} of run {run} cannot be read; kill the agent to replace it")
+            record = change(found.record)
+            if record is found.record:
+                return record
+            with contextlib.suppress(WrongLastSequence):
+                await self._link.store(
+                    f"{_PREFIX}{run}.{agent}", msgspec.json.encode(record), expected_last=found.seq, headers=headers
+                )
+                return record
+        raise StoreUnavailable(f"access of {agent} of run {run}: its record keeps changing")
+
+    async def _find(self, run: str, agent: str) -> _Found:
+        last = await self._link.last(_STREAM, f"{_PREFIX}{check_token(run, 'run')}.{check_token(agent, 'agent')}")
+        if last is None:
+            return _Found(None, 0)
+        seq = int(last.seq or 0)
+        if not last.data:
+            return _Found(None, seq)
+        record = _decode(last.data, f"{run}.{agent}")
+        return _Found(record, seq, record is None)
+
+    async def _all(self, run: str | None) -> list[Record | None]:
+        # Entry by entry, as the registry is read: one that changes meanwhile moves to the end, so that none is missed.
+        subject = _PREFIX + (">" if run is None else f"{check_token(run, 'run')}.*")
+        found: dict[str, Record | None] = {}
+        seq = 1
+        while True:
+            try:
+                stored = await self._link.js.get_msg(_STREAM, seq=seq, subject=subject, next=True)
+            except nats.js.errors.NotFoundError:
+                return list(found.values())
+            except LINK_ERRORS as error:
+                raise StoreUnavailable(f"bucket {BUCKET}: {type(error).__name__}") from error
+            key = str(stored.subject).removeprefix(_PREFIX)
+            found[key] = _decode(stored.data, key) if stored.data else None
+            seq = int(stored.seq or seq) + 1
+
+
+def _decode(data: bytes | None, user: str) -> Record | None:
+    """The record, if it can be read and is the one it stands for."""
+    try:
+        record = _DECODER.decode(data or b"")
+    except (msgspec.MsgspecError, ValueError, RecursionError):
+        return None
+    return record if record.user == user else None
+
+
+def _check_admits(record: Record, role: str) -> None:
+    if record.over:
+        raise AccessRefused(f"run {record.run} is over: nobody is let in any more")
+    if record.state == "killed":
+        why = f" ({record.why})" if record.why else ""
+        raise AccessRefused(f"{record.agent} of run {record.run} was killed{why}: it is not let in again")
+    if role and role != record.role:
+        raise AccessRefused(f"{record.agent} of run {record.run} has role {record.role!r}, not {role!r}")
+
+
+def _check_names(names: Names | UnsetType, what: str) -> None:
+    if names is UNSET or names is None:
+        return
+    if len(names) > PEERS_MAX:
+        raise AccessRefused(f"{len(names)} {what}; at most {PEERS_MAX} can be named: name roles, or none for any")
+    for name in names:
+        check_agent(name) if what == "peers" else check_token(name, "tool")
+
+
+def _kept(found: "tuple[Token, ...] | list[Token]", now_s: float, *, by: str | None = None) -> tuple[Token, ...]:
+    """The tokens worth keeping: those in force, and the newest of the others, so that their use is recognised."""
+    every = [replace(each, revoked_at=now_s) if by == each.by and each.in_force(now_s) else each for each in found]
+    ended = [each for each in every if not each.in_force(now_s)][-_REVOKED_KEPT:]
+    return tuple(each for each in every if each.in_force(now_s) or each in ended)
