@@ -19,6 +19,8 @@ HOST: Final = "_host"
 """The host of a run: starts, signals and reaps its processes."""
 OUT: Final = "out"
 """First token of the delivery side of the log-first journal."""
+HELD: Final = "held"
+"""First token, instead of `crew`, of what an agent says while the server holds it: kept, and delivered later."""
 
 _TOKEN = re.compile(r"[A-Za-z0-9_-]{1,32}\Z")
 _TOKEN_RULE: Final = f"1 to {TOKEN_MAX_CHARS} characters of A-Z a-z 0-9 _ -"
@@ -175,6 +177,9 @@ def agent_permissions(
     only what is addressed to it, and calls to its role through the role's queue group. Nothing outside the run:
     no `_INBOX`, no `$JS`, no `$SYS`, no `allow_responses`.
 
+    Everything that it may publish on `crew.…` it may publish on `held.…` too: the server checks the subject to which it
+    has mapped what a held agent says. Nobody listens there: while it is not held, that only loses its own words.
+
     `peers` narrows what an agent begins by itself: calls, one-way messages, and giving up calls. It never narrows what
     an agent owes to others: the answer to a call and the progress of it go to whoever called, and who may call is
     decided by the caller's permissions. An unasked answer reaches only the inbox of an agent that did not ask, whose
@@ -200,6 +205,7 @@ def agent_permissions(
     if tools is None or any(True for _ in tools):
         publish.append(f"crew.{run}.{Kind.TOOL}.{agent}.*.*")
     publish += [f"crew.{run}.{kind}.{agent}.{SUPERVISOR}.*" for kind in REPORTED_KINDS]
+    publish += [HELD + subject.removeprefix("crew") for subject in publish]
     subscribe = [f"{OUT}.crew.{run}.{kind}.*.{agent}.*" for kind in RECEIVED_KINDS]
     if role != agent:
         subscribe.append(f"{OUT}.crew.{run}.req.*.{role}.* {role}")

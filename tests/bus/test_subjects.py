@@ -8,6 +8,7 @@ from crewkeeper_bus.errors import SubjectError
 from crewkeeper_bus.pattern import check_subject, matches
 from crewkeeper_bus.subjects import (
     AGENT_KINDS,
+    HELD,
     HOST,
     RECEIVED_KINDS,
     REPORTED_KINDS,
@@ -158,13 +159,24 @@ def test_no_permission_reaches_outside_its_run_or_speaks_for_another(peers, tool
     allowed = agent_permissions("r", "a", "w", peers, tools=() if tools else None)
     for pattern in allowed.publish:
         crew, run, kind, sender, _, last = pattern.split(".")
-        assert (crew, run, sender, last) == ("crew", "r", "a", "*")
+        assert (run, sender, last) == ("r", "a", "*")
+        assert crew in ("crew", HELD)
         assert Kind(kind) in AGENT_KINDS
     for pattern in allowed.subscribe:
         out, crew, run, kind, _, to, last = pattern.split(" ")[0].split(".")
         assert (out, crew, run, last) == ("out", "crew", "r", "*")
         assert Kind(kind) in RECEIVED_KINDS
         assert to == "a" or (kind == Kind.REQ and pattern.endswith(" w"))
+
+
+@given(st.none() | st.lists(TOKENS.filter(lambda name: name[0] != "_"), max_size=5), st.booleans())
+def test_what_may_be_held_is_what_may_be_said(peers, tools):
+    allowed = agent_permissions("r", "a", "w", peers, tools=() if tools else None)
+    said = {pattern.removeprefix("crew.") for pattern in allowed.publish if pattern.startswith("crew.")}
+    held = {pattern.removeprefix("held.") for pattern in allowed.publish if pattern.startswith("held.")}
+    assert held == said
+    assert len(allowed.publish) == 2 * len(said)
+    assert not any(pattern.startswith(HELD) for pattern in allowed.subscribe)
 
 
 def test_a_held_agent_hears_the_supervisor_and_says_nothing():
