@@ -136,7 +136,7 @@ async def test_the_clock_is_kept_by_ticks_and_only_when_needed(tmp_path):
 async def state_is_running(link):
     fold = Supervisor("r1")
     for entry in await journal.read_all(link, "r1"):
-        fold.handle(owner.events.read(*entry))
+        fold.handle(fold.read(*entry))
     return fold.state != "starting"
 
 

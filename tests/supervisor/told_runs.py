@@ -6,7 +6,7 @@ from crewkeeper_bus import messages as m
 from crewkeeper_bus import subjects
 from crewkeeper_bus.codec import encode
 from crewkeeper_bus.subjects import HOST, SUPERVISOR, Kind
-from crewkeeper_supervisor.core.commands import AnswerCall, AskHost, CancelCall, Command, Escalate, TellAgent
+from crewkeeper_supervisor.core.commands import AnswerCall, AskHost, CancelCall, Command, Escalate, SetAccess, TellAgent
 from crewkeeper_supervisor.core.crew import Agent, Budget, Crew
 from crewkeeper_supervisor.shell.journal import Entry
 from crewkeeper_supervisor.views.fold import Fold
@@ -92,6 +92,9 @@ class Telling:
                 case CancelCall(agent=agent, call=call, caller=caller, why=why):
                     cancel = m.SupervisorCancel(id=command.id, caller=caller, why=why)
                     self.put(Kind.CANCEL, SUPERVISOR, agent, call, encode(cancel))
+                case SetAccess(agent=agent, state=state):
+                    done = m.AccessSet(command=command.id, agent=agent, state=state, ok=True, connections=1)
+                    self.op(done, id_=command.id)
                 case Escalate():
                     self.op(m.Outcome(command=command.id, ok=True, detail="204 from localhost in 3 ms"))
 

@@ -16,7 +16,16 @@ from crewkeeper_bus import codec, subjects
 from crewkeeper_bus import messages as m
 from crewkeeper_bus.subjects import HOST, SUPERVISOR, Kind
 from crewkeeper_supervisor.core import events
-from crewkeeper_supervisor.core.commands import AnswerCall, AskHost, CancelCall, Command, Escalate, TellAgent
+from crewkeeper_supervisor.core.commands import (
+    Admit,
+    AnswerCall,
+    AskHost,
+    CancelCall,
+    Command,
+    Escalate,
+    SetAccess,
+    TellAgent,
+)
 from crewkeeper_supervisor.core.crew import Agent, Crew
 from crewkeeper_supervisor.core.supervisor import Supervisor
 
@@ -114,10 +123,32 @@ class Journal:
         self.commands: list[Command] = []
         """Every command the core gave, in order."""
         self.mirrors = {name: Mirror(name, spec) for spec in crew.agents for name in spec.instances}
+        self.server = "obeys"
+        """What comes of asking the server: it `obeys`, `fails`, is `silent`, or `absent`: nobody has power over it."""
         self.hold = False
         """Whether deliveries wait in the inboxes until they are received."""
         self._incs = 0
         self.op(m.RunDeclared(crew=msgspec.to_builtins(crew), host="here"))
+
+    def _by_the_server(self, command: SetAccess | Admit) -> tuple[str, bytes] | None:
+        """What comes of asking the server, as far as it obeys."""
+        if self.server == "silent":
+            return None
+        if self.server == "obeys":
+            return wire(command)
+        detail = "no servers available"
+        fact: m.Op = m.Outcome(command=command.id, ok=False, detail=detail)
+        if isinstance(command, SetAccess):
+            powerless = self.server == "absent"
+            fact = m.AccessSet(
+                command=command.id,
+                agent=command.agent,
+                state=command.state,
+                ok=False,
+                enforced=not powerless,
+                detail="" if powerless else detail,
+            )
+        return subjects.build(RUN, Kind.OP, SUPERVISOR, "_", command.id), codec.encode(fact)
 
     # --- storing ---
 
@@ -128,12 +159,14 @@ class Journal:
         while waiting:
             subject, payload = waiting.popleft()
             self.entries.append((self.now_s, subject, payload))
-            event = events.read(len(self.entries), self.now_s, subject, payload)
+            event = self.core.read(len(self.entries), self.now_s, subject, payload)
             self._deliver(event)
             for command in self.core.handle(event):
                 given.append(command)
                 encoded = wire(command)
-                if self.obey:
+                if isinstance(command, SetAccess | Admit):
+                    encoded = self._by_the_server(command)
+                if self.obey and encoded is not None:
                     waiting.append(encoded)
         self.commands += given
         return given
@@ -149,7 +182,7 @@ class Journal:
         return self.op(m.Tick())
 
     def say(
-        self, agent: str, type_: type[Any], *, to: str = "_", id_: str = "", lost: bool = False, **fields: Any
+        self, agent: str, type_: type[Any], /, *, to: str = "_", id_: str = "", lost: bool = False, **fields: Any
     ) -> list[Command]:
         """An agent says something in its own stream; `lost`: it never reaches the journal."""
         mirror = self.mirrors[agent]
@@ -368,6 +401,25 @@ def wire(command: Command) -> tuple[str, bytes]:
             subject = subjects.build(RUN, Kind.OP, SUPERVISOR, "_", command.id)
             msgspec.json.encode(command.body)
             payload = codec.encode(m.Outcome(command=command.id, ok=True, detail="delivered"))
+        case SetAccess():
+            subject = subjects.build(RUN, Kind.OP, SUPERVISOR, "_", command.id)
+            cut = 0 if command.state == "running" else 1
+            done = m.AccessSet(command=command.id, agent=command.agent, state=command.state, ok=True, connections=cut)
+            payload = codec.encode(done)
+        case Admit():
+            subject = subjects.build(RUN, Kind.OP, SUPERVISOR, "_", command.id)
+            payload = codec.encode(
+                m.Delegated(
+                    command=command.id,
+                    agent=command.agent,
+                    parent=command.parent,
+                    task=command.task,
+                    role=command.role,
+                    peers=command.peers,
+                    tools=command.tools,
+                    expires_s=60.0,
+                )
+            )
     codec.decode_supervisor(subjects.parse(subject).kind, payload)
     return subject, payload
 
@@ -376,12 +428,12 @@ def fold(entries: Iterable[tuple[float, str, bytes]], *, peek: bool = False) -> 
     """Fold a journal anew; `peek`: look at everything after every entry, which must change nothing."""
     core, given = Supervisor(RUN), []
     for seq, (at_s, subject, payload) in enumerate(entries, start=1):
-        given += core.handle(events.read(seq, at_s, subject, payload))
+        given += core.handle(core.read(seq, at_s, subject, payload))
         if peek:
             core.digest()
             core.waits()
             core.next_tick_at_s()
-            core.handle(events.read(seq, at_s, subject, payload))
+            core.handle(core.read(seq, at_s, subject, payload))
     return core, given
 
 

@@ -13,7 +13,16 @@ import msgspec
 
 from crewkeeper_bus import messages as m
 from crewkeeper_bus.subjects import HOST
-from crewkeeper_supervisor.core.commands import AnswerCall, AskHost, CancelCall, Command, Escalate, TellAgent
+from crewkeeper_supervisor.core.commands import (
+    Admit,
+    AnswerCall,
+    AskHost,
+    CancelCall,
+    Command,
+    Escalate,
+    SetAccess,
+    TellAgent,
+)
 from crewkeeper_supervisor.core.crew import Crew
 from crewkeeper_supervisor.core.findings import Incident
 from support.core_checks import check
@@ -111,7 +120,13 @@ class Story:
                 return self._host(rest)
             case ["operator", action, *rest]:
                 fields = dict(word.split("=", 1) for word in rest)
-                return journal.op(m.OperatorAsked(action=action, **fields))
+                return journal.op(m.OperatorAsked(action=action, **_fields(fields)))
+            case ["server", "saw", what, *rest]:
+                fields = dict(word.split("=", 1) for word in rest)
+                return journal.op(m.Violation(what=what, **_fields(fields)))
+            case ["server", how]:
+                journal.server = how
+                return []
             case ["raw", subject, payload]:
                 return journal.store(subject, payload.encode())
             case ["again", count]:
@@ -196,11 +211,33 @@ class Story:
                 values = {key: _value(value) for key, value in options.items()}
                 to, id_ = values.pop("to", "_"), values.pop("id", "")
                 return journal.say(agent, getattr(m, type_), to=to, id_=id_, lost=lost, **values)
+            case ["delegates", helper, "in", task]:
+                named = {key: tuple(options.get(key, "").split(",")) for key in ("peers", "tools") if options.get(key)}
+                fields: dict[str, Any] = {"limit_s": float(options.get("limit", "60")), **named}
+                digest, id_ = "0" * 64, options.get("id", "d1")
+                return journal.say(
+                    agent, m.Delegate, id_=id_, task=task, agent=helper, digest=digest, token="t1", **fields
+                )
+            case ["floods", count, "over", seconds]:
+                return self._flood(agent, int(count), float(seconds))
             case ["becomes", inc]:
                 mirror.inc, mirror.seq = inc, 0
                 return []
             case _:
                 raise AssertionError(f"unknown line of {agent}: {words}")
+
+    def _flood(self, agent: str, count: int, over_s: float) -> list[Command]:
+        """Many messages, evenly over a time; what the core does about them, told once."""
+        journal, given = self._run(), list[Command]()
+        for _ in range(count):
+            journal.now_s += over_s / count
+            view = journal.core.agents[agent]
+            if (view.hold is not None and view.hold.step == "held") or (
+                view.ending is not None and view.ending.shut_seq
+            ):
+                continue  # the server takes nothing of it
+            given += journal.say(agent, m.Progress, task="t", text="again")
+        return given
 
     # --- what is expected ---
 
@@ -223,6 +260,14 @@ class Story:
                 return [edge.text for edge in core.waits()]
             case "agents":
                 return [f"{view.name}: {view.status}" for view in core.agents.values()]
+            case "endings":
+                return [
+                    f"{view.name}: {view.ending.outcome or 'not decided'}: {view.ending.why_so}"
+                    for view in core.agents.values()
+                    if view.ending is not None
+                ]
+            case "holds":
+                return [f"{view.name}: {view.hold.step}" for view in core.agents.values() if view.hold is not None]
             case "incidents":
                 return [
                     f"{each.id} {each.finding.kind}: {each.state}, seen {each.count}"
@@ -275,6 +320,12 @@ def command_line(command: Command) -> str:
             return f"-> host: {type(asked).__name__} {what}"
         case Escalate():
             return f"-> people: {command.incident} {command.kind}"
+        case SetAccess():
+            return f"-> server: {command.agent} {command.state} ({command.why})"
+        case Admit():
+            return (
+                f"-> server: admit {command.agent} for {command.parent}/{command.task}, to {', '.join(command.peers)}"
+            )
 
 
 def finding_line(incident: Incident) -> str:
@@ -320,6 +371,11 @@ def _split(text: str) -> list[str]:
         else:
             parts[-1] += char
     return parts
+
+
+def _fields(words: dict[str, str]) -> dict[str, Any]:
+    """Words as the fields of a fact: numbers where numbers belong."""
+    return {key: _value(text) if key in ("grace_s", "count") else text for key, text in words.items()}
 
 
 def _seconds(options: dict[str, str], name: str) -> float | None:

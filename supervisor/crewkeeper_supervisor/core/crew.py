@@ -1,8 +1,11 @@
 """The crew as declared: what a crew file says, checked and with every default filled in."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from msgspec import Meta, Struct, field
+
+from crewkeeper_supervisor.core.rules import Rule
+from crewkeeper_supervisor.core.tools import Price, Tool
 
 AgentName = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,31}\Z")]
 PositiveSeconds = Annotated[float, Meta(gt=0, le=366 * 24 * 3600)]
@@ -108,7 +111,24 @@ class Responses(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     restart_intensity: Response = field(default_factory=lambda: Response(do=("warn", "escalate")))
     malformed: Response = field(default_factory=lambda: Response(do=("warn",)))
     forgery: Response = field(default_factory=lambda: Response(do=("warn", "escalate")))
+    intrusion: Response = field(default_factory=lambda: Response(do=("warn", "escalate")))
+    survivor: Response = field(default_factory=lambda: Response(do=("warn", "escalate")))
+    flood: Response = field(default_factory=lambda: Response(do=("pause", "kill", "escalate")))
     budget: Response = field(default_factory=lambda: Response(do=("warn",)))
+
+
+class Rate(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How much one agent may send before its messages are counted and not read."""
+
+    messages_per_s: Annotated[int, Meta(ge=1, le=1_000_000)] = 200
+    bytes_per_s: Annotated[int, Meta(ge=1024, le=2**40)] = 8 * 1024 * 1024
+    burst: Annotated[int, Meta(ge=1, le=10_000_000)] = 2000
+    """Messages at once after a pause; bytes in the same proportion, and one largest message at least."""
+
+    @property
+    def burst_bytes(self) -> float:
+        """Bytes at once after a pause."""
+        return max(self.bytes_per_s * self.burst / self.messages_per_s, 8.0 * 1024 * 1024)
 
 
 class Webhook(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -129,10 +149,16 @@ class Crew(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     responses: Responses = field(default_factory=Responses)
     escalate: tuple[Webhook, ...] = ()
     payload_bytes: Annotated[int, Meta(ge=1024, le=8 * 1024 * 1024)] = 256 * 1024
+    rate: Rate = field(default_factory=Rate)
+    """What each agent may send."""
     heartbeat_s: Annotated[float, Meta(ge=0.05, le=300)] = 2.0
     start_timeout_s: PositiveSeconds = 30.0
     """How long the crew waits for all its agents before it begins without the missing ones."""
-    tools: dict[str, Any] = field(default_factory=dict)
-    """Declared tools, checked for shape; no gate enforces them yet."""
-    rules: tuple[dict[str, Any], ...] = ()
-    """Declared policy rules, checked for shape; no gate enforces them yet."""
+    tools: dict[str, Tool] = field(default_factory=dict)
+    """Declared tools by name."""
+    rules: tuple[Rule, ...] = ()
+    """Policy rules in their order."""
+    policy_default: Literal["allow", "deny"] = "allow"
+    """What becomes of a call that no rule decides on."""
+    prices: dict[str, Price] = field(default_factory=dict)
+    """Prices by model or pattern of models, before those of the bundled table."""

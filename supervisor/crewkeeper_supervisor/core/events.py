@@ -6,6 +6,7 @@ the same events.
 """
 
 import hashlib
+from collections.abc import Callable
 from typing import Any
 
 from msgspec import Struct
@@ -47,12 +48,28 @@ class Rejected(Struct, frozen=True, kw_only=True, gc=False):
     """It claims to be somebody that only the supervisor side may be, or a kind its sender may not send."""
 
 
-Event = Recorded | Rejected
+class Throttled(Struct, frozen=True, kw_only=True, gc=False):
+    """An entry of a sender that sends more than it may: counted, and nothing of it read."""
+
+    seq: int
+    at_s: float
+    sender: str
+    size_bytes: int
+
+
+Event = Recorded | Rejected | Throttled
 
 _SUPERVISOR_SIDE = (SUPERVISOR, HOST)
 
 
-def read(seq: int, at_s: float, subject: str, payload: bytes, limit_bytes: int = codec.PAYLOAD_MAX_BYTES) -> Event:
+def read(
+    seq: int,
+    at_s: float,
+    subject: str,
+    payload: bytes,
+    limit_bytes: int = codec.PAYLOAD_MAX_BYTES,
+    admits: Callable[[str, float, int], bool] | None = None,
+) -> Event:
     """Read one journal entry.
 
     Args:
@@ -61,12 +78,18 @@ def read(seq: int, at_s: float, subject: str, payload: bytes, limit_bytes: int =
         subject: `crew.<run>.<kind>.<from>.<to>.<id>`.
         payload: The bytes as published.
         limit_bytes: Size limit of a payload of this crew.
+        admits: Whether this sender may add so many bytes at this time; asked of agents, before the payload is looked
+            at. None: always.
     """
     try:
         address = subjects.parse(subject)
     except SubjectError as error:
+        if admits is not None and not admits("", at_s, len(payload)):
+            return Throttled(seq=seq, at_s=at_s, sender="", size_bytes=len(payload))
         return _rejected(seq, at_s, "", subject, str(error), payload, forged=False)
     supervisor_side = address.sender in _SUPERVISOR_SIDE
+    if not supervisor_side and admits is not None and not admits(address.sender, at_s, len(payload)):
+        return Throttled(seq=seq, at_s=at_s, sender=address.sender, size_bytes=len(payload))
     forged = not supervisor_side and (address.kind in (Kind.CTL, Kind.OP) or address.sender.startswith("_"))
     if forged:
         reason = f"{address.sender} sent a {address.kind} message, which only the supervisor may"

@@ -9,7 +9,18 @@ from msgspec import Struct, field
 
 from crewkeeper_supervisor.core.crew import Action
 
-FindingKind = Literal["deadlock", "orphan", "crash", "restart_intensity", "malformed", "forgery", "budget"]
+FindingKind = Literal[
+    "deadlock",
+    "orphan",
+    "crash",
+    "restart_intensity",
+    "malformed",
+    "forgery",
+    "intrusion",
+    "survivor",
+    "flood",
+    "budget",
+]
 
 
 class Edge(Struct, frozen=True, kw_only=True):

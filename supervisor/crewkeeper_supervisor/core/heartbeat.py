@@ -21,8 +21,10 @@ from crewkeeper_bus.messages import (
     TaskState,
 )
 from crewkeeper_supervisor.core.commands import AnswerCall
+from crewkeeper_supervisor.core.holding import stands
 from crewkeeper_supervisor.core.locks import grant
 from crewkeeper_supervisor.core.nodes import AgentNode, Call
+from crewkeeper_supervisor.core.quotas import CALLS_MAX
 from crewkeeper_supervisor.core.roster import AgentView
 from crewkeeper_supervisor.core.state import RunState
 from crewkeeper_supervisor.core.wait_graph import WaitGraph
@@ -41,7 +43,7 @@ def reconcile(state: RunState, view: AgentView, heartbeat: Heartbeat) -> list[Ca
     graph, node = state.graph, view.node
     graph.declare(view.name, view.role, heartbeat.concurrency, heartbeat.reentrant)
     if view.status in ("up", "paused"):
-        view.status = "paused" if heartbeat.state == "paused" else "up"
+        stands(state, view, heartbeat.state)
     unanswered = _tasks(state, node, heartbeat)
     _calls(state, node, heartbeat)
     graph.assured(node)
@@ -93,7 +95,7 @@ def _calls(state: RunState, node: AgentNode, heartbeat: Heartbeat) -> None:
         for call in [call for call in task.calls.values() if call.id not in told and call.state != "answered"]:
             give_up(state, call, f"{node.name} does not wait for it any more")  # its own word may have been lost
             graph.call_closed(call.id)
-    for made in heartbeat.calls:
+    for made in heartbeat.calls[:CALLS_MAX]:
         if made.call not in graph.calls and node.unsure:
             graph.call_opened(node.name, made.task, made.call, made.to, state.now_s)
     for id_ in heartbeat.queued:

@@ -8,11 +8,12 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from crewkeeper_bus import messages as m
-from crewkeeper_supervisor.core import lifecycle, locks, withdrawal
+from crewkeeper_supervisor.core import delegation, enforcement, flood, holding, lifecycle, locks, quotas, withdrawal
 from crewkeeper_supervisor.core.detection import Detector
-from crewkeeper_supervisor.core.events import Recorded, Rejected
+from crewkeeper_supervisor.core.events import Recorded, Rejected, Throttled
 from crewkeeper_supervisor.core.heartbeat import claims_of_others, reconcile
 from crewkeeper_supervisor.core.lifecycle import report
+from crewkeeper_supervisor.core.quotas import Quota
 from crewkeeper_supervisor.core.roster import AgentView
 from crewkeeper_supervisor.core.state import Question, RunState
 
@@ -44,6 +45,7 @@ class Intake:
             m.Usage: self._usage,
             m.Progress: self._progress,
             m.Standing: self._standing,
+            m.Delegate: self._delegate,
             m.Left: self._left,
         }
 
@@ -66,7 +68,11 @@ class Intake:
     def _placed(self, event: Recorded, view: AgentView) -> bool:
         """Whether a message that is not simply the next one counts."""
         message = event.message
-        if isinstance(message, m.Joined | m.Heartbeat) and view.is_news(message.inc, message.seq):
+        if view.ending is not None:
+            enforcement.heard(self._state, view)
+            if message.inc != view.inc:
+                return False  # nobody comes back under this name
+        elif isinstance(message, m.Joined | m.Heartbeat) and view.is_news(message.inc, message.seq):
             lifecycle.joined(self._state, view, message)
             return True
         place = view.admit(message.inc, message.seq)
@@ -75,11 +81,17 @@ class Intake:
         if place == "gap":
             view.node.unsure = True
         # Late words of an incarnation that is over bring nothing back.
-        return place in ("next", "gap") and view.present
+        counts = place in ("next", "gap") and view.present
+        if counts and view.hold is not None:
+            holding.spoke(self._state, view, message)
+        return counts
 
     def rejected(self, event: Rejected) -> None:
         """Somebody sent what is not a message."""
         sender = event.sender or "somebody"
+        view = self._state.agents.get(event.sender)
+        if view is not None and view.ending is not None:
+            enforcement.heard(self._state, view)
         report(
             self._state,
             "forgery" if event.forged else "malformed",
@@ -88,6 +100,18 @@ class Intake:
             key=sender,
             evidence={"subject": event.subject, "bytes": str(event.size_bytes), "sha256": event.digest},
         )
+
+    def throttled(self, event: Throttled) -> None:
+        """Somebody sent more than it may, and was not read."""
+        view = self._state.agents.get(event.sender)
+        if view is None:
+            what = "somebody who is not in the crew sends more than is read"
+            report(self._state, "forgery", what, [], key="flood")
+            return
+        view.throttled += 1
+        if view.ending is not None:
+            enforcement.heard(self._state, view)
+        flood.throttled(self._state, view, event.size_bytes)
 
     def _forged(self, event: Recorded, what: str) -> None:
         agents = [event.sender] if event.sender in self._state.agents else []
@@ -98,6 +122,10 @@ class Intake:
     def _request(self, event: Recorded, view: AgentView, message: m.Request) -> None:
         state = self._state
         self._count(view, calls=1)
+        if self._full(view, "calls", quotas.CALLS_MAX, lambda: sum(len(task.calls) for task in view.tasks.values())):
+            fault = m.Fault(code="refused", text=f"{view.name} has {quotas.CALLS_MAX} calls open: close some first")
+            state.answer(view.name, event.id, error=fault)
+            return
         call = state.graph.call_opened(view.name, message.task, event.id, event.to, state.now_s, message.verb)
         if call is None:
             self._forged(event, "reused the id of another agent's call")
@@ -145,7 +173,13 @@ class Intake:
 
     def _message(self, event: Recorded, view: AgentView, message: m.Message) -> None:
         self._count(view)
-        if event.to in self._state.agents:
+        boxes = self._state.graph.agents
+        if event.to in self._state.agents and not self._full(
+            view,
+            "messages not taken",
+            quotas.UNREAD_MAX,
+            lambda: sum(len(box.unread.get(view.name, ())) for box in boxes.values()),
+        ):
             self._state.graph.message_sent(view.name, event.to, event.id, self._state.now_s)
 
     def _taken(self, event: Recorded, view: AgentView, message: m.Taken) -> None:
@@ -158,6 +192,23 @@ class Intake:
         if call is not None and call.state == "open" and call.to == view.role != view.name:
             self._state.graph.pin(call, view.name)  # this is how an instance acknowledges a call to its role
 
+    def _full(self, view: AgentView, what: str, limit: int, count: Callable[[], int]) -> bool:
+        """Whether an agent has as much open of a kind as is kept for one agent; then that is a finding."""
+        quota = view.quotas.get(what)
+        if quota is None:
+            quota = view.quotas[what] = Quota()
+        if quota.take(limit, count):
+            return False
+        summary = f"{view.name} has {limit} {what} open, which is all that is kept for an agent: more are ignored"
+        report(self._state, "malformed", summary, [view.name], key=f"{view.name} {what}")
+        return True
+
+    def _has_too_many_tasks(self, view: AgentView, task: str) -> bool:
+        tasks = view.tasks
+        if len(tasks) < quotas.TASKS_MAX or task in tasks:
+            return False
+        return self._full(view, "tasks", quotas.TASKS_MAX, lambda: len(tasks))
+
     def _count(self, view: AgentView, calls: int = 0) -> None:
         mine, ours = view.usage, self._state.usage
         mine.messages += 1
@@ -169,6 +220,8 @@ class Intake:
 
     def _task_began(self, event: Recorded, view: AgentView, message: m.TaskBegan) -> None:
         state = self._state
+        if self._has_too_many_tasks(view, message.task):
+            return
         state.graph.task_began(view.name, message.task, state.now_s, slot=message.slot, name=message.name)
         if message.name == "main":
             state.mains[view.name] = message.task
@@ -189,11 +242,15 @@ class Intake:
         if call is not None and not _is_callee(call.to, view):
             self._forged(event, f"started a call that was made to {call.to}")
             return
+        if self._has_too_many_tasks(view, message.task):
+            return
         if withdrawal.started_late(self._state, view.name, message.call, message.task):
             return
         graph.call_started(view.name, message.call, message.caller, message.task, self._state.now_s)
 
     def _wait_began(self, event: Recorded, view: AgentView, message: m.WaitBegan) -> None:
+        if self._has_too_many_tasks(view, message.task):
+            return
         now_s = self._state.now_s
         deadline_s = None if message.deadline_s is None else now_s + message.deadline_s
         self._state.graph.wait_began(view.name, message.task, message.epoch, message.condition, now_s, deadline_s)
@@ -202,6 +259,10 @@ class Intake:
         self._state.graph.wait_ended(view.name, message.task, message.epoch)
 
     def _acquire(self, event: Recorded, view: AgentView, message: m.Acquire) -> None:
+        if self._has_too_many_tasks(view, message.task) or self._full(
+            view, "tickets", quotas.TICKETS_MAX, lambda: sum(len(task.holds) for task in view.tasks.values())
+        ):
+            return
         if problem := locks.misfit(self._state, message):
             first = next(iter(self._state.graph.resources[message.resource].queue.values())).task.agent.name
             what = f"{view.name} asked for {message.units} of {message.resource!r} {problem} (first in line: {first})"
@@ -227,6 +288,13 @@ class Intake:
         if known is not None and known.agent != view.name:
             self._forged(event, f"reused the id of a question of {known.agent}")
             return
+        if known is None and self._full(
+            view,
+            "questions",
+            quotas.QUESTIONS_MAX,
+            lambda: sum(1 for question in self._state.questions.values() if question.agent == view.name),
+        ):
+            return
         self._state.questions[message.question] = Question(
             id=message.question,
             agent=view.name,
@@ -241,7 +309,10 @@ class Intake:
 
     def _standing(self, event: Recorded, view: AgentView, message: m.Standing) -> None:
         if view.status in ("up", "paused"):
-            view.status = "paused" if message.state == "paused" else "up"
+            holding.stands(self._state, view, message.state)
+
+    def _delegate(self, event: Recorded, view: AgentView, message: m.Delegate) -> None:
+        delegation.asked(self._state, view, message, event.id)
 
     def _left(self, event: Recorded, view: AgentView, message: m.Left) -> None:
         lifecycle.left(self._state, view, message.why)

@@ -14,20 +14,21 @@ from crewkeeper_bus.messages import (
     Heartbeat,
     Joined,
     OperatorAsked,
-    Pause,
     ProcessExited,
     ProcessStarted,
     RestartsExhausted,
-    Resume,
     RunDeclared,
     RunEnded,
+    StopProcess,
 )
+from crewkeeper_supervisor.core import holding
 from crewkeeper_supervisor.core.crew import Crew
+from crewkeeper_supervisor.core.ending import SILENT_S, arm, incarnation_over, kill
 from crewkeeper_supervisor.core.evidence import edges_of
 from crewkeeper_supervisor.core.findings import Edge, Finding, FindingKind, Incident
 from crewkeeper_supervisor.core.locks import grant
 from crewkeeper_supervisor.core.nodes import Call
-from crewkeeper_supervisor.core.response import breaks_orphans, kill, note, open_incident, resolve, stop_crew
+from crewkeeper_supervisor.core.response import breaks_orphans, note, open_incident, resolve, stop_crew
 from crewkeeper_supervisor.core.roster import AgentView
 from crewkeeper_supervisor.core.state import RunState
 from crewkeeper_supervisor.core.withdrawal import give_up
@@ -68,6 +69,7 @@ def joined(state: RunState, view: AgentView, message: Joined | Heartbeat) -> Non
     state.graph.declare(view.name, view.role, message.concurrency, message.reentrant)
     if state.phase == "running":
         _begin(state, view)
+    holding.again(state, view)
     begin_if_complete(state)
 
 
@@ -75,7 +77,7 @@ def begin_if_complete(state: RunState) -> None:
     """Tell the crew to begin once all who were declared are there, or the time for that is up."""
     if state.phase != "starting" or state.crew is None:
         return
-    ours = [view for view in state.agents.values() if not view.external]
+    ours = [view for view in state.agents.values() if not view.external and view.ending is None]
     if not state.is_due("begin") and not all(view.present for view in ours):
         return
     state.phase = "running"
@@ -91,7 +93,9 @@ def begin_if_complete(state: RunState) -> None:
 def _begin(state: RunState, view: AgentView) -> None:
     if not view.began:
         view.began = True
-        state.tell(view.name, Begin, peers=tuple(state.agents)[:256])
+        specs = state.crew.agents if state.crew is not None else ()
+        replicas = {spec.name: spec.replicas for spec in specs if spec.replicas > 1}
+        state.tell(view.name, Begin, peers=tuple(state.agents)[:256], replicas=replicas)
 
 
 def process_started(state: RunState, message: ProcessStarted) -> None:
@@ -99,6 +103,11 @@ def process_started(state: RunState, message: ProcessStarted) -> None:
     view = state.agents.get(message.agent)
     if view is not None:
         view.pid, view.restarts = message.pid, message.restarts
+        view.runs = True
+        if view.ending is not None:
+            view.ending.exited_seq = 0
+            state.ask_host(StopProcess, agent=view.name, grace_s=0.0)
+            return
         view.told_to_stop = view.cut_short = False
         if not view.present:
             view.status = "starting"
@@ -109,6 +118,10 @@ def process_exited(state: RunState, message: ProcessExited) -> None:
     view = state.agents.get(message.agent)
     if view is None or (view.pid not in (0, message.pid)):
         return
+    view.runs = False
+    if view.ending is not None:
+        view.ending.exited_seq, view.ending.exited_at_s = state.seq, state.now_s
+        arm(state, state.now_s + SILENT_S)
     stopping = view.told_to_stop or view.status == "stopping" or state.phase not in ("starting", "running")
     orderly = message.code == 0 or stopping
     how = f"exit status {message.code}" if message.code >= 0 else f"signal {-message.code}"
@@ -152,6 +165,9 @@ def gone(state: RunState, view: AgentView, status: str, why: str, *, returning: 
     for ticket in state.graph.tickets_of(view.name):  # the dead hold nothing
         grant(state, state.graph.released(ticket.resource.name, ticket.id))
     orphaned(state, lost, f"{view.name} is gone: {why}")
+    for helper in state.helping.pop(view.name, {}):
+        kill(state, helper, f"{view.name}, which let it in, is gone", 0.0)
+    incarnation_over(state, view)
 
 
 def orphaned(state: RunState, lost: list[Call], why: str) -> None:
@@ -178,6 +194,8 @@ def orphaned(state: RunState, lost: list[Call], why: str) -> None:
 
 def left(state: RunState, view: AgentView, why: str) -> None:
     """An agent says that it goes; how its process ends tells whether it comes back."""
+    if view.ending is not None:
+        view.ending.left_seq = state.seq
     gone(state, view, "gone", why or "it left")
 
 
@@ -189,16 +207,13 @@ def operator_asked(state: RunState, message: OperatorAsked) -> None:
     match message.action:
         case "pause":
             for view in present:
-                if view.present:
-                    state.tell(view.name, Pause, durable=True, why=reason)
+                holding.pause(state, view, reason, message.grace_s)
         case "resume":
             for view in present:
-                if view.present:
-                    state.tell(view.name, Resume, durable=True)
+                holding.resume(state, view)
         case "kill":
             for view in present:
-                if view.status not in ("gone", "gave_up", "expected"):
-                    kill(state, view.name, reason, message.grace_s)
+                kill(state, view.name, reason, message.grace_s)
         case "stop_run":
             stop_crew(state, "stopped", reason)
         case "answer":
@@ -210,7 +225,7 @@ def operator_asked(state: RunState, message: OperatorAsked) -> None:
 def run_ended(state: RunState, message: RunEnded) -> None:
     """The host has nothing left of the run."""
     state.phase = message.state
-    state.due_s.clear()
+    state.due_s = {need: due_s for need, due_s in state.due_s.items() if need == "confinement"}
     for view in state.agents.values():
         if view.present or view.status == "starting":
             gone(state, view, "gone", "the run has ended")
@@ -240,7 +255,7 @@ def _watch_silence(state: RunState) -> None:
     if not state.is_due("silence"):
         return
     limit_s = _silence_limit_s(state)
-    outside = [view for view in state.agents.values() if view.external and view.present]
+    outside = [view for view in state.agents.values() if view.external and view.present and not _is_held(view)]
     for view in outside:
         if state.now_s - view.last_seen_s >= limit_s:
             gone(state, view, "crashed", f"it has said nothing for {limit_s:g} s")
@@ -249,6 +264,11 @@ def _watch_silence(state: RunState) -> None:
     seen = [view.last_seen_s + limit_s for view in outside if view.present]
     if seen:
         state.due_s["silence"] = min(seen)
+
+
+def _is_held(view: AgentView) -> bool:
+    """Whether the server keeps it from saying anything."""
+    return view.hold is not None and view.hold.step != "asked"
 
 
 def _watch_quiet(state: RunState) -> None:
@@ -283,16 +303,19 @@ def report(
     *,
     key: str,
     evidence: dict[str, str] | None = None,
+    times: int = 1,
 ) -> Incident:
-    """Report a finding that needs no confirmation; the same kind and key while open only counts up."""
+    """Report a finding that needs no confirmation; the same kind and key while open only counts up, by `times`."""
     for incident in reversed(state.incidents.values()):
         if incident.finding.kind == kind and incident.finding.evidence.get("key") == key:
-            incident.count += 1
+            incident.count += times
             if incident.count <= 20:
                 note(state, incident, summary)
             return incident
     finding = _finding(state, kind, summary, tuple(agents))
-    return open_incident(state, msgspec.structs.replace(finding, evidence={"key": key, **(evidence or {})}))
+    incident = open_incident(state, msgspec.structs.replace(finding, evidence={"key": key, **(evidence or {})}))
+    incident.count = times
+    return incident
 
 
 def _finding(state: RunState, kind: FindingKind, summary: str, agents: tuple[str, ...]) -> Finding:

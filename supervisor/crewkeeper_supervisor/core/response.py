@@ -9,11 +9,12 @@ from typing import Any, Final
 
 import msgspec
 
-from crewkeeper_bus.messages import Break, Stop, StopProcess, StopRun
-from crewkeeper_bus.messages import Pause as PauseAgent
+from crewkeeper_bus.messages import Break, Stop, StopRun
 from crewkeeper_supervisor.core.crew import Response, Responses
+from crewkeeper_supervisor.core.ending import kill
 from crewkeeper_supervisor.core.evidence import arrow, ring
 from crewkeeper_supervisor.core.findings import Finding, Incident, Step
+from crewkeeper_supervisor.core.holding import pause
 from crewkeeper_supervisor.core.repetition import retry_after_s
 from crewkeeper_supervisor.core.state import RunState
 from crewkeeper_supervisor.core.victim import chosen, task_of
@@ -74,7 +75,7 @@ def act_on(state: RunState, incident: Incident) -> None:
         note(state, incident, f"shadow mode: would {', '.join(incident.actions)}")
         return
     for action in incident.actions:
-        _act(state, incident, action)
+        carry_out(state, incident, action)
     helpless = incident.finding.kind == "deadlock" and "break" in incident.actions and incident.finding.victim is None
     if helpless or incident.closed == _policy(state, incident.finding).repeat.times:
         _tell_people(state, incident, "opened")
@@ -144,18 +145,19 @@ def break_wait(state: RunState, incident: Incident) -> None:
         note(state, incident, f"{victim.agent} is asked to wait {retry_s:.0f} s before it tries again")
 
 
-def _act(state: RunState, incident: Incident, action: str) -> None:
+def carry_out(state: RunState, incident: Incident, action: str) -> None:
+    """Carry out one action of policy."""
     finding = incident.finding
     match action:
         case "break" if finding.kind == "deadlock" or finding.victim is not None:
             break_wait(state, incident)
         case "pause":
             for agent in _present(state, finding):
-                state.tell(agent, PauseAgent, durable=True, why=finding.summary[:2000])
+                pause(state, state.agents[agent], finding.summary)
                 note(state, incident, f"pause {agent}")
         case "kill":
             for agent in [finding.victim.agent] if finding.victim is not None else _present(state, finding):
-                kill(state, agent, finding.summary)
+                kill(state, agent, finding.summary, incident=incident.id)
                 note(state, incident, f"kill {agent}")
         case "stop":
             stop_crew(state, "stopped", finding.summary)
@@ -184,18 +186,6 @@ def _tell_people(state: RunState, incident: Incident, kind: str) -> None:
 
 def _present(state: RunState, finding: Finding) -> list[str]:
     return [name for name in finding.agents if name in state.agents and state.agents[name].present]
-
-
-def kill(state: RunState, agent: str, why: str, grace_s: float | None = None) -> None:
-    """End one agent: told to stop, and its host told to end the process after the grace."""
-    view = state.agents[agent]
-    grace = view.spec.restart.shutdown_s if grace_s is None else grace_s
-    state.tell(agent, Stop, durable=True, why=why[:2000], grace_s=grace)
-    if not view.external:
-        state.ask_host(StopProcess, agent=agent, grace_s=grace)
-        view.told_to_stop, view.cut_short = True, agent in state.mains
-    if view.status in ("starting", "up", "paused"):
-        view.status = "stopping"
 
 
 def stop_crew(state: RunState, end: str, why: str) -> None:

@@ -8,8 +8,10 @@ from typing import Literal
 
 from msgspec import Struct, field
 
+from crewkeeper_supervisor.core.confinement import NEVER, Ending, Flood, Hold
 from crewkeeper_supervisor.core.crew import Agent
 from crewkeeper_supervisor.core.nodes import AgentNode, Task
+from crewkeeper_supervisor.core.quotas import Quota
 
 AgentStatus = Literal["expected", "starting", "up", "paused", "stopping", "gone", "crashed", "gave_up"]
 """`expected`: declared, nothing heard. `starting`: its process runs. `up`: joined. `gone`: left in order.
@@ -54,6 +56,22 @@ class AgentView(Struct, kw_only=True):
     """Whether its process was told to end: however it then ends is no crash."""
     cut_short: bool = False
     """Whether its main activity was running when it was told to end."""
+    runs: bool = False
+    """Whether its host has reported the start of a process, and not yet its end."""
+    ending: Ending | None = None
+    """How it is being ended, or was; nothing of it counts any more once it is shut out."""
+    hold: Hold | None = None
+    flood: Flood | None = None
+    quotas: dict[str, Quota] = field(default_factory=dict)
+    """What it may still open, by kind."""
+    throttled: int = 0
+    """Its entries that were counted and not read."""
+    parent: str = ""
+    """The agent that let it in."""
+    task: str = ""
+    """The parent's task that it lives and dies with."""
+    expires_at_s: float = NEVER
+    """When its credentials end, journal time."""
     progress: str = ""
     usage: Usage = field(default_factory=Usage)
     times_victim: int = 0

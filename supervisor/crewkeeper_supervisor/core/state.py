@@ -4,15 +4,25 @@ The parts of the core (`lifecycle`, `detection`, `response`) read and change thi
 """
 
 import hashlib
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import msgspec
 from msgspec import Raw, Struct, field
 
 from crewkeeper_bus.messages import Ctl, Fault, HostCtl
-from crewkeeper_supervisor.core.commands import AnswerCall, AskHost, CancelCall, Command, Escalate, TellAgent
-from crewkeeper_supervisor.core.crew import Crew
+from crewkeeper_supervisor.core.commands import (
+    Admit,
+    AnswerCall,
+    AskHost,
+    CancelCall,
+    Command,
+    Escalate,
+    SetAccess,
+    TellAgent,
+)
+from crewkeeper_supervisor.core.crew import Crew, Rate
 from crewkeeper_supervisor.core.findings import Incident
+from crewkeeper_supervisor.core.rates import Bucket
 from crewkeeper_supervisor.core.roster import AgentView, Usage
 from crewkeeper_supervisor.core.wait_graph import WaitGraph
 
@@ -32,6 +42,16 @@ class Question(Struct, frozen=True, kw_only=True):
     who: str
     text: str
     asked_at_s: float
+
+
+class Admission(Struct, frozen=True, kw_only=True):
+    """A helper that an agent asked for."""
+
+    agent: str
+    parent: str
+    task: str
+    note: str
+    """Id of the note that asked: where the answer goes."""
 
 
 class Withdrawals(Struct, kw_only=True):
@@ -70,6 +90,12 @@ class RunState:
         self.withdrawals = Withdrawals()
         self.escalations: dict[str, str] = {}
         """Escalations of late, with their incidents: every receiver has an outcome of its own."""
+        self.buckets: dict[str, Bucket] = {}
+        """What each sender may still send; those who are not in the crew share one."""
+        self.helpers: dict[str, Admission] = {}
+        """Helpers that agents asked for and that are not let in yet, by the command that lets them in."""
+        self.helping: dict[str, dict[str, AgentView]] = {}
+        """Helpers that are in, or may come, by whom they help."""
         self.victims: dict[str, int] = {}
         """How often a wait in the chain of a root task was failed, by the root's key."""
         self.mains: dict[str, str] = {}
@@ -80,6 +106,15 @@ class RunState:
         """When each part next needs the clock, journal time, by the name of the need."""
         self._out: list[Command] = []
         self._index = 0
+
+    def admits(self, sender: str, at_s: float, size_bytes: int) -> bool:
+        """Whether a sender may put so much into the journal now; see `rates`."""
+        rate = self.crew.rate if self.crew is not None else Rate()
+        name = sender if sender in self.agents else ""
+        bucket = self.buckets.get(name)
+        if bucket is None:
+            bucket = self.buckets[name] = Bucket(rate, at_s)
+        return bucket.take(rate, at_s, size_bytes)
 
     # --- time ---
 
@@ -145,6 +180,18 @@ class RunState:
         self._write(CancelCall(id=id_, agent=agent, call=call, caller=caller, why=why[:2000]))
         return id_
 
+    def set_access(self, agent: str, state: Literal["running", "paused", "killed"], why: str) -> str:
+        """Have the server let an agent in, hold it, or shut it out."""
+        id_ = self.next_id()
+        self._write(SetAccess(id=id_, agent=agent, state=state, why=why[:2000]))
+        return id_
+
+    def admit(self, agent: str, **fields: Any) -> str:
+        """Let in a helper: the fields of `Admit` without its id."""
+        id_ = self.next_id()
+        self._write(Admit(id=id_, agent=agent, **fields))
+        return id_
+
     def escalate(self, incident: str, kind: str, body: dict[str, Any]) -> str:
         """Tell people."""
         id_ = self.next_id()
@@ -177,6 +224,7 @@ class RunState:
                     a.restarts,
                     a.progress,
                     msgspec.to_builtins(a.usage),
+                    [a.runs, a.throttled, a.parent, a.ending, a.hold, a.flood],
                 ]
                 for a in self.agents.values()
             ],

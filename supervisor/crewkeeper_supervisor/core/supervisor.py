@@ -8,11 +8,11 @@ from typing import Final
 
 from crewkeeper_bus import messages as m
 from crewkeeper_bus.subjects import HOST, SUPERVISOR
-from crewkeeper_supervisor.core import lifecycle, locks, withdrawal
+from crewkeeper_supervisor.core import delegation, enforcement, events, lifecycle, locks, withdrawal
 from crewkeeper_supervisor.core.commands import Command
 from crewkeeper_supervisor.core.crew import Crew
 from crewkeeper_supervisor.core.detection import Detector
-from crewkeeper_supervisor.core.events import Event, Recorded, Rejected
+from crewkeeper_supervisor.core.events import Event, Recorded, Rejected, Throttled
 from crewkeeper_supervisor.core.evidence import edges_of
 from crewkeeper_supervisor.core.findings import Edge, Incident
 from crewkeeper_supervisor.core.intake import TEXT_SHOWN_CHARS, Intake
@@ -37,6 +37,18 @@ class Supervisor:
 
     # --- the fold ---
 
+    def read(self, seq: int, at_s: float, subject: str, payload: bytes) -> Event:
+        """Read the journal's next entry as the event that `handle` is to be given next; once for each entry, in order.
+
+        What a sender adds beyond the crew's rate is counted and not decoded.
+        """
+        crew = self._state.crew
+        if crew is None:
+            return events.read(seq, at_s, subject, payload)
+        if seq <= self._state.seq:  # read before: it is not counted twice
+            return events.read(seq, at_s, subject, payload, crew.payload_bytes)
+        return events.read(seq, at_s, subject, payload, crew.payload_bytes, self._state.admits)
+
     def handle(self, event: Event) -> list[Command]:
         """Take the journal's next entry; return what is to be done about it, in order.
 
@@ -48,10 +60,16 @@ class Supervisor:
         state.open_event(event.seq, event.at_s)
         if isinstance(event, Rejected):
             self._intake.rejected(event)
+        elif isinstance(event, Throttled):
+            self._intake.throttled(event)
         elif event.sender in _OUR_SIDE:
             self._supervisor_side(event)
         else:
             self._intake.heard(event)
+        if state.is_due("confinement"):
+            enforcement.watch(state)
+        if state.helping and event.sender in state.helping:
+            delegation.watch(state, event.sender)
         if state.needs_watching():
             lifecycle.watch_clock(state)
         if state.withdrawals.are_due or "withdrawal" in state.due_s:
@@ -169,10 +187,22 @@ class Supervisor:
             case m.RunEnded():
                 lifecycle.run_ended(state, message)
             case _:
+                self._access(message)
+
+    def _access(self, message: m.Op) -> None:
+        match message:
+            case m.AccessSet():
+                enforcement.access_set(self._state, message)
+            case m.Violation():
+                enforcement.violated(self._state, message)
+            case m.Delegated():
+                delegation.admitted(self._state, message)
+            case _:
                 return  # a tick: it only brings the time
 
     def _outcome(self, message: m.Outcome) -> None:
         self._state.traced(message.command)
+        delegation.failed(self._state, message)
         incident = self._state.incidents.get(self._state.escalations.get(message.command, ""))
         if incident is not None:
             said = "people were told" if message.ok else "people could NOT be told"

@@ -18,7 +18,6 @@ from msgspec import Struct
 from crewkeeper_bus import codec
 from crewkeeper_bus.errors import ConnectionLost
 from crewkeeper_bus.messages import OwnerChanged, Tick
-from crewkeeper_supervisor.core import events
 from crewkeeper_supervisor.core.commands import Command, Escalate
 from crewkeeper_supervisor.core.crew import Crew
 from crewkeeper_supervisor.core.events import Event
@@ -73,6 +72,9 @@ class Fold(Protocol):
     @property
     def incidents(self) -> dict[str, Incident]:
         """Findings over time."""
+
+    def read(self, seq: int, at_s: float, subject: str, payload: bytes) -> Event:
+        """Read the next entry."""
 
     def handle(self, event: Event) -> list[Command]:
         """Take the next event."""
@@ -179,8 +181,7 @@ class Owner:
         """Fold entries; return what they decided and has no trace yet."""
         commands: list[Command] = []
         for entry in batch:
-            limit_bytes = codec.PAYLOAD_MAX_BYTES if self.fold.crew is None else self.fold.crew.payload_bytes
-            commands += self.fold.handle(events.read(*entry, limit_bytes=limit_bytes))
+            commands += self.fold.handle(self.fold.read(*entry))
             self._seq = entry.seq
             if self._tick and entry.subject.endswith("." + self._tick):
                 self._tick = ""

@@ -5,9 +5,8 @@ Whoever folds the same journal has the same state, so a view needs neither the c
 
 from typing import Protocol
 
-from crewkeeper_bus.codec import PAYLOAD_MAX_BYTES
 from crewkeeper_supervisor.core.commands import Command
-from crewkeeper_supervisor.core.events import Event, read
+from crewkeeper_supervisor.core.events import Event
 from crewkeeper_supervisor.core.supervisor import Supervisor
 
 
@@ -49,9 +48,7 @@ class Fold:
 
     def feed(self, entry: JournalEntry) -> tuple[Event, list[Command]]:
         """Take in the next entry; returns it as an event, and what the core decides upon it: to tell, not to do."""
-        crew = self.supervisor.crew
-        limit = PAYLOAD_MAX_BYTES if crew is None else crew.payload_bytes
-        event = read(entry.seq, entry.at_s, entry.subject, entry.payload, limit)
+        event = self.supervisor.read(entry.seq, entry.at_s, entry.subject, entry.payload)
         commands = self.supervisor.handle(event)
         if self.began_at_s is None:
             self.began_at_s = entry.at_s

@@ -12,7 +12,7 @@ from msgspec import UNSET, Raw, Struct, json, to_builtins
 
 from crewkeeper_bus import messages as m
 from crewkeeper_supervisor.core.commands import Command, Escalate
-from crewkeeper_supervisor.core.events import Event, Recorded, Rejected
+from crewkeeper_supervisor.core.events import Event, Recorded, Rejected, Throttled
 from crewkeeper_supervisor.core.findings import Incident
 from crewkeeper_supervisor.views.fold import Fold, JournalEntry
 from crewkeeper_supervisor.views.incident import ring_text
@@ -108,6 +108,8 @@ class Story:
     # --- events ---
 
     def _tell(self, event: Event) -> tuple[str, Weight] | None:
+        if isinstance(event, Throttled):
+            return None
         if isinstance(event, Rejected):
             what = "forged" if event.forged else "malformed"
             return f"rejected a {what} message of {safe(event.sender) or 'nobody'}: {safe(event.reason)}", "detail"
@@ -402,6 +404,8 @@ def event_document(run: str, event: Event) -> dict[str, Any]:
             "sha256": event.digest,
             "forged": event.forged,
         }
+    if isinstance(event, Throttled):
+        return head | {"type": "Throttled", "from": event.sender, "size_bytes": event.size_bytes}
     message = event.message
     fields = {}
     for name in message.__struct_fields__:

@@ -1,0 +1,101 @@
+"""Holding: agents are paused and let go on, the willing by their word, the others by the server.
+
+An agent is asked first, and holds at its next checkpoint without losing anything. One that does not say within the
+grace that it stands paused, or says so and goes on, is held by the server: it can receive nothing but control messages
+and publish nothing; what is addressed to it stays queued.
+"""
+
+from typing import Final
+
+from crewkeeper_bus.messages import CallStarted, Message, Pause, Request, Resume, TaskBegan
+from crewkeeper_supervisor.core.confinement import NEVER, Hold
+from crewkeeper_supervisor.core.ending import arm
+from crewkeeper_supervisor.core.roster import AgentView
+from crewkeeper_supervisor.core.state import RunState
+
+GRACE_S: Final = 2.0
+"""How long an agent may take to say that it stands paused."""
+_WORK: Final = (Request, Message, TaskBegan, CallStarted)
+"""What an agent that stands paused does not begin."""
+
+
+def pause(state: RunState, view: AgentView, why: str, grace_s: float | None = None) -> None:
+    """Hold an agent: it is asked, and after the grace the server sees to it. A grace of 0: at once."""
+    if view.ending is not None or not view.present:
+        return
+    grace = GRACE_S if grace_s is None else grace_s
+    state.tell(view.name, Pause, durable=True, why=why[:2000])
+    if view.hold is not None and view.hold.step in ("holding", "held"):
+        return
+    said = view.hold is not None and view.hold.said
+    view.hold = Hold(why=why[:2000], due_s=state.now_s + grace, grace_s=grace, said=said)
+    if grace <= 0:
+        _hold(state, view, view.hold)
+    elif said:
+        view.hold.due_s = NEVER
+    else:
+        arm(state, view.hold.due_s)
+
+
+def resume(state: RunState, view: AgentView) -> None:
+    """Let an agent go on."""
+    if view.ending is not None or not view.present:
+        return
+    hold = view.hold
+    if hold is not None and hold.step in ("holding", "held", "freeing"):
+        if hold.step != "freeing":
+            hold.step, hold.due_s, hold.tries = "freeing", NEVER, 0
+            _free(state, view, hold)
+    else:
+        view.hold = None
+    state.tell(view.name, Resume, durable=True)
+
+
+def stands(state: RunState, view: AgentView, where: str) -> None:
+    """An agent says where it stands."""
+    hold = view.hold
+    view.status = "paused" if where == "paused" or (hold is not None and hold.step == "held") else "up"
+    if hold is None:
+        return
+    hold.said = where == "paused"
+    if hold.said and hold.step == "asked":
+        hold.due_s, hold.said_at_s = NEVER, min(hold.said_at_s, state.now_s)
+
+
+def spoke(state: RunState, view: AgentView, message: object) -> None:
+    """An agent that stands paused says something. One that begins new work all the same is held by the server."""
+    hold = view.hold
+    if hold is None or hold.step != "asked" or not isinstance(message, _WORK):
+        return
+    if hold.said_at_s + max(hold.grace_s, GRACE_S) < state.now_s:
+        hold.said = False
+        _hold(state, view, hold)
+
+
+def again(state: RunState, view: AgentView) -> None:
+    """A new incarnation of an agent that is held: the pause holds for it too."""
+    if view.hold is not None and view.hold.step != "freeing":
+        hold, view.hold = view.hold, None
+        pause(state, view, hold.why, hold.grace_s)
+
+
+def look(state: RunState, view: AgentView, hold: Hold) -> None:
+    """The clock has come to what was due."""
+    if hold.due_s > state.now_s:
+        return
+    hold.due_s = NEVER
+    if hold.step == "freeing":
+        _free(state, view, hold)
+    else:
+        _hold(state, view, hold)
+
+
+def _hold(state: RunState, view: AgentView, hold: Hold) -> None:
+    hold.step, hold.due_s = "holding", NEVER
+    hold.tries += 1
+    state.set_access(view.name, "paused", hold.why)
+
+
+def _free(state: RunState, view: AgentView, hold: Hold) -> None:
+    hold.tries += 1
+    state.set_access(view.name, "running", "it is let go on")
