@@ -65,6 +65,8 @@ class OperatorAsked(Struct, frozen=True, kw_only=True, omit_defaults=True, tag_f
     action: Annotated[str, Meta(pattern="^(pause|resume|kill|stop_run|answer)$")]
     agent: _NameOrNone = ""
     """Empty: the whole crew."""
+    peer: _NameOrNone = ""
+    """To pause or resume only what the two say to each other."""
     question: _NameOrNone = ""
     answer: Text = ""
     grace_s: Seconds | None = None
@@ -93,6 +95,8 @@ class AccessSet(Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field
     command: str
     """Id of the command that this was done for."""
     agent: Name
+    peer: _NameOrNone = ""
+    """The agent it is held apart from; empty: it is held towards everybody."""
     state: Annotated[str, Meta(pattern="^(running|paused|killed)$")]
     ok: bool
     """For `killed`: no connection of the agent was left when the servers were last asked."""

@@ -143,6 +143,7 @@ class Journal:
             fact = m.AccessSet(
                 command=command.id,
                 agent=command.agent,
+                peer=command.peer,
                 state=command.state,
                 ok=False,
                 enforced=not powerless,
@@ -404,8 +405,16 @@ def wire(command: Command) -> tuple[str, bytes]:
         case SetAccess():
             subject = subjects.build(RUN, Kind.OP, SUPERVISOR, "_", command.id)
             cut = 0 if command.state == "running" else 1
-            done = m.AccessSet(command=command.id, agent=command.agent, state=command.state, ok=True, connections=cut)
-            payload = codec.encode(done)
+            payload = codec.encode(
+                m.AccessSet(
+                    command=command.id,
+                    agent=command.agent,
+                    peer=command.peer,
+                    state=command.state,
+                    ok=True,
+                    connections=cut,
+                )
+            )
         case Admit():
             subject = subjects.build(RUN, Kind.OP, SUPERVISOR, "_", command.id)
             payload = codec.encode(

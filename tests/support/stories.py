@@ -267,7 +267,8 @@ class Story:
                     if view.ending is not None
                 ]
             case "holds":
-                return [f"{view.name}: {view.hold.step}" for view in core.agents.values() if view.hold is not None]
+                holds = [f"{view.name}: {view.hold.step}" for view in core.agents.values() if view.hold is not None]
+                return holds + [f"{one} and {other}: {step}" for (one, other), step in core._state.apart.items()]
             case "incidents":
                 return [
                     f"{each.id} {each.finding.kind}: {each.state}, seen {each.count}"
@@ -321,7 +322,8 @@ def command_line(command: Command) -> str:
         case Escalate():
             return f"-> people: {command.incident} {command.kind}"
         case SetAccess():
-            return f"-> server: {command.agent} {command.state} ({command.why})"
+            pair = f" and {command.peer}" if command.peer else ""
+            return f"-> server: {command.agent}{pair} {command.state} ({command.why})"
         case Admit():
             return (
                 f"-> server: admit {command.agent} for {command.parent}/{command.task}, to {', '.join(command.peers)}"

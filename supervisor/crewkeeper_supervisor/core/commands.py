@@ -71,6 +71,8 @@ class SetAccess(Struct, frozen=True, kw_only=True):
     agent: str
     state: Literal["running", "paused", "killed"]
     why: str
+    peer: str = ""
+    """Only what it and this agent say to each other."""
     durable: bool = True
 
 

@@ -37,6 +37,9 @@ def access_set(state: RunState, message: AccessSet) -> None:
     """The server was told to let an agent in, hold it or shut it out: how that went."""
     state.traced(message.command)
     view = state.agents.get(message.agent)
+    if message.peer:
+        holding.kept_apart(state, message)
+        return
     if view is None:
         return
     if message.state == "killed":

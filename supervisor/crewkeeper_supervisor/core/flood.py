@@ -32,6 +32,8 @@ def throttled(state: RunState, view: AgentView, size_bytes: int) -> None:
     flood.size_bytes += size_bytes
     flood.last_s = state.now_s
     view.node.unsure = True  # what it said is not known
+    if view.hold is not None and view.hold.step == "freeing":
+        return  # what it said while it was held comes all at once
     if flood.incident:
         pressed(state, view, 1)
     elif view.ending is None and state.now_s - flood.since_s >= LASTING_S and flood.entries >= _rate(state).burst / 10:
@@ -63,7 +65,8 @@ def held(state: RunState, view: AgentView) -> None:
 
 
 def freed(state: RunState, view: AgentView) -> None:
-    """People have let it go on."""
+    """It has been let go on."""
+    state.buckets.pop(view.name, None)
     flood, view.flood = view.flood, None
     incident = state.incidents.get(flood.incident) if flood is not None else None
     if incident is not None and incident.state != "resolved":

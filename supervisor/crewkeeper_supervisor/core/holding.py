@@ -7,7 +7,7 @@ and publish nothing; what is addressed to it stays queued.
 
 from typing import Final
 
-from crewkeeper_bus.messages import CallStarted, Message, Pause, Request, Resume, TaskBegan
+from crewkeeper_bus.messages import AccessSet, CallStarted, Message, Pause, Request, Resume, TaskBegan
 from crewkeeper_supervisor.core.confinement import NEVER, Hold
 from crewkeeper_supervisor.core.ending import arm
 from crewkeeper_supervisor.core.roster import AgentView
@@ -49,6 +49,36 @@ def resume(state: RunState, view: AgentView) -> None:
     else:
         view.hold = None
     state.tell(view.name, Resume, durable=True)
+
+
+def hold_apart(state: RunState, one: AgentView, other: AgentView, why: str) -> None:
+    """Hold what two agents say to each other; with everybody else both go on. Only the server can do that."""
+    pair = _pair(one.name, other.name)
+    if state.apart.get(pair) not in ("holding", "held"):
+        state.apart[pair] = "holding"
+        state.set_access(pair[0], "paused", why, peer=pair[1])
+
+
+def let_together(state: RunState, one: AgentView, other: AgentView) -> None:
+    """Let two agents that are held apart speak with each other again."""
+    pair = _pair(one.name, other.name)
+    if state.apart.get(pair, "freeing") != "freeing":
+        state.apart[pair] = "freeing"
+        state.set_access(pair[0], "running", "they are let go on", peer=pair[1])
+
+
+def kept_apart(state: RunState, message: AccessSet) -> None:
+    """The server was told to hold two agents apart, or no longer to: how that went."""
+    pair = _pair(message.agent, message.peer)
+    step = state.apart.get(pair)
+    if step == "holding" and message.state == "paused":
+        state.apart[pair] = "held" if message.ok else "failed"
+    elif step == "freeing" and message.state == "running" and (message.ok or not message.enforced):
+        del state.apart[pair]
+
+
+def _pair(one: str, other: str) -> tuple[str, str]:
+    return (one, other) if one < other else (other, one)
 
 
 def stands(state: RunState, view: AgentView, where: str) -> None:

@@ -205,6 +205,8 @@ def operator_asked(state: RunState, message: OperatorAsked) -> None:
     views = list(state.agents.values()) if not message.agent else [state.agents.get(message.agent)]
     present = [view for view in views if view is not None]
     match message.action:
+        case "pause" | "resume" if message.peer:
+            _pair_asked(state, message, reason)
         case "pause":
             for view in present:
                 holding.pause(state, view, reason, message.grace_s)
@@ -220,6 +222,16 @@ def operator_asked(state: RunState, message: OperatorAsked) -> None:
             question = state.questions.pop(message.question, None)
             if question is not None:
                 state.answer(question.agent, question.id, body=Raw(msgspec.json.encode(message.answer)))
+
+
+def _pair_asked(state: RunState, message: OperatorAsked, why: str) -> None:
+    one, other = state.agents.get(message.agent), state.agents.get(message.peer)
+    if one is None or other is None or one is other:
+        return
+    if message.action == "pause":
+        holding.hold_apart(state, one, other, why)
+    else:
+        holding.let_together(state, one, other)
 
 
 def run_ended(state: RunState, message: RunEnded) -> None:

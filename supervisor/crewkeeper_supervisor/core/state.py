@@ -96,6 +96,8 @@ class RunState:
         """Helpers that agents asked for and that are not let in yet, by the command that lets them in."""
         self.helping: dict[str, dict[str, AgentView]] = {}
         """Helpers that are in, or may come, by whom they help."""
+        self.apart: dict[tuple[str, str], str] = {}
+        """Pairs of agents that are held apart, the smaller name first: `holding`, `held`, `failed` or `freeing`."""
         self.victims: dict[str, int] = {}
         """How often a wait in the chain of a root task was failed, by the root's key."""
         self.mains: dict[str, str] = {}
@@ -180,10 +182,10 @@ class RunState:
         self._write(CancelCall(id=id_, agent=agent, call=call, caller=caller, why=why[:2000]))
         return id_
 
-    def set_access(self, agent: str, state: Literal["running", "paused", "killed"], why: str) -> str:
-        """Have the server let an agent in, hold it, or shut it out."""
+    def set_access(self, agent: str, state: Literal["running", "paused", "killed"], why: str, *, peer: str = "") -> str:
+        """Have the server let an agent in, hold it, or shut it out; or hold it apart from one other."""
         id_ = self.next_id()
-        self._write(SetAccess(id=id_, agent=agent, state=state, why=why[:2000]))
+        self._write(SetAccess(id=id_, agent=agent, state=state, why=why[:2000], peer=peer))
         return id_
 
     def admit(self, agent: str, **fields: Any) -> str:
@@ -243,6 +245,7 @@ class RunState:
                 self.withdrawals.overdue_s,
                 self.withdrawals.fenced,
             ],
+            "apart": [[*pair, step] for pair, step in self.apart.items()],
             "due": self.due_s,
         }
         return hashlib.sha256(msgspec.json.encode(facts)).hexdigest()

@@ -329,6 +329,8 @@ def _exited(message: m.ProcessExited) -> tuple[str, Weight]:
 def _operator(message: m.OperatorAsked) -> str:
     who = safe(message.by) or "an operator"
     whom = safe(message.agent) or "the crew"
+    if message.peer:
+        whom = f"what {whom} and {safe(message.peer)} say to each other"
     why = _because(message.why)
     match message.action:
         case "answer":
@@ -355,6 +357,9 @@ def _access(message: m.AccessSet | m.Violation | m.Delegated | m.Revoked) -> tup
     who = safe(message.agent) or "somebody"
     match message:
         case m.AccessSet(ok=True):
+            if message.peer:
+                apart = "holds {} and {} apart" if message.state == "paused" else "lets {} and {} speak again"
+                return f"the server {apart.format(who, safe(message.peer))}", "normal"
             cut = f" ({message.connections} connections closed)" if message.connections else ""
             return f"the server {_SHUT[message.state].format(who)}{cut}", "normal"
         case m.AccessSet():
