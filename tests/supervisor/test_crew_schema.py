@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from test_crewfile import FULL, MINIMAL, SAMPLE
 
 from crewkeeper_supervisor.cli.starter import CREW_YAML
-from crewkeeper_supervisor.shell.crew_format import CREW, Key, Kind, Listing, Section, Table
+from crewkeeper_supervisor.shell.crew_format import CREW
+from crewkeeper_supervisor.shell.crew_kinds import Key, Kind, Listing, Section, Table
 from crewkeeper_supervisor.shell.crew_problems import CODES
 from crewkeeper_supervisor.shell.crew_schema import describe, schema
 from crewkeeper_supervisor.shell.crewfile import CrewFileError, parse

@@ -8,7 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from crewkeeper_supervisor.core.crew import Crew, Repeat, Response
-from crewkeeper_supervisor.shell.crew_format import AGENT, CREW, LATER_RESPONSES, LIMITS, RESTART, Section
+from crewkeeper_supervisor.core.rules import Rule
+from crewkeeper_supervisor.core.tools import CallRate, Price, Tool
+from crewkeeper_supervisor.shell.crew_format import AGENT, CREW, LATER_RESPONSES, LIMITS, RESTART
+from crewkeeper_supervisor.shell.crew_kinds import Section
 from crewkeeper_supervisor.shell.crew_problems import CODES, MAX_PROBLEMS
 from crewkeeper_supervisor.shell.crewfile import (
     CrewFile,
@@ -71,8 +74,42 @@ responses:
 escalate:
   - {webhook: "https://ops.example/hook", secret: "${S}"}
 limits: {payload: 1MiB, heartbeat: 250ms, start_timeout: 1m}
-tools: {t: {function: "m:f"}}
-rules: [{do: allow, agents: [a]}]
+tools:
+  t:
+    function: "m:f"
+    description: Does it.
+    cost_usd: 0.50
+    timeout: 5s
+    concurrency: 2
+    rate: {calls: 10, per: 1m}
+    args_size: 1KiB
+    result_size: 2KiB
+  run: {command: sh -c cat, schema: {type: object, properties: {size: {minimum: 0.5}}}}
+  m: {mcp: npx server}
+  own: {inside: true}
+rules:
+  - {id: first, hop: agent, do: allow, agents: [a, a-1], to: [b]}
+  - hop: tool
+    tools: [t, "m.*"]
+    when: args.size > 1
+    hook: "m.n:f"
+    deadline: 500ms
+    do: redact
+    redact: [secrets, args.x]
+    because: "no"
+    shadow: true
+policy:
+  default: deny
+  tests:
+    - name: it holds
+      call: {hop: tool, agent: a-1, role: a, tool: t, args: {size: 2, l: [x, null]}, depth: 1, chain: [b], at: 5}
+      expect: deny
+      rule: first
+      warns: []
+      redacted: {size: 2}
+    - {call: {hop: agent, agent: a, to: b, cost_usd: 0.01}, expect: allow}
+prices:
+  "gpt-*": {input: 2.50, output: 10, cached: 1.25}
 """
 
 
@@ -152,8 +189,40 @@ def test_every_key_arrives_in_the_crew() -> None:
     )
     assert crew.responses.orphan == Response(do=("break",), shadow=True)
     assert (crew.payload_bytes, crew.heartbeat_s, crew.start_timeout_s) == (1024 * 1024, 0.25, 60)
-    assert crew.tools == {"t": {"function": "m:f"}}
-    assert crew.rules == ({"do": "allow", "agents": ["a"]},)
+    assert crew.tools == {
+        "t": Tool(
+            function="m:f",
+            description="Does it.",
+            cost_microusd=500_000,
+            timeout_s=5,
+            concurrency=2,
+            rate=CallRate(calls=10, per_s=60),
+            args_bytes=1024,
+            result_bytes=2048,
+        ),
+        "run": Tool(command=("sh", "-c", "cat"), schema={"type": "object", "properties": {"size": {"minimum": 0.5}}}),
+        "m": Tool(mcp=("npx", "server")),
+        "own": Tool(inside=True),
+    }
+    assert crew.rules == (
+        Rule(id="first", do="allow", hop="agent", agents=("a", "a-1"), to=("b",)),
+        Rule(
+            id="rule-2",
+            do="redact",
+            hop="tool",
+            tools=("t", "m.*"),
+            when="args.size > 1",
+            hook="m.n:f",
+            deadline_s=0.5,
+            redact=("secrets", "args.x"),
+            because="no",
+            shadow=True,
+        ),
+    )
+    assert crew.policy_default == "deny"
+    assert crew.prices == {
+        "gpt-*": Price(input_microusd=2_500_000, output_microusd=10_000_000, cached_microusd=1_250_000)
+    }
 
 
 @pytest.mark.parametrize("text", [MINIMAL, SAMPLE, FULL])
@@ -319,8 +388,8 @@ BAD_VALUES = [
     (with_keys("escalate: [{webhook: 'http://a b/'}]"), "CREW-122", "a b"),
     (with_keys("escalate: [{webhook: 'http://h/${1}'}]"), "CREW-121", "${1}"),
     (with_keys("escalate: {webhook: 'http://h/'}"), "CREW-112", "not a list"),
-    (with_keys("tools: {t: {}}"), "CREW-119", "function and mcp"),
-    (with_keys("tools: {t: {function: 'm:f', mcp: npx}}"), "CREW-119", "function and mcp"),
+    (with_keys("tools: {t: {}}"), "CREW-119", "function, mcp"),
+    (with_keys("tools: {t: {function: 'm:f', mcp: npx}}"), "CREW-119", "function, mcp"),
     (with_keys("rules: [{do: maybe}]"), "CREW-116", "maybe"),
     (with_keys("rules: [{do: deny, agents: [zed]}]"), "CREW-118", "zed"),
     (with_keys("rules: [{do: deny, tools: ['a b']}]"), "CREW-117", "a b"),

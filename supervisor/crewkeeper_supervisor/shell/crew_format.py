@@ -1,128 +1,36 @@
 """The surface format of crew files as data: every key, its kind of value, its limits and its default.
 
 The loader reads by this table, the JSON Schema is derived from it and `docs/crew-file.md` is held to it by a test, so
-the three cannot disagree. How text becomes a value is in `crew_values`, what keys mean together in `crewfile`.
+the three cannot disagree. Kinds of values are in `crew_kinds`, the keys of tools and rules in `crew_gate_format`, how
+text becomes a value in `crew_values`, what keys mean together in `crewfile`.
 """
 
 from typing import Final
 
 import msgspec
-from msgspec import Struct, field
 
-YEAR_S: Final = 366 * 24 * 3600.0
+from crewkeeper_supervisor.shell.crew_gate_format import GATE_KEYS, TOOL_NAME
+from crewkeeper_supervisor.shell.crew_kinds import (
+    Choice,
+    Command,
+    Count,
+    Duration,
+    Flag,
+    Key,
+    Listing,
+    Money,
+    Name,
+    Section,
+    Size,
+    Table,
+    Text,
+    Whole,
+)
+
 CREW_NAME_MAX_CHARS: Final = 20
 """A run id is the crew's name, a dash and what makes the run unique, within the 32 characters of a subject token."""
 MAX_INSTANCES: Final = 5000
 """Agents in one crew, replicas counted."""
-
-
-class Text(Struct, frozen=True, kw_only=True):
-    """A line or paragraph. `variables`: `${NAME}` is allowed; `url`: must be http or https. `empty`: may be."""
-
-    max_chars: int = 2000
-    empty: bool = False
-    variables: bool = False
-    url: bool = False
-    pattern: str = ""
-    hint: str = ""
-
-
-class Name(Struct, frozen=True, kw_only=True):
-    """The name of a crew or agent; becomes a token of subjects."""
-
-    max_chars: int = 32
-
-
-class Flag(Struct, frozen=True, kw_only=True):
-    """`true` or `false`, no other spelling."""
-
-
-class Whole(Struct, frozen=True, kw_only=True):
-    """A whole number, both limits included."""
-
-    low: int
-    high: int
-
-
-class Duration(Struct, frozen=True, kw_only=True):
-    """Seconds as a number, or a number with ms, s, m, h or d. `positive`: zero is refused."""
-
-    low_s: float = 0.0
-    high_s: float = YEAR_S
-    positive: bool = False
-
-
-class Money(Struct, frozen=True, kw_only=True):
-    """US dollars, at most six decimals."""
-
-    high_usd: int = 1_000_000_000
-
-
-class Count(Struct, frozen=True, kw_only=True):
-    """A whole number that may be written with k (thousand) or M (million)."""
-
-    low: int = 0
-    high: int = 2**53
-
-
-class Size(Struct, frozen=True, kw_only=True):
-    """Bytes as a number, or a number with B, kB, KiB, MB or MiB."""
-
-    low: int
-    high: int
-
-
-class Choice(Struct, frozen=True, kw_only=True):
-    """One of these words."""
-
-    options: tuple[str, ...]
-
-
-class Command(Struct, frozen=True, kw_only=True):
-    """A command line: a list of words, or one string split like a shell does (no shell runs)."""
-
-
-class Listing(Struct, frozen=True, kw_only=True):
-    """A list of one kind of value. `unique`: none twice."""
-
-    of: "Kind"
-    min_items: int = 0
-    max_items: int = 5000
-    unique: bool = False
-
-
-class Table(Struct, frozen=True, kw_only=True):
-    """A mapping whose keys the author chooses; `what` names one entry."""
-
-    of: "Kind"
-    what: str
-    key: Name | Text
-    min_items: int = 0
-    max_items: int = 5000
-
-
-class Key(Struct, frozen=True, kw_only=True):
-    """One key of a section. `default` and `doc` are for people; the values of defaults are in `core.crew`."""
-
-    name: str
-    kind: "Kind"
-    default: str = ""
-    doc: str = ""
-    required: bool = False
-
-
-class Section(Struct, frozen=True, kw_only=True):
-    """A mapping with known keys."""
-
-    title: str
-    keys: tuple[Key, ...] = field(default_factory=tuple)
-
-    def find(self, name: str) -> Key | None:
-        """The key of that name, or None."""
-        return next((key for key in self.keys if key.name == name), None)
-
-
-Kind = Text | Name | Flag | Whole | Duration | Money | Count | Size | Choice | Command | Listing | Table | Section
 
 ACTIONS: Final = ("observe", "warn", "break", "pause", "kill", "stop", "escalate")
 LATER_ACTIONS: Final = ("nudge", "hold")
@@ -130,11 +38,6 @@ LATER_ACTIONS: Final = ("nudge", "hold")
 LATER_RESPONSES: Final = ("loop", "stall", "flood", "drift")
 """Findings this version does not make: accepted with a warning, so that a file need not be changed for the next."""
 
-_TOOL_NAME = Text(
-    max_chars=128,
-    pattern=r"^[A-Za-z_][A-Za-z0-9_-]*(\.[A-Za-z0-9_*-]+)?$",
-    hint="a tool, or tool.function",
-)
 _VARIABLE_NAME = Text(max_chars=128, pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", hint="letters, digits and _")
 _COUNT = Count()
 _DEEP = Count(low=1)
@@ -211,7 +114,7 @@ AGENT: Final = Section(
         Key(name="budget", kind=BUDGET, default="no limits", doc="Limits of this agent alone."),
         Key(
             name="tools",
-            kind=Listing(of=_TOOL_NAME, max_items=500, unique=True),
+            kind=Listing(of=TOOL_NAME, max_items=500, unique=True),
             default="[]",
             doc="Tools it may use: names under `tools`, or tool.function.",
         ),
@@ -340,29 +243,6 @@ LIMITS: Final = Section(
         ),
     ),
 )
-TOOL: Final = Section(
-    title="tool",
-    keys=(
-        Key(name="function", kind=Text(), default="none", doc="A Python function, as `module:name`."),
-        Key(name="mcp", kind=Text(), default="none", doc="Command line of an MCP server."),
-    ),
-)
-RULE: Final = Section(
-    title="rule",
-    keys=(
-        Key(name="tools", kind=Listing(of=_TOOL_NAME, max_items=500), default="every tool", doc="Tools it is about."),
-        Key(name="agents", kind=Listing(of=Name()), default="every agent", doc="Agents it is about."),
-        Key(name="when", kind=Text(), default="always", doc="Condition (CEL)."),
-        Key(
-            name="do",
-            kind=Choice(options=("allow", "deny", "ask")),
-            required=True,
-            default="required",
-            doc="What becomes of the call.",
-        ),
-        Key(name="because", kind=Text(), default="none", doc="The reason, told to the agent."),
-    ),
-)
 CREW: Final = Section(
     title="crew file",
     keys=(
@@ -391,14 +271,6 @@ CREW: Final = Section(
             doc="Who is told when a response says `escalate`.",
         ),
         Key(name="limits", kind=LIMITS, default="see below", doc="Limits of the bus."),
-        Key(
-            name="tools",
-            kind=Table(of=TOOL, what="tool", key=Name(), max_items=500),
-            default="{}",
-            doc="Tools by name, each a `function` or an `mcp` server.",
-        ),
-        Key(
-            name="rules", kind=Listing(of=RULE, max_items=500), default="[]", doc="Policy rules; the first match wins."
-        ),
+        *GATE_KEYS,
     ),
 )

@@ -6,9 +6,9 @@ What keys mean together (who calls whom, what excludes what) is checked in `crew
 from enum import Enum
 from typing import Any, Final, Literal
 
-from crewkeeper_supervisor.shell.crew_format import Command, Key, Kind, Listing, Section, Table, Text
+from crewkeeper_supervisor.shell.crew_kinds import Command, Free, Key, Kind, Listing, Section, Table, Text
 from crewkeeper_supervisor.shell.crew_problems import Collector, Path, shown
-from crewkeeper_supervisor.shell.crew_values import Unfit, parse_scalar
+from crewkeeper_supervisor.shell.crew_values import Unfit, parse_free, parse_scalar
 from crewkeeper_supervisor.shell.yaml_nodes import Mapping, Node, Refused, Scalar, Sequence
 
 
@@ -70,6 +70,8 @@ class Reading:
                 return self._table(node, kind, path) if isinstance(node, Mapping) else self._misshapen(node, path)
             case Listing():
                 return self._listing(node, kind, path)
+            case Free():
+                return self._free(node, path) if isinstance(node, Mapping) else self._misshapen(node, path)
             case Command() if isinstance(node, Sequence):
                 return self._command(node, path)
         if not isinstance(node, Scalar):
@@ -84,6 +86,27 @@ class Reading:
         except Unfit as unfit:
             self.add(unfit.code, path, unfit.message, unfit.remedy)
             return INVALID
+
+    def _free(self, node: Node, path: Path) -> Any:
+        """A value without a format, as JSON would have it. Depth is bounded by the tree."""
+        self.places[path] = (node.line, node.column)
+        match node:
+            case Refused():
+                return INVALID
+            case Mapping():
+                for name, _ in node.entries:
+                    self.keys[(*path, name.value)] = (name.line, name.column)
+                made = {name.value: self._free(child, (*path, name.value)) for name, child in node.entries}
+                return INVALID if INVALID in made.values() else made
+            case Sequence():
+                items = [self._free(item, (*path, index)) for index, item in enumerate(node.items)]
+                return INVALID if INVALID in items else items
+            case Scalar():
+                try:
+                    return parse_free(node)
+                except Unfit as unfit:
+                    self.add(unfit.code, path, unfit.message, unfit.remedy)
+                    return INVALID
 
     def _misshapen(self, node: Node, path: Path) -> Bad:
         if isinstance(node, Scalar) and node.plain and node.reading == "null":

@@ -6,13 +6,14 @@ of durations, counts and sizes written with a unit).
 
 from typing import Any, Final
 
-from crewkeeper_supervisor.shell.crew_format import (
-    CREW,
+from crewkeeper_supervisor.shell.crew_format import CREW
+from crewkeeper_supervisor.shell.crew_kinds import (
     Choice,
     Command,
     Count,
     Duration,
     Flag,
+    Free,
     Key,
     Kind,
     Listing,
@@ -66,6 +67,8 @@ def describe(kind: Kind) -> str:
             return f"mapping of {kind.what} names to {_plural(kind.of)}"
         case Section():
             return "section"
+        case Free():
+            return "mapping of any values"
 
 
 def _plural(kind: Kind) -> str:
@@ -105,6 +108,8 @@ def _of(kind: Kind) -> dict[str, Any]:
                 "maxItems": kind.max_items,
                 "uniqueItems": kind.unique,
             }
+        case Free():
+            return {"type": "object"}
         case Command():
             words = {"type": "string", "minLength": 1}
             return {"anyOf": [words, {"type": "array", "items": words, "minItems": 1}]}

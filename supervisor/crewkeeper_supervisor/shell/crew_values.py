@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 
 from crewkeeper_bus.errors import SubjectError
 from crewkeeper_bus.subjects import check_agent
-from crewkeeper_supervisor.shell.crew_format import (
+from crewkeeper_supervisor.shell.crew_kinds import (
     Choice,
     Command,
     Count,
@@ -40,6 +40,7 @@ _SIZE = re.compile(_NUMBER + r"(B|kB|KiB|MB|MiB)?")
 _COUNT = re.compile(_NUMBER + r"(k|M)?")
 _DECIMAL = re.compile(_NUMBER)
 _WHOLE = re.compile(r"-?(0|[1-9][0-9]{0,14})")
+_FRACTION = re.compile(r"-?(0|[1-9][0-9]{0,14})\.[0-9]{1,17}([eE][-+]?[0-9]{1,2})?")
 _TRAP = re.compile(r"[-+]?(0[0-9_]+|0[xob][0-9a-fA-F_]+|[0-9][0-9_]*(:[0-5]?[0-9])+(\.[0-9_]*)?|[0-9]*_[0-9_]*|\+.*)")
 _YES_NO: Final = {"y", "n", "yes", "no", "on", "off", "true", "false"}
 
@@ -112,6 +113,34 @@ def parse_scalar(scalar: Scalar, kind: Kind) -> Any:
         case Size():
             return _scaled(scalar, _SIZE, SIZE_UNITS, (kind.low, kind.high), "a size such as 65536, 256KiB or 1MiB")
     raise AssertionError(f"not a scalar kind: {kind}")
+
+
+def parse_free(scalar: Scalar) -> str | bool | int | float | None:
+    """The value of a scalar that may be anything, as JSON would read it; what YAML readers disagree on is refused.
+
+    Raises:
+        Unfit: YAML 1.1 reads a word or a number as something else than it looks.
+    """
+    text = scalar.value
+    if not scalar.plain:
+        return text
+    match scalar.reading:
+        case "null":
+            return None
+        case "bool" if text in {"true", "false"}:
+            return text == "true"
+        case "int" | "float" if not _TRAP.fullmatch(text):
+            if _WHOLE.fullmatch(text):
+                return int(text)
+            if _FRACTION.fullmatch(text):
+                return float(text)
+    if scalar.reading != "str":
+        raise Unfit(
+            "CREW-113",
+            f"{shown(text)} is read as {reading_text(scalar.reading)} by YAML 1.1",
+            f'quote it: "{_brief(text)}"',
+        )
+    return text
 
 
 def _words(scalar: Scalar) -> str:

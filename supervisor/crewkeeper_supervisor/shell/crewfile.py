@@ -21,7 +21,9 @@ from crewkeeper_supervisor.core.crew import (
     Webhook,
 )
 from crewkeeper_supervisor.core.lint import lint
+from crewkeeper_supervisor.gate.trial import Trial
 from crewkeeper_supervisor.shell.crew_format import CREW, LATER_RESPONSES, MAX_INSTANCES
+from crewkeeper_supervisor.shell.crew_gate import GateChecks, prices_of, rules_of, tools_of, trials_of
 from crewkeeper_supervisor.shell.crew_problems import Collector, CrewFileError, Path, Problem, path_text, render, shown
 from crewkeeper_supervisor.shell.crew_reading import INVALID, Reading
 from crewkeeper_supervisor.shell.crew_values import VARIABLE, MissingVariable, resolve_env
@@ -54,6 +56,8 @@ class CrewFile(Struct, frozen=True, kw_only=True):
     warnings: tuple[Problem, ...] = ()
     places: dict[Path, tuple[int, int]] = {}
     text: str = ""
+    trials: tuple[Trial, ...] = ()
+    """Tests of the policy."""
 
     def lint(self) -> list[Problem]:
         """What the declared relations of the crew let expect, each with its place in the file."""
@@ -90,16 +94,23 @@ def read(path: str | FilePath) -> CrewFile:
     Raises:
         CrewFileError: The file cannot be read or breaks a rule; `.problems` has everything wrong with it.
     """
-    file = FilePath(path)
+    return parse(read_bytes(path), str(path), FilePath(path).resolve().parent)
+
+
+def read_bytes(path: str | FilePath) -> bytes:
+    """The bytes of a file, at most one more than the largest crew file may have.
+
+    Raises:
+        CrewFileError: It cannot be read.
+    """
     try:
-        with file.open("rb") as stream:
-            data = stream.read(MAX_FILE_BYTES + 1)
+        with FilePath(path).open("rb") as stream:
+            return stream.read(MAX_FILE_BYTES + 1)
     except (OSError, ValueError) as error:
         found = Collector(str(path))
         reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
         found.add("CREW-101", f"cannot be read: {reason}", "name an existing file; `supervisor init` writes one")
         raise CrewFileError(found.problems) from None
-    return parse(data, str(path), file.resolve().parent)
 
 
 def parse(data: bytes, file: str, folder: FilePath) -> CrewFile:
@@ -123,10 +134,16 @@ def parse(data: bytes, file: str, folder: FilePath) -> CrewFile:
     reading = Reading(found, complete=document.complete)
     surface = reading.read(document.root, CREW)
     if surface is not INVALID and document.complete:
-        _Checks(reading, surface, folder).run()
+        checks = _Checks(reading, surface, folder)
+        checks.run()
+        GateChecks(reading, surface, text, checks.replicas).run()
+        checks.not_enforced()
     found.raise_if_any()
     crew = _crew(surface, folder)
-    return CrewFile(path=file, crew=crew, warnings=tuple(found.warnings), places=reading.places, text=text)
+    trials = trials_of(surface, reading)
+    return CrewFile(
+        path=file, crew=crew, warnings=tuple(found.warnings), places=reading.places, text=text, trials=trials
+    )
 
 
 class _Checks:
@@ -140,6 +157,8 @@ class _Checks:
         self.names = list(agents)
         self.agents = {name: agent for name, agent in agents.items() if agent is not INVALID}
         self.tools: dict[str, Any] = surface.get("tools", {})
+        self.replicas = {name: agent.get("replicas", 1) for name, agent in self.agents.items()}
+        self.replicas |= {name: 1 for name in self.names if name not in self.replicas}
 
     def run(self) -> None:
         for name, agent in self.agents.items():
@@ -148,10 +167,7 @@ class _Checks:
             self._may_call(agent, path)
             self._used_tools(agent.get("tools", ()), (*path, "tools"))
         self._instances()
-        self._declared_tools()
-        self._rules()
         self._escalate()
-        self._not_enforced()
 
     def _process(self, agent: dict[str, Any], path: Path) -> None:
         add = self.reading.add_at_key
@@ -280,20 +296,6 @@ class _Checks:
                 "declare it under tools, or correct the name",
             )
 
-    def _declared_tools(self) -> None:
-        for name, tool in self.tools.items():
-            path = ("tools", name)
-            if tool is not INVALID and sum((*path, key) in self.reading.keys for key in ("function", "mcp")) != 1:
-                self.reading.add_at_key(
-                    "CREW-119", path, "a tool is one of function and mcp", "give exactly one of the two"
-                )
-
-    def _rules(self) -> None:
-        for index, rule in enumerate(self.surface.get("rules", ())):
-            if rule is not INVALID:
-                self._used_tools(rule.get("tools", ()), ("rules", index, "tools"))
-                self._known_agents(rule.get("agents", ()), ("rules", index, "agents"))
-
     def _escalate(self) -> None:
         for index, webhook in enumerate(self.surface.get("escalate", ())):
             if webhook is INVALID or "secret" not in webhook:
@@ -307,20 +309,20 @@ class _Checks:
                     warning=True,
                 )
 
-    def _not_enforced(self) -> None:
+    def not_enforced(self) -> None:
         budgets = [("budget",)] if self.surface.get("budget") else []
         budgets += [("agents", name, "budget") for name, agent in self.agents.items() if agent.get("budget")]  # type: ignore[misc]
         later = [
             (budgets, "budgets are reported; this version does not hold anybody to them", "watch `supervisor ps`"),
             (
                 [("tools",)] if self.tools else [],
-                "tools are checked for shape; this version does not run them",
+                "tools are checked; this version does not run them",
                 "let agents bring their own tools for now",
             ),
             (
                 [("rules",)] if self.surface.get("rules") else [],
-                "rules are checked for shape; this version does not apply them",
-                "do not rely on them for safety",
+                "rules are compiled and can be tested; this version does not apply them to a running crew",
+                "try them with `supervisor policy test` and `supervisor policy explain`",
             ),
         ]
         responses: dict[str, Any] = self.surface.get("responses", {})
@@ -349,8 +351,10 @@ def _crew(surface: dict[str, Any], folder: FilePath) -> Crew:
         budget=_budget(surface.get("budget", {})),
         responses=_responses(surface.get("responses", {})),
         escalate=tuple(Webhook(**webhook) for webhook in surface.get("escalate", ())),
-        tools=surface.get("tools", {}),
-        rules=tuple(surface.get("rules", ())),
+        tools=tools_of(surface),
+        rules=rules_of(surface),
+        policy_default=surface.get("policy", {}).get("default", "allow"),
+        prices=prices_of(surface),
         **{timing[key]: value for key, value in limits.items()},
     )
 

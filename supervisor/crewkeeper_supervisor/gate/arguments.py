@@ -1,0 +1,214 @@
+"""Arguments of a call checked against the tool's JSON Schema, all mistakes at once; who may call what is in `registry`.
+
+Schemas come from MCP servers and are not trusted: nothing is fetched, their regular expressions run in linear time, and
+their size and nesting are bounded before they are compiled.
+"""
+
+from typing import Any, Final
+
+import jsonschema_rs
+import msgspec
+from msgspec import Struct
+
+from crewkeeper_supervisor.gate.condition import MAX_DEPTH, too_deep
+from crewkeeper_supervisor.gate.name_pattern import near
+
+SCHEMA_MAX_BYTES: Final = 256 * 1024
+PROBLEMS_MAX: Final = 20
+_VALUE: Final = "the value"
+_PATTERN_MAX_BYTES: Final = 4 * 1024 * 1024
+_SHOWN_MAX_CHARS: Final = 300
+
+
+class SchemaRefused(ValueError):  # noqa: N818 - what happened to it
+    """A schema cannot be used; the author of the tool must act, and the tool is not loaded.
+
+    Attributes:
+        remedy: What to do.
+    """
+
+    def __init__(self, message: str, remedy: str) -> None:
+        """Hold both."""
+        super().__init__(message)
+        self.remedy = remedy
+
+
+class ArgumentProblem(Struct, frozen=True, kw_only=True):
+    """One mistake in the arguments; `path` as `items[2].name`, empty for the arguments as a whole."""
+
+    path: str
+    message: str
+
+
+class BadArguments(Struct, frozen=True, kw_only=True, tag="bad_arguments"):
+    """The answer to a call whose arguments do not fit. Nothing was executed."""
+
+    tool: str
+    problems: tuple[ArgumentProblem, ...]
+    omitted: int = 0
+    """Problems beyond the first twenty."""
+    schema: dict[str, Any] | None = None
+    """What is expected."""
+
+    def text(self) -> str:
+        """The answer as a model reads it."""
+        rows = [f"The arguments of {self.tool!r} are not right; nothing was executed."]
+        rows += [f"- {problem.path or 'arguments'}: {problem.message}" for problem in self.problems]
+        if self.omitted:
+            rows.append(f"- and {self.omitted} more")
+        if self.schema is not None:
+            rows.append(f"Expected: {msgspec.json.encode(self.schema).decode()}")
+        return "\n".join(rows)
+
+
+def check_schema(schema: dict[str, Any]) -> None:
+    """Refuse what cannot be used as a schema of arguments.
+
+    Raises:
+        SchemaRefused: It is too large, too deep, no JSON Schema, refers to elsewhere, or has an expression that does
+            not run in linear time.
+    """
+    _compile(schema)
+
+
+class ArgumentCheck:
+    """The compiled check of one tool's arguments. Safe to use from several threads.
+
+    Args:
+        tool: Name of the tool, for answers.
+        schema: JSON Schema of a mapping; None accepts every mapping.
+        limit_bytes: Largest arguments, as compact JSON.
+
+    Raises:
+        SchemaRefused: The schema cannot be used.
+    """
+
+    def __init__(self, tool: str, schema: dict[str, Any] | None, limit_bytes: int = 64 * 1024) -> None:
+        """Compile."""
+        self.tool = tool
+        self.schema = schema
+        self.limit_bytes = limit_bytes
+        self._validator = None if schema is None else _compile(schema)
+
+    def check(self, args: Any) -> BadArguments | None:
+        """What is wrong with `args`; None when nothing is. Never raises for what they hold."""
+        if not isinstance(args, dict):
+            return self._refuse(ArgumentProblem(path="", message="must be a mapping of names to values"))
+        if too_deep(args):
+            return self._refuse(ArgumentProblem(path="", message=f"nested deeper than {MAX_DEPTH} levels"))
+        try:
+            size = len(msgspec.json.encode(args))
+        except (TypeError, ValueError, OverflowError) as error:
+            return self._refuse(ArgumentProblem(path="", message=f"not JSON: {error}"[:_SHOWN_MAX_CHARS]))
+        if size > self.limit_bytes:
+            message = f"{size} bytes; the limit is {self.limit_bytes}; send less, or a reference to it"
+            return self._refuse(ArgumentProblem(path="", message=message))
+        if self._validator is None:
+            return None
+        try:
+            if self._validator.is_valid(args):
+                return None
+            errors = list(self._validator.iter_errors(args))
+        except (ValueError, OverflowError) as error:
+            return self._refuse(ArgumentProblem(path="", message=f"cannot be checked: {error}"[:_SHOWN_MAX_CHARS]))
+        problems = sorted((self._problem(error, args) for error in errors), key=lambda each: (each.path, each.message))
+        return BadArguments(
+            tool=self.tool,
+            problems=tuple(problems[:PROBLEMS_MAX]),
+            omitted=max(0, len(problems) - PROBLEMS_MAX),
+            schema=self.schema,
+        )
+
+    def _refuse(self, problem: ArgumentProblem) -> BadArguments:
+        return BadArguments(tool=self.tool, problems=(problem,), schema=self.schema)
+
+    def _problem(self, error: jsonschema_rs.ValidationError, args: dict[str, Any]) -> ArgumentProblem:
+        path = _path(error.instance_path)
+        details = error.kind.as_dict()
+        match error.kind.name:
+            case "required":
+                path = f"{path}.{details['property']}" if path else str(details["property"])
+                message = "is required and missing"
+            case "additionalProperties":
+                known = self._known(error.schema_path)
+                message = "; ".join(_unexpected(name, known) for name in details["unexpected"][:PROBLEMS_MAX])
+            case "type":
+                message = f"must be {' or '.join(details['types'])}, is {_type(_at(args, error.instance_path))}"
+            case _:
+                message = error.message
+        return ArgumentProblem(path=path, message=message[:_SHOWN_MAX_CHARS])
+
+    def _known(self, schema_path: list[str | int]) -> list[str]:
+        """Names of the properties beside the keyword that refused one."""
+        at = _at(self.schema, schema_path[:-1])
+        properties = at.get("properties") if isinstance(at, dict) else None
+        return list(properties) if isinstance(properties, dict) else []
+
+
+def _compile(schema: dict[str, Any]) -> jsonschema_rs.Draft202012Validator:
+    if too_deep(schema):
+        raise SchemaRefused(f"the schema is nested deeper than {MAX_DEPTH} levels", "flatten it")
+    try:
+        size = len(msgspec.json.encode(schema))
+    except (TypeError, ValueError, OverflowError) as error:
+        raise SchemaRefused(f"the schema is not JSON: {error}", "write it as plain JSON") from None
+    if size > SCHEMA_MAX_BYTES:
+        raise SchemaRefused(f"the schema has {size} bytes; the limit is {SCHEMA_MAX_BYTES}", "shorten it")
+    try:
+        return jsonschema_rs.Draft202012Validator(
+            schema,
+            offline=True,
+            mask=_VALUE,
+            pattern_options=jsonschema_rs.RegexOptions(
+                size_limit=_PATTERN_MAX_BYTES, dfa_size_limit=_PATTERN_MAX_BYTES
+            ),
+        )
+    except ValueError as error:
+        said = str(error).partition("\n")[0][:_SHOWN_MAX_CHARS]
+        raise SchemaRefused(f"the schema cannot be used: {said}", _remedy(said)) from None
+
+
+def _remedy(said: str) -> str:
+    if "regex" in said:
+        return "use regular expressions without look-around and back-references"
+    if "etrieval" in said or "retrieving" in said:
+        return "put what it refers to under $defs; nothing is fetched"
+    return "write JSON Schema 2020-12"
+
+
+def _path(parts: list[str | int]) -> str:
+    text = ""
+    for part in parts:
+        text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else part
+    return text[:_SHOWN_MAX_CHARS]
+
+
+def _at(value: Any, path: list[str | int]) -> Any:
+    for part in path:
+        try:
+            value = value[part]
+        except (KeyError, IndexError, TypeError):
+            return None
+    return value
+
+
+def _unexpected(name: str, known: list[str]) -> str:
+    alike = near(name, known, 1)
+    return f"{name[:64]!r} is no argument" + (f"; did you mean {alike[0]!r}?" if alike else "")
+
+
+def _type(value: Any) -> str:
+    match value:
+        case None:
+            return "null"
+        case bool():
+            return "boolean"
+        case int():
+            return "integer"
+        case float():
+            return "number"
+        case str():
+            return "string"
+        case list() | tuple():
+            return "array"
+    return "object"
