@@ -1,0 +1,129 @@
+"""Killing an agent that obeys nothing, on real servers."""
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import anyio
+import pytest
+
+from crewkeeper_supervisor.shell import nats_link, system_link
+from crewkeeper_supervisor.shell.authority import Authority
+from crewkeeper_supervisor.shell.enforcer import Done, Enforcer
+from crewkeeper_supervisor.shell.place import Place
+from support.bus import until
+from support.cluster import Callout, Cluster, Identity, TableAccess, callout, cluster, logged_in
+from support.hostile import Witness, hostile, witness
+
+pytestmark = pytest.mark.live
+
+
+class Stage:
+    """Servers, a callout, a witness on the first one, and an enforcer that is connected there."""
+
+    def __init__(self, servers: Cluster, table: Callout, enforcer: Enforcer, seen: Witness) -> None:
+        self.servers = servers
+        self.table = table
+        self.enforcer = enforcer
+        self.seen = seen
+
+    async def kill(self, identity: Identity, *, node: int = 0, churners: int = 3) -> Done:
+        """Let an agent run wild, kill it, and check that nothing more was taken from it."""
+        agent = identity.agent
+        url = self.servers.nodes[node].url
+        subject = f"crew.{identity.run}.msg.{agent}.b"
+        with hostile(url, identity.user, identity.password, subject, connections=churners) as process:
+            await until(lambda: self.seen.count.get(agent, 0) > 50, "it publishes")
+            done = await self.enforcer.kill(identity.run, agent, why="test", term=1)
+            killed_s = time.monotonic()
+            await until(lambda: process.has_ended, "every connection was refused again and again")
+            assert self.seen.last_s[agent] < killed_s
+            assert process.end()["logins"] >= churners
+        return done
+
+
+@contextlib.asynccontextmanager
+async def staged(tmp_path: Path, size: int) -> AsyncIterator[Stage]:
+    with cluster(tmp_path, size) as servers:
+        own = servers.credentials("_supervisor")
+        place = Place(state=tmp_path, url=own.url, user=own.user, password=own.password)
+        async with (
+            callout(servers) as table,
+            system_link.connect(servers.credentials("_system")) as system,
+            nats_link.connect(place) as link,
+            witness(link.nc) as seen,
+        ):
+            await until(lambda: whole(system, size), "all servers are known")
+            yield Stage(servers, table, Enforcer(link, system, TableAccess(table), Authority("config")), seen)
+
+
+async def whole(system: system_link.SystemLink, size: int) -> bool:
+    await system.connections("nobody")
+    return len(system._heard) == size
+
+
+async def test_every_one_of_many_churning_identities_is_cut_off(tmp_path: Path):
+    async with staged(tmp_path, 1) as stage:
+        for group in range(5):
+            identities = [stage.table.add("r1", f"a{group}-{i}") for i in range(5)]
+            outcomes = await asyncio.gather(*(stage.kill(each) for each in identities))
+            assert [(done.ok, done.detail, done.connections >= 3) for done in outcomes] == [(True, "", True)] * 5
+
+
+async def test_an_agent_on_another_node_of_the_cluster_is_cut_off(tmp_path: Path):
+    async with staged(tmp_path, 3) as stage:
+        done = await stage.kill(stage.table.add("r1", "a"), node=2)
+        assert done.ok
+        assert done.connections >= 3
+
+
+async def test_a_server_that_does_not_answer_makes_no_success(tmp_path: Path):
+    async with staged(tmp_path, 3) as stage:
+        identity = stage.table.add("r1", "a")
+        async with logged_in(identity, stage.servers.nodes[0]) as near, logged_in(identity, stage.servers.nodes[2]):
+            with stage.servers.nodes[2].frozen():
+                async with anyio.create_task_group() as group:
+                    outcome: list[Done] = []
+
+                    async def kill() -> None:
+                        outcome.append(await stage.enforcer.kill("r1", "a", why="test", term=1))
+
+                    group.start_soon(kill)
+                    await until(lambda: not near.is_connected, "it is cut off where the server answers")
+                    assert outcome == []  # the other server is still waited for
+                assert not outcome[0].ok
+                assert "n3 did not answer" in outcome[0].detail
+            # Once it answers, the same order finds what was left.
+            done = await stage.enforcer.kill("r1", "a", why="test", term=1)
+            assert (done.ok, done.connections) == (True, 1)
+
+
+async def test_killing_is_final_and_harmless_to_repeat(tmp_path: Path):
+    async with staged(tmp_path, 1) as stage:
+        stage.table.add("r1", "a")
+        assert (await stage.enforcer.kill("r1", "a", why="test", term=1)).ok
+        done = await stage.enforcer.kill("r1", "a", why="test", term=2)
+        assert (done.ok, done.connections) == (True, 0)
+
+
+async def test_without_a_system_account_nothing_is_claimed(tmp_path: Path):
+    async with staged(tmp_path, 1) as stage:
+        identity = stage.table.add("r1", "a")
+        weak = Enforcer(stage.enforcer._link, None, TableAccess(stage.table), Authority("signing"))
+        done = await weak.kill("r1", "a", why="test", term=1)
+        assert not done.ok
+        assert not done.enforced
+        assert done.detail == Authority("signing").cannot_enforce
+        assert identity.state == "killed"
+
+
+async def test_a_lost_connection_is_an_outcome(tmp_path: Path):
+    async with staged(tmp_path, 1) as stage:
+        stage.table.add("r1", "a")
+        stage.servers.nodes[0].stop()
+        await until(lambda: not stage.enforcer._link.is_connected, "the loss is seen")
+        done = await stage.enforcer.kill("r1", "a", why="test", term=1)
+        assert not done.ok
+        assert "not connected" in done.detail
