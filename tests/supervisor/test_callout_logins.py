@@ -3,9 +3,9 @@
 import time
 
 import pytest
-from support.login_stage import RUN, both_modes, login_stage, may_publish, may_subscribe, until
 
 from crewkeeper_supervisor.shell.callout import Callout
+from support.login_stage import RUN, both_modes, login_stage, may_publish, may_subscribe, until
 
 pytestmark = pytest.mark.live
 
@@ -127,21 +127,6 @@ async def test_a_killed_agent_is_never_let_in_again(mode, tmp_path):
         await stage.access.set_state(RUN, "a", "killed", "test")
         assert not await stage.is_let_in(given.user, given.password)
         assert callout.counts.refused == 1
-
-
-async def test_limits_of_size_and_subscriptions_hold(tmp_path):
-    async with login_stage("operator", tmp_path) as stage, stage.serving():
-        given = (await stage.access.issue(RUN, "a", payload_bytes=1024)).credentials
-        async with stage.knock(given.user, given.password) as client:
-            for _ in range(20):
-                await client.subscribe("out.crew.r1.req.*.a.*")
-            await client.flush()
-            assert not client.errors
-            await client.subscribe("out.crew.r1.req.*.a.*")
-            await until(lambda: any("maximum subscriptions" in str(each).lower() for each in client.errors))
-        async with stage.knock(given.user, given.password) as client:
-            await client.publish("crew.r1.msg.a.b.i", b"x" * 1025)
-            await until(client.gone.is_set, "too large a message ends the connection")
 
 
 @both_modes

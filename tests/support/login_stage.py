@@ -175,7 +175,7 @@ async def _server(mode: str, state: Path) -> AsyncIterator[Authority]:
             assert authority.mode == mode
             yield authority
         return
-    state.mkdir(mode=0o700, parents=True)
+    await anyio.Path(state).mkdir(mode=0o700, parents=True)
     block = make_config_block(state)
     with _existing(state, block) as url:
         authority = Authority.load(state, url)
