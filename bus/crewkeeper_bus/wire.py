@@ -3,8 +3,8 @@
 What nats-py 2.16 does and this does not:
 
 - It splits control lines at any whitespace and decodes what it finds; one foreign byte in a subject, reply or status
-  ends its read loop in silence, while it still says it is connected. Here lines split at blanks only, messages that
-  cannot be read are counted and dropped, and a read loop that ends is a lost connection.
+  ends its read loop in silence, while it still says it is connected. Here lines split at blanks only, a message whose
+  headers cannot be read comes without them, and a read loop that ends is a lost connection.
 - It sends a PING ahead of what is still buffered, so `flush` proves nothing. Here a PING keeps its place.
 - A PONG that comes after its `flush` gave up ends the read loop; an error of the server other than a permission
   closes the client for good; a full flush queue swallows cancellation. None of that here.
@@ -104,6 +104,7 @@ class WireClient(Client):
 
     Attributes:
         dropped: How many received messages could not be read, or whose delivery failed, and were dropped.
+        mended: How many received messages were delivered without their headers, which could not be read.
         refused: How many permission errors the server has reported.
         on_lost: If set, called once with the reason when the connection is lost, instead of closing or reconnecting.
     """
@@ -111,6 +112,7 @@ class WireClient(Client):
     def __init__(self) -> None:
         super().__init__()
         self.dropped = 0
+        self.mended = 0
         self.refused = 0
         self.on_lost: Callable[[str], None] | None = None
         self._ps = _Parser(self)
@@ -190,11 +192,21 @@ class WireClient(Client):
         deliver = self._raw.get(sid)
         try:
             if deliver is None:
-                await super()._process_msg(sid, subject, reply, data, headers or b"")
+                await super()._process_msg(sid, _readable(subject), _readable(reply), data, headers or b"")
             else:
                 deliver(subject.decode("ascii"), data, headers)
         except Exception as error:  # noqa: BLE001 - whatever a stranger's bytes cause, the next message must be read
             self._drop(f"{type(error).__name__}: {error}")
+
+    async def _process_headers(self, headers: bytes) -> Any:
+        try:
+            return await super()._process_headers(headers)
+        except Exception as error:  # noqa: BLE001 - as above
+            # The message itself must be delivered: to a reader of a journal a missing one is damage.
+            self.mended += 1
+            if self.mended <= DROPS_LOGGED_MAX:
+                log.warning("bus.headers_ignored", why=type(error).__name__, mended=self.mended)
+            return None
 
     async def _process_pong(self) -> None:
         if not self._pongs:
@@ -267,6 +279,15 @@ class WireClient(Client):
         if task is None or task.cancelling() or task is not self._reading_task or not self.is_connected:
             return
         await self._process_op_err(Error("nats: the read loop ended"))
+
+
+def _readable(subject: bytes) -> bytes:
+    """A subject that decodes: what is no UTF-8 in it is spelled out, which makes it nobody's name."""
+    try:
+        subject.decode()
+    except UnicodeDecodeError:
+        return subject.decode("utf-8", "backslashreplace").encode()
+    return subject
 
 
 async def quiet(_error: Exception) -> None:
