@@ -96,9 +96,10 @@ def test_an_escalation_nobody_receives_is_named() -> None:
     agent = Agent(name="a", run=("x",), may_call=())
     (found,) = lint(Crew(name="c", agents=(agent,)))
     assert (found.code, found.severity) == ("CREW-213", "note")
-    assert found.message.startswith("deadlock, restart_intensity and forgery escalate")
+    assert found.message.startswith("deadlock, restart_intensity, forgery, intrusion, survivor and flood escalate")
     quiet = Response(do=("warn",))
-    responses = Responses(deadlock=quiet, restart_intensity=quiet, forgery=quiet)
+    noisy = ("deadlock", "restart_intensity", "forgery", "intrusion", "survivor", "flood")
+    responses = Responses(**dict.fromkeys(noisy, quiet))
     assert lint(Crew(name="c", agents=(agent,), responses=responses)) == []
 
 

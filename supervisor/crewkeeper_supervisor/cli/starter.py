@@ -34,6 +34,12 @@ responses:
     do: [warn]
   forgery:
     do: [warn]
+  intrusion:
+    do: [warn]
+  survivor:
+    do: [warn]
+  flood:
+    do: [pause, kill]              # held first; ended if it goes on
 
 # To tell a human, add `escalate` to a `do` above and say where to:
 # escalate:

@@ -35,7 +35,7 @@ MAX_INSTANCES: Final = 5000
 ACTIONS: Final = ("observe", "warn", "break", "pause", "kill", "stop", "escalate")
 LATER_ACTIONS: Final = ("nudge", "hold")
 """Words of the ladder that only kinds of `LATER_RESPONSES` may use."""
-LATER_RESPONSES: Final = ("loop", "stall", "flood", "drift")
+LATER_RESPONSES: Final = ("loop", "stall", "drift")
 """Findings this version does not make: accepted with a warning, so that a file need not be changed for the next."""
 
 _VARIABLE_NAME = Text(max_chars=128, pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", hint="letters, digits and _")
@@ -187,7 +187,10 @@ def _responses() -> Section:
         ("crash", "[warn]", "A process that ended with an error."),
         ("restart_intensity", "[warn, escalate]", "An agent that crashed too often to be started again."),
         ("malformed", "[warn]", "A message that breaks the protocol."),
-        ("forgery", "[warn, escalate]", "A message that claims what its sender may not."),
+        ("forgery", "[warn, escalate]", "A message that claims, or tries, what its sender may not."),
+        ("intrusion", "[warn, escalate]", "A login that was refused, or somebody else under an agent's name."),
+        ("survivor", "[warn, escalate]", "An agent that was to be ended and is not known to be."),
+        ("flood", "[pause, kill, escalate]", "An agent that sends more than `limits` allow."),
         ("budget", "[warn]", "A budget that is spent."),
     )
     keys = [Key(name=name, kind=_response(name, do), default=do, doc=doc) for name, do, doc in now]
@@ -240,6 +243,24 @@ LIMITS: Final = Section(
             kind=Duration(positive=True),
             default="30s",
             doc="How long to wait for all agents before beginning without the missing ones.",
+        ),
+        Key(
+            name="messages_per_s",
+            kind=Count(low=1, high=1_000_000),
+            default="200",
+            doc="Messages that are read of one agent in a second; what it sends beyond that is counted and not read.",
+        ),
+        Key(
+            name="bytes_per_s",
+            kind=Size(low=1024, high=2**40),
+            default="8MiB",
+            doc="Bytes that are read of one agent in a second.",
+        ),
+        Key(
+            name="burst",
+            kind=Count(low=1, high=10_000_000),
+            default="2000",
+            doc="Messages that one agent may send at once after a pause, and bytes in the same proportion.",
         ),
     ),
 )

@@ -14,6 +14,7 @@ from crewkeeper_supervisor.core.crew import (
     Agent,
     Budget,
     Crew,
+    Rate,
     Repeat,
     Response,
     Responses,
@@ -355,7 +356,8 @@ def _crew(surface: dict[str, Any], folder: FilePath) -> Crew:
         rules=rules_of(surface),
         policy_default=surface.get("policy", {}).get("default", "allow"),
         prices=prices_of(surface),
-        **{timing[key]: value for key, value in limits.items()},
+        rate=Rate(**{key: value for key, value in limits.items() if key not in timing}),
+        **{timing[key]: value for key, value in limits.items() if key in timing},
     )
 
 
