@@ -17,7 +17,7 @@ from msgspec import Struct
 
 from crewkeeper_bus.errors import ConnectionLost
 from crewkeeper_supervisor.core.supervisor import Supervisor
-from crewkeeper_supervisor.shell import lease, ledger, outbox
+from crewkeeper_supervisor.shell import lease, ledger, outbox, powers
 from crewkeeper_supervisor.shell.errors import LeaseLost, RunNotFound, StoreUnavailable
 from crewkeeper_supervisor.shell.lease import Leases
 from crewkeeper_supervisor.shell.logbook import logger
@@ -25,6 +25,7 @@ from crewkeeper_supervisor.shell.nats_link import LINK_ERRORS, Link, connect
 from crewkeeper_supervisor.shell.outbox import Outbox
 from crewkeeper_supervisor.shell.owner import MakeFold, Owner, Timing
 from crewkeeper_supervisor.shell.place import Place
+from crewkeeper_supervisor.shell.powers import Powers
 from crewkeeper_supervisor.shell.registry import ENDED, Registry, RunInfo
 
 OPEN_TRIES: Final = 20
@@ -59,25 +60,34 @@ async def serve(
 
     Raises:
         ConnectionLost: The server cannot be reached at the start, or has closed the connection for good.
+        ServerError: The keys in the state directory are readable by others, or damaged.
         StoreUnavailable: The server has no JetStream, or does not answer.
     """
     name = name or f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(2)}"
-    async with connect(place, name=f"controller {name}") as link:
-        controller = _Controller(link, name, runs, make_fold, settings or Settings())
+    authority = place.authority()
+    async with connect(place, name=f"controller {name}") as link, powers.held(link, authority) as power:
+        controller = _Controller(link, name, runs, make_fold, settings or Settings(), power)
         await controller.open()
-        logger().info("controller.serving", server=place.host, owner=name)
+        logger().info("controller.serving", server=place.host, owner=name, mode=authority.mode)
         await controller.work()
 
 
 class _Controller:
     def __init__(
-        self, link: Link, name: str, runs: Collection[str] | None, make_fold: MakeFold, settings: Settings
+        self,
+        link: Link,
+        name: str,
+        runs: Collection[str] | None,
+        make_fold: MakeFold,
+        settings: Settings,
+        power: Powers,
     ) -> None:
         self._link = link
         self._name = name
         self._wanted = None if runs is None else frozenset(runs)
         self._make_fold = make_fold
         self._settings = settings
+        self._power = power
         self._registry = Registry(link)
         self._leases = Leases(link, name, settings.lease_ttl_s)
         self._outbox = Outbox(link, settings.retries_s)
@@ -91,6 +101,7 @@ class _Controller:
                 await ledger.open_stream(self._link)
                 await self._outbox.open()
                 await self._leases.open()
+                await self._power.open()
             except StoreUnavailable:
                 if not left:
                     raise
@@ -102,6 +113,7 @@ class _Controller:
         failures: list[Exception] = []
         async with anyio.create_task_group() as group:
             try:
+                group.start_soon(self._power.work)
                 group.start_soon(self._outbox.work)
                 group.start_soon(self._watch, group)
                 await self._until_closed()
@@ -146,6 +158,7 @@ class _Controller:
                     self._outbox,
                     self._make_fold,
                     name=self._name,
+                    powers=self._power,
                     timing=self._settings.timing,
                 )
                 try:
@@ -181,3 +194,8 @@ class _Controller:
         assert state in ("done", "failed", "stopped"), f"run {run} is over in state {state}"
         with contextlib.suppress(StoreUnavailable, RunNotFound):
             await self._registry.set_state(run, state)  # type: ignore[arg-type]
+        if self._power.enforcer is not None:
+            try:
+                await self._power.access.end_run(run)
+            except StoreUnavailable as error:
+                logger().warning("access.not_ended", crew=run, cause=str(error)[:200])

@@ -6,7 +6,8 @@ import msgspec
 from msgspec import UNSET
 
 from crewkeeper_bus import codec, subjects
-from crewkeeper_bus.messages import AccessSet, Outcome, SupervisorCancel, SupervisorReply
+from crewkeeper_bus.codec import PAYLOAD_MAX_BYTES
+from crewkeeper_bus.messages import Outcome, SupervisorCancel, SupervisorReply
 from crewkeeper_bus.subjects import HOST, SUPERVISOR, Kind
 from crewkeeper_supervisor.core.commands import (
     Admit,
@@ -20,18 +21,19 @@ from crewkeeper_supervisor.core.commands import (
 )
 from crewkeeper_supervisor.core.crew import Crew
 from crewkeeper_supervisor.shell import journal, webhook
+from crewkeeper_supervisor.shell.access_orders import AccessOrders
 from crewkeeper_supervisor.shell.nats_link import Link
 from crewkeeper_supervisor.shell.outbox import Entry, Outbox
 
-NO_POWER = "this supervisor has no power over who may connect to the server"
 NOBODY_TO_TELL = "the crew file names no receiver: add one under escalate"
 
 
 class Effects:
     """Carries out the commands of one run under one term. Doing it twice is harmless: ids are obeyed once."""
 
-    def __init__(self, link: Link, run: str, term: int, outbox: Outbox) -> None:
+    def __init__(self, link: Link, run: str, term: int, outbox: Outbox, orders: AccessOrders) -> None:
         self._link = link
+        self._orders = orders
         self._run = run
         self._term = term
         self._outbox = outbox
@@ -57,18 +59,8 @@ class Effects:
                 await self._publish(Kind.CANCEL, command.agent, command.call, cancel)
             case Escalate():
                 await self._escalate(command, crew)
-            case SetAccess():
-                undone = AccessSet(
-                    command=command.id,
-                    agent=command.agent,
-                    state=command.state,
-                    ok=False,
-                    enforced=False,
-                    detail=NO_POWER,
-                )
-                await journal.publish_op(self._link, self._run, undone)
-            case Admit():
-                await journal.publish_op(self._link, self._run, Outcome(command=command.id, ok=False, detail=NO_POWER))
+            case SetAccess() | Admit():
+                self._orders.give(command, PAYLOAD_MAX_BYTES if crew is None else crew.payload_bytes)
             case _:
                 assert_never(command)
 

@@ -23,6 +23,7 @@ from crewkeeper_supervisor.core.crew import Crew
 from crewkeeper_supervisor.core.events import Event
 from crewkeeper_supervisor.core.findings import Incident
 from crewkeeper_supervisor.shell import effects, journal
+from crewkeeper_supervisor.shell.access_orders import AccessOrders
 from crewkeeper_supervisor.shell.effects import Effects
 from crewkeeper_supervisor.shell.errors import LeaseLost, StoreUnavailable
 from crewkeeper_supervisor.shell.journal import Entry, Follower
@@ -31,6 +32,7 @@ from crewkeeper_supervisor.shell.ledger import Ledger
 from crewkeeper_supervisor.shell.logbook import logger
 from crewkeeper_supervisor.shell.nats_link import Link
 from crewkeeper_supervisor.shell.outbox import Outbox
+from crewkeeper_supervisor.shell.powers import Powers
 from crewkeeper_supervisor.shell.registry import ENDED
 
 WAIT_MAX_S: Final = 1.0
@@ -94,7 +96,15 @@ class Owner:
     """
 
     def __init__(
-        self, link: Link, lease: Lease, outbox: Outbox, make_fold: MakeFold, *, name: str, timing: Timing | None = None
+        self,
+        link: Link,
+        lease: Lease,
+        outbox: Outbox,
+        make_fold: MakeFold,
+        *,
+        name: str,
+        powers: Powers | None = None,
+        timing: Timing | None = None,
     ) -> None:
         self.fold = make_fold(lease.run)
         self._link = link
@@ -102,7 +112,8 @@ class Owner:
         self._run = lease.run
         self._name = name
         self._timing = timing or Timing()
-        self._effects = Effects(link, lease.run, lease.term, outbox)
+        self._orders = AccessOrders(link, lease.run, lease.term, powers, self._journal_now_s)
+        self._effects = Effects(link, lease.run, lease.term, outbox, self._orders)
         self._ledger: Ledger | None = None
         self._log = logger().bind(crew=lease.run, term=lease.term)
         self._seq = 0
@@ -136,6 +147,7 @@ class Owner:
 
         async with anyio.create_task_group() as group:
             group.start_soon(keep)
+            group.start_soon(self._orders.work)
             try:
                 await self._work()
             except Exception as error:  # noqa: BLE001 - raised below, out of the group, as itself
@@ -267,9 +279,10 @@ class Owner:
         due_s = self.fold.next_tick_at_s()
         if due_s is None:
             return None
-        now_s = time.monotonic()
-        journal_now_s = self.fold.now_s + (now_s - self._heard_s)
-        return max(due_s + TICK_LEAD_S - journal_now_s, self._tick_again_s - now_s)
+        return max(due_s + TICK_LEAD_S - self._journal_now_s(), self._tick_again_s - time.monotonic())
+
+    def _journal_now_s(self) -> float:
+        return self.fold.now_s + (time.monotonic() - self._heard_s)
 
     async def _keep_clock(self) -> None:
         wait_s = self._tick_in_s()
