@@ -73,6 +73,8 @@ class SetAccess(Struct, frozen=True, kw_only=True):
     why: str
     peer: str = ""
     """Only what it and this agent say to each other."""
+    keep: bool = True
+    """Whether what it says while it is paused is to be kept, where that can be done."""
     durable: bool = True
 
 

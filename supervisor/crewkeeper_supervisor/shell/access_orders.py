@@ -144,7 +144,7 @@ class AccessOrders:
             case "paused" if order.peer:
                 return await enforcer.pause_pair(run, agent, order.peer)
             case "paused":
-                return await enforcer.pause(run, agent, why=why, term=term)
+                return await enforcer.pause(run, agent, why=why, term=term, keep=order.keep)
             case "running" if order.peer:
                 return await enforcer.resume_pair(run, agent, order.peer)
             case "running":

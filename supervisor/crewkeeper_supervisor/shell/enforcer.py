@@ -114,9 +114,13 @@ class Enforcer:
         """
         return await self._timed(lambda: self._kill(run, agent, why, term))
 
-    async def pause(self, run: str, agent: str, *, why: str, term: int) -> Done:
-        """Hold an agent: nothing that it says reaches anybody until `resume`. Repeating it is harmless."""
-        return await self._timed(lambda: self._pause(run, agent, why, term), f"{run}.{agent}")
+    async def pause(self, run: str, agent: str, *, why: str, term: int, keep: bool = True) -> Done:
+        """Hold an agent: nothing that it says reaches anybody until `resume`. Repeating it is harmless.
+
+        With `keep` what it says meanwhile is kept, where that can be done; without, the server refuses it, which is
+        what an agent that says too much needs.
+        """
+        return await self._timed(lambda: self._pause(run, agent, why, term, keep), f"{run}.{agent}")
 
     async def resume(self, run: str, agent: str, *, why: str, term: int) -> Done:
         """Let a held agent go on: with what it said meanwhile where that was kept, and with what was said to it.
@@ -145,14 +149,14 @@ class Enforcer:
 
     # --- pause and resume ---
 
-    async def _pause(self, run: str, agent: str, why: str, term: int) -> Done:
+    async def _pause(self, run: str, agent: str, why: str, term: int, keep: bool) -> Done:
         user = f"{run}.{agent}"
         hold = await self._holds.get(run, agent)
         if hold is None and self._system is not None:
             hold = Hold(
                 run=run,
                 agent=agent,
-                via="mapping" if self._maps else "permissions",
+                via="mapping" if self._maps and keep else "permissions",
                 journal_seq=await redelivery.last_seq(self._link, run),
                 # Whoever connects from now on may be let in with less, and must log in again to get it back.
                 stayed=tuple((each.server, each.cid) for each in (await self._system.connections(user)).connections),
