@@ -68,6 +68,8 @@ class Hold(Struct, kw_only=True):
     said_at_s: float = NEVER
     step: Literal["asked", "holding", "held", "freeing"] = "asked"
     """`asked`: the agent is asked. `holding`, `held`: the server was told, has done it. `freeing`: being let go."""
+    keep: bool = True
+    """Whether what it says meanwhile is kept."""
     tries: int = 0
     enforced: bool = True
     detail: str = ""

@@ -99,7 +99,7 @@ def _found(state: RunState, view: AgentView, flood: Flood) -> None:
     for action in incident.actions:
         if action == "pause":
             note(state, incident, f"hold {view.name}")
-            holding.pause(state, view, summary, 0.0)
+            holding.pause(state, view, summary, 0.0, keep=False)
         elif action not in _LAST_RESORTS or not holds:
             carry_out(state, incident, action)
 

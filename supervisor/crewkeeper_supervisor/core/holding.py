@@ -19,8 +19,16 @@ _WORK: Final = (Request, Message, TaskBegan, CallStarted)
 """What an agent that stands paused does not begin."""
 
 
-def pause(state: RunState, view: AgentView, why: str, grace_s: float | None = None) -> None:
-    """Hold an agent: it is asked, and after the grace the server sees to it. A grace of 0: at once."""
+def pause(state: RunState, view: AgentView, why: str, grace_s: float | None = None, *, keep: bool = True) -> None:
+    """Hold an agent: it is asked, and after the grace the server sees to it.
+
+    Args:
+        state: The run.
+        view: The agent.
+        why: Reason, for people and for the agent.
+        grace_s: How long it may take to say that it stands paused; 0: the server holds it at once.
+        keep: Whether what it says while the server holds it is kept.
+    """
     if view.ending is not None or not view.present:
         return
     grace = GRACE_S if grace_s is None else grace_s
@@ -28,7 +36,7 @@ def pause(state: RunState, view: AgentView, why: str, grace_s: float | None = No
     if view.hold is not None and view.hold.step in ("holding", "held"):
         return
     said = view.hold is not None and view.hold.said
-    view.hold = Hold(why=why[:2000], due_s=state.now_s + grace, grace_s=grace, said=said)
+    view.hold = Hold(why=why[:2000], due_s=state.now_s + grace, grace_s=grace, said=said, keep=keep)
     if grace <= 0:
         _hold(state, view, view.hold)
     elif said:
@@ -106,7 +114,7 @@ def again(state: RunState, view: AgentView) -> None:
     """A new incarnation of an agent that is held: the pause holds for it too."""
     if view.hold is not None and view.hold.step != "freeing":
         hold, view.hold = view.hold, None
-        pause(state, view, hold.why, hold.grace_s)
+        pause(state, view, hold.why, hold.grace_s, keep=hold.keep)
 
 
 def look(state: RunState, view: AgentView, hold: Hold) -> None:
@@ -123,7 +131,7 @@ def look(state: RunState, view: AgentView, hold: Hold) -> None:
 def _hold(state: RunState, view: AgentView, hold: Hold) -> None:
     hold.step, hold.due_s = "holding", NEVER
     hold.tries += 1
-    state.set_access(view.name, "paused", hold.why)
+    state.set_access(view.name, "paused", hold.why, keep=hold.keep)
 
 
 def _free(state: RunState, view: AgentView, hold: Hold) -> None:

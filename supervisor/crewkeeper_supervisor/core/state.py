@@ -182,10 +182,18 @@ class RunState:
         self._write(CancelCall(id=id_, agent=agent, call=call, caller=caller, why=why[:2000]))
         return id_
 
-    def set_access(self, agent: str, state: Literal["running", "paused", "killed"], why: str, *, peer: str = "") -> str:
+    def set_access(
+        self,
+        agent: str,
+        state: Literal["running", "paused", "killed"],
+        why: str,
+        *,
+        peer: str = "",
+        keep: bool = True,
+    ) -> str:
         """Have the server let an agent in, hold it, or shut it out; or hold it apart from one other."""
         id_ = self.next_id()
-        self._write(SetAccess(id=id_, agent=agent, state=state, why=why[:2000], peer=peer))
+        self._write(SetAccess(id=id_, agent=agent, state=state, why=why[:2000], peer=peer, keep=keep))
         return id_
 
     def admit(self, agent: str, **fields: Any) -> str:

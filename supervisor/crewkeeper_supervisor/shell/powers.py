@@ -10,11 +10,13 @@ from typing import Final
 
 import anyio
 
+from crewkeeper_bus.errors import ConnectionLost
 from crewkeeper_supervisor.shell import system_link
 from crewkeeper_supervisor.shell.access import Access
 from crewkeeper_supervisor.shell.authority import Authority
 from crewkeeper_supervisor.shell.callout import Callout
 from crewkeeper_supervisor.shell.enforcer import Enforcer
+from crewkeeper_supervisor.shell.errors import ClaimsRefused, StoreUnavailable
 from crewkeeper_supervisor.shell.logbook import logger
 from crewkeeper_supervisor.shell.nats_link import Link
 from crewkeeper_supervisor.shell.system_link import SystemLink
@@ -52,7 +54,12 @@ class Powers:
         """
         if self.enforcer is not None:
             await self.access.open()
-            await self.enforcer.open()
+            try:
+                await self.enforcer.open()
+            except ClaimsRefused as error:
+                logger().error("enforcer.not_opened", cause=str(error)[:200])
+            except ConnectionLost as error:
+                raise StoreUnavailable(str(error)) from error
         if self._callout is not None:
             await self._callout.open()
 
