@@ -19,7 +19,7 @@ from nats.js.api import KeyValueConfig, StorageType
 from crewkeeper_bus.codec import PAYLOAD_MAX_BYTES
 from crewkeeper_bus.credentials import Credentials
 from crewkeeper_bus.subjects import check_agent, check_token
-from crewkeeper_supervisor.core.scope import AccessState, Record, Token
+from crewkeeper_supervisor.core.scope import SESSION_S, AccessState, Record, Token
 from crewkeeper_supervisor.shell import tokens
 from crewkeeper_supervisor.shell.errors import ShellError, StoreUnavailable
 from crewkeeper_supervisor.shell.nats_link import LINK_ERRORS, Link, WrongLastSequence, replicas
@@ -98,6 +98,20 @@ class Access:
         except LINK_ERRORS as error:
             raise StoreUnavailable(f"bucket {BUCKET}: {error}") from error
 
+    async def is_there(self) -> bool:
+        """Whether the bucket is there: whether a supervisor has ever decided about logins on this server.
+
+        Raises:
+            StoreUnavailable: The server did not answer.
+        """
+        try:
+            await self._link.js.stream_info(_STREAM)
+        except nats.js.errors.NotFoundError:
+            return False
+        except LINK_ERRORS as error:
+            raise StoreUnavailable(f"bucket {BUCKET}: {type(error).__name__}") from error
+        return True
+
     # --- letting in ---
 
     async def issue(
@@ -162,7 +176,11 @@ class Access:
 
         await self._change(run, agent, change)
         credentials = Credentials(
-            url=self._link.place.url, user=f"{run}.{agent}", password=made.password, expires_at=token.expires_at
+            url=self._link.place.url,
+            user=f"{run}.{agent}",
+            password=made.password,
+            expires_at=token.expires_at,
+            session_s=float(SESSION_S),
         )
         return Issued(run=run, agent=agent, token=made.id, credentials=credentials, expires_at=token.expires_at)
 
