@@ -24,6 +24,7 @@ from crewkeeper_bus.client import Client, connect
 from crewkeeper_bus.credentials import Credentials, from_file
 from crewkeeper_bus.subjects import Kind, parse, stream_name
 from crewkeeper_supervisor.shell import journal, nats_link
+from crewkeeper_supervisor.shell.access import Access, Issued
 from crewkeeper_supervisor.shell.nats_link import Link
 from crewkeeper_supervisor.shell.place import Place
 from crewkeeper_supervisor.views.fold import Fold
@@ -115,14 +116,10 @@ class Siege:
         """What the host gave an outsider to log in with."""
         return from_file(self.state / "runs" / self.run / "credentials" / f"{agent}.json")
 
-    def issued(self, agent: str, *, ttl_s: float = 600.0) -> Credentials:
-        """Credentials that an operator issues for any agent of the crew."""
-        ran = self.supervisor(
-            "creds", "issue", "--run", self.run, "--agent", agent, "--ttl", f"{ttl_s:g}s", "-o", "json"
-        )
-        assert ran.returncode == 0, ran.stderr
-        told = json.loads(ran.stdout)
-        return Credentials(url=told["url"], user=told["user"], password=told["password"], expires_at=told["expires_at"])
+    async def issued(self, link: Link, agent: str, *, ttl_s: float = 600.0) -> Issued:
+        """One more token for an agent, as `supervisor creds issue` makes it."""
+        known = await Access(link).get(self.run, agent)
+        return await Access(link).issue(self.run, agent, known.role if known else "", ttl_s=ttl_s, by="test")
 
     def client(self, agent: str, **options: Any) -> Client:
         """The product's own client as an outsider, not joined yet."""
@@ -194,6 +191,15 @@ class Siege:
 
         return await until(found, f"finding {kind} {agent} {text}")
 
+    def controller_pid(self) -> int:
+        """The process of the controller that the host runs."""
+        for status in Path("/proc").glob("[0-9]*/cmdline"):
+            with contextlib.suppress(OSError):
+                words = status.read_bytes().split(b"\0")
+                if b"serve" in words and str(self.state).encode() in words:
+                    return int(status.parent.name)
+        raise AssertionError(f"no controller runs on {self.state}")
+
     async def last_seq(self, link: Link) -> int:
         """How many messages the journal has."""
         return int((await link.js.stream_info(stream_name(self.run))).state.last_seq)
@@ -208,11 +214,13 @@ def join(siege: Siege, who: Raw, name: str) -> str:
 
 
 @contextlib.contextmanager
-def besieged(directory: Path, crew: dict[str, Any] | None = None) -> Iterator[Siege]:
+def besieged(
+    directory: Path, crew: dict[str, Any] | None = None, environ: dict[str, str] | None = None
+) -> Iterator[Siege]:
     """Start it, and stop it at the end."""
     siege = Siege(directory)
     try:
-        siege.start(crew)
+        siege.start(crew, environ)
         yield siege
     finally:
         if siege._process is not None:
