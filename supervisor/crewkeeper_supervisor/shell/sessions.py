@@ -118,6 +118,8 @@ class Sessions:
         self._violations = violations
         self._renewal_s = renewal_s
         self._checks_s = checks_s
+        self._recent: dict[str, tuple[int, tuple[Session, ...]]] = {}
+        """The record of a user as it was last seen, with its sequence: a guess, never taken for the truth."""
         self._own: dict[str, Session] = {}
         """The newest login decided here, by user that is to be looked at."""
         self._due: dict[str, deque[float]] = {}
@@ -150,13 +152,15 @@ class Sessions:
         Raises:
             StoreUnavailable: The server did not store it: let nobody in.
         """
+        # What was read or written last is good until the store says otherwise: one question instead of two.
+        seq, known = self._recent.get(user, (0, ()))
         for _ in range(_TRIES):
-            seq, known = await self._read(user)
             with contextlib.suppress(WrongLastSequence):
                 await self._store(user, (*known, session)[-SESSIONS_MAX:], seq)
                 if known:
                     self._look_at(user, session)
                 return
+            seq, known = await self._read(user)
         raise StoreUnavailable(f"sessions of {user}: the record keeps changing")
 
     def _look_at(self, user: str, session: Session) -> None:
@@ -219,7 +223,7 @@ class Sessions:
                 return
             there = {(each.server, each.cid) for each in scan.connections}
             # Those of this moment may not be listed yet.
-            kept = [each for each in sessions if (each.server, each.cid) in there or now_s - each.at_s < SETTLE_S]
+            kept = tuple(each for each in sessions if (each.server, each.cid) in there or now_s - each.at_s < SETTLE_S)
             if kept and len(kept) < len(sessions):
                 with contextlib.suppress(WrongLastSequence):  # the next login does it
                     await self._store(user, kept, seq)
@@ -245,5 +249,9 @@ class Sessions:
         except (msgspec.MsgspecError, ValueError):
             return int(last.seq or 0), ()
 
-    async def _store(self, user: str, sessions: Sequence[Session], expected: int) -> None:
-        await self._link.store(_PREFIX + user, msgspec.json.encode(sessions), expected_last=expected)
+    async def _store(self, user: str, sessions: tuple[Session, ...], expected: int) -> None:
+        self._recent.pop(user, None)
+        seq = await self._link.store(_PREFIX + user, msgspec.json.encode(sessions), expected_last=expected)
+        if len(self._recent) >= _PENDING_MAX:
+            del self._recent[next(iter(self._recent))]
+        self._recent[user] = (seq, sessions)
