@@ -89,6 +89,7 @@ def environment(
         "ROLE": agent.name,
         "USER": credentials.user,
         "PASSWORD": credentials.password,
+        "SESSION_S": "" if credentials.session_s is None else credentials.session_s,
         "CONCURRENCY": agent.concurrency,
         "REENTRANT": agent.reentrant,
         "MAILBOX": agent.mailbox,
