@@ -5,6 +5,7 @@ import hashlib
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from crewkeeper_bus.pattern import matches
 from crewkeeper_bus.subjects import agent_permissions, build
@@ -56,8 +57,19 @@ LOGINS = st.builds(
 )
 
 
-@given(RECORDS, LOGINS)
-def test_a_grant_needs_a_token_in_force_and_a_living_record(record, login):
+@st.composite
+def knocks(draw):
+    """A record, and mostly a login with one of its tokens."""
+    record = draw(RECORDS)
+    if not record.tokens or draw(st.integers(0, 3)) == 0:
+        return record, draw(LOGINS)
+    token = draw(st.sampled_from(record.tokens))
+    return record, Login(token=token.id, digest=token.digest, nonce=draw(st.sampled_from(["", "n"])))
+
+
+@given(knocks())
+def test_a_grant_needs_a_token_in_force_and_a_living_record(knock):
+    record, login = knock
     verdict = decide(record, login, NOW)
     presented = [token for token in record.tokens if (token.id, token.digest) == (login.token, login.digest)]
     alive = record.state != "killed" and not record.over
@@ -75,8 +87,9 @@ def test_a_grant_needs_a_token_in_force_and_a_living_record(record, login):
         assert verdict.permissions == agent_permissions("r1", "a", record.role, record.peers, tools=record.tools)
 
 
-@given(RECORDS, LOGINS, LOGINS)
-def test_the_nonce_never_changes_the_decision(record, login, other):
+@given(knocks(), LOGINS)
+def test_the_nonce_never_changes_the_decision(knock, other):
+    record, login = knock
     same = Login(token=login.token, digest=login.digest, nonce=other.nonce)
     assert decide(record, login, NOW) == decide(record, same, NOW)
 
@@ -93,12 +106,15 @@ def test_each_refusal_has_its_reason():
     token = Token(id="t1", digest=digest("one"), issued_at=0, expires_at=NOW + 100)
     record = Record(run="r1", agent="a", role="a", tokens=(token,))
     right, wrong = Login(token="t1", digest=digest("one")), Login(token="t1", digest=digest("two"))
-    replaced = {
+    refusals = {
         "unknown": decide(None, right, NOW),
         "wrong_token": decide(record, wrong, NOW),
         "expired": decide(record, right, NOW + 100),
+        "revoked": decide(replace(record, tokens=(replace(token, revoked_at=NOW - 1),)), right, NOW),
+        "killed": decide(replace(record, state="killed"), right, NOW),
+        "run_over": decide(replace(record, state="killed", over=True), right, NOW),
     }
-    for reason, verdict in replaced.items():
+    for reason, verdict in refusals.items():
         assert isinstance(verdict, Refusal)
         assert verdict.reason == reason
     assert decide(record, None, NOW) == Refusal(reason="wrong_token")
