@@ -103,7 +103,9 @@ def test_a_person_acts_on_a_running_crew(act):
     assert any("clerk's process" in proof["text"] for proof in result["evidence"])
     with pytest.raises(ProcessLookupError):
         os.kill(pid, 0)
-    assert act("agent", "kill", "clerk", "--yes")[0] == failure.FAILED
+    code, out, _ = act("agent", "kill", "clerk", "--yes", "-o", "json")  # once more is harmless, and says the same
+    assert (code, json.loads(out)["outcome"]) == (0, "terminated"), out
+    assert act("agent", "pause", "clerk", "--yes")[0] == failure.FAILED
     assert statuses(act)["asker"] == "up"
     assert "test" in act("events")[1]
     assert act("agent", "logs", "clerk")[0] == 0

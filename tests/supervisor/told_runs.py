@@ -28,7 +28,8 @@ def crew(**changes: object) -> Crew:
 class Telling:
     """Writes a journal entry by entry, `step_s` apart; each agent's own sequence is kept."""
 
-    def __init__(self, run: str = RUN, step_s: float = 0.01) -> None:
+    def __init__(self, run: str = RUN, step_s: float = 0.01, power: str = "full") -> None:
+        self.power = power
         self.run = run
         self.entries: list[Entry] = []
         self._at_s = START_S
@@ -92,11 +93,23 @@ class Telling:
                 case CancelCall(agent=agent, call=call, caller=caller, why=why):
                     cancel = m.SupervisorCancel(id=command.id, caller=caller, why=why)
                     self.put(Kind.CANCEL, SUPERVISOR, agent, call, encode(cancel))
-                case SetAccess(agent=agent, state=state):
-                    done = m.AccessSet(command=command.id, agent=agent, state=state, ok=True, connections=1)
-                    self.op(done, id_=command.id)
+                case SetAccess():
+                    self.op(self._access_set(command), id_=command.id)
                 case Escalate():
                     self.op(m.Outcome(command=command.id, ok=True, detail="204 from localhost in 3 ms"))
+
+    def _access_set(self, command: SetAccess) -> m.AccessSet:
+        """What comes of an order to the server: `full` power over it, or `none`."""
+        able = self.power == "full"
+        return m.AccessSet(
+            command=command.id,
+            agent=command.agent,
+            peer=command.peer,
+            state=command.state,
+            ok=able,
+            enforced=able,
+            connections=int(able and command.state == "killed"),
+        )
 
     def affirm(self, name: str, calls: tuple[m.OpenCall, ...], queued: tuple[str, ...], *tasks: m.TaskState) -> None:
         """Answer the newest probe of an agent with a heartbeat."""

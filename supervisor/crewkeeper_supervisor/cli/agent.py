@@ -3,7 +3,7 @@
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import anyio
 import click
@@ -139,11 +139,19 @@ def logs(
 def _acting(action: str) -> None:
     """Define one command that asks for an action and waits for its effect."""
 
-    @agent.command(name=action, help=f"{action.capitalize()} an agent, and say truthfully what came of it.")
+    @agent.command(name=action, help=_HELP[action])
     @_TARGET
     @click.option("--why", default="", metavar="TEXT", help="Reason, for the journal and the agent.")
     @click.option(
-        "--grace", type=click.FloatRange(0, 3600), metavar="SECONDS", help="Time to stop by itself; default: crew file."
+        "--with",
+        "peer",
+        default="",
+        metavar="PEER",
+        hidden=action == "kill",
+        help="Only what the two say to each other.",
+    )
+    @click.option(
+        "--grace", type=click.FloatRange(0, 3600), metavar="SECONDS", help="Time to obey by itself; 0: at once."
     )
     @click.option("--timeout", type=click.FloatRange(0.1, 3600), metavar="SECONDS", help="Time to wait for the effect.")
     @click.option("-y", "--yes", is_flag=True, help="Do not ask for confirmation.")
@@ -155,6 +163,7 @@ def _acting(action: str) -> None:
         ctx: click.Context,
         target: tuple[str, ...],
         why: str,
+        peer: str,
         grace: float | None,
         timeout: float | None,
         yes: bool,
@@ -164,62 +173,72 @@ def _acting(action: str) -> None:
         nats: str | None,
     ) -> None:
         run, name = split(target)
-        ctx.exit(anyio.run(_act, action, run, name, why, grace, timeout, yes, dry_run, output, state, nats))
+        if peer and action == "kill":
+            raise Failure("--with is for pause and resume", code=USAGE)
+        wish = _Wish(action, name, peer, why, grace, timeout)
+        ctx.exit(anyio.run(_act, wish, run, yes, dry_run, output, state, nats))
 
+
+_HELP: Final = {
+    "pause": "Pause an agent, and say truthfully what came of it.\n\nIt is asked; if it does not obey within two "
+    "seconds, the server holds it.",
+    "resume": "Let an agent go on, and say truthfully what came of it.",
+    "kill": "End an agent, and say truthfully what came of it.\n\nIt is asked to stop; after the grace its process is "
+    "killed and the server shuts it out. Exit status: 0 it is proven to have ended, 1 it is not.",
+}
 
 for _action in ("pause", "resume", "kill"):
     _acting(_action)
 
 
+class _Wish(NamedTuple):
+    action: str
+    agent: str
+    peer: str
+    why: str
+    grace_s: float | None
+    timeout_s: float | None
+
+
 async def _act(
-    action: str,
-    run: str | None,
-    name: str,
-    why: str,
-    grace: float | None,
-    timeout: float | None,
-    yes: bool,
-    dry_run: bool,
-    output: str,
-    state: Path | None,
-    nats: str | None,
+    wish: _Wish, run: str | None, yes: bool, dry_run: bool, output: str, state: Path | None, nats: str | None
 ) -> int:
-    from crewkeeper_bus.messages import OperatorAsked
-    from crewkeeper_supervisor.cli.asking import Judge, observe, operator, request
+    from crewkeeper_supervisor.cli.asking import ask_and_see, ended_before
 
     async with opened(state, nats) as link:
         story = await told(link, run)
-        found = find_agent(story, name)
-        _possible(story, found, action)
-        if dry_run:
-            say(f"would ask to {action} {_described(story, found)}")
-            return 0
-        if action != "resume":
-            confirm(f"{action} {_described(story, found)}?", yes)
-        asked = OperatorAsked(action=action, agent=name, grace_s=grace, by=operator(), why=why[:500])
-        grace_s = found.spec.restart.shutdown_s if grace is None else grace
-        has_process = bool(found.spec.run)
-        judge = Judge(
-            action,
-            name,
-            await request(link, story.fold.run, asked),
-            has_process=has_process,
-            paused=found.status == "paused",
-            grace_s=grace_s,
-        )
-        limit_s = timeout if timeout is not None else 10.0 + (grace_s if action == "kill" else 0.0)
-        say(f"asked to {action} {name}; waiting up to {limit_s:g} s for the effect")
-        await observe(link, story, judge.see, lambda: judge.decided, limit_s)
-    result = judge.result(story.fold.run)
-    emit_document(result, output, lambda: _result_lines(result))
+        found = find_agent(story, wish.agent)
+        if wish.peer:
+            find_agent(story, wish.peer)
+        result = ended_before(story, wish.agent) if wish.action == "kill" else None
+        if result is None:
+            _possible(story, found, wish)
+            described = _described(story, found) + (f", towards {wish.peer} only" if wish.peer else "")
+            if dry_run:
+                say(f"would ask to {wish.action} {described}")
+                return 0
+            if wish.action != "resume":
+                confirm(f"{wish.action} {described}?", yes)
+            limit_s = wish.timeout_s if wish.timeout_s is not None else _limit_s(found, wish)
+            say(f"asking to {wish.action} {wish.agent}; waiting up to {limit_s:g} s for the effect")
+            asked = {"action": wish.action, "peer": wish.peer, "grace_s": wish.grace_s, "why": wish.why[:500]}
+            (result,) = await ask_and_see(link, story, asked, [wish.agent], limit_s, of_all=False)
+    emit_document(result, output, lambda: result_lines(result))
     return 0 if result.ok else FAILED
 
 
-def _possible(story: "Story", found: "AgentView", action: str) -> None:
+def _limit_s(found: "AgentView", wish: _Wish) -> float:
+    if wish.action == "kill":
+        return 15.0 + (found.spec.restart.shutdown_s if wish.grace_s is None else wish.grace_s)
+    return 10.0 + (wish.grace_s or 0.0)
+
+
+def _possible(story: "Story", found: "AgentView", wish: _Wish) -> None:
     if story.fold.ended:
-        raise Failure(f"run {story.fold.run} is over ({story.fold.supervisor.state}): there is nobody to {action}")
-    if found.status in ("gone", "gave_up"):
-        raise Failure(f"{found.name} is not running ({found.status}): there is nothing to {action}")
+        state = story.fold.supervisor.state
+        raise Failure(f"run {story.fold.run} is over ({state}): there is nobody to {wish.action}")
+    if wish.action != "kill" and not wish.peer and not found.present:
+        raise Failure(f"{found.name} is not there ({found.status}): there is nothing to {wish.action}")
 
 
 def _described(story: "Story", found: "AgentView") -> str:
@@ -243,7 +262,9 @@ def confirm(question: str, yes: bool) -> None:
         raise Failure("not done")
 
 
-def _result_lines(result: "Result") -> list[str]:
-    lines = [f"{result.agent}: {result.outcome.replace('_', ' ')}: {result.why}"]
+def result_lines(result: "Result") -> list[str]:
+    """A result in lines of text."""
+    who = f"{result.agent} and {result.peer}" if result.peer else result.agent
+    lines = [f"{who}: {result.outcome.replace('_', ' ')}: {result.why}"]
     lines += [f"  {proof.at:%H:%M:%S}Z #{proof.seq} {proof.text}" for proof in result.evidence]
     return lines

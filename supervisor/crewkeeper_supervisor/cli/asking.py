@@ -1,7 +1,7 @@
-"""Asking for an action and seeing what comes of it: the journal alone says whether it happened.
+"""Asking for an action and seeing what comes of it: the fold of the journal alone says whether it happened.
 
 The request is an `op` message in the run's journal; the controller acts on it. A controller may be away, an agent may
-not obey: so the outcome is judged from what the journal shows afterwards, never from the request.
+not obey, a server may not be reached: so the outcome is what the core concludes from the journal, never what was asked.
 """
 
 import getpass
@@ -11,11 +11,12 @@ import socket
 import time
 from collections.abc import Callable
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 from msgspec import Struct
 
 from crewkeeper_bus.messages import (
+    AccessSet,
     Left,
     OperatorAsked,
     ProcessExited,
@@ -24,6 +25,8 @@ from crewkeeper_bus.messages import (
     Standing,
     StopProcess,
 )
+from crewkeeper_bus.subjects import SUPERVISOR
+from crewkeeper_supervisor.core.confinement import Ending, Hold
 from crewkeeper_supervisor.core.events import Event, Recorded
 from crewkeeper_supervisor.shell import journal
 from crewkeeper_supervisor.views.snapshot import SCHEMA_VERSION
@@ -31,9 +34,13 @@ from crewkeeper_supervisor.views.story import Story
 from crewkeeper_supervisor.views.wording import moment
 
 if TYPE_CHECKING:
+    from crewkeeper_supervisor.core.roster import AgentView
+    from crewkeeper_supervisor.core.supervisor import Supervisor
     from crewkeeper_supervisor.shell.nats_link import Link
 
-EVIDENCE_MAX = 50
+EVIDENCE_MAX: Final = 50
+LATE_MAX: Final = 5
+"""Entries shown of an agent that still talks."""
 
 Verdict = Literal["terminated", "still_talking", "paused", "running", "unknown"]
 
@@ -58,6 +65,8 @@ class Result(Struct, frozen=True, kw_only=True):
     ok: bool
     why: str
     evidence: tuple[Proof, ...]
+    peer: str = ""
+    """The other one, where two agents are held apart."""
     schema_version: int = SCHEMA_VERSION
 
 
@@ -71,80 +80,59 @@ def operator() -> str:
 
 
 class Judge:
-    """Judges one request from the journal entries after it.
+    """Judges one request about one agent by the state that the journal folds to.
 
     Args:
+        core: The core that folds the journal.
         action: `kill`, `pause` or `resume`.
         agent: Whom it is about.
         request: Id of the request.
-        has_process: Whether a host runs the agent, so that the end of its process will be reported; the word of an
-            agent that it leaves then proves nothing yet.
-        paused: Whether the agent stood paused when it was asked for.
-        grace_s: How long after the request the agent may still speak without having failed to obey.
+        peer: The other agent, where only what the two say to each other is meant.
     """
 
-    def __init__(
-        self,
-        action: str,
-        agent: str,
-        request: str,
-        *,
-        has_process: bool,
-        paused: bool = False,
-        grace_s: float = 0.0,
-    ) -> None:
+    def __init__(self, core: "Supervisor", action: str, agent: str, request: str, *, peer: str = "") -> None:
         self.action = action
         self.agent = agent
+        self.peer = peer
         self.request = request
-        self.has_process = has_process
-        self.grace_s = grace_s
         self.evidence: list[Proof] = []
-        self._asked_at_s: float | None = None
-        self._exited = False
-        self._left = False
-        self._standing = "paused" if paused else ""
-        self._free = False
-        self._late: Proof | None = None
+        self._core = core
+        self._late: list[Proof] = []
+        self._taken = False
+        self._let_go = False
+
+    @property
+    def _view(self) -> "AgentView":
+        return self._core.agents[self.agent]
 
     def see(self, event: Event, text: str) -> None:
-        """Take in the next journal entry, with its sentence."""
+        """Take in the next journal entry, with its sentence, after the core has."""
         proof = Proof(seq=event.seq, at=moment(event.at_s), text=text)
         message = event.message if isinstance(event, Recorded) else None
-        if self._asked_at_s is None:
+        if not self._taken:
             if isinstance(message, OperatorAsked) and isinstance(event, Recorded) and event.id == self.request:
-                self._asked_at_s = event.at_s
-                self._prove(proof)
+                self._taken = True
+                self.evidence.append(proof)
             return
-        match message:
-            case ProcessExited(agent=agent) if agent == self.agent:
-                self._exited = not message.restart
-                self._prove(proof)
-            case ProcessStarted(agent=agent) if agent == self.agent:
-                self._exited = self._left = False
-                self.has_process = True
-                self._prove(proof)
-            case StopProcess(agent=agent) if agent == self.agent:
-                self._prove(proof)
-            case Left() if event.sender == self.agent:
-                self._left = True
-                self._prove(proof)
-            case Standing(state=state) if event.sender == self.agent:
-                self._standing = state
-                self._prove(proof)
-            case Resume() if isinstance(event, Recorded) and event.to == self.agent:
-                # It reports no change if it had not been paused; whatever pause is on its way to it is lifted.
-                self._free = self._standing != "paused"
-                self._prove(proof)
-            case _ if event.sender == self.agent:
-                self._left = False
-                if event.at_s > self._asked_at_s + self.grace_s:
-                    self._late = proof
-            case _ if isinstance(event, Recorded) and event.to == self.agent and event.sender.startswith("_"):
-                self._prove(proof)
-
-    def _prove(self, proof: Proof) -> None:
-        if len(self.evidence) < EVIDENCE_MAX:
+        if isinstance(message, Resume) and isinstance(event, Recorded) and event.to == self.agent:
+            self._let_go = True
+        ending = self._view.ending
+        if event.sender == self.agent and ending is not None and ending.heard_seq == event.seq:
+            said = text or f"{self.agent} sent an entry that was not read"
+            self._late = [*self._late[-LATE_MAX + 1 :], Proof(seq=proof.seq, at=proof.at, text=said)]
+        elif self._bears_on_it(event, message) and len(self.evidence) < EVIDENCE_MAX:
             self.evidence.append(proof)
+
+    def _bears_on_it(self, event: Event, message: object) -> bool:
+        match message:
+            case ProcessExited(agent=agent) | ProcessStarted(agent=agent) | StopProcess(agent=agent):
+                return agent == self.agent
+            case AccessSet(agent=agent, peer=peer):
+                return {agent, peer} - {""} == {self.agent, self.peer} - {""}
+            case Left() | Standing():
+                return event.sender == self.agent
+            case _:
+                return isinstance(event, Recorded) and event.to == self.agent and event.sender == SUPERVISOR
 
     @property
     def decided(self) -> bool:
@@ -153,36 +141,35 @@ class Judge:
 
     def verdict(self) -> tuple[Verdict, str]:
         """The outcome as far as the journal shows it, and why."""
-        if self._asked_at_s is None:
+        if not self._taken:
             return "unknown", "the journal has not taken the request"
-        if self.action == "kill":
-            return self._killed()
-        wanted: Verdict = "paused" if self.action == "pause" else "running"
-        if self._standing == wanted:
-            return wanted, f"the agent reports that it is {wanted}"
-        if self.action == "resume" and self._free:
-            return wanted, "it was not paused"
-        if self._exited:
-            return "unknown", "its process has ended"
-        return "unknown", "the agent has not reported it; it obeys at its next checkpoint"
+        if self.peer:
+            return self._apart()
+        match self.action:
+            case "kill":
+                return _killed(self._view.ending)
+            case "pause":
+                return _paused(self._view, self._view.hold)
+            case _ if not self._let_go:
+                return "unknown", "no controller has acted on the request"
+            case _:
+                return _resumed(self._view, self._view.hold)
 
-    def _killed(self) -> tuple[Verdict, str]:
-        if self._exited:
-            return "terminated", "its host reports that the process has ended"
-        if self._left and not self.has_process:
-            return "terminated", "it has left the crew; no host runs its process"
-        if self._late is not None:
-            return "still_talking", f"it published entry {self._late.seq} after its time to stop was over"
-        if self._left:
-            return "unknown", "it says that it left, but its host has not reported the end of its process"
-        return "unknown", "the journal shows no end of it"
+    def _apart(self) -> tuple[Verdict, str]:
+        step = self._core.apart.get((min(self.agent, self.peer), max(self.agent, self.peer)), "")
+        match self.action, step:
+            case "pause", "held":
+                return "paused", "the server holds what they say to each other"
+            case "resume", "":
+                return "running", "nothing holds what they say to each other"
+            case "pause", "failed":
+                return "unknown", "the server could not be made to hold them apart"
+            case _:
+                return "unknown", "the supervisor has not reported what came of it"
 
     def result(self, run: str) -> Result:
         """The outcome with its evidence."""
         outcome, why = self.verdict()
-        evidence = (
-            (*self.evidence, self._late) if self._late is not None and outcome == "still_talking" else self.evidence
-        )
         return Result(
             run=run,
             agent=self.agent,
@@ -191,8 +178,43 @@ class Judge:
             outcome=outcome,
             ok=self.decided,
             why=why,
-            evidence=tuple(evidence),
+            evidence=tuple(sorted([*self.evidence, *self._late], key=lambda proof: proof.seq)),
+            peer=self.peer,
         )
+
+
+def _killed(ending: Ending | None) -> tuple[Verdict, str]:
+    if ending is None:
+        return "unknown", "no controller has acted on the request"
+    if ending.outcome:
+        return ending.outcome, ending.why_so
+    if not ending.tries:
+        return "unknown", "its time to stop by itself is not over, as far as the journal shows"
+    return "unknown", "the proof that it has ended is not complete"
+
+
+def _paused(view: "AgentView", hold: Hold | None) -> tuple[Verdict, str]:
+    if not view.present:
+        return "unknown", f"it is not there ({view.status})"
+    if hold is None:
+        return "unknown", "no controller has acted on the request"
+    if hold.step == "held":
+        return "paused", "the server holds it: it can say nothing"
+    if hold.said and view.status == "paused":
+        return "paused", "the agent reports that it is paused"
+    if not hold.enforced:
+        return "unknown", "the agent has not reported it, and nobody has power over the server to hold it"
+    return "unknown", f"the agent has not reported it{': ' + hold.detail[:200] if hold.detail else ''}"
+
+
+def _resumed(view: "AgentView", hold: Hold | None) -> tuple[Verdict, str]:
+    if not view.present:
+        return "unknown", f"it is not there ({view.status})"
+    if hold is not None:
+        return "unknown", f"the server has not let it go on{': ' + hold.detail[:200] if hold.detail else ''}"
+    if view.status == "up":
+        return "running", "nothing holds it"
+    return "unknown", "the agent has not reported it"
 
 
 async def request(link: "Link", run: str, message: OperatorAsked) -> str:
@@ -219,3 +241,57 @@ async def observe(
                 see(event, lines[0].text if lines else "")
                 if done():
                     return
+
+
+async def ask_and_see(
+    link: "Link", story: Story, asked: dict[str, Any], agents: list[str], limit_s: float, *, of_all: bool
+) -> list[Result]:
+    """Ask for an action and wait for its effect on these agents.
+
+    Args:
+        link: The connection.
+        story: The run so far.
+        asked: Fields of the request, without who asks and about whom.
+        agents: Whose state decides.
+        limit_s: How long to wait.
+        of_all: Whether the whole crew is asked for at once, rather than each of these agents.
+
+    Raises:
+        ConnectionLost: The server did not take the request.
+    """
+    core, judges = story.fold.supervisor, []
+    id_ = ""
+    for name in agents:
+        if not (of_all and id_):
+            message = OperatorAsked(agent="" if of_all else name, by=operator(), **asked)
+            id_ = await request(link, story.fold.run, message)
+        judges.append(Judge(core, asked["action"], name, id_, peer=asked.get("peer", "")))
+
+    def see(event: Event, text: str) -> None:
+        for judge in judges:
+            judge.see(event, text)
+
+    await observe(link, story, see, lambda: all(judge.decided for judge in judges), limit_s)
+    return [judge.result(story.fold.run) for judge in judges]
+
+
+def ended_before(story: Story, agent: str) -> Result | None:
+    """What is known of an agent that is proven to have been ended; None: it is not."""
+    ending = story.fold.supervisor.agents[agent].ending
+    if ending is None or ending.outcome != "terminated":
+        return None
+    steps = [
+        (ending.exited_seq, ending.exited_at_s, "its process had ended"),
+        (ending.shut_seq, ending.shut_at_s, "the server had shut it out"),
+    ]
+    proofs = [Proof(seq=seq, at=moment(at_s), text=text) for seq, at_s, text in sorted(steps) if seq]
+    return Result(
+        run=story.fold.run,
+        agent=agent,
+        action="kill",
+        request="",
+        outcome="terminated",
+        ok=True,
+        why=f"it was ended before: {ending.why_so}",
+        evidence=tuple(proofs),
+    )

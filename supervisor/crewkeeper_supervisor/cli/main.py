@@ -26,6 +26,8 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "serve": ("serve:serve", "Run a controller: it watches runs and acts."),
     "ps": ("ps:ps", "List runs."),
     "agent": ("agent:agent", "List, describe, pause, resume and kill agents, read their logs."),
+    "pause": ("pause:pause", "Pause all agents of a run, and say truthfully what came of it."),
+    "resume": ("pause:resume", "Let all agents of a run go on, and say truthfully what came of it."),
     "creds": ("creds:creds", "Issue, list and revoke what agents log in with."),
     "graph": ("graph:graph", "Show who waits for whom."),
     "events": ("events:events", "Tell what happened, from the journal."),

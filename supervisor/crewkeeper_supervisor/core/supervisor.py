@@ -133,6 +133,11 @@ class Supervisor:
         return self._state.incidents
 
     @property
+    def apart(self) -> dict[tuple[str, str], str]:
+        """Pairs of agents that are held apart, the smaller name first: `holding`, `held`, `failed` or `freeing`."""
+        return self._state.apart
+
+    @property
     def questions(self) -> dict[str, Question]:
         """Open questions to people."""
         return self._state.questions
