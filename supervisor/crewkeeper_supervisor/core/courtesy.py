@@ -1,0 +1,111 @@
+"""Courtesy: two agents that keep thanking each other, in ever new words, with nothing left to say.
+
+A message is *empty* if it consists of courtesy and function words, but for hardly anything that was not said between
+the two before. Six empty messages in a row, from both sides, are a loop; any message with content, and any answer of a
+tool to either of them, ends the row. The words are English.
+"""
+
+import re
+from typing import Final
+
+from crewkeeper_supervisor.core.loops import Loop
+from crewkeeper_supervisor.core.steps import EVERYBODY, Step
+
+EMPTY_MESSAGES: Final = 6
+"""In a row, between the same two, from both sides."""
+NEW_WORDS: Final = 1
+"""New content words that an empty message may have."""
+CONTENT_SHARE: Final = 1 / 3
+"""Of the words of an empty message that may be content, new or not: what is asked twice is no courtesy."""
+PAIRS_MAX: Final = 256
+SAID_MAX: Final = 500
+"""Content words of a pair that are remembered."""
+
+_COURTEOUS: Final = """
+    thank thanks thankyou welcome please pleasure glad happy great good nice lovely wonderful excellent perfect awesome
+    fantastic amazing brilliant superb cheers sure okay ok alright fine yes yeah yep no nope agreed agree absolutely
+    definitely certainly indeed exactly right correct understood noted roger acknowledged acknowledge received confirm
+    confirmed hello hi hey dear goodbye bye farewell evening morning afternoon day night weekend best regards sincerely
+    kind kindly warm wishes wish luck sorry apologies apologise apologize appreciate appreciated appreciation grateful
+    gratitude honour honor honored delighted looking forward hear hearing anytime always help helped helpful helping
+    assist assistance support anything else further need needed let know feel free hesitate ask reach touch keep care
+    take enjoy work working worked team together collaboration collaborate collaborating likewise mutual same back
+    again much very truly really deeply so too also well done job cooperation effort time hope question questions
+    available ready whenever future soon later now today kindness insight insights conversation chat talk talking
+"""
+_FUNCTIONAL: Final = """
+    a an the and or but if then than that this these those it its is are was were be been being am i me my mine we us
+    our ours you your yours he she they them their to of in on at by for from with without about as into over under
+    out up down off not do does did have has had will would can could should may might must shall there here what
+    which who when where why how all any some more most many few such only just still yet ever never re ll ve m s t d
+"""
+_COURTESY: Final = frozenset(_COURTEOUS.split())
+_FUNCTION: Final = frozenset(_FUNCTIONAL.split())
+_WORDS: Final = re.compile(r"[^\W\d_]+")
+
+
+class CourtesyDetector:
+    """Finds exchanges of courtesies in the steps of one run. Feed it every step, in order."""
+
+    def __init__(self) -> None:
+        self._pairs: dict[tuple[str, str], _Pair] = {}
+
+    def step(self, step: Step) -> Loop | None:
+        """Take in one step; returns the loop that it completes, once for each row."""
+        if step.kind != "message" or step.peer == EVERYBODY:
+            if step.kind in ("tool", "progress", "human"):
+                for key, pair in self._pairs.items():
+                    if step.agent in key:
+                        pair.interrupt()
+            return None
+        key = (min(step.agent, step.peer), max(step.agent, step.peer))
+        pair = self._pairs.pop(key) if key in self._pairs else _Pair()
+        self._pairs[key] = pair
+        if len(self._pairs) > PAIRS_MAX:
+            del self._pairs[next(iter(self._pairs))]
+        return pair.said(step)
+
+
+class _Pair:
+    """What two agents say to each other."""
+
+    def __init__(self) -> None:
+        self.row: list[tuple[str, int, int]] = []
+        """The empty messages: who, where, tokens."""
+        self.told = False
+        self._words: dict[str, None] = {}
+
+    def interrupt(self) -> None:
+        """Something was said or done after all."""
+        self.row.clear()
+        self.told = False
+
+    def said(self, step: Step) -> Loop | None:
+        """Take in a message."""
+        words = {word for word in _WORDS.findall(step.text.lower()) if len(word) > 1}
+        content = words - _COURTESY - _FUNCTION
+        new = [word for word in sorted(content) if word not in self._words]
+        self._words.update(dict.fromkeys(new))
+        while len(self._words) > SAID_MAX:
+            del self._words[next(iter(self._words))]
+        if len(new) > NEW_WORDS or len(content) > CONTENT_SHARE * len(words):
+            self.interrupt()
+            return None
+        self.row.append((step.agent, step.began, step.tokens))
+        del self.row[: -2 * EMPTY_MESSAGES]
+        sides = {who for who, _, _ in self.row[-EMPTY_MESSAGES:]}
+        if self.told or len(self.row) < EMPTY_MESSAGES or len(sides) < 2:
+            return None
+        self.told = True
+        return Loop(
+            at=step.at,
+            onset=self.row[-EMPTY_MESSAGES + 2][1],
+            agents=tuple(dict.fromkeys(who for who, _, _ in self.row)),
+            period=2,
+            form="courtesy",
+            count=len(self.row),
+            tokens=sum(tokens for _, _, tokens in self.row),
+            what="messages without content",
+            failed=False,
+            chain=step.chain,
+        )

@@ -1,0 +1,236 @@
+"""Fingerprints: what a text comes down to once its volatile parts are masked, and when two of them say the same.
+
+Comparison rests on two sets per text, in the manner of Broder's resemblance (1997): its words, and its *marks*, which
+are the words with a digit in them: numbers, dates, identifiers. Marks decide what words cannot. A text in which one
+number took another's place says something new, however many words it shares with the old one: that is a progress bar,
+a page number, a shrinking count of failures. A text that merely lost or gained a few words is the same text, read by
+a poorer eye: a page scraped twice, a log with one line more of noise.
+
+What is masked is what changes by itself: clock times, time stamps, UUIDs, long hexadecimal digests, durations,
+addresses, counters of attempts. Plain numbers and identifiers are never masked; they are the content of a request.
+
+Nothing here keeps text: a fingerprint is a digest and the words of a text's beginning and end.
+"""
+
+import re
+import zlib
+from collections.abc import Iterable, Mapping
+from typing import Any, Final
+
+from msgspec import Struct
+
+HEAD_CHARS: Final = 2000
+TAIL_CHARS: Final = 500
+"""Of a long text its beginning and its end are read; what lies between counts by its checksum only."""
+LONG_WORDS: Final = 40
+"""Distinct words from which a text is long: it may vary a little and still be the same."""
+LONG_LIKENESS: Final = 0.6
+SHORT_LIKENESS: Final = 0.8
+MARKS_LOST: Final = 0.35
+MARKS_LOST_FEW: Final = 2
+"""Share and number of its marks that a long text may lack: whichever is more."""
+PHRASE_WORDS: Final = 6
+"""Words from which an argument is prose, which may be put in other words; a shorter one is a name."""
+_VOLATILE_KEYS: Final = (
+    "request_id req_id trace_id span_id call_id tool_call_id correlation_id message_id session_id nonce ts timestamp "
+    "attempt attempts retry retries retry_count"
+)
+VOLATILE_KEYS: Final = frozenset(_VOLATILE_KEYS.split())
+"""Argument names whose values say nothing of what is asked for."""
+
+# Every pattern begins with a digit, which is found fast; what stands before it is looked back at.
+_VOLATILE: Final = re.compile(
+    r"\d(?<!\w\d)(?:"
+    r"\d{3}-\d\d-\d\d[t ]\d\d:\d\d(?::\d\d(?:[.,]\d+)?)?(?:z|[+-]\d\d:?\d\d)?"  # time stamps; a date is content
+    r"|\d?:\d\d:\d\d(?:[.,]\d+)?\b"  # clock times
+    r"|\d*(?:\.\d+)?\s?(?:ns|us|µs|ms)\b|\d*\.\d+\s?s\b"
+    # Durations that look back; one that looks ahead, such as minutes remaining, is progress.
+    r"|\d*(?:\.\d+)?\s?(?:s|sec|secs|seconds?|min|minutes?|h|hours?|days?)\sago\b"
+    r"|(?:(?<=\bin \d)|(?<=\btook \d)|(?<=\bafter \d)|(?<=\belapsed \d)|(?<=\belapsed: \d)|(?<=\bduration: \d))"
+    r"\d*(?:\.\d+)?\s?(?:s|sec|secs|seconds?|min|minutes?|h|hours?)\b"
+    r"|(?:(?<=\battempt \d)|(?<=\battempt #\d)|(?<=\bretry \d)|(?<=\bretry #\d)|(?<=\btry \d)|(?<=\bmsg \d)"
+    r"|(?<=\bmessage \d)|(?<=\bmessage #\d)|(?<=\brequest \d)|(?<=\brequest #\d)|(?<=\bref \d)|(?<=\btrace \d))"
+    r"\d*(?:\s?(?:of|/)\s?\d+)?\b"
+    r"|(?<=1)[4-9]\d{8}(?:\d{3}|\.\d+)?\b"  # seconds or milliseconds since the Unix epoch
+    r"|x[0-9a-f]{4,}\b"  # addresses
+    r")"
+)
+_DIGESTS: Final = re.compile(
+    r"\b(?:[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}|(?=\d*[a-f])(?=[a-f]*\d)[0-9a-f]{16,})\b"
+)
+_LIKE_DIGEST: Final = re.compile(r"\d[0-9a-f]*-?[0-9a-f]{4}-?[0-9a-f]{4}")
+_WORD: Final = re.compile(r"[^\W_]+")
+_NAME: Final = re.compile(r"[A-Z](?:(?<=[\w,;)]\s[A-Z])|(?<=[\w,;)]\s['\"(][A-Z]))\w+")
+_CODE: Final = re.compile(r"[{};=]|\w\(|\n\s+\S")
+_DIGIT: Final = re.compile(r"\d")
+
+
+class Fingerprint(Struct, frozen=True, gc=False):
+    """What a text comes down to."""
+
+    digest: int
+    """Checksum of the words of the masked text."""
+    literal: int
+    """Checksum of the text as it was, but for case and spacing."""
+    words: frozenset[str]
+    marks: frozenset[str]
+    """Those of the words that have a digit, and the names if they were asked for."""
+    chars: int
+    """Length of the original text."""
+
+    @property
+    def empty(self) -> bool:
+        """Whether the text said nothing."""
+        return not self.words
+
+
+NOTHING: Final = Fingerprint(0, 0, frozenset(), frozenset(), 0)
+"""Of an empty text."""
+
+
+def of_text(text: str, *, masked: bool = True, names: bool = False) -> Fingerprint:
+    """Fingerprint a text. About 30 µs for 1,000 characters.
+
+    Args:
+        text: Any length.
+        masked: Whether volatile parts are taken out.
+        names: Whether capitalised words inside sentences are marks: who or what is asked for.
+    """
+    if not text:
+        return NOTHING
+    long = len(text) > HEAD_CHARS + TAIL_CHARS
+    head = f"{text[:HEAD_CHARS]} {text[-TAIL_CHARS:]}" if long else text
+    named = _NAME.findall(head) if names else ()
+    head = head.lower()
+    # Signs count here, so that "[]" is not "" where there are no words; spacing does not.
+    literal = _checksum(" ".join(head.split()))
+    if long:
+        literal ^= _checksum(text[HEAD_CHARS:-TAIL_CHARS])
+    if masked and _DIGIT.search(head):
+        head = _VOLATILE.sub(" ", head)
+        if _LIKE_DIGEST.search(head):
+            head = _DIGESTS.sub(" ", head)
+    found = _WORD.findall(head)
+    digest = _checksum(" ".join(found)) if found else literal
+    if long:
+        digest ^= _checksum(text[HEAD_CHARS:-TAIL_CHARS])
+    words = frozenset(found)
+    marks = frozenset(word for word in words if not word.isalpha())
+    if names:
+        marks |= {name.lower() for name in named}
+    return Fingerprint(digest, literal, words, marks, len(text))
+
+
+def _checksum(text: str) -> int:
+    return zlib.crc32(text.encode("utf-8", "surrogatepass"))
+
+
+def likeness(one: frozenset[str], other: frozenset[str]) -> float:
+    """Jaccard index: 1 for equal sets, 0 for disjoint ones."""
+    if not one and not other:
+        return 1.0
+    common = len(one & other)
+    return common / (len(one) + len(other) - common)
+
+
+def same_outcome(one: Fingerprint, other: Fingerprint) -> bool:
+    """Whether what came back twice is the same: nothing was learned the second time."""
+    if one.digest == other.digest:
+        return True
+    small, large = sorted((len(one.words), len(other.words)))
+    if small < SHORT_LIKENESS * large and small < LONG_LIKENESS * large:
+        return False  # no pair of such sizes can be alike enough
+    if large < LONG_WORDS:
+        return one.marks == other.marks and likeness(one.words, other.words) >= SHORT_LIKENESS
+    # Of many names one may be misread; a number that took another's place is news in a text of any length.
+    if _replaced(_numbers(one), _numbers(other)):
+        return False
+    few, many = sorted((len(one.marks), len(other.marks)))
+    if many - few > max(MARKS_LOST_FEW, MARKS_LOST * many):
+        return False
+    return likeness(one.words, other.words) >= LONG_LIKENESS
+
+
+def same_request(one: Fingerprint, other: Fingerprint) -> bool:
+    """Whether two texts ask for, or say, the same thing in possibly other words."""
+    if one.digest == other.digest:
+        return True
+    return not _replaced(one.marks, other.marks) and likeness(one.words, other.words) >= LONG_LIKENESS
+
+
+def _numbers(text: Fingerprint) -> frozenset[str]:
+    return frozenset(mark for mark in text.marks if mark.isdigit())
+
+
+def _replaced(one: frozenset[str], other: frozenset[str]) -> bool:
+    """Whether each has something the other lacks."""
+    return not (one <= other or other <= one)
+
+
+class Arguments(Struct, frozen=True, gc=False):
+    """What the arguments of a call come down to."""
+
+    digest: int
+    names: tuple[str, ...]
+    values: tuple[Fingerprint, ...]
+
+
+NO_ARGUMENTS: Final = Arguments(0, (), ())
+
+
+def of_arguments(arguments: Mapping[str, Any]) -> Arguments:
+    """Fingerprint the arguments of a call, volatile ones left out."""
+    names = sorted(name for name in arguments if name.lower() not in VOLATILE_KEYS)
+    # An identifier or a time among the arguments is what is asked for, however volatile it looks.
+    values = tuple(_of_value(_plain(arguments[name])) for name in names)
+    digest = zlib.crc32(" ".join(f"{name}={value.digest}" for name, value in zip(names, values, strict=True)).encode())
+    return Arguments(digest, tuple(names), values)
+
+
+def _of_value(text: str) -> Fingerprint:
+    value = of_text(text, masked=False)
+    # In code every word matters: what was rewritten is another attempt, not another wording.
+    return (
+        Fingerprint(value.digest, value.literal, value.words, value.words, value.chars) if _CODE.search(text) else value
+    )
+
+
+def same_arguments(one: Arguments, other: Arguments, *, in_other_words: bool) -> bool:
+    """Whether two calls ask for the same.
+
+    Names must agree. A short value must be equal or merely have gained or lost parts: `Paris` is not `Lyon`.
+
+    Args:
+        one: Arguments of a call.
+        other: Arguments of another call of the same tool.
+        in_other_words: Whether prose in them may be put in other words. True only where what came back shows that
+            the wording made no difference, as a refusal does.
+    """
+    if one.digest == other.digest:
+        return True
+    if one.names != other.names or not one.names:
+        return False
+    return all(_same_value(a, b, in_other_words) for a, b in zip(one.values, other.values, strict=True))
+
+
+def _same_value(one: Fingerprint, other: Fingerprint, in_other_words: bool) -> bool:
+    if one.digest == other.digest:
+        return True
+    if one.empty or other.empty or _replaced(one.marks, other.marks):
+        return False
+    if likeness(one.words, other.words) < LONG_LIKENESS:
+        return False
+    prose = min(len(one.words), len(other.words)) >= PHRASE_WORDS
+    return (in_other_words and prose) or not _replaced(one.words, other.words)
+
+
+def _plain(value: Any) -> str:
+    """A value as text: nested values in a fixed order, without volatile keys."""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, Mapping):
+        kept: Iterable[str] = (str(key) for key in sorted(value, key=str) if str(key).lower() not in VOLATILE_KEYS)
+        return " ".join(f"{key} {_plain(value.get(key))}" for key in kept)
+    if isinstance(value, list | tuple):
+        return " ".join(_plain(item) for item in value)
+    return str(value)

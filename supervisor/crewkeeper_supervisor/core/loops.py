@@ -1,0 +1,412 @@
+"""Loops: agents that are busy and learn nothing, told from those that poll, page, retry or iterate.
+
+Theory of operation. A step counts as repeated only if what was done *and* what came back are the same (see
+`fingerprint` for what is the same), so a request whose answer changes is never a loop: that covers paging, polling
+with progress, shrinking failures. Steps fall into *classes*, kept per agent and tool, or per pair of agents; a loop is
+the `REPEATS`th step of a class, if the run brought hardly any news in between. News is an answer never had before. How
+much news is pardoned depends on how sure the repetition is: the same refused call is a loop although the agent looked
+around between its attempts, since nothing that it saw changed the refusal; the same page seen a third time in a long
+piece of work is none.
+
+Two more forms. A *cycle* is a sequence of at most `PERIOD_MAX` classes that has passed `REPEATS` times without anything
+in between, across agents, also where each answer differs from the one before it. *Courtesy* is in `courtesy`.
+
+Never a bare count: the steps since the first of the class must have cost something, and asking again until something
+changes, declared (`poll`) or plain from the tool's name, is let be until it has cost `POLL_TOKENS`.
+
+Cost: at most `CLASSES_MAX` comparisons of bounded sets per step, tens of microseconds. Memory: `KEYS_MAX` keys with
+`CLASSES_MAX` fingerprints each.
+"""
+
+import re
+from collections import deque
+from typing import Final, Literal
+
+from msgspec import Struct, field
+
+from crewkeeper_supervisor.core.fingerprint import (
+    Arguments,
+    Fingerprint,
+    same_arguments,
+    same_outcome,
+    same_request,
+)
+from crewkeeper_supervisor.core.steps import EVERYBODY, Step
+
+REPEATS: Final = 3
+"""Times the same must have happened."""
+PERIOD_MAX: Final = 4
+"""Steps of a cycle."""
+CLASSES_MAX: Final = 8
+"""Classes that are remembered for one tool of an agent, or one direction between two."""
+KEYS_MAX: Final = 256
+"""Tools of agents, and directions, that are remembered."""
+TOKENS_MIN: Final = 20
+"""What a loop must have cost at least: heartbeats are free."""
+POLL_TOKENS: Final = 4000
+"""What asking again and again may cost without any change."""
+REFUSED_NEWS: Final = 6
+SAME_NEWS: Final = 2
+ALIKE_NEWS: Final = 1
+"""News pardoned between the first and the last of the repeats: of a failing call, of equal steps, of similar ones.
+Of messages to somebody one less: each answer that says something new is a reason to ask again."""
+REMARK_WORDS: Final = 5
+"""Words that an answer may gain without having grown: `visited before`."""
+REPLY_WORDS: Final = 8
+"""Words from which an answer says something; below, it is a mere `done`."""
+
+_POLLS: Final = re.compile(
+    r"wait|sleep|poll|status|ping|heartbeat|health|progress|watch|monitor|idle|noop|no_op|check_job|is_ready|is_done",
+    re.IGNORECASE,
+)
+
+LoopForm = Literal["exact", "near", "cycle", "courtesy"]
+
+
+class Loop(Struct, frozen=True, kw_only=True):
+    """A loop, as concluded at one step."""
+
+    at: int
+    onset: int
+    """Where the second occurrence began: from there on it was a repetition."""
+    agents: tuple[str, ...]
+    period: int
+    """Steps from one occurrence to the next."""
+    form: LoopForm
+    count: int
+    """Occurrences so far."""
+    tokens: int
+    """Spent since the first of them."""
+    what: str
+    """What was repeated: a tool, a verb, a message to somebody."""
+    failed: bool
+    """It failed each time."""
+    chain: str = ""
+
+
+class _Occurrence(Struct, gc=False):
+    began: int
+    number: int
+    """Number of the step within the run."""
+    news: float
+    """What the run had brought its agent by then."""
+    exact: bool
+    """The same was asked for, literally."""
+    equal: bool
+    """And the same came back, literally."""
+
+
+class _Class(Struct):
+    """Steps that are the same."""
+
+    token: int
+    arguments: Arguments
+    said: Fingerprint
+    outcome: Fingerprint
+    failed: bool
+    seen: list[_Occurrence] = field(default_factory=list)
+    met: frozenset[str] = frozenset()
+    """All words that came back."""
+    since_tokens: int = 0
+    """What the run had cost when the first of them began."""
+    told: bool = False
+    """A loop of it was reported and it has not been broken since."""
+
+
+class _Agent(Struct):
+    """What is known of one agent."""
+
+    news: int = 0
+    """Answers it had that were new."""
+    talk: int = 0
+    """New things it said."""
+    reply: Fingerprint | None = None
+    """What it last said or had."""
+    reply_failed: bool = False
+
+
+class _Passed(Struct, gc=False):
+    """A step in the history of a chain."""
+
+    token: int
+    """The class it belongs to."""
+    agent: str
+    began: int
+    number: int
+    tokens: int
+    polls: bool
+
+
+class _History:
+    """The last steps of a chain, and for each period how long they have repeated with it."""
+
+    def __init__(self) -> None:
+        self.steps: deque[_Passed] = deque(maxlen=PERIOD_MAX * REPEATS + 1)
+        self._runs = [0] * (PERIOD_MAX + 1)
+        self._news: dict[str, int] = {}
+
+    def learned(self, agent: str, new: bool) -> float:
+        """Note what a tool brought an agent.
+
+        Returns:
+            News that it has had so far: its own, and of those of the others the average agent's.
+        """
+        self._news[agent] = self._news.get(agent, 0) + new
+        own = self._news[agent]
+        if len(self._news) > KEYS_MAX:
+            del self._news[next(iter(self._news))]
+        return own + (sum(self._news.values()) - own) / len(self._news)
+
+    def add(self, passed: _Passed) -> int:
+        """Take in a step.
+
+        Returns:
+            The shortest period from 2 on that has just been passed `REPEATS` times, 0 if none has.
+        """
+        steps, found = self.steps, 0
+        for period in range(1, PERIOD_MAX + 1):
+            if len(steps) >= period and steps[-period].token == passed.token:
+                self._runs[period] += 1
+            else:
+                self._runs[period] = 0
+            if period > 1 and not found and self._runs[period] == period * (REPEATS - 1) and not self._runs[1]:
+                found = period
+        steps.append(passed)
+        return found
+
+    def period(self, length: int) -> list[_Passed]:
+        """The last period of this length if the one before it was the same, else nothing."""
+        if not 1 <= length <= PERIOD_MAX or self._runs[length] < length:
+            return []
+        return [self.steps[index] for index in range(-length, 0)]
+
+
+def _nothing_learned(group: _Class, outcome: Fingerprint) -> bool:
+    """Whether an answer brings nothing over those of a class; what merely grows, such as a log, does."""
+    if group.outcome.digest == outcome.digest:
+        return True
+    if not same_outcome(group.outcome, outcome):
+        return False
+    if not group.outcome.words <= outcome.words:
+        return True
+    gained = outcome.words - group.met
+    return len(gained) <= REMARK_WORDS and gained.isdisjoint(outcome.marks)
+
+
+def _polls(step: Step) -> bool:
+    return step.poll or (step.kind == "tool" and _POLLS.search(step.name) is not None)
+
+
+class LoopDetector:
+    """Finds loops in the steps of one run. Feed it every step, in order."""
+
+    def __init__(self) -> None:
+        self._classes: dict[tuple[str, str, str], list[_Class]] = {}
+        self._agents: dict[str, _Agent] = {}
+        self._news = 0
+        self._number = 0
+        self._tokens = 0
+        self._next_token = 0
+        self._chains: dict[str, _History] = {}
+        self._told: dict[str, int] = {}
+
+    def step(self, step: Step) -> Loop | None:
+        """Take in one step.
+
+        Returns:
+            The loop that it completes, once for each loop; None otherwise.
+        """
+        self._number += 1
+        self._tokens += step.tokens
+        agent = self._agent(step.agent)
+        match step.kind:
+            case "progress":
+                self._classes.clear()
+                self._chains.clear()
+                return None
+            case "model":
+                return None
+            case "human" | "report":
+                self._told_something(step, agent)
+                return None
+            case "tool":
+                return self._tool(step, agent) if step.answered else None
+            case "message":
+                return self._message(step, agent)
+
+    def _told_something(self, step: Step, agent: _Agent) -> None:
+        """People and surroundings make no loops, but what they say may be news, and ends a cycle unless it is not."""
+        known = self._known((step.agent, "", step.kind))
+        same = next((group for group in known if same_outcome(group.said, step.said)), None)
+        if same is None or step.kind == "human":
+            same = self._begin(known, step)
+            agent.talk += 1
+            self._news += 1
+        agent.reply, agent.reply_failed = step.said, step.failed
+        self._history(step.chain).add(_Passed(same.token, step.agent, step.began, self._number, self._tokens, False))
+
+    def _tool(self, step: Step, agent: _Agent) -> Loop | None:
+        known = self._known((step.agent, step.peer, step.name))
+        agent.reply, agent.reply_failed = step.outcome, step.failed
+        same = None
+        for group in known:
+            if not _nothing_learned(group, step.outcome):
+                if group.seen and group.arguments.digest == step.arguments.digest:
+                    group.seen.clear()  # the same call, another answer: something moved
+                    group.told = False
+            elif same is None and same_arguments(group.arguments, step.arguments, in_other_words=step.failed):
+                same = group
+        new = same is None and not step.failed and not step.outcome.empty
+        agent.news += new
+        self._news += new
+        if same is None:
+            same = self._begin(known, step)
+        exact = same.arguments.digest == step.arguments.digest
+        learned = self._history(step.chain).learned(step.agent, new)
+        return self._note(same, step, learned, exact, exact and same.outcome.literal == step.outcome.literal)
+
+    def _message(self, step: Step, agent: _Agent) -> Loop | None:
+        known = self._known((step.agent, "", step.peer))
+        same = next((group for group in known if self._said_again(group, step)), None)
+        agent.reply, agent.reply_failed = step.said, step.failed
+        if same is None:
+            same = self._begin(known, step)
+            agent.talk += 1
+            self._news += 1
+        exact = same.said.literal == step.said.literal
+        heard = self._news
+        if step.peer != EVERYBODY:
+            peer = self._agent(step.peer)
+            heard = agent.news + peer.news + peer.talk
+        return self._note(same, step, heard, exact, exact)
+
+    def _said_again(self, group: _Class, step: Step) -> bool:
+        if group.said.literal == step.said.literal:
+            return True
+        if step.said.empty or not same_request(group.said, step.said):
+            return False
+        # Other words or other volatile parts. If what changed was echoed in the reply, it is what mattered.
+        gone = group.said.words - step.said.words
+        peer = self._agents.get(step.peer)
+        if peer is None or peer.reply is None or peer.reply_failed:
+            return True
+        if group.said.digest != step.said.digest and not gone:
+            return True
+        return len(peer.reply.words) >= REPLY_WORDS and not gone & peer.reply.words
+
+    def _note(self, group: _Class, step: Step, news: float, exact: bool, equal: bool) -> Loop | None:
+        """Count one more occurrence of a class, and judge."""
+        if not group.seen:
+            group.since_tokens = self._tokens
+        group.seen.append(_Occurrence(step.began, self._number, news, exact, equal))
+        if len(group.seen) > REPEATS:
+            del group.seen[0]
+        group.arguments, group.said, group.outcome = step.arguments, step.said, step.outcome
+        if not step.outcome.words <= group.met:
+            group.met |= step.outcome.words
+        history = self._history(step.chain)
+        cycle = history.add(_Passed(group.token, step.agent, step.began, self._number, self._tokens, _polls(step)))
+        found = self._repeated(group, step, news, history) or self._cycled(cycle, history, step)
+        return found if found is not None and self._is_new(found, group.seen[0].number) else None
+
+    def _repeated(self, group: _Class, step: Step, news: float, history: "_History") -> Loop | None:
+        """The loop that a class is, if it is one."""
+        if len(group.seen) < REPEATS or group.told:
+            return None
+        first, second = group.seen[0], group.seen[1]
+        pardoned = SAME_NEWS if all(one.exact for one in group.seen[1:]) else ALIKE_NEWS
+        if group.failed and step.kind == "tool":
+            pardoned = REFUSED_NEWS
+        elif step.kind == "message" and step.peer != EVERYBODY:
+            pardoned -= 1
+        spent = self._tokens - group.since_tokens
+        if news - first.news > pardoned or spent < (POLL_TOKENS if _polls(step) else TOKENS_MIN):
+            return None
+        group.told = True
+        period = self._number - group.seen[-2].number
+        passed = history.period(period)
+        agents = dict.fromkeys(one.agent for one in passed) if passed else {step.agent: None}
+        if step.kind == "message" and step.peer != EVERYBODY:
+            agents[step.peer] = None
+        return Loop(
+            at=step.at,
+            onset=second.began,
+            agents=tuple(agents),
+            period=period,
+            form="cycle" if len(passed) > 1 else "exact" if all(one.equal for one in group.seen[1:]) else "near",
+            count=len(group.seen),
+            tokens=spent,
+            what=step.name or f"message to {step.peer}",
+            failed=group.failed and step.kind == "tool",
+            chain=step.chain,
+        )
+
+    def _cycled(self, period: int, history: "_History", step: Step) -> Loop | None:
+        """The loop that the last steps of a chain are, if they have passed often enough."""
+        if not period:
+            return None
+        passed = history.period(period)
+        first = history.steps[-period * REPEATS]
+        spent = self._tokens - first.tokens
+        if spent < (POLL_TOKENS if all(one.polls for one in passed) else TOKENS_MIN):
+            return None
+        return Loop(
+            at=step.at,
+            onset=history.steps[-period * (REPEATS - 1)].began,
+            agents=tuple(dict.fromkeys(one.agent for one in passed)),
+            period=period,
+            form="cycle",
+            count=REPEATS,
+            tokens=spent,
+            what=step.name or f"message to {step.peer}",
+            failed=False,
+            chain=step.chain,
+        )
+
+    def _is_new(self, loop: Loop, first: int) -> bool:
+        """Whether it is no part of a loop told before: other agents, or begun after that one was told."""
+        told = [number for agent in loop.agents if (number := self._told.get(agent)) is not None]
+        for agent in loop.agents:
+            self._told[agent] = self._number
+        while len(self._told) > KEYS_MAX:
+            del self._told[next(iter(self._told))]
+        return all(first > number for number in told)
+
+    def _history(self, chain: str) -> "_History":
+        history = self._chains.get(chain)
+        if history is None:
+            if len(self._chains) >= KEYS_MAX:
+                del self._chains[next(iter(self._chains))]
+            history = self._chains[chain] = _History()
+        return history
+
+    def _begin(self, known: list[_Class], step: Step) -> _Class:
+        self._next_token += 1
+        group = _Class(
+            token=self._next_token,
+            arguments=step.arguments,
+            said=step.said,
+            outcome=step.outcome,
+            failed=step.failed,
+        )
+        known.append(group)
+        if len(known) > CLASSES_MAX:
+            del known[0]
+        return group
+
+    def _known(self, key: tuple[str, str, str]) -> list[_Class]:
+        known = self._classes.pop(key, None)
+        if known is None:
+            known = []
+            if len(self._classes) >= KEYS_MAX:
+                del self._classes[next(iter(self._classes))]
+        self._classes[key] = known
+        return known
+
+    def _agent(self, name: str) -> _Agent:
+        agent = self._agents.get(name)
+        if agent is None:
+            if len(self._agents) >= KEYS_MAX:
+                del self._agents[next(iter(self._agents))]
+            agent = self._agents[name] = _Agent()
+        return agent
