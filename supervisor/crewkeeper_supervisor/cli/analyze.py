@@ -1,5 +1,6 @@
 """`supervisor analyze`: what follows from something written down; no server, no run."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
@@ -7,8 +8,9 @@ import click
 import msgspec
 
 from crewkeeper_supervisor.cli.failure import INVALID, Failure
-from crewkeeper_supervisor.cli.output import emit_table, say, stdout, write_json_line
+from crewkeeper_supervisor.cli.output import emit_table, say, stdout, write_json, write_json_line
 from crewkeeper_supervisor.core.case_problems import CaseProblem, problems_of
+from crewkeeper_supervisor.core.trace_analysis import TraceAnalysis, TraceFinding, TraceHeader
 from crewkeeper_supervisor.core.wait_case import WaitCase
 from crewkeeper_supervisor.views.tables import Table
 from crewkeeper_supervisor.views.wording import safe
@@ -49,6 +51,68 @@ def waits(file: Path, output: str | None) -> None:
         return
     for result in results:
         write_json_line(result)
+
+
+@analyze.command()
+@click.argument("files", type=click.Path(path_type=Path), metavar="FILE…", nargs=-1, required=True)
+@click.option(
+    "-o",
+    "--output",
+    type=click.Choice(("table", "json", "jsonl")),
+    help="Output format; a table on a terminal, else jsonl: one line for each finding.",
+)
+def trace(files: tuple[Path, ...], output: str | None) -> None:
+    """Put the detectors over recorded runs: loops, drift, misuse of tools, deadlocks.
+
+    Each FILE is one run, one JSON object per event and line. Prints what was found where; nothing for a healthy run.
+
+    Exit status: 0 all were analysed, whatever was found, 3 a file cannot be read or a line is no event.
+    """
+    findings = (finding for file in files for finding in _analysed(file))
+    form = output or ("table" if stdout().isatty() else "jsonl")
+    if form == "table":
+        emit_table(_findings_table(list(findings)))
+    elif form == "json":
+        write_json(list(findings))
+    else:
+        for finding in findings:
+            write_json_line(finding)
+
+
+def _analysed(file: Path) -> Iterator[TraceFinding]:
+    """What the detectors find in a run."""
+    from crewkeeper_supervisor.shell import trace_file
+
+    analysis: TraceAnalysis | None = None
+    try:
+        for part in trace_file.read(file):
+            if isinstance(part, TraceHeader):
+                analysis = TraceAnalysis(file.name.removesuffix(".jsonl"), part, _schema_problems)
+            elif analysis is not None:
+                yield from analysis.feed(part)
+    except trace_file.TraceFileError as error:
+        raise Failure(safe(str(error)), code=INVALID, remedy="docs/traces.md has the format") from error
+    if analysis is not None:
+        yield from analysis.finish()
+
+
+def _schema_problems(schema: dict[str, Any], document: Any) -> list[str]:
+    """What is wrong with an answer by its JSON Schema."""
+    import jsonschema_rs
+
+    try:
+        validator = jsonschema_rs.validator_for(schema, offline=True, pattern_options=jsonschema_rs.RegexOptions())
+    except (ValueError, jsonschema_rs.ValidationError) as error:
+        raise Failure(f"outcome.schema: is no JSON Schema: {error}", code=INVALID, remedy="correct it") from error
+    return [f"is not as its schema says: {error.message}" for error in validator.iter_errors(document)]
+
+
+def _findings_table(findings: list[TraceFinding]) -> Table:
+    rows = tuple(
+        tuple(safe(cell) for cell in (one.trace, one.kind, str(one.at), str(one.onset), " ".join(one.agents), one.why))
+        for one in findings
+    )
+    return Table(columns=("TRACE", "KIND", "AT", "ONSET", "AGENTS", "WHY"), rows=rows, empty="nothing found")
 
 
 def _read(file: Path) -> list[Any]:
