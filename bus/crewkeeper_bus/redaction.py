@@ -31,6 +31,7 @@ KINDS: Final[dict[str, str]] = {
 CLASSES: Final = ("secrets", "personal")
 _PLACEHOLDER: Final = re.compile(r"\[redacted:[a-z_]{1,32}(?::[0-9a-f]{12})?\]")
 _MIN_CHARS: Final = 6
+_ROUNDS_MAX: Final = 8
 _DIGITS: Final = re.compile(r"[0-9]{2}")
 
 
@@ -149,9 +150,20 @@ class Redactor:
         return made
 
     def _clean(self, text: str, path: str, found: list[Found]) -> str:
+        for _ in range(_ROUNDS_MAX):
+            spans = self._spans(text)
+            if not spans:
+                return text
+            # What stood against a secret may come to stand alone when that is replaced, so look again.
+            text = self._replaced(text, spans, path, found)
         spans = self._spans(text)
         if not spans:
             return text
+        # Only a text made for it goes on and on; it is replaced as a whole rather than looked at for ever.
+        found.append(Found(kind=spans[0][2], path=path, digest=self.digest(text)))
+        return self.placeholder(spans[0][2], text)
+
+    def _replaced(self, text: str, spans: list[tuple[int, int, str]], path: str, found: list[Found]) -> str:
         parts: list[str] = []
         at = 0
         for start, end, kind in _merged(spans):
@@ -172,8 +184,7 @@ class Redactor:
         spans = [(start, end, each.kind) for each in looked_for for start, end in _matches(each, text)]
         if not spans:
             return []
-        done = [match.span() for match in _PLACEHOLDER.finditer(text)]
-        return [span for span in spans if not any(span[0] < end and start < span[1] for start, end in done)]
+        return _outside(spans, [match.span() for match in _PLACEHOLDER.finditer(text)])
 
 
 def _unused(name: str, made: dict[Any, Any]) -> str:
@@ -188,6 +199,21 @@ def _matches(detector: Detector, text: str) -> Iterable[tuple[int, int]]:
     for match in detector.pattern.finditer(text):
         if detector.fits is None or detector.fits(match[detector.group]):
             yield match.span(detector.group)
+
+
+def _outside(spans: list[tuple[int, int, str]], done: list[tuple[int, int]]) -> list[tuple[int, int, str]]:
+    """The spans that no placeholder is part of; both in one pass, for there may be many of either."""
+    if not done:
+        return spans
+    spans.sort()
+    kept = []
+    at = 0
+    for span in spans:
+        while at < len(done) and done[at][1] <= span[0]:
+            at += 1
+        if at == len(done) or done[at][0] >= span[1]:
+            kept.append(span)
+    return kept
 
 
 def _merged(spans: list[tuple[int, int, str]]) -> Iterable[tuple[int, int, str]]:
