@@ -164,7 +164,8 @@ def _compile(schema: dict[str, Any]) -> jsonschema_rs.Draft202012Validator:
             ),
         )
     except ValueError as error:
-        said = str(error).partition("\n")[0][:_SHOWN_MAX_CHARS]
+        where = _path(error.instance_path) if isinstance(error, jsonschema_rs.ValidationError) else ""
+        said = f"{where}: {error}".removeprefix(": ").partition("\n")[0][:_SHOWN_MAX_CHARS]
         raise SchemaRefused(f"the schema cannot be used: {said}", _remedy(said)) from None
 
 

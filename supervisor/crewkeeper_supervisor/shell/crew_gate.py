@@ -52,20 +52,15 @@ class GateChecks:
         good = [(index, rule) for index, rule in enumerate(listed) if rule is not INVALID]
         for index, rule in good:
             self._names(rule, ("rules", index))
-        rules = [_rule(index, rule) for index, rule in good if INVALID not in _values(rule) and "do" in rule]
-        if len(rules) == len(listed):
-            for flaw in check(rules):
-                self._flaw(flaw)
-        elif rules:
-            # With a rule missing, only what each says by itself is certain.
-            kept = [index for index, rule in good if INVALID not in _values(rule) and "do" in rule]
-            for flaw in check(rules):
-                if flaw.kind in ("condition", "contradiction"):
-                    self._flaw(flaw, kept[flaw.index])
-        self._tests([rule.id for rule in rules] if len(rules) == len(listed) else None)
+        complete = len(good) == len(listed) and all("do" in rule and INVALID not in _values(rule) for _, rule in good)
+        rules = [_rule(index, {"do": "deny"} | _valid(rule)) for index, rule in good]
+        for flaw in check(rules):
+            # With something missing, only what a rule says by itself is certain.
+            if complete or flaw.kind == "condition" or flaw.key == "id":
+                self._flaw(flaw, good[flaw.index][0])
+        self._tests([rule.id for rule in rules] if complete else None)
 
-    def _flaw(self, flaw: RuleFlaw, index: int | None = None) -> None:
-        at = flaw.index if index is None else index
+    def _flaw(self, flaw: RuleFlaw, at: int) -> None:
         path: Path = ("rules", at, flaw.key)
         code = "CREW-107" if flaw.key == "id" else _CODES[flaw.kind]
         if flaw.kind == "no effect":
@@ -203,6 +198,14 @@ def _rule(index: int, given: dict[str, Any]) -> Rule:
 
 def _listed(rule: dict[str, Any], key: str) -> Any:
     return rule.get(key, ())
+
+
+def _valid(rule: dict[str, Any]) -> dict[str, Any]:
+    """The rule without what was refused in its lists."""
+    return {
+        key: [each for each in value if each is not INVALID] if isinstance(value, list) else value
+        for key, value in rule.items()
+    }
 
 
 def _values(rule: dict[str, Any]) -> list[Any]:

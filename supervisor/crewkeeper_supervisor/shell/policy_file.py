@@ -4,8 +4,10 @@ from pathlib import Path as FilePath
 from typing import Literal
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from crewkeeper_supervisor.core.rules import Rule
+from crewkeeper_supervisor.gate.call import Call
 from crewkeeper_supervisor.gate.policy import Hooks, Policy
 from crewkeeper_supervisor.gate.trial import Trial
 from crewkeeper_supervisor.shell import crewfile
@@ -28,10 +30,17 @@ class PolicyFile(Struct, frozen=True, kw_only=True):
     warnings: tuple[Problem, ...] = ()
     crew: str = ""
     """Name of the crew; empty for a file of rules alone."""
+    roles: dict[str, str] = {}
+    """Role of each instance of the crew."""
 
     def policy(self, hooks: Hooks | None = None) -> Policy:
         """The compiled policy; hooks that nobody runs deny."""
         return Policy(self.rules, default=self.default, hooks=hooks)
+
+    def placed(self, call: Call) -> Call:
+        """The call with the roles of caller and recipient, where the crew knows them and the call does not say."""
+        role, to_role = call.role or self.roles.get(call.agent, ""), call.to_role or self.roles.get(call.to, "")
+        return replace(call, role=role, to_role=to_role)
 
 
 def read_policy(path: str | FilePath) -> PolicyFile:
@@ -48,16 +57,17 @@ def read_policy(path: str | FilePath) -> PolicyFile:
     if document.root is None or _is_crew(document.root):
         whole = crewfile.parse(data, str(path), folder)
         crew = whole.crew
-        return PolicyFile(
+        policy = PolicyFile(
             path=str(path),
             folder=folder,
             rules=crew.rules,
             default=crew.policy_default,
-            trials=whole.trials,
+            roles={name: agent.name for agent in crew.agents for name in agent.instances},
             # What a running crew does with the rules is not the question here.
             warnings=tuple(each for each in whole.warnings if each.code != "CREW-201"),
             crew=crew.name,
         )
+        return replace(policy, trials=tuple(replace(each, call=policy.placed(each.call)) for each in whole.trials))
     reading = Reading(found, complete=document.complete)
     surface = reading.read(document.root, POLICY_FILE)
     if surface is not INVALID and document.complete:
