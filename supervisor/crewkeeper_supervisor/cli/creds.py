@@ -198,13 +198,13 @@ def _check_peers(peers: tuple[str, ...], roles: dict[str, str], run: str) -> Non
 
 async def _check_judged(link: "Link") -> None:
     """Credentials that nobody asks about would look like confinement and be none."""
-    from crewkeeper_supervisor.shell.access import Access
+    from crewkeeper_supervisor.shell import sessions
 
-    if not await Access(link).is_there():
+    if not await sessions.is_there(link):
         raise Failure(
             "no supervisor decides about logins on this server: credentials would be good for nothing here",
             code=INVALID,
-            remedy="supervisor creds block, for a cluster of your own; see docs/identity.md",
+            remedy="supervisor creds block, for a cluster of your own; see docs/credentials.md",
         )
 
 

@@ -99,7 +99,7 @@ class Access:
             raise StoreUnavailable(f"bucket {BUCKET}: {error}") from error
 
     async def is_there(self) -> bool:
-        """Whether the bucket is there: whether a supervisor has ever decided about logins on this server.
+        """Whether the bucket is there: whether anything can have been issued on this server.
 
         Raises:
             StoreUnavailable: The server did not answer.

@@ -96,6 +96,21 @@ def judge(sessions: Sequence[Session], live: Iterable[Connection], now_s: float)
     return Verdict(tuple(rivals), tuple(leftovers))
 
 
+async def is_there(link: Link) -> bool:
+    """Whether a supervisor has ever decided about logins on this server.
+
+    Raises:
+        StoreUnavailable: The server did not answer.
+    """
+    try:
+        await link.js.stream_info(_STREAM)
+    except nats.js.errors.NotFoundError:
+        return False
+    except LINK_ERRORS as error:
+        raise StoreUnavailable(f"bucket {BUCKET}: {type(error).__name__}") from error
+    return True
+
+
 class Sessions:
     """The logins of every user, and the rule of one process each.
 
