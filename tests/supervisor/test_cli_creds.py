@@ -14,7 +14,7 @@ from crewkeeper_supervisor.cli import failure
 from crewkeeper_supervisor.cli.creds import Span
 from crewkeeper_supervisor.cli.main import run
 from crewkeeper_supervisor.core.crew import Agent, Crew
-from crewkeeper_supervisor.shell import journal
+from crewkeeper_supervisor.shell import controller, journal
 from crewkeeper_supervisor.shell.registry import Registry
 from support.login_stage import RUN, both_modes, login_stage, may_publish, until
 
@@ -73,6 +73,28 @@ async def test_what_is_issued_is_all_that_a_client_needs(mode, tmp_path, capsys)
             assert given["url"] == stage.url
             assert await may_publish(client, "crew.r1.msg.guest.planner.i")
             assert not await may_publish(client, "crew.r1.msg.planner.guest.i")
+
+
+@pytest.mark.live
+@both_modes
+async def test_with_a_controller_running_issuing_is_all_it_takes(mode, tmp_path, capsys):
+    async with login_stage(mode, tmp_path) as stage, anyio.create_task_group() as group:
+        creds = await declared(stage, capsys)
+        group.start_soon(controller.serve, stage.link.place)
+        arguments = ("creds", "issue", "--run", "trip", "--agent", "guest", "-o", "json")
+
+        async def issued():
+            code, out, _ = await creds(*arguments)
+            return json.loads(out) if code == 0 else None
+
+        given = await until(issued, "the controller answers")
+
+        async def let_in():
+            return await stage.is_let_in(given["user"], given["password"])
+
+        await until(let_in)
+        assert not await stage.is_let_in(given["user"], given["password"] + "x")
+        group.cancel_scope.cancel()
 
 
 @pytest.mark.live
