@@ -5,7 +5,7 @@ from pathlib import Path
 
 import anyio
 
-from benchmarks import deadlock, monitor, traffic
+from benchmarks import deadlock, monitor, policy, traffic
 from benchmarks.ground import ground, load
 
 
@@ -21,6 +21,7 @@ def main() -> None:
     """Run all benchmarks."""
     print(load())
     monitor.run()
+    policy.run()
     anyio.run(_live)
 
 
