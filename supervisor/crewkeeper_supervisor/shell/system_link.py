@@ -11,7 +11,7 @@ import contextlib
 import math
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable
 from datetime import datetime
 from pathlib import Path
 from typing import Final, Literal, NamedTuple
@@ -62,6 +62,9 @@ class Connection(NamedTuple):
     """What it is subscribed to, where that was asked for."""
     pending_bytes: int = 0
     """What the client has not read."""
+    sent: int = 0
+    """Messages that the client has sent."""
+    sent_bytes: int = 0
 
 
 class Scan(NamedTuple):
@@ -95,6 +98,8 @@ class _Listed(Struct, frozen=True):
     authorized_user: str = ""
     subscriptions_list: tuple[str, ...] = ()
     pending_bytes: int = 0
+    in_msgs: int = 0
+    in_bytes: int = 0
 
 
 class _Page(Struct, frozen=True):
@@ -173,6 +178,8 @@ def _connection(server: str, listed: _Listed, now: datetime | None) -> Connectio
         age_s=(now - listed.start).total_seconds() if now is not None else math.inf,
         subjects=listed.subscriptions_list,
         pending_bytes=listed.pending_bytes,
+        sent=listed.in_msgs,
+        sent_bytes=listed.in_bytes,
     )
 
 
@@ -245,6 +252,24 @@ class SystemLink:
         failed = {answer.server.name for answer in question.answers.values() if answer.data is None}
         return Scan(tuple(listed), tuple(sorted({*silent, *failed})))
 
+    async def busiest(self, count: int, *, limit_s: float = SCAN_S) -> list[Connection]:
+        """On each server that answers in time, the connections that have sent most messages.
+
+        Args:
+            count: How many of each server.
+            limit_s: How long to wait for servers that do not answer.
+
+        Raises:
+            ConnectionLost: There is no connection now.
+        """
+        wanted = {"sort": "msgs_from", "auth": True, "limit": count}
+        question, _ = await self._ask(_PING + "CONNZ", msgspec.json.encode(wanted), limit_s)
+        found: list[Connection] = []
+        for answer in question.answers.values():
+            page = answer.data or _Page()
+            found += [_connection(answer.server.id, each, page.now) for each in page.connections]
+        return found
+
     def kick(self, connections: Iterable[Connection]) -> None:
         """Have the servers close these connections. Whoever was on them may come back: see that it is not let in.
 
@@ -312,10 +337,10 @@ class SystemLink:
 
     # --- hearing ---
 
-    async def events(self) -> AsyncIterator[list[Event]]:
+    async def events(self) -> AsyncGenerator[list[Event], None]:
         """Yield what happens to clients, in batches, for as long as the connection lasts. For one reader.
 
-        Of several supervisors that listen, one gets each event.
+        Of several supervisors that listen, one gets each event. Close it (`contextlib.aclosing`) when leaving.
         """
         if not self._listens:
             self._listens = True
