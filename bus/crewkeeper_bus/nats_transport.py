@@ -282,6 +282,7 @@ class NatsTransport:
                     credentials.url,
                     **credentials.options(mark=self._mark if guarded else ""),
                     name=self._name or None,
+                    connect_timeout=CONNECT_S,  # the server's own verdict on a login, after 2 s, must come first
                     allow_reconnect=False,
                     ping_interval=PING_S,
                     max_outstanding_pings=PINGS_MAX,

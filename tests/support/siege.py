@@ -95,6 +95,8 @@ class Siege:
             )
         credentials = _wait(self._credentials_files, "external agents have credentials", self.log)
         self.run = credentials[0].parent.parent.name
+        keeper = self.state / "runs" / self.run / "logs" / "keeper.log"
+        _wait(lambda: keeper.exists() and b"agent.began" in keeper.read_bytes(), "the crew has begun", self.log)
 
     def _credentials_files(self) -> list[Path]:
         assert self._process is not None
