@@ -146,11 +146,7 @@ class Access:
             SubjectError: A name is invalid.
             StoreUnavailable: The server did not store it.
         """
-        check_token(run, "run")
-        check_agent(agent)
-        check_agent(role or agent)
-        _check_names(peers, "peers")
-        _check_names(tools, "tools")
+        _check_given(run, (agent, role or agent), peers, tools)
         if not TTL_MIN_S <= ttl_s <= TTL_MAX_S:
             raise AccessRefused(f"a token lives {TTL_MIN_S:g} s to {TTL_MAX_S / 86400:g} days, not {ttl_s:g} s")
         made = tokens.new_token()
@@ -160,18 +156,12 @@ class Access:
         def change(found: Record | None) -> Record:
             record = found or Record(run=run, agent=agent, role=role or agent, since_s=now_s)
             _check_admits(record, role)
-            kept = _kept(record.tokens, now_s, by=by if replaces else None)
-            if sum(each.in_force(now_s) for each in kept) >= TOKENS_MAX:
-                raise AccessRefused(
-                    f"{agent} of run {run} has {TOKENS_MAX} tokens in force; revoke some: "
-                    f"supervisor creds revoke {run} {agent} --token ID"
-                )
             return replace(
                 record,
                 peers=record.peers if peers is UNSET else peers,
                 tools=record.tools if tools is UNSET else tools,
                 payload_bytes=payload_bytes,
-                tokens=(*kept, token),
+                tokens=(*_with_room(record, now_s, by if replaces else None), token),
             )
 
         await self._change(run, agent, change)
@@ -220,11 +210,7 @@ class Access:
             SubjectError: A name is invalid.
             StoreUnavailable: The server did not store it.
         """
-        for name in (agent, role, parent):
-            check_agent(name)
-        check_token(run, "run")
-        _check_names(peers, "peers")
-        _check_names(tools, "tools")
+        _check_given(run, (agent, role, parent), peers, tools)
         now_s = time.time()
         made = Token(
             id=tokens.check_id(token),
@@ -234,27 +220,19 @@ class Access:
             by=parent,
         )
 
-        def change(found: Record | None) -> Record:
-            if found is not None:
-                same = (found.parent, found.task) == (parent, task) and any(each.id == token for each in found.tokens)
-                _check_admits(found, "")
-                if not same:
-                    raise AccessRefused(f"run {run} has an agent {agent!r} already; choose another name")
-                return found
-            return Record(
-                run=run,
-                agent=agent,
-                role=role,
-                peers=peers,
-                tools=tools,
-                since_s=now_s,
-                payload_bytes=payload_bytes,
-                parent=parent,
-                task=task,
-                tokens=(made,),
-            )
-
-        return await self._change(run, agent, change)
+        new = Record(
+            run=run,
+            agent=agent,
+            role=role,
+            peers=peers,
+            tools=tools,
+            since_s=now_s,
+            payload_bytes=payload_bytes,
+            parent=parent,
+            task=task,
+            tokens=(made,),
+        )
+        return await self._change(run, agent, lambda found: new if found is None else _admitted(found, new))
 
     # --- looking ---
 
@@ -432,6 +410,34 @@ def _check_admits(record: Record, role: str) -> None:
         raise AccessRefused(f"{record.agent} of run {record.run} was killed{why}: it is not let in again")
     if role and role != record.role:
         raise AccessRefused(f"{record.agent} of run {record.run} has role {record.role!r}, not {role!r}")
+
+
+def _admitted(found: Record, wanted: Record) -> Record:
+    """The record that is there, if it is of the same admission."""
+    _check_admits(found, "")
+    ids = {each.id for each in found.tokens}
+    if (found.parent, found.task) != (wanted.parent, wanted.task) or wanted.tokens[0].id not in ids:
+        raise AccessRefused(f"run {found.run} has an agent {found.agent!r} already; choose another name")
+    return found
+
+
+def _with_room(record: Record, now_s: float, by: str | None) -> tuple[Token, ...]:
+    """The tokens that stay beside a new one."""
+    kept = _kept(record.tokens, now_s, by=by)
+    if sum(each.in_force(now_s) for each in kept) >= TOKENS_MAX:
+        raise AccessRefused(
+            f"{record.agent} of run {record.run} has {TOKENS_MAX} tokens in force; revoke some: "
+            f"supervisor creds revoke {record.run} {record.agent} --token ID"
+        )
+    return kept
+
+
+def _check_given(run: str, names: tuple[str, ...], peers: Names | UnsetType, tools: Names | UnsetType) -> None:
+    check_token(run, "run")
+    for name in names:
+        check_agent(name)
+    _check_names(peers, "peers")
+    _check_names(tools, "tools")
 
 
 def _check_names(names: Names | UnsetType, what: str) -> None:

@@ -7,13 +7,12 @@ let in: no answer, too late an answer and a refusal are the same to whoever knoc
 """
 
 import time
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, Protocol
 
 import anyio
 import anyio.abc
 from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 from msgspec import Struct
-from nats.aio.msg import Msg
 
 from crewkeeper_bus import claims
 from crewkeeper_bus.claims import ClaimsError, LoginRequest
@@ -70,8 +69,15 @@ class Counts(Struct):
     """Answers that found no connection."""
 
 
+class Asked(Protocol):
+    """A question as it came from the server."""
+
+    data: bytes
+    reply: str
+
+
 class _Question(NamedTuple):
-    message: Msg
+    message: Asked
     asked_s: float
 
 
@@ -149,7 +155,7 @@ class Callout:
         raise ConnectionLost(f"{place.host} has closed the connection on which it asks about logins")
 
     async def _listen(self, asking: Link, send: MemoryObjectSendStream[_Question]) -> None:
-        async def asked(message: Msg) -> None:
+        async def asked(message: Asked) -> None:
             self.counts.asked += 1
             try:
                 send.send_nowait(_Question(message, time.monotonic()))
@@ -171,7 +177,7 @@ class Callout:
             else:
                 await self._answer(asking, question.message)
 
-    async def _answer(self, asking: Link, message: Msg) -> None:
+    async def _answer(self, asking: Link, message: Asked) -> None:
         request = self._read(message)
         if request is None:
             return  # there is nobody to make an answer out to
@@ -187,7 +193,7 @@ class Callout:
             logger().error("callout.failed", cause=type(error).__name__)
         await self._send(asking, message, request, why, jwt)
 
-    def _read(self, message: Msg) -> LoginRequest | None:
+    def _read(self, message: Asked) -> LoginRequest | None:
         try:
             return claims.login_request(message.data)
         except ClaimsError as error:
@@ -240,12 +246,12 @@ class Callout:
         doer = agent if refusal.proven else ""
         self._violations.note(run, doer, what, f"{text.format(agent=agent)}, from {host[:64]}")
 
-    async def _refuse_unread(self, asking: Link, message: Msg) -> None:
+    async def _refuse_unread(self, asking: Link, message: Asked) -> None:
         request = self._read(message)
         if request is not None:
             await self._send(asking, message, request, "too many logins at once", "")
 
-    async def _send(self, asking: Link, message: Msg, request: LoginRequest, why: str, jwt: str) -> None:
+    async def _send(self, asking: Link, message: Asked, request: LoginRequest, why: str, jwt: str) -> None:
         answer = self._authority.response(
             subject=request.user_nkey, server_id=request.server_id, jwt=jwt, error="" if jwt else why
         )
