@@ -138,6 +138,8 @@ def same_outcome(one: Fingerprint, other: Fingerprint) -> bool:
     if one.digest == other.digest:
         return True
     small, large = sorted((len(one.words), len(other.words)))
+    if not small:
+        return False  # signs only
     if small < SHORT_LIKENESS * large and small < LONG_LIKENESS * large:
         return False  # no pair of such sizes can be alike enough
     if large < LONG_WORDS:
@@ -189,10 +191,11 @@ def of_arguments(arguments: Mapping[str, Any]) -> Arguments:
 
 def _of_value(text: str) -> Fingerprint:
     value = of_text(text, masked=False)
-    # In code every word matters: what was rewritten is another attempt, not another wording.
-    return (
-        Fingerprint(value.digest, value.literal, value.words, value.words, value.chars) if _CODE.search(text) else value
-    )
+    if not _CODE.search(text):
+        return value
+    # In code every sign matters: what was rewritten is another attempt, not another wording.
+    whole = frozenset((str(value.literal),))
+    return Fingerprint(value.literal, value.literal, whole, whole, value.chars)
 
 
 def same_arguments(one: Arguments, other: Arguments, *, in_other_words: bool) -> bool:

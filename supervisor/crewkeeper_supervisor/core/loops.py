@@ -51,8 +51,10 @@ ALIKE_NEWS: Final = 1
 """News pardoned between the first and the last of the repeats: of a failing call, of equal steps, of similar ones.
 Of messages to somebody one less: each answer that says something new is a reason to ask again."""
 REMARK_WORDS: Final = 5
-"""Words that an answer may gain without having grown: `visited before`."""
-REPLY_WORDS: Final = 8
+"""Words that an answer may gain, once, without having grown: `visited before`."""
+ECHO_LETTERS: Final = 5
+"""Letters from which a word that comes back in an answer is an echo."""
+REPLY_WORDS: Final = 5
 """Words from which an answer says something; below, it is a mere `done`."""
 
 _POLLS: Final = re.compile(
@@ -107,6 +109,8 @@ class _Class(Struct):
     seen: list[_Occurrence] = field(default_factory=list)
     met: frozenset[str] = frozenset()
     """All words that came back."""
+    remarked: bool = False
+    """Its answers have gained a few words."""
     since_tokens: int = 0
     """What the run had cost when the first of them began."""
     told: bool = False
@@ -123,6 +127,12 @@ class _Agent(Struct):
     reply: Fingerprint | None = None
     """What it last said or had."""
     reply_failed: bool = False
+    reply_number: int = 0
+    """Number of that step."""
+
+    def heard(self, reply: Fingerprint, failed: bool, number: int) -> None:
+        """It said or had this."""
+        self.reply, self.reply_failed, self.reply_number = reply, failed, number
 
 
 class _Passed(Struct, gc=False):
@@ -190,7 +200,10 @@ def _nothing_learned(group: _Class, outcome: Fingerprint) -> bool:
     if not group.outcome.words <= outcome.words:
         return True
     gained = outcome.words - group.met
-    return len(gained) <= REMARK_WORDS and gained.isdisjoint(outcome.marks)
+    if gained and (group.remarked or len(gained) > REMARK_WORDS or not gained.isdisjoint(outcome.marks)):
+        return False
+    group.remarked = group.remarked or bool(gained)
+    return True
 
 
 def _polls(step: Step) -> bool:
@@ -221,8 +234,7 @@ class LoopDetector:
         agent = self._agent(step.agent)
         match step.kind:
             case "progress":
-                self._classes.clear()
-                self._chains.clear()
+                self._forget(step)
                 return None
             case "model":
                 return None
@@ -234,6 +246,13 @@ class LoopDetector:
             case "message":
                 return self._message(step, agent)
 
+    def _forget(self, step: Step) -> None:
+        """An agent got on: what it repeated, or was told again and again, counts no more."""
+        for key, known in self._classes.items():
+            if step.agent in (key[0], key[2]):
+                known.clear()
+        self._chains.pop(step.chain, None)
+
     def _told_something(self, step: Step, agent: _Agent) -> None:
         """People and surroundings make no loops, but what they say may be news, and ends a cycle unless it is not."""
         known = self._known((step.agent, "", step.kind))
@@ -242,12 +261,12 @@ class LoopDetector:
             same = self._begin(known, step)
             agent.talk += 1
             self._news += 1
-        agent.reply, agent.reply_failed = step.said, step.failed
+        agent.heard(step.said, step.failed, self._number)
         self._history(step.chain).add(_Passed(same.token, step.agent, step.began, self._number, self._tokens, False))
 
     def _tool(self, step: Step, agent: _Agent) -> Loop | None:
         known = self._known((step.agent, step.peer, step.name))
-        agent.reply, agent.reply_failed = step.outcome, step.failed
+        agent.heard(step.outcome, step.failed, self._number)
         same = None
         for group in known:
             if not _nothing_learned(group, step.outcome):
@@ -268,7 +287,7 @@ class LoopDetector:
     def _message(self, step: Step, agent: _Agent) -> Loop | None:
         known = self._known((step.agent, "", step.peer))
         same = next((group for group in known if self._said_again(group, step)), None)
-        agent.reply, agent.reply_failed = step.said, step.failed
+        agent.heard(step.said, step.failed, self._number)
         if same is None:
             same = self._begin(known, step)
             agent.talk += 1
@@ -285,14 +304,15 @@ class LoopDetector:
             return True
         if step.said.empty or not same_request(group.said, step.said):
             return False
-        # Other words or other volatile parts. If what changed was echoed in the reply, it is what mattered.
-        gone = group.said.words - step.said.words
+        # Other words or other volatile parts. If what changed stands in what the other side says, it is what mattered.
+        changed = group.said.words ^ step.said.words
         peer = self._agents.get(step.peer)
-        if peer is None or peer.reply is None or peer.reply_failed:
+        since = group.seen[-1].number if group.seen else 0
+        if peer is None or peer.reply is None or peer.reply_failed or peer.reply_number < since:
             return True
-        if group.said.digest != step.said.digest and not gone:
-            return True
-        return len(peer.reply.words) >= REPLY_WORDS and not gone & peer.reply.words
+        if len(peer.reply.words) < REPLY_WORDS and (changed or group.said.digest == step.said.digest):
+            return False
+        return not any(len(word) >= ECHO_LETTERS for word in changed & peer.reply.words)
 
     def _note(self, group: _Class, step: Step, news: float, exact: bool, equal: bool) -> Loop | None:
         """Count one more occurrence of a class, and judge."""
