@@ -2,6 +2,7 @@
 
 import base64
 import binascii
+import hmac
 import json
 import re
 import subprocess
@@ -437,6 +438,17 @@ def test_no_expression_repeats_without_a_limit(detector: secret_patterns.Detecto
 def test_unlimited_repetitions_would_be_noticed():
     (limit,) = repeats(re._parser.parse("(?:a|b(?=c))+"))  # type: ignore[attr-defined]
     assert limit[1] > 20_000
+
+
+def test_what_stood_against_a_secret_is_looked_at_again():
+    cleaned, found = REDACTOR.text(f"{SECRETS['aws_key']}+49 171 1234567")
+    assert [each.kind for each in found] == ["aws_key", "phone"]
+    assert re.fullmatch(r"(\[redacted:\w+:[0-9a-f]{12}\]){2}", cleaned)
+
+
+def test_the_hash_is_the_one_that_is_documented():
+    expected = hmac.new(KEY, b"bob@example.com", "sha256").hexdigest()[:12]
+    assert REDACTOR.text("bob@example.com")[0] == f"[redacted:email:{expected}]"
 
 
 def test_a_chain_that_goes_on_and_on_is_replaced_as_a_whole():

@@ -72,6 +72,8 @@ def test_rules_add_up_and_equal_values_stay_comparable():
         ("a*b*c", "axxbxxc", True),
         ("a*b*c", "acb", False),
         ("*b*", "abc", True),
+        ("*b*b*", "abc", False),
+        ("*ab*ba*", "aba", False),
         ("files.write_*", "files.write_file", True),
         ("files.write_*", "filesXwrite_file", False),
         ("[a]", "a", False),

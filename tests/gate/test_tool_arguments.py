@@ -1,5 +1,6 @@
 """Arguments against schemas: all mistakes at once, with paths; schemas that are refused."""
 
+import socket
 from typing import Any
 
 import pytest
@@ -133,6 +134,15 @@ def test_schemas_that_cannot_be_used_are_refused(schema: dict[str, Any], message
         check_schema(schema)
     assert message in str(caught.value)
     assert remedy in caught.value.remedy
+
+
+def test_nobody_is_asked_for_what_a_schema_refers_to():
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        server.setblocking(False)
+        with pytest.raises(SchemaRefused):
+            check_schema({"$ref": f"http://127.0.0.1:{server.getsockname()[1]}/schema.json"})
+        with pytest.raises(BlockingIOError):
+            server.accept()
 
 
 def test_a_tower_of_a_schema_is_refused():

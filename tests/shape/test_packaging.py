@@ -20,6 +20,7 @@ LIGHT = """
 import sys
 
 BLOCKED = {"click", "httpx2", "networkx", "rich", "standardwebhooks", "yaml"}
+BLOCKED |= {"cel_expr_python", "genai_prices", "jsonschema_rs"}
 
 class Absent:
     def find_spec(self, name, path=None, target=None):

@@ -153,6 +153,13 @@ def test_a_call_that_cannot_be_read_is_a_mistake_of_usage(supervisor, policy: Pa
     assert (code, out, "--call" in err) == (2, "", True)
 
 
+def test_what_cannot_be_redacted_does_not_go_on(supervisor, policy: Path):
+    call = '{"agent": "a", "tool": "mail", "args": {"x": ' + "[" * 300 + "]" * 300 + "}}"
+    policy.write_text("rules: [{do: redact}]\n")
+    code, out, err = supervisor("policy", "explain", policy, "--call", call)
+    assert (code, out, "does not go on" in err) == (1, "", True)
+
+
 SECRET = "sk" + "_live_aB3dE6gH9jK2mN5pQ8sT"
 
 

@@ -7,6 +7,7 @@ from typing import Any, Final
 import click
 import msgspec
 
+from crewkeeper_bus.redaction import TooDeep
 from crewkeeper_supervisor.cli.failure import FAILED, INVALID, USAGE, Failure
 from crewkeeper_supervisor.cli.output import output_option, say, write, write_json
 from crewkeeper_supervisor.gate.call import Call, Explanation
@@ -90,7 +91,10 @@ def explain(file: Path, text: str, output: str) -> None:
     call = loaded.placed(_read_call(text))
     with _hooks(loaded) as hooks:
         told = loaded.policy(hooks).explain(call)
-    after, found = clean(call.args, told.decision.redactions)
+    try:
+        after, found = clean(call.args, told.decision.redactions)
+    except TooDeep as error:
+        raise Failure(f"the arguments cannot be redacted, so the call does not go on: {error}") from None
     if output == "json":
         write_json(
             {
