@@ -74,7 +74,10 @@ def violated(state: RunState, message: Violation) -> None:
     if view is not None and view.ending is not None and message.what != "second_connection":
         view.ending.refused += message.count  # what is to be expected of one that is shut out
         return
-    if view is not None and message.what in ("denied", "flood") and view.flood is not None:
+    if view is not None and message.what == "flood":
+        flood.seen(state, view, message.count, message.detail)
+        return
+    if view is not None and message.what == "denied":
         flood.pressed(state, view, message.count)
     held = view is not None and view.hold is not None and view.hold.step != "asked"
     if view is not None and (view.ending is not None or (message.what == "denied" and held)):

@@ -58,6 +58,20 @@ def pressed(state: RunState, view: AgentView, count: int) -> None:
             carry_out(state, incident, action)
 
 
+def seen(state: RunState, view: AgentView, count: int, detail: str) -> None:
+    """The server itself suffered from an agent, and was made to hold it before anything of it was read."""
+    flood = view.flood
+    if view.ending is not None:
+        return
+    if flood is not None and flood.incident:
+        pressed(state, view, count)
+        return
+    view.flood = flood = Flood(since_s=state.now_s, last_s=state.now_s)
+    _found(state, view, flood, detail)
+    if view.hold is None:
+        holding.pause(state, view, detail, 0.0, keep=False)
+
+
 def held(state: RunState, view: AgentView) -> None:
     """The server has been told to hold it: what it sends from now on it sends in spite of that."""
     if view.flood is not None and view.flood.incident and view.flood.held_s == NEVER:
@@ -73,11 +87,15 @@ def freed(state: RunState, view: AgentView) -> None:
         resolve(state, incident, f"{view.name} was let go on")
 
 
-def _found(state: RunState, view: AgentView, flood: Flood) -> None:
+def _found(state: RunState, view: AgentView, flood: Flood, detail: str = "") -> None:
     rate = _rate(state)
     summary = (
-        f"{view.name} sends more than {rate.messages_per_s} messages or {rate.bytes_per_s} bytes a second: "
-        f"{flood.entries} were counted and not read"
+        f"{view.name} floods the server: {detail[:300]}"
+        if detail
+        else (
+            f"{view.name} sends more than {rate.messages_per_s} messages or {rate.bytes_per_s} bytes a second: "
+            f"{flood.entries} were counted and not read"
+        )
     )
     finding = Finding(
         id=f"F{state.next_id()}",

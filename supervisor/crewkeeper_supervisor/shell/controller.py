@@ -65,8 +65,13 @@ async def serve(
     """
     name = name or f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(2)}"
     authority = place.authority()
-    async with connect(place, name=f"controller {name}") as link, powers.held(link, authority) as power:
-        controller = _Controller(link, name, runs, make_fold, settings or Settings(), power)
+    async with (
+        connect(place, name=f"controller {name}") as link,
+        # An answer about a lease must not wait behind a backlog of some journal.
+        connect(place, name=f"leases {name}") as lease_link,
+        powers.held(link, authority) as power,
+    ):
+        controller = _Controller(link, lease_link, name, runs, make_fold, settings or Settings(), power)
         await controller.open()
         logger().info("controller.serving", server=place.host, owner=name, mode=authority.mode)
         await controller.work()
@@ -76,6 +81,7 @@ class _Controller:
     def __init__(
         self,
         link: Link,
+        lease_link: Link,
         name: str,
         runs: Collection[str] | None,
         make_fold: MakeFold,
@@ -89,7 +95,7 @@ class _Controller:
         self._settings = settings
         self._power = power
         self._registry = Registry(link)
-        self._leases = Leases(link, name, settings.lease_ttl_s)
+        self._leases = Leases(lease_link, name, settings.lease_ttl_s)
         self._outbox = Outbox(link, settings.retries_s)
         self._minded: set[str] = set()
 
@@ -161,6 +167,7 @@ class _Controller:
                     powers=self._power,
                     timing=self._settings.timing,
                 )
+                self._power.guard(run, held.term)
                 try:
                     await owner.own()
                     await self._record_end(run, owner)
@@ -176,6 +183,7 @@ class _Controller:
                 else:
                     return
                 finally:
+                    self._power.leave(run, held.term)
                     await held.release()
                 await anyio.sleep(pause_s)
                 pause_s = min(RETRY_MAX_S, pause_s * 2)

@@ -14,14 +14,18 @@ from crewkeeper_bus.errors import ConnectionLost
 from crewkeeper_supervisor.shell import system_link
 from crewkeeper_supervisor.shell.access import Access
 from crewkeeper_supervisor.shell.authority import Authority
+from crewkeeper_supervisor.shell.brake import Brake
 from crewkeeper_supervisor.shell.callout import Callout
 from crewkeeper_supervisor.shell.enforcer import Enforcer
 from crewkeeper_supervisor.shell.errors import ClaimsRefused, StoreUnavailable
 from crewkeeper_supervisor.shell.logbook import logger
 from crewkeeper_supervisor.shell.nats_link import Link
+from crewkeeper_supervisor.shell.sentry import Sentry
 from crewkeeper_supervisor.shell.system_link import SystemLink
 from crewkeeper_supervisor.shell.violations import Violations
 
+SERVER_LOG: Final = "nats-server.log"
+"""Where the embedded server of a state directory writes."""
 RETRY_S: Final = 1.0
 RETRY_MAX_S: Final = 15.0
 
@@ -43,6 +47,13 @@ class Powers:
         self._violations = Violations(link)
         if authority.mode != "observe":
             self.enforcer = Enforcer(link, system, self.access, authority)
+        self._sentry: Sentry | None = None
+        self._brake: Brake | None = None
+        if system is not None and self.enforcer is not None:
+            log = link.place.state / SERVER_LOG
+            own = authority.mode == "operator" and log.exists()
+            self._sentry = Sentry(system, self.access, self._violations, log=log if own else None)
+            self._brake = Brake(link, system, self.enforcer)
         if authority.enforces:
             self._callout = Callout(link, self.access, authority, system=system, violations=self._violations)
 
@@ -63,12 +74,26 @@ class Powers:
         if self._callout is not None:
             await self._callout.open()
 
+    def guard(self, run: str, term: int) -> None:
+        """Act on floods of this run, which is owned from now on; until `leave`."""
+        if self._brake is not None:
+            self._brake.guard(run, term)
+
+    def leave(self, run: str, term: int) -> None:
+        """The run is no longer owned under this term."""
+        if self._brake is not None:
+            self._brake.leave(run, term)
+
     async def work(self) -> None:
         """Answer logins and listen to the server until cancelled; what fails is begun again."""
         async with anyio.create_task_group() as group:
             if self._callout is not None:
                 group.start_soon(_keep, "violations", self._violations.work)
                 group.start_soon(_keep, "callout", self._callout.serve)
+            if self._sentry is not None:
+                group.start_soon(_keep, "sentry", self._sentry.work)
+            if self._brake is not None:
+                group.start_soon(_keep, "brake", self._brake.work)
 
 
 @asynccontextmanager
