@@ -8,6 +8,8 @@ from contextlib import asynccontextmanager
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
+import anyio
+
 from crewkeeper_bus.credentials import Credentials
 
 LIMIT_S = 15.0
@@ -103,13 +105,14 @@ class Raw:
         return [each for each in self.errors if f"permissions violation for {of}" in each.lower()]
 
     async def close(self) -> None:
-        """End it from this side. Idempotent."""
+        """End it from this side, even when cancelled. Idempotent."""
         self._writer.close()
-        with contextlib.suppress(OSError, asyncio.TimeoutError):
-            async with asyncio.timeout(LIMIT_S):
-                await self._writer.wait_closed()
         self._task.cancel()
-        await asyncio.wait({self._task}, timeout=LIMIT_S)
+        with anyio.CancelScope(shield=True):
+            with contextlib.suppress(OSError, TimeoutError):
+                async with asyncio.timeout(LIMIT_S):
+                    await self._writer.wait_closed()
+            await asyncio.wait({self._task}, timeout=LIMIT_S)
 
     # --- what it hears ---
 
@@ -158,7 +161,11 @@ async def dial(credentials: Credentials, **options: Any) -> Raw:
     hello = {"verbose": False, "pedantic": False, "headers": True, "no_responders": True, "protocol": 1}
     hello |= {"lang": "raw", "version": "0", **{key: value for key, value in given.items() if value != ""}}
     raw.write(b"CONNECT " + json.dumps(hello).encode() + b"\r\n")
-    await raw.sync()
+    try:
+        await raw.sync()
+    except BaseException:
+        await raw.close()
+        raise
     return raw
 
 
