@@ -93,7 +93,9 @@ _SETTING = (
     r"(?:password|passwd|passphrase|pwd|secret|secret[_-]?key|secret[_-]?access[_-]?key|api[_-]?key|access[_-]?key"
     r"|access[_-]?token|auth[_-]?token|refresh[_-]?token|client[_-]?secret|private[_-]?key|account[_-]?key"
     r"|shared[_-]?access[_-]?key))"
-    r"[\"']?[ \t]{0,4}[:=]{1,2}[ \t]{0,4}[\"']?(?P<value>[^\s\"',;&<>`]{6,512})"
+    # After a bare colon it may be prose, `secret: SHA-256`, and has to be longer.
+    r"(?:[\"']?[ \t]{0,4}:?={1,2}[ \t]{0,4}|[\"'][ \t]{0,4}:[ \t]{0,4}|:[ \t]{0,4}(?=[\"']?[^\s\"',;&<>`]{8}))"
+    r"[\"']?(?P<value>[^\s\"',;&<>`]{6,512})"
 )
 
 DETECTORS: Final[tuple[Detector, ...]] = (

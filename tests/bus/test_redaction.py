@@ -166,6 +166,7 @@ LOOK_ALIKES = [
     "password=${DB_PASSWORD}",
     "password = os.environ.get",
     "secret: <your secret here>",
+    "what is kept of a secret: SHA-256 in hex",
     "api_key=********",
     "api_key: null",
     "token: next",
