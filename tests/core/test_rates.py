@@ -1,0 +1,101 @@
+"""How much is read of one sender: exactly the burst at once, the rate over time, and the same for whoever folds."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from crewkeeper_bus import messages as m
+from crewkeeper_supervisor.core.crew import Agent, Crew, Rate
+from crewkeeper_supervisor.core.events import Throttled
+from crewkeeper_supervisor.core.quotas import Quota
+from crewkeeper_supervisor.core.rates import Bucket
+from crewkeeper_supervisor.core.supervisor import Supervisor
+from support.journal import Journal, fold
+
+RATE = Rate(messages_per_s=10, bytes_per_s=1024, burst=20)
+
+
+def test_a_burst_is_read_and_then_the_rate():
+    bucket = Bucket(RATE, 0.0)
+    assert sum(bucket.take(RATE, 0.0, 1) for _ in range(100)) == 20
+    assert sum(bucket.take(RATE, 1.0, 1) for _ in range(100)) == 10
+    assert sum(bucket.take(RATE, 1000.0, 1) for _ in range(100)) == 20
+
+
+def test_bytes_count_too():
+    bucket = Bucket(RATE, 0.0)
+    assert bucket.take(RATE, 0.0, 8 * 1024 * 1024)
+    assert not bucket.take(RATE, 0.0, 1024)
+    assert bucket.take(RATE, 1.0, 1024)
+
+
+@given(st.lists(st.tuples(st.floats(-5, 5), st.integers(0, 5000)), max_size=300))
+def test_no_more_than_the_rate_is_ever_read(sent: list[tuple[float, int]]):
+    bucket, now_s, newest_s, count, size = Bucket(RATE, 0.0), 0.0, 0.0, 0, 0
+    for step_s, size_bytes in sent:
+        now_s += step_s
+        newest_s = max(newest_s, now_s)
+        if bucket.take(RATE, now_s, size_bytes):
+            count, size = count + 1, size + size_bytes
+    assert count <= RATE.burst + RATE.messages_per_s * newest_s + 1e-6
+    assert size <= RATE.burst_bytes + RATE.bytes_per_s * newest_s + 1e-3
+
+
+def flooded() -> Journal:
+    agents = (Agent(name="a", run=("x",)), Agent(name="eve", run=("x",)))
+    journal = Journal(Crew(name="c", agents=agents, rate=RATE))
+    journal.start()
+    for _ in range(200):
+        journal.now_s += 0.01
+        journal.say("eve", m.Progress, task="t", text="again")
+    journal.task("a", "main", name="main")
+    return journal
+
+
+def test_one_that_floods_costs_nobody_else_a_word():
+    journal = flooded()
+    assert journal.core.agents["eve"].throttled > 100
+    assert journal.core.agents["a"].throttled == 0
+    assert "main" in journal.core.agents["a"].tasks
+
+
+def test_whoever_folds_the_journal_leaves_out_the_same():
+    journal = flooded()
+    core, _ = fold(journal.entries, peek=True)
+    assert core.digest() == journal.core.digest()
+    assert core.agents["eve"].throttled == journal.core.agents["eve"].throttled
+
+
+def test_what_is_over_the_limit_is_not_looked_at():
+    core = Supervisor("r1")
+    journal = flooded()
+    events = []
+    for seq, (at_s, subject, payload) in enumerate(journal.entries, start=1):
+        event = core.read(seq, at_s, subject, payload if ".eve." not in subject else b"{" * len(payload))
+        events.append(event)
+        core.handle(event)
+    assert any(isinstance(event, Throttled) for event in events)
+
+
+def test_the_words_of_strangers_share_one_limit():
+    journal = flooded()
+    before = len(journal.core._state.buckets)
+    for number in range(100):
+        journal.store(f"crew.r1.note.stranger{number}._.x", b"{}")
+    assert len(journal.core._state.buckets) <= before + 1
+
+
+def test_a_quota_counts_only_when_it_must():
+    counted = []
+
+    def count() -> int:
+        counted.append(len(open_))
+        return len(open_)
+
+    quota, open_ = Quota(), []
+    for _ in range(1000):
+        if quota.take(10, count):
+            open_.append(1)
+    assert len(open_) == 10
+    assert len(counted) < 20
+    open_.clear()
+    assert any(quota.take(10, count) for _ in range(200))
