@@ -33,6 +33,7 @@ PAYLOADS = (
     b"null",
     b"\xff\xfe",
     b"[" * 60_000,
+    b"x" * 300_000,
     b'{"inc":"i","seq":NaN}',
     b'{"inc":"i","seq":1e400}',
     b'{"inc":"i","seq":' + b"9" * 60_000 + b"}",
