@@ -4,8 +4,8 @@ Theory of operation. A run has a vocabulary: the objective, what people say, and
 far. An agent that stays with its task speaks mostly from it; one that works on something else does not. The drift of
 an agent is the share of its last `WINDOW` steps' words that the vocabulary lacked before them, names, numbers and
 identifiers counting `NAME_WEIGHT` fold. What tools answered counts half: an agent may take up what it reads, but
-not change its subject to it unseen. What people say counts in full and clears the windows, so a goal that a human
-changes is no drift.
+not change its subject to it unseen. What people say counts in full at once, so a goal that a human changes is no
+drift.
 
 It sees a changed topic and a hijack. It does not see a wrong plan that stays on topic, a task of the same trade in the
 same words, or an agent that wanders off slowly enough. It is a light lexical model on purpose: no download, no network,
@@ -23,12 +23,12 @@ WINDOW: Final = 3
 """Steps of an agent that are judged together."""
 WORDS_MIN: Final = 3
 """Words from which a step says something."""
-NAME_WEIGHT: Final = 4.0
+NAME_WEIGHT: Final = 8.0
 HEARD: Final = 0.5
 """How far a word is known that only tools have said."""
 WARMUP: Final = 4
 """Steps of an agent that must have been learned before it is judged: every task begins with words of its own."""
-RAISED_AT: Final = 0.85
+RAISED_AT: Final = 0.8
 """Drift from which it is reported."""
 CLEARED_AT: Final = 0.6
 """Drift below which it is over."""
@@ -87,8 +87,6 @@ class DriftModel:
     def told(self, text: str) -> None:
         """A person said this: it belongs to the task from now on."""
         self._learn((word for word, _ in _weighed(text)), 1.0)
-        self._windows.clear()
-        self._raised.clear()
 
     def heard(self, words: Iterable[str]) -> None:
         """A tool answered with these words, in lower case, in any order."""

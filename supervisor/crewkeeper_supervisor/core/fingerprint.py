@@ -29,6 +29,8 @@ SHORT_LIKENESS: Final = 0.8
 MARKS_LOST: Final = 0.35
 MARKS_LOST_FEW: Final = 2
 """Share and number of its marks that a long text may lack: whichever is more."""
+DEPTH_MAX: Final = 30
+"""Levels of nested arguments that are looked at."""
 PHRASE_WORDS: Final = 6
 """Words from which an argument is prose, which may be put in other words; a shorter one is a name."""
 _VOLATILE_KEYS: Final = (
@@ -227,13 +229,15 @@ def _same_value(one: Fingerprint, other: Fingerprint, in_other_words: bool) -> b
     return (in_other_words and prose) or not _replaced(one.words, other.words)
 
 
-def _plain(value: Any) -> str:
+def _plain(value: Any, depth: int = 0) -> str:
     """A value as text: nested values in a fixed order, without volatile keys."""
     if isinstance(value, str):
         return value
+    if depth == DEPTH_MAX:
+        return "…"
     if isinstance(value, Mapping):
         kept: Iterable[str] = (str(key) for key in sorted(value, key=str) if str(key).lower() not in VOLATILE_KEYS)
-        return " ".join(f"{key} {_plain(value.get(key))}" for key in kept)
+        return " ".join(f"{key} {_plain(value.get(key), depth + 1)}" for key in kept)
     if isinstance(value, list | tuple):
-        return " ".join(_plain(item) for item in value)
+        return " ".join(_plain(item, depth + 1) for item in value)
     return str(value)

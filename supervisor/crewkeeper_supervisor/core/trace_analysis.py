@@ -123,7 +123,8 @@ class TraceAnalysis:
             self._briefed = True
             self._drift.told(event.text)
             return None
-        return self._drift.did(event.sender, event.text, event.i)
+        drift = self._drift.did(event.sender, event.text, event.i)
+        return drift if self._briefed else None  # without a brief there is nothing to drift from
 
     def _finding(
         self, kind: str, at: int, onset: int, agents: tuple[str, ...], why: str, period: int | None = None
