@@ -7,7 +7,7 @@ message carries the sender's clock. Unknown keys are ignored, so a newer peer ca
 
 from typing import Annotated, Any, Final
 
-from msgspec import UNSET, Meta, Raw, Struct, UnsetType
+from msgspec import UNSET, Meta, Raw, Struct, UnsetType, field
 
 # Whoever speaks the protocol finds all of it here.
 from crewkeeper_bus.conditions import Condition as Condition
@@ -37,18 +37,13 @@ from crewkeeper_bus.field_types import Name as Name
 from crewkeeper_bus.field_types import Names as Names
 from crewkeeper_bus.field_types import Seconds as Seconds
 from crewkeeper_bus.field_types import Text as Text
+from crewkeeper_bus.message_base import Control as Control
+from crewkeeper_bus.message_base import Fault as Fault
+from crewkeeper_bus.message_base import Sent as Sent
 from crewkeeper_bus.subjects import Kind
+from crewkeeper_bus.tool_messages import GateOp, ModelCtl, ToolAsk, ToolHostCtl
 
 # --- agent to agent ---
-
-
-class Sent(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What every agent-sent message carries: its place in the sender's own gap-free stream."""
-
-    inc: Name
-    """Incarnation: a random token made anew at every start of the agent's process."""
-    seq: Annotated[int, Meta(ge=1, le=2**53)]
-    """1, 2, 3, … over everything this incarnation publishes, whatever the kind."""
 
 
 class Request(Sent, frozen=True, kw_only=True, omit_defaults=True):
@@ -67,20 +62,10 @@ class Request(Sent, frozen=True, kw_only=True, omit_defaults=True):
 class Reply(Sent, frozen=True, kw_only=True, omit_defaults=True):
     """The answer to a call: `body`, or `error`. The handling task ends with it, unless `early`."""
 
-    error: "Fault | None" = None
+    error: Fault | None = None
     early: bool = False
     """The handler goes on working; its end is a `TaskEnded`."""
     body: Raw | UnsetType = UNSET
-
-
-class Fault(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """Why there is no answer."""
-
-    code: Name
-    """`would_deadlock`, `peer_gone`, `cancelled`, `queue_full`, `no_handler`, `handler_failed`, `refused`, …"""
-    text: Text
-    path: tuple[Text, ...] = ()
-    finding: str = ""
 
 
 class SupervisorReply(Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -90,6 +75,8 @@ class SupervisorReply(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Command id; the same command is obeyed once."""
     error: Fault | None = None
     body: Raw | UnsetType = UNSET
+    final: bool = True
+    """False: the call goes on, and another answer to it follows."""
 
 
 class SupervisorCancel(Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -347,18 +334,11 @@ class Heartbeat(Sent, frozen=True, kw_only=True, omit_defaults=True):
 # --- supervisor to agent or host: control ---
 
 
-class Control(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What every command carries. A command id is obeyed once; a term older than the newest seen is ignored."""
-
-    id: str
-    term: Count = 0
-
-
 class Begin(Control, frozen=True, kw_only=True, omit_defaults=True, tag_field="t", tag="begin"):
     """The crew is complete: activities may start."""
 
     peers: Names = ()
-    replicas: dict[Name, Count] = {}
+    replicas: dict[Name, Count] = field(default_factory=dict)
     """Roles with several instances, and how many: `<role>-1` to `<role>-<n>`. Nobody else answers calls to a role."""
 
 
@@ -435,13 +415,14 @@ AGENT_MESSAGES: Final[dict[Kind, Any]] = {
     Kind.CANCEL: Cancel,
     Kind.HB: Heartbeat,
     Kind.NOTE: Note,
+    Kind.TOOL: ToolAsk,
 }
-"""What an agent may send, by the kind in its subject. `tool` is reserved for the gate."""
+"""What an agent may send, by the kind in its subject."""
 
 SUPERVISOR_MESSAGES: Final[dict[Kind, Any]] = {
     Kind.REP: SupervisorReply,
     Kind.CANCEL: SupervisorCancel,
-    Kind.CTL: Ctl | HostCtl,
-    Kind.OP: Op,
+    Kind.CTL: Ctl | HostCtl | ToolHostCtl | ModelCtl,
+    Kind.OP: Op | GateOp,
 }
-"""What only the supervisor side sends, from `_` or `_host`."""
+"""What only the supervisor side sends: see `subjects.SIDE`."""

@@ -17,6 +17,12 @@ SUPERVISOR: Final = "_"
 """The sender and receiver that is nobody's name: the supervisor itself."""
 HOST: Final = "_host"
 """The host of a run: starts, signals and reaps its processes."""
+TOOLS: Final = "_tools"
+"""The tool host of a run: runs what the gate has granted."""
+MODEL: Final = "_model"
+"""The model proxy: asks the gate in the name of agents, and says what their calls have cost."""
+SIDE: Final = (SUPERVISOR, HOST, TOOLS, MODEL)
+"""The supervisor side: whoever may say what agents may not."""
 OUT: Final = "out"
 """First token of the delivery side of the log-first journal."""
 HELD: Final = "held"
@@ -221,3 +227,27 @@ def paused_permissions(run: str, agent: str) -> Permissions:
     check_token(run, "run")
     check_agent(agent)
     return Permissions((), (f"{OUT}.crew.{run}.{Kind.CTL}.*.{agent}.*",))
+
+
+def tool_host_permissions(run: str) -> Permissions:
+    """The permissions of a run's tool host: to hear what it is to run, and to say what came of it.
+
+    Raises:
+        SubjectError: The run's name is invalid.
+    """
+    return _side_permissions(run, TOOLS)
+
+
+def model_proxy_permissions(run: str) -> Permissions:
+    """The permissions of a run's model proxy: to ask for calls, to hear whether, and to say what they cost.
+
+    Raises:
+        SubjectError: The run's name is invalid.
+    """
+    return _side_permissions(run, MODEL)
+
+
+def _side_permissions(run: str, name: str) -> Permissions:
+    check_token(run, "run")
+    publish = f"crew.{run}.{Kind.OP}.{name}.{SUPERVISOR}.*"
+    return Permissions((publish,), (f"{OUT}.crew.{run}.{Kind.CTL}.{SUPERVISOR}.{name}.*",))

@@ -20,6 +20,7 @@ VALID = {
     Kind.CANCEL: {**SENT},
     Kind.HB: {**SENT, "role": "w"},
     Kind.NOTE: {**SENT, "t": "wait", "task": "t", "epoch": 1, "condition": {"on": "call", "call": "c"}},
+    Kind.TOOL: {**SENT, "t": "call", "task": "t", "tool": "search", "args": {"q": 1}},
 }
 HOSTILE = [
     b"",

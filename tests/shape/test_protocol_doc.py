@@ -7,7 +7,7 @@ from typing import Any, Union, get_args, get_origin
 
 import msgspec
 
-from crewkeeper_bus import codec, conditions, facts, messages
+from crewkeeper_bus import codec, conditions, facts, message_base, messages, tool_messages
 from crewkeeper_bus.subjects import AGENT_KINDS, RECEIVED_KINDS, REPORTED_KINDS, Kind
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -24,7 +24,9 @@ def docs_of_fields() -> dict[str, dict[str, str]]:
     """Attribute docstrings of the message modules: class to field to its first line."""
     found: dict[str, dict[str, str]] = {}
     for node in [
-        n for module in (conditions, facts, messages) for n in ast.parse(Path(module.__file__).read_text()).body
+        n
+        for module in (conditions, facts, message_base, messages, tool_messages)
+        for n in ast.parse(Path(module.__file__).read_text()).body
     ]:
         if not isinstance(node, ast.ClassDef):
             continue
@@ -91,6 +93,7 @@ def render() -> str:
     parts += [table(struct, docs) for struct in get_args(messages.Condition)]
     parts += ["### Parts of messages", ""]
     inner = (messages.Fault, messages.OpenWait, messages.TaskState, messages.OpenCall, messages.Held)
+    inner += (tool_messages.ToolTold,)
     parts += [table(struct, docs) for struct in inner]
     for title, side in (
         ("Sent by agents", messages.AGENT_MESSAGES),

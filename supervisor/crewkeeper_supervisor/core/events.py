@@ -7,13 +7,14 @@ the same events.
 
 import hashlib
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 
 from msgspec import Struct
 
 from crewkeeper_bus import codec, subjects
 from crewkeeper_bus.errors import CodecError, SubjectError
-from crewkeeper_bus.subjects import HOST, SUPERVISOR, Kind
+from crewkeeper_bus.subjects import MODEL, SIDE, TOOLS, Kind
+from crewkeeper_bus.tool_messages import SpendAsked, Spent, ToolRan, ToolsGone, ToolsReady
 
 
 class Recorded(Struct, frozen=True, kw_only=True, gc=False):
@@ -59,7 +60,8 @@ class Throttled(Struct, frozen=True, kw_only=True, gc=False):
 
 Event = Recorded | Rejected | Throttled
 
-_SUPERVISOR_SIDE = (SUPERVISOR, HOST)
+_MAY_STATE: Final = {TOOLS: (ToolsReady, ToolsGone, ToolRan), MODEL: (SpendAsked, Spent)}
+"""What the parts of the supervisor side that touch foreign code may say, and nothing else."""
 
 
 def read(
@@ -87,7 +89,7 @@ def read(
         if admits is not None and not admits("", at_s, len(payload)):
             return Throttled(seq=seq, at_s=at_s, sender="", size_bytes=len(payload))
         return _rejected(seq, at_s, "", subject, str(error), payload, forged=False)
-    supervisor_side = address.sender in _SUPERVISOR_SIDE
+    supervisor_side = address.sender in SIDE
     if not supervisor_side and admits is not None and not admits(address.sender, at_s, len(payload)):
         return Throttled(seq=seq, at_s=at_s, sender=address.sender, size_bytes=len(payload))
     forged = not supervisor_side and (address.kind in (Kind.CTL, Kind.OP) or address.sender.startswith("_"))
@@ -101,6 +103,9 @@ def read(
             message = codec.decode_agent(address.kind, payload, limit_bytes)
     except CodecError as error:
         return _rejected(seq, at_s, address.sender, subject, str(error), payload, forged=False)
+    if address.sender in _MAY_STATE and not isinstance(message, _MAY_STATE[address.sender]):
+        reason = f"{address.sender} sent {type(message).__name__}, which only the supervisor may"
+        return _rejected(seq, at_s, address.sender, subject, reason, payload, forged=True)
     return Recorded(seq=seq, at_s=at_s, sender=address.sender, to=address.to, id=address.id, message=message)
 
 

@@ -4,10 +4,8 @@ Every event goes through three steps: its fact is written into the state (`intak
 met, and detection examines what the fact touched.
 """
 
-from typing import Final
-
 from crewkeeper_bus import messages as m
-from crewkeeper_bus.subjects import HOST, SUPERVISOR
+from crewkeeper_bus.subjects import SIDE
 from crewkeeper_supervisor.core import delegation, enforcement, events, lifecycle, locks, withdrawal
 from crewkeeper_supervisor.core.commands import Command
 from crewkeeper_supervisor.core.crew import Crew
@@ -19,8 +17,6 @@ from crewkeeper_supervisor.core.intake import TEXT_SHOWN_CHARS, Intake
 from crewkeeper_supervisor.core.response import note
 from crewkeeper_supervisor.core.roster import AgentView, Usage
 from crewkeeper_supervisor.core.state import Question, RunState
-
-_OUR_SIDE: Final = (SUPERVISOR, HOST)
 
 
 class Supervisor:
@@ -62,7 +58,7 @@ class Supervisor:
             self._intake.rejected(event)
         elif isinstance(event, Throttled):
             self._intake.throttled(event)
-        elif event.sender in _OUR_SIDE:
+        elif event.sender in SIDE:
             self._supervisor_side(event)
         else:
             self._intake.heard(event)
