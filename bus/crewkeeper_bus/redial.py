@@ -9,10 +9,9 @@ import time
 from collections.abc import Callable
 from typing import Final
 
-from nats.errors import Error as NatsError
-
 from crewkeeper_bus.credentials import Credentials
 from crewkeeper_bus.errors import BusError
+from crewkeeper_bus.wire import says_no
 
 PAUSE_MIN_S: Final = 0.2
 """Shortest pause between two attempts: no more than five a second, whatever the server does to the link."""
@@ -36,8 +35,7 @@ LOOK_MAX_S: Final = 10.0
 
 def is_refusal(error: BaseException, took_s: float) -> bool:
     """Whether a failed attempt to connect means that this login was refused, rather than not decided."""
-    said_no = isinstance(error.__cause__, NatsError) and "authorization" in str(error.__cause__).lower()
-    return said_no and took_s < AT_ONCE_S
+    return says_no(error.__cause__) and took_s < AT_ONCE_S
 
 
 class Redial:

@@ -281,6 +281,11 @@ class WireClient(Client):
         await self._process_op_err(Error("nats: the read loop ended"))
 
 
+def says_no(error: BaseException | None) -> bool:
+    """Whether a failed connect is the server's refusal of a login."""
+    return isinstance(error, Error) and "authorization" in str(error).lower()
+
+
 def _readable(subject: bytes) -> bytes:
     """A subject that decodes: what is no UTF-8 in it is spelled out, which makes it nobody's name."""
     try:
