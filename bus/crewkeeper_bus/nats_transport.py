@@ -34,7 +34,7 @@ from crewkeeper_bus.wire import WireClient, quiet
 
 log = structlog.get_logger(__name__)
 
-CONNECT_S: Final = 5.0
+CONNECT_S: Final = 5
 """Limit of one attempt to connect."""
 PING_S: Final = 5
 PINGS_MAX: Final = 2
