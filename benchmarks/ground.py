@@ -39,7 +39,7 @@ class Ground:
         """A client of the supervised run, or the same client on subjects of its own."""
         own = self.server.credentials
         kind = NatsTransport if supervised else DirectTransport
-        transport = await kind.open(self.server.url, user=own.user, password=own.password, name=agent)
+        transport = await kind.open(credentials=lambda: own, name=agent)
         run = self.run if supervised else "plain"
         return bus.connect(self.server.url, run=run, agent=agent, transport=transport)
 

@@ -26,9 +26,9 @@ REQUEST_MAX_BYTES: Final = 64 * 1024
 """A request for a login is larger than this only if it is none: the server bounds what a client may send."""
 REQUEST_AUDIENCE: Final = "nats-authorization-request"
 UNLIMITED: Final = -1
-SUBS_MAX: Final = 1000
-"""How many subscriptions one connection may have in the agents' account. An agent needs a dozen; what one of them
-subscribes to is memory and time of the server."""
+SUBS_MAX: Final = 10_000
+"""How many subscriptions one connection may have in the agents' account. An agent needs a dozen, a supervisor a few for
+each run; without a limit an agent could fill the server's memory with subscriptions to its own subjects."""
 
 KeyKind = Literal["operator", "account", "user", "server"]
 

@@ -3,6 +3,7 @@
 import os
 import secrets
 import stat
+from collections import UserString
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlsplit
@@ -58,9 +59,8 @@ class Credentials(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
             mark: Goes behind a password, for whoever decides about logins.
         """
         if self.seed and self.jwt:
-            from nats.aio.client import RawCredentials  # late: most who read credentials never connect
-
-            return {"user_credentials": RawCredentials(_CREDS_FILE.format(jwt=self.jwt, seed=self.seed))}
+            # What is no plain str is taken for the content of a credentials file, not for its path.
+            return {"user_credentials": UserString(_CREDS_FILE.format(jwt=self.jwt, seed=self.seed))}
         if self.seed:
             return {"nkeys_seed_str": self.seed}
         if self.user or self.password:
@@ -99,11 +99,6 @@ def from_file(path: str | os.PathLike[str], *, check_permissions: bool = False) 
         raise ConfigError(
             f"credentials file {file}: {error}; expected a JSON object with url, user, password, expires_at"
         ) from None
-
-
-def new_password() -> str:
-    """A fresh secret of 192 random bits."""
-    return secrets.token_urlsafe(24)
 
 
 def redacted(url: str) -> str:

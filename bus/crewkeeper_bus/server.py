@@ -1,17 +1,16 @@
-"""Embedded server: a private nats-server for one state directory, its users, and how other commands find it.
+"""Embedded server: a private nats-server for one state directory, and how other commands find it.
 
-What runs inside it (streams, runs, agents) is not known here. One directory has at most one server; the server cannot
-outlive the process that started it; and nobody enters it but the users listed here, each confined to its subjects.
+What runs inside it (streams, runs, agents) is not known here. One directory has at most one server, and the server
+cannot outlive the process that started it. It runs in operator mode: it believes the keys of its directory (`keys`),
+and whoever logs in without a JWT that they have signed is let in by whoever serves the callout, or by nobody.
 """
 
-import asyncio
 import fcntl
 import json
 import os
 import shutil
 import signal
 import socket
-from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final
@@ -20,14 +19,12 @@ from urllib.parse import urlsplit
 import anyio
 import msgspec
 
-from crewkeeper_bus.credentials import Credentials, new_password, write_private
+from crewkeeper_bus.credentials import Credentials, write_private
 from crewkeeper_bus.errors import ServerError
 from crewkeeper_bus.keys import Keyring, keyring
 from crewkeeper_bus.orphan_guard import kill_group, open_guarded, release
 from crewkeeper_bus.server_binary import check_version as check_version
 from crewkeeper_bus.server_binary import find_binary as find_binary
-from crewkeeper_bus.subjects import Permissions, agent_permissions, check_agent, check_token
-from crewkeeper_bus.wire import WireClient, quiet
 
 if TYPE_CHECKING:
     from anyio.abc import Process
@@ -37,16 +34,14 @@ READY_S: Final = 15.0
 """How long the server may take until it listens."""
 STOP_S: Final = 5.0
 """How long the server may take to end after SIGTERM before it is killed."""
-RELOAD_S: Final = 5.0
+LOGIN_S: Final = 2
+"""How long whoever serves the callout may take to decide about a login."""
 INGEST_MAX_MESSAGES: Final = 1_000_000
 """How many published messages may wait to be stored. Beyond it the server drops them, and publishers are not told; its
 own limit of 100,000 is passed by half a second of an agent that does not stop."""
 INGEST_MAX_BYTES: Final = 256 * 1024 * 1024
 LOG_MAX_BYTES: Final = 10 * 1024 * 1024
 POLL_S: Final = 0.005
-
-SUPERVISOR_USER: Final = "_supervisor"
-_SYSTEM_USER: Final = "_system"
 
 
 class ServerRecord(msgspec.Struct, frozen=True, kw_only=True):
@@ -62,9 +57,8 @@ class ServerRecord(msgspec.Struct, frozen=True, kw_only=True):
 
     url: str
     user: str
-    password: str = ""
-    jwt: str = ""
-    seed: str = ""
+    jwt: str
+    seed: str
     pid: int
 
     def __repr__(self) -> str:
@@ -73,15 +67,7 @@ class ServerRecord(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def credentials(self) -> Credentials:
         """The supervisor's credentials."""
-        return Credentials(url=self.url, user=self.user, password=self.password, jwt=self.jwt, seed=self.seed)
-
-
-class _Identity(msgspec.Struct, kw_only=True):
-    """One agent's place among the users: its rights and its passwords, by user name, oldest first."""
-
-    permissions: Permissions
-    passwords: dict[str, str]
-    issued: int = 1
+        return Credentials(url=self.url, user=self.user, jwt=self.jwt, seed=self.seed)
 
 
 def find(state_dir: str | os.PathLike[str]) -> ServerRecord | None:
@@ -112,12 +98,9 @@ class EmbeddedServer:
         self._operator = operator
         self._keyring: Keyring | None = None
         self._sync_interval = sync_interval
-        self._runs: dict[str, dict[str, _Identity]] = {}
-        self._passwords = {SUPERVISOR_USER: new_password(), _SYSTEM_USER: new_password()}
         self._process: Process | None = None
         self._lock_fd = -1
         self._url = ""
-        self._changing = asyncio.Lock()
 
     async def __aenter__(self) -> "EmbeddedServer":
         await self.start()
@@ -142,11 +125,14 @@ class EmbeddedServer:
 
     @property
     def credentials(self) -> Credentials:
-        """The supervisor's: every right in the crew's account."""
-        if self._operator:
-            assert self._keyring is not None, "it has not been started"
-            return self._keyring.user("supervisor", self._url)
-        return Credentials(url=self._url, user=SUPERVISOR_USER, password=self._passwords[SUPERVISOR_USER])
+        """The supervisor's: every right in the crews' account.
+
+        Raises:
+            ServerError: It has never been started, so it may have no keys yet.
+        """
+        if self._keyring is None:
+            raise ServerError(f"the server on {self.state_dir} has not been started")
+        return self._keyring.user("supervisor", self._url)
 
     async def start(self) -> None:
         """Start it and return when it takes connections.
@@ -184,9 +170,7 @@ class EmbeddedServer:
             os.close(output)
         self._url = await self._wait_for_port(self._process)
         own = self.credentials
-        record = ServerRecord(
-            url=own.url, user=own.user, password=own.password, jwt=own.jwt, seed=own.seed, pid=self._process.pid
-        )
+        record = ServerRecord(url=own.url, user=own.user, jwt=own.jwt, seed=own.seed, pid=self._process.pid)
         write_private(self.state_dir / "server.json", msgspec.json.encode(record))
 
     async def stop(self) -> None:
@@ -214,119 +198,6 @@ class EmbeddedServer:
             raise ServerError(f"the server on {self.state_dir} does not run: start it")
         return await self._process.wait()
 
-    # --- users ---
-
-    async def add_users(self, run: str, agents: Iterable[tuple[str, str]]) -> dict[str, Credentials]:
-        """Let agents in, each confined to its own name; one that was there before gets a new password.
-
-        Args:
-            run: The run.
-            agents: (agent, role) pairs.
-
-        Returns:
-            Credentials by agent, in force on return.
-
-        Raises:
-            ServerError: The server refused the change.
-            SubjectError: A name is invalid.
-        """
-        check_token(run, "run")
-        added = {
-            check_agent(agent): _Identity(
-                permissions=agent_permissions(run, agent, role), passwords={f"{run}.{agent}": new_password()}
-            )
-            for agent, role in agents
-        }
-        async with self._changing:
-            await self._replace({**self._runs, run: {**self._runs.get(run, {}), **added}})
-        return {agent: self._issued(identity) for agent, identity in added.items()}
-
-    async def remove_users(self, run: str, agents: Iterable[str] | None = None) -> None:
-        """Cut these agents off, or all of the run; on return they are disconnected and cannot come back.
-
-        Raises:
-            ServerError: The server refused the change.
-        """
-        async with self._changing:
-            gone = set(self._runs.get(run, {}) if agents is None else agents)
-            left = {agent: each for agent, each in self._runs.get(run, {}).items() if agent not in gone}
-            runs = {name: each for name, each in self._runs.items() if name != run}
-            await self._replace({**runs, run: left} if left else runs)
-
-    async def rotate(self, run: str, agent: str) -> Credentials:
-        """New credentials for an agent; those before stay in force until `retire` or the next `rotate`.
-
-        The new user is named `<run>.<agent>.<n>`: one name cannot have two passwords, and without the overlap the
-        server would cut the agent off before it could change over.
-
-        Raises:
-            ServerError: No such agent in the run, or the server refused the change.
-        """
-        async with self._changing:
-            old = self._identity(run, agent)
-            user = f"{run}.{agent}.{old.issued + 1}"
-            kept = dict(list(old.passwords.items())[-1:])
-            new = _Identity(
-                permissions=old.permissions, passwords={**kept, user: new_password()}, issued=old.issued + 1
-            )
-            await self._replace({**self._runs, run: {**self._runs[run], agent: new}})
-        return self._issued(new)
-
-    async def retire(self, run: str, agent: str) -> None:
-        """Take all credentials of an agent out of force but the newest.
-
-        Raises:
-            ServerError: No such agent in the run, or the server refused the change.
-        """
-        async with self._changing:
-            old = self._identity(run, agent)
-            newest = dict(list(old.passwords.items())[-1:])
-            new = _Identity(permissions=old.permissions, passwords=newest, issued=old.issued)
-            await self._replace({**self._runs, run: {**self._runs[run], agent: new}})
-
-    def _identity(self, run: str, agent: str) -> _Identity:
-        identity = self._runs.get(run, {}).get(agent)
-        if identity is None:
-            raise ServerError(f"run {run!r} has no user for agent {agent!r}: add_users first")
-        return identity
-
-    def _issued(self, identity: _Identity) -> Credentials:
-        user, password = list(identity.passwords.items())[-1]
-        return Credentials(url=self._url, user=user, password=password)
-
-    async def _replace(self, runs: dict[str, dict[str, _Identity]]) -> None:
-        before, self._runs = self._runs, runs
-        try:
-            self._write_config()
-            if self._process is not None:
-                await self._reload()
-        except BaseException:
-            self._runs = before
-            self._write_config()
-            raise
-
-    async def _reload(self) -> None:
-        """Ask over the system account, which answers when the change is in force; a signal would answer nothing."""
-        client = WireClient()
-        try:
-            await client.connect(
-                self._url,
-                user=_SYSTEM_USER,
-                password=self._passwords[_SYSTEM_USER],
-                allow_reconnect=False,
-                error_cb=quiet,
-            )
-            subject = f"$SYS.REQ.SERVER.{client._server_info['server_id']}.RELOAD"
-            answer = json.loads((await client.request(subject, b"", timeout=RELOAD_S)).data)
-        except Exception as error:
-            raise ServerError(
-                f"the server at {self._url} did not reload its users: {error}; see {self._log}"
-            ) from error
-        finally:
-            client.abandon()
-        if "error" in answer:
-            raise ServerError(f"the server at {self._url} refused its users: {answer['error'].get('description')}")
-
     # --- files ---
 
     @property
@@ -342,25 +213,7 @@ class EmbeddedServer:
         return self.state_dir / "nats-server.out"
 
     def _write_config(self) -> None:
-        # JSON is valid server configuration. Passwords stand in it in the clear: they are random, the file is private,
-        # and a slow hash would be paid at every connect.
-        users: list[dict[str, Any]] = [{"user": SUPERVISOR_USER, "password": self._passwords[SUPERVISOR_USER]}]
-        for agents in self._runs.values():
-            for identity in agents.values():
-                rules = _rules(identity.permissions)
-                users += [
-                    {"user": user, "password": password, "permissions": rules}
-                    for user, password in identity.passwords.items()
-                ]
-        system = [{"user": _SYSTEM_USER, "password": self._passwords[_SYSTEM_USER]}]
-        if self._operator:
-            trust = self._trust()
-        else:
-            trust = {
-                "system_account": "SYSTEM",
-                "accounts": {"SYSTEM": {"users": system}, "CREWS": {"jetstream": "enabled", "users": users}},
-            }
-        config = {
+        config = {  # JSON is valid server configuration
             "listen": "127.0.0.1:-1",
             "ports_file_dir": str(self.state_dir),
             "jetstream": {
@@ -373,14 +226,15 @@ class EmbeddedServer:
             "logfile": str(self._log),
             "logfile_size_limit": LOG_MAX_BYTES,
             "logfile_max_num": 2,
-            "authorization": {"timeout": 2},
-            **trust,
+            "authorization": {"timeout": LOGIN_S},
+            **self._trust(),
         }
         write_private(self._config, json.dumps(config, indent=1).encode())
 
     def _trust(self) -> dict[str, Any]:
         """Whom the server believes: the operator, so its accounts, so their users; about all others it asks."""
         ring = self._keyring = keyring(self.state_dir)
+        _adopt(self.state_dir / "store" / "jetstream", ring.public("crews"))
         accounts = self.state_dir / "accounts"
         shutil.rmtree(accounts, ignore_errors=True)  # what was pushed to an earlier server ended with it
         return {
@@ -422,11 +276,11 @@ class EmbeddedServer:
         return "it said nothing"
 
 
-def _rules(permissions: Permissions) -> Mapping[str, Any]:
-    return {
-        "publish": {"allow": list(permissions.publish)},
-        "subscribe": {"allow": list(permissions.subscribe)},
-    }
+def _adopt(store: Path, account: str) -> None:
+    """Keep the streams of a directory whose server still named its account `CREWS` instead of by its key."""
+    old, new = store / "CREWS", store / account
+    if old.is_dir() and not new.exists():
+        old.rename(new)
 
 
 def _check_ours(state_dir: Path) -> None:

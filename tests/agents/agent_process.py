@@ -74,7 +74,7 @@ async def member(
     begin: bool = True,
 ) -> AsyncIterator[AgentProcess]:
     """An agent's process that has joined the run on a real server and, unless told otherwise, may begin."""
-    credentials = (await crew.bus.server.add_users(RUN, [(name, name)]))[name]
+    credentials = crew.bus.door.let_in(RUN, [(name, name)])[name]
     settings = {
         "CREWKEEPER_URL": credentials.url,
         "CREWKEEPER_USER": credentials.user,

@@ -9,6 +9,7 @@ from crewkeeper_bus import messages as m
 from crewkeeper_bus.messages import Begin, Break, Pause, Resume, Stop
 from support.bus import running_server, until
 from support.crew import open_crew
+from support.door import open_door
 
 pytestmark = pytest.mark.live
 
@@ -174,7 +175,7 @@ async def test_a_wrong_configuration_is_status_2(tmp_path, argv, words):
 
 
 async def test_a_refused_connection_is_status_1(tmp_path):
-    async with running_server(tmp_path) as server:
+    async with running_server(tmp_path) as server, open_door(server):
         env = {"CREWKEEPER_URL": server.url, "CREWKEEPER_RUN": "r1", "CREWKEEPER_USER": "x", "CREWKEEPER_PASSWORD": "y"}
         async with running(scripted({"main": [{"log": ""}]}), tmp_path / "x.log", "x", env) as process:
             assert await process.ended() == 1

@@ -309,7 +309,7 @@ def test_connect_without_settings_says_what_is_missing(monkeypatch):
 @pytest.mark.live
 async def test_connect_opens_a_server_by_url_and_credentials_file(tmp_path):
     async with open_crew("nats", tmp_path) as crew:
-        credentials = (await crew.bus.server.add_users("r1", [("a", "a")]))["a"]
+        credentials = crew.bus.door.let_in("r1", [("a", "a")])["a"]
         path = tmp_path / "a.json"
         credentials.to_file(path)
         async with crewkeeper_bus.connect(run="r1", agent="a", credentials_file=path) as a:

@@ -1,6 +1,8 @@
-"""Embedded server: it starts, is found, confines its users, changes them at run time, and is never left behind."""
+"""Embedded server: it starts, is found, lets nobody in by itself, and is never left behind."""
 
+import json
 import os
+import shutil
 import signal
 import stat
 import subprocess
@@ -10,15 +12,17 @@ from pathlib import Path
 
 import anyio
 import anyio.lowlevel
+import msgspec
 import pytest
 
 from crewkeeper_bus import server_binary
 from crewkeeper_bus.credentials import Credentials, from_file
-from crewkeeper_bus.errors import ConfigError, ConnectionLost, ServerError, SubjectError
+from crewkeeper_bus.errors import ConfigError, ConnectionLost, ServerError
 from crewkeeper_bus.nats_transport import NatsTransport
 from crewkeeper_bus.server import EmbeddedServer, find
 from crewkeeper_bus.server_binary import check_version, find_binary
 from support.bus import LIMIT_S, RUN, Inbox, journal_stream, plain_client, running_server, until
+from support.door import open_door
 
 pytestmark = pytest.mark.live
 
@@ -49,11 +53,14 @@ async def test_it_is_ready_private_and_found_while_it_runs(tmp_path):
         assert (record.url, record.pid, record.credentials) == (server.url, server.pid, server.credentials)
         assert mode(state) == 0o700
         assert mode(state / "server.json") == mode(state / "nats-server.conf") == 0o600
-        secret = server.credentials.password
-        assert len(secret) >= 32
-        for shown in (repr(record), str(server.credentials), repr(server.credentials), f"{record}"):
-            assert secret not in shown
-        assert secret not in (state / "nats-server.log").read_text()
+        assert mode(state / "keys") == 0o700
+        assert mode(state / "keys" / "embedded.json") == 0o600
+        own = server.credentials
+        for shown in (repr(record), str(own), repr(own), f"{record}", (state / "nats-server.log").read_text()):
+            assert own.seed not in shown
+            assert own.jwt not in shown
+        seeds = json.loads((state / "keys" / "embedded.json").read_bytes()).values()
+        assert not any(seed in (state / "nats-server.conf").read_text() for seed in seeds)
         pid = server.pid
     assert not lives(pid)
     assert find(state) is None
@@ -62,11 +69,61 @@ async def test_it_is_ready_private_and_found_while_it_runs(tmp_path):
     await server.stop()
 
 
-async def test_nobody_enters_without_the_right_password(tmp_path):
-    async with running_server(tmp_path) as server:
+async def test_nobody_enters_who_is_not_let_in(tmp_path):
+    async with running_server(tmp_path) as server, open_door(server) as door:
+        good = door.let_in("r1", [("a", "a")])["a"]
         for user, password in (("", ""), ("_supervisor", "no"), ("_supervisor", ""), ("_system", "no"), ("r1.a", "x")):
             with pytest.raises(ConnectionLost, match="check user and password"):
                 await NatsTransport.open(server.url, user=user, password=password)
+        await (await NatsTransport.open(credentials=lambda: good)).close()
+
+
+async def test_without_anybody_who_decides_nobody_enters_and_whoever_is_in_stays(tmp_path):
+    async with running_server(tmp_path) as server, journal_stream(server):
+        async with open_door(server) as door:
+            a, b = (door.let_in(RUN, [(name, name)])[name] for name in "ab")
+            inside, changes, inbox = await NatsTransport.open(credentials=lambda: a), [], Inbox()
+            inside.on_change(changes.append)
+            await inside.subscribe(f"out.crew.{RUN}.msg.*.a.*", inbox)
+        with pytest.raises(ConnectionLost):
+            await NatsTransport.open(credentials=lambda: b, limit_s=0.0)
+        await inside.publish(f"crew.{RUN}.msg.a.a.1", b"still here")
+        assert await inbox.wait(1) == [b"still here"]
+        assert changes == []
+        await inside.close()
+
+
+async def test_keys_and_journals_outlive_the_server_and_credentials_of_another_are_refused(tmp_path):
+    async with running_server(tmp_path) as server:
+        first = server.credentials
+    async with running_server(tmp_path) as server, EmbeddedServer(tmp_path / "other") as other:
+        again = server.credentials
+        assert again.seed == first.seed
+        stranger = msgspec.structs.replace(other.credentials, url=server.url)
+        with pytest.raises(ConnectionLost, match="check user and password"):
+            await NatsTransport.open(credentials=lambda: stranger)
+        moved = msgspec.structs.replace(first, url=server.url)
+        await (await NatsTransport.open(credentials=lambda: moved)).close()
+
+
+async def test_the_store_of_a_server_without_keys_is_taken_over(tmp_path):
+    async with running_server(tmp_path) as server, journal_stream(server), plain_client(server) as client:
+        await client.publish(f"crew.{RUN}.msg.a.b.1", b"kept")
+        await until(lambda: _count(client), "the message is stored")
+    store = tmp_path / "server" / "store" / "jetstream"
+    [account] = store.iterdir()
+    account.rename(store / "CREWS")
+    shutil.rmtree(tmp_path / "server" / "keys")
+    async with running_server(tmp_path) as server, plain_client(server) as client:
+        assert (await client.jetstream().get_msg(f"CREW_{RUN}", 1)).data == b"kept"
+
+
+async def test_exposed_keys_keep_the_server_from_starting(tmp_path):
+    async with running_server(tmp_path):
+        pass
+    (tmp_path / "server" / "keys" / "embedded.json").chmod(0o644)
+    with pytest.raises(ServerError, match="others may have read its keys"):
+        await EmbeddedServer(tmp_path / "server").start()
 
 
 async def test_one_directory_has_one_server(tmp_path):
@@ -97,7 +154,7 @@ async def test_stale_files_of_a_killed_server_do_not_mislead(tmp_path):
     state = tmp_path / "server"
     state.mkdir()
     (state / "nats-server_1.ports").write_text('{"nats": ["nats://127.0.0.1:1"]}')
-    (state / "server.json").write_text('{"url": "nats://127.0.0.1:1", "user": "u", "password": "p", "pid": 1}')
+    (state / "server.json").write_text('{"url": "nats://127.0.0.1:1", "user": "u", "jwt": "", "seed": "", "pid": 1}')
     assert find(state) is None
     async with running_server(tmp_path) as server:
         assert find(state).pid == server.pid
@@ -148,10 +205,8 @@ async def test_a_server_that_does_not_start_says_why(tmp_path):
 
 
 async def test_users_are_confined_on_a_stock_connection(tmp_path):
-    async with running_server(tmp_path) as server, journal_stream(server):
-        users = await server.add_users(RUN, [("a", "a"), ("b", "b"), ("w1", "w")])
-        assert {name: each.user for name, each in users.items()} == {n: f"{RUN}.{n}" for n in users}
-        assert len({each.password for each in users.values()}) == 3
+    async with running_server(tmp_path) as server, journal_stream(server), open_door(server) as door:
+        own = door.let_in(RUN, [("w1", "w")])["w1"]
         errors, heard = [], []
 
         async def note(error):
@@ -160,7 +215,6 @@ async def test_users_are_confined_on_a_stock_connection(tmp_path):
         async def hear(message):
             heard.append(message)
 
-        own = users["w1"]
         async with (
             plain_client(server) as root,
             plain_client(server, user=own.user, password=own.password, error_cb=note) as agent,
@@ -204,8 +258,13 @@ async def test_users_are_confined_on_a_stock_connection(tmp_path):
 
 
 async def test_a_flood_is_stored_to_the_last_message(tmp_path):
-    async with running_server(tmp_path) as server, journal_stream(server), plain_client(server) as client:
-        issued = (await server.add_users(RUN, [("a", "a")]))["a"]
+    async with (
+        running_server(tmp_path) as server,
+        journal_stream(server),
+        plain_client(server) as client,
+        open_door(server) as door,
+    ):
+        issued = door.let_in(RUN, [("a", "a")])["a"]
         transport = await NatsTransport.open(credentials=lambda: issued)
         frames = [f"PUB crew.{RUN}.msg.a.b.{number} 0\r\n\r\n" for number in range(250_000)]
         transport._link._transport.write("".join(frames).encode())  # faster than one by one: the server must queue them
@@ -218,38 +277,14 @@ async def _is_whole(client, count):
     return await _count(client) == count
 
 
-async def test_names_that_would_widen_a_subject_are_refused(tmp_path):
-    async with running_server(tmp_path) as server:
-        for run, agent, role in (("r.1", "a", "a"), ("r", "*", "a"), ("r", ">", "a"), ("r", "a", "*"), ("r", "_", "a")):
-            with pytest.raises(SubjectError):
-                await server.add_users(run, [(agent, role)])
-        with pytest.raises(ServerError, match="add_users first"):
-            await server.rotate("r", "a")
-
-
-async def test_the_same_name_in_two_runs_is_two_users(tmp_path):
-    async with running_server(tmp_path) as server:
-        one = (await server.add_users("r1", [("a", "a")]))["a"]
-        two = (await server.add_users("r2", [("a", "a")]))["a"]
-        assert one.user != two.user
-        await server.remove_users("r1")
-        with pytest.raises(ConnectionLost, match="check user and password") as caught:
-            await NatsTransport.open(one.url, user=one.user, password=one.password)
-        assert one.password not in str(caught.value)
-        assert one.url in str(caught.value)
-        await (await NatsTransport.open(two.url, user=two.user, password=two.password)).close()
-
-
-async def test_a_removed_user_is_cut_and_let_in_again_when_added(tmp_path):
-    async with running_server(tmp_path) as server:
-        issued = await server.add_users(RUN, [("a", "a"), ("b", "b")])
+async def test_who_is_shut_out_is_cut_and_others_do_not_notice(tmp_path):
+    async with running_server(tmp_path) as server, open_door(server) as door:
+        issued = door.let_in(RUN, [("a", "a"), ("b", "b")])
         a, b, changes, untouched = *[await NatsTransport.open(credentials=lambda n=n: issued[n]) for n in "ab"], [], []
         a.on_change(changes.append)
         b.on_change(untouched.append)
-        await server.remove_users(RUN, ["a"])
+        await door.shut_out(issued["a"].user)
         await until(lambda: changes == [False], "the removed one is cut")
-        issued |= await server.add_users(RUN, [("a", "a")])
-        await until(lambda: changes == [False, True], "it is back with its new password")
         await b.barrier()
         assert untouched == []
         await a.close()
@@ -257,8 +292,13 @@ async def test_a_removed_user_is_cut_and_let_in_again_when_added(tmp_path):
 
 
 async def test_rotation_and_renewal_lose_nothing(tmp_path):
-    async with running_server(tmp_path) as server, journal_stream(server), anyio.create_task_group() as tasks:
-        issued = await server.add_users(RUN, [("a", "a"), ("b", "b")])
+    async with (
+        running_server(tmp_path) as server,
+        journal_stream(server),
+        open_door(server) as door,
+        anyio.create_task_group() as tasks,
+    ):
+        issued = door.let_in(RUN, [("a", "a"), ("b", "b")])
         a, b = [await NatsTransport.open(credentials=lambda n=n: issued[n]) for n in "ab"]
         inbox, changes, done = Inbox(), [], anyio.Event()
         for each in (a, b):
@@ -269,9 +309,9 @@ async def test_rotation_and_renewal_lose_nothing(tmp_path):
         async def change_over():
             for _ in range(3):
                 for name, transport in (("a", a), ("b", b)):
-                    issued[name] = await server.rotate(RUN, name)
+                    old, issued[name] = issued[name], door.let_in(RUN, [(name, name)])[name]
                     await transport.renew()
-                    await server.retire(RUN, name)
+                    door.forget(old)
             done.set()
 
         tasks.start_soon(change_over)
@@ -285,37 +325,33 @@ async def test_rotation_and_renewal_lose_nothing(tmp_path):
         await b.barrier()
         assert [int(each) for each in inbox.payloads] == list(range(count))
         assert changes == []
-        assert issued["a"].user == f"{RUN}.a.4"
-        first = Credentials(url=server.url, user=f"{RUN}.a", password="any")
-        with pytest.raises(ConnectionLost):
-            await NatsTransport.open(credentials=lambda: first)
         await a.close()
         await b.close()
 
 
 async def test_credentials_that_expire_are_renewed_before_they_do(tmp_path):
-    async with running_server(tmp_path) as server:
-        issued = (await server.add_users(RUN, [("a", "a")]))["a"]
+    async with running_server(tmp_path) as server, open_door(server) as door:
+        issued = door.let_in(RUN, [("a", "a")])["a"]
         file = tmp_path / "credentials.json"
         expiring = Credentials(url=issued.url, user=issued.user, password=issued.password, expires_at=time.time() + 0.5)
         expiring.to_file(file)
         changes = []
         transport = await NatsTransport.open(credentials=lambda: from_file(file), on_change=changes.append)
         first = transport._link
-        fresh = await server.rotate(RUN, "a")
+        fresh = door.let_in(RUN, [("a", "a")])["a"]
         fresh.to_file(file)
         await until(lambda: transport._credentials == fresh, "it changes over on its own")
         await until(lambda: transport._link is not first)
         assert changes == [True]
-        await server.retire(RUN, "a")
+        door.forget(issued)
         await transport.barrier()
         assert changes == [True]
         await transport.close()
 
 
 async def test_a_renewal_that_is_refused_leaves_the_connection_as_it_is(tmp_path):
-    async with running_server(tmp_path) as server, journal_stream(server):
-        issued = await server.add_users(RUN, [("a", "a")])
+    async with running_server(tmp_path) as server, journal_stream(server), open_door(server) as door:
+        issued = door.let_in(RUN, [("a", "a")])
         transport, inbox = await NatsTransport.open(credentials=lambda: issued["a"]), Inbox()
         await transport.subscribe(f"out.crew.{RUN}.msg.*.a.*", inbox)
         good, issued["a"] = issued["a"], Credentials(url=server.url, user="no", password="body")

@@ -50,13 +50,13 @@ async def test_messages_keep_one_order_over_all_subscriptions(kind, tmp_path):
         for _ in range(2):
             reader = await bus.connect()
             view = Inbox()
-            for each in ("msg", "req", "note"):
+            for each in ("msg", "req", "prog"):
                 await reader.subscribe(f"out.crew.{RUN}.{each}.*.*.*", view)
             await reader.barrier()
             views.append(view)
         for number in range(60):
             for name, sender in zip("acd", senders, strict=True):
-                await sender.publish(subject(("msg", "req", "note")[number % 3], name, "b", str(number)), b"")
+                await sender.publish(subject(("msg", "req", "prog")[number % 3], name, "b", str(number)), b"")
         for view in views:
             await view.wait(180)
         assert views[0].got == views[1].got

@@ -1,10 +1,12 @@
 """Hostile frames: whatever one client sends, another that listens still gets the next message."""
 
 import asyncio
+import base64
 import json
 from urllib.parse import urlsplit
 
 import anyio
+import nkeys
 import pytest
 
 from crewkeeper_bus.nats_transport import NatsTransport
@@ -72,8 +74,10 @@ async def attack(server, frame):
     address = urlsplit(server.url)
     reader, writer = await asyncio.open_connection(address.hostname, address.port)
     own = server.credentials
+    nonce = json.loads((await reader.readline())[5:])["nonce"]
+    signature = base64.b64encode(nkeys.from_seed(own.seed.encode()).sign(nonce.encode())).decode()
     hello = {"verbose": False, "pedantic": False, "headers": True, "no_responders": True, "lang": "x", "version": "1",
-             "user": own.user, "pass": own.password, "protocol": 1}  # fmt: skip
+             "jwt": own.jwt, "sig": signature, "protocol": 1}  # fmt: skip
     writer.write(b"CONNECT %b\r\nPING\r\n%bPING\r\n" % (json.dumps(hello).encode(), frame))
     answers = b""
     with anyio.move_on_after(5):
@@ -87,7 +91,7 @@ async def attack(server, frame):
 async def test_the_transport_reads_on_after_every_hostile_frame(tmp_path):
     async with running_server(tmp_path) as server, plain_client(server) as friend:
         own, inbox = server.credentials, Inbox()
-        transport = await NatsTransport.open(own.url, user=own.user, password=own.password)
+        transport = await NatsTransport.open(credentials=lambda: own)
         losses = []
         transport.on_change(losses.append)
         await transport.subscribe("t.>", inbox)
@@ -115,7 +119,7 @@ async def test_everything_nats_py_offers_survives_every_hostile_frame(tmp_path):
         async def keep(message):
             got.append(message.data)
 
-        await client.connect(own.url, user=own.user, password=own.password, disconnected_cb=disconnected)
+        await client.connect(own.url, **own.options(), disconnected_cb=disconnected)
         try:
             await client.subscribe("t.>", cb=keep)
             pulled = await client.subscribe("t.>")
@@ -143,7 +147,7 @@ async def test_a_late_answer_to_a_flush_that_gave_up_is_harmless(tmp_path):
         async def keep(message):
             got.append(message.data)
 
-        await client.connect(own.url, user=own.user, password=own.password)
+        await client.connect(own.url, **own.options())
         await client.subscribe("t", cb=keep)
         given_up = asyncio.get_running_loop().create_future()
         await client._send_ping(given_up)
@@ -157,7 +161,7 @@ async def test_a_late_answer_to_a_flush_that_gave_up_is_harmless(tmp_path):
 async def test_a_ping_keeps_its_place_behind_what_is_buffered(tmp_path):
     async with running_server(tmp_path) as server:
         own, client = server.credentials, WireClient()
-        await client.connect(own.url, user=own.user, password=own.password)
+        await client.connect(own.url, **own.options())
         client.send(b"PUB t 0\r\n\r\n")
         future = asyncio.get_running_loop().create_future()
         await client._send_ping(future)

@@ -80,7 +80,7 @@ async def test_each_is_a_finding_and_nothing_stops(tmp_path: Path):
 
         await until(begun, "the crew has begun")
         place = Place.find(state=state)
-        client = await nats.connect(place.url, user=place.user, password=place.password)
+        client = await nats.connect(place.url, **place.credentials.options())
         for subject, payload, _ in HOSTILE:
             await client.publish(f"crew.{run}.{subject}", payload)
         await client.flush()

@@ -6,6 +6,7 @@ from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import anyio
 from nats_process import until
 
 from crewkeeper_bus import codec, subjects
@@ -22,6 +23,8 @@ from crewkeeper_bus.messages import (
 from crewkeeper_bus.subjects import HOST, SUPERVISOR, Kind
 from crewkeeper_supervisor.core.crew import Agent, Crew, Restart
 from crewkeeper_supervisor.shell import journal
+from crewkeeper_supervisor.shell.access import Access
+from crewkeeper_supervisor.shell.callout import Callout
 from crewkeeper_supervisor.shell.errors import StoreUnavailable
 from crewkeeper_supervisor.shell.ground import Ground, open_ground
 from crewkeeper_supervisor.shell.host import Host
@@ -95,8 +98,16 @@ class Stage:
 
 @asynccontextmanager
 async def stage(directory: Path, inherited: dict[str, str] | None = None) -> AsyncIterator[Stage]:
-    """A host without a controller on an embedded server."""
+    """A host without a controller, on an embedded server whose logins are decided here."""
     told: list[str] = []
-    async with open_ground(directory, None) as ground, connect(ground.place, name="test host") as link:
+    async with (
+        open_ground(directory, None) as ground,
+        connect(ground.place, name="test host") as link,
+        anyio.create_task_group() as tasks,
+    ):
+        callout = Callout(link, Access(link), ground.authority)
+        await callout.open()
+        await tasks.start(callout.serve)
         host = Host(ground, link, name="here", controller=False, tell=told.append, inherited=inherited)
         yield Stage(ground, link, host, told)
+        tasks.cancel_scope.cancel()

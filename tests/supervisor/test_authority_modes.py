@@ -103,7 +103,7 @@ async def ruled(mode: str, tmp_path: Path) -> AsyncIterator[Authority]:
     """A real server and the authority over it."""
     state = tmp_path / "state"
     if mode == "operator":
-        async with EmbeddedServer(state, operator=True):
+        async with EmbeddedServer(state):
             authority = Authority.load(state)
             assert authority is not None
             yield authority
@@ -173,7 +173,7 @@ async def test_an_identity_without_a_right_can_do_nothing(tmp_path: Path, mode: 
 async def test_pushed_mappings_hold_an_agent_and_a_restart_forgets_them(tmp_path: Path) -> None:
     state = tmp_path / "state"
     for _ in range(2):
-        async with EmbeddedServer(state, operator=True):
+        async with EmbeddedServer(state):
             authority = Authority.load(state)
             assert authority is not None
             async with (

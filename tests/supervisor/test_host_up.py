@@ -180,7 +180,7 @@ def test_kill_9_of_the_controller_costs_only_a_moment(tmp_path: Path) -> None:
 
 
 def test_ctrl_c_stops_in_order_and_exits_130(tmp_path: Path) -> None:
-    with up(tmp_path, crew_file(tmp_path, a=SLEEP, b=SLEEP, c=SLEEP), "--no-controller") as running:
+    with up(tmp_path, crew_file(tmp_path, a=SLEEP, b=SLEEP, c=SLEEP)) as running:
         running.until_started("a", "b", "c")
         children = running.children()
         running.process.send_signal(signal.SIGINT)
@@ -196,7 +196,7 @@ def test_a_second_ctrl_c_kills_what_does_not_end(tmp_path: Path) -> None:
     stubborn = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('deaf'); time.sleep(600)"
     path = crew_file(tmp_path, a=stubborn)
     path.write_text(path.read_text().replace('"intensity": 0', '"shutdown": "1h"'))
-    with up(tmp_path, path, "--no-controller") as running:
+    with up(tmp_path, path) as running:
         running.until_started("a")
         until(lambda: "deaf" in "".join(log.read_text() for log in running.state.glob("runs/*/logs/a.log")), "deaf")
         running.process.send_signal(signal.SIGINT)
@@ -207,13 +207,35 @@ def test_a_second_ctrl_c_kills_what_does_not_end(tmp_path: Path) -> None:
 
 def test_a_second_host_on_one_state_directory_is_refused(tmp_path: Path) -> None:
     path = crew_file(tmp_path, a=SLEEP)
-    with up(tmp_path, path, "--no-controller") as running:
+    with up(tmp_path, path) as running:
         running.until_started("a")
         second = supervisor("up", path, "--plain", "--state", running.state)
         assert second.returncode == 1
         assert "another `supervisor up` runs" in second.stderr
         assert "--state DIR" in second.stderr
         assert running.process.poll() is None
+
+
+def test_agents_are_started_when_a_controller_lets_them_in(tmp_path: Path) -> None:
+    with up(tmp_path, crew_file(tmp_path, a=SLEEP), "--no-controller") as running:
+        until(lambda: "no controller lets agents in yet" in running.text(), "it is said what is missing")
+        assert "a started" not in running.text()
+        controller = subprocess.Popen([*SUPERVISOR, "serve", "--state", str(running.state)], stderr=subprocess.DEVNULL)
+        try:
+            running.until_started("a")
+        finally:
+            controller.kill()
+            controller.wait(LIMIT_S)
+        running.process.send_signal(signal.SIGINT)
+        assert running.wait() == 130, running.text()
+
+
+def test_who_waits_to_be_let_in_can_be_interrupted(tmp_path: Path) -> None:
+    with up(tmp_path, crew_file(tmp_path, a=SLEEP), "--no-controller") as running:
+        until(lambda: "crew tiny declared" in running.text(), "the run is declared")
+        running.process.send_signal(signal.SIGINT)
+        assert running.wait() == 130, running.text()
+        assert "a started" not in running.text()
 
 
 def test_crew_files_are_refused_with_every_error_of_each(tmp_path: Path) -> None:
@@ -240,7 +262,7 @@ def test_an_existing_server_serves_and_what_it_does_not_enforce_is_said(tmp_path
         url = f"nats://sup:{server.password}@127.0.0.1:{server.port}"
         with up(tmp_path, crew_file(tmp_path, a="pass"), "--nats", url) as running:
             assert running.wait() == 0, running.text()
-            assert "only as true as that server's own permissions" in " ".join(running.text().split())
+            assert "Nothing is enforced: all agents connect as the host does" in " ".join(running.text().split())
             assert server.password not in running.text()
             assert " done in " in running.output.read_text()
 
@@ -260,7 +282,7 @@ def test_no_server_exits_4(tmp_path: Path) -> None:
 def test_down_needs_a_yes_without_a_terminal_and_a_run_that_there_is(tmp_path: Path) -> None:
     assert supervisor("down", "--yes", "--state", tmp_path / "state").returncode == 4
     with up(tmp_path, crew_file(tmp_path, a=SLEEP), "--no-controller") as running:
-        running.until_started("a")
+        until(lambda: "crew tiny declared" in running.text(), "the run is declared")
         asked = supervisor("down", "--state", running.state)
         assert asked.returncode == 2
         assert "--yes" in asked.stderr

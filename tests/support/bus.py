@@ -18,6 +18,7 @@ from crewkeeper_bus.nats_transport import NatsTransport
 from crewkeeper_bus.server import EmbeddedServer
 from crewkeeper_bus.subjects import agent_permissions, run_filter, stream_name
 from crewkeeper_bus.transport import Transport
+from support.door import Door, open_door
 
 RUN = "r1"
 LIMIT_S = 20.0
@@ -46,8 +47,8 @@ async def running_server(state_dir: Path) -> AsyncIterator[EmbeddedServer]:
 @asynccontextmanager
 async def plain_client(server: EmbeddedServer, **options: Any) -> AsyncIterator[Any]:
     """The stock client, as the supervisor unless `user` and `password` are given."""
-    own = server.credentials
-    options = {"user": own.user, "password": own.password, "error_cb": _ignore, **options}
+    own = {} if "user" in options else server.credentials.options()
+    options = {"error_cb": _ignore, **own, **options}
     client = await nats.connect(server.url, **options)
     try:
         yield client
@@ -114,18 +115,17 @@ class FakeBus:
 class RealBus:
     kind = "nats"
 
-    def __init__(self, server: EmbeddedServer, stack: AsyncExitStack) -> None:
+    def __init__(self, server: EmbeddedServer, door: Door, stack: AsyncExitStack) -> None:
         self.server = server
+        self.door = door
         self._stack = stack
         self._credentials: dict[int, Callable[[], Credentials]] = {}
 
     async def connect(self, agent: str = "", role: str = "") -> NatsTransport:
         credentials = self.server.credentials
         if agent:
-            credentials = (await self.server.add_users(RUN, [(agent, role or agent)]))[agent]
-        transport = await NatsTransport.open(
-            credentials.url, user=credentials.user, password=credentials.password, name=agent
-        )
+            credentials = self.door.let_in(RUN, [(agent, role or agent)])[agent]
+        transport = await NatsTransport.open(credentials=lambda: credentials, name=agent)
         self._stack.push_async_callback(transport.close)
         return transport
 
@@ -149,8 +149,13 @@ async def open_bus(kind: str, tmp_path: Path) -> AsyncIterator[Any]:
     if kind == "memory":
         yield FakeBus()
         return
-    async with running_server(tmp_path) as server, journal_stream(server), AsyncExitStack() as stack:
-        yield RealBus(server, stack)
+    async with (
+        running_server(tmp_path) as server,
+        journal_stream(server),
+        open_door(server) as door,
+        AsyncExitStack() as stack,
+    ):
+        yield RealBus(server, door, stack)
 
 
 two_buses = pytest.mark.parametrize("kind", ["memory", pytest.param("nats", marks=pytest.mark.live)])

@@ -169,7 +169,7 @@ async def login_stage(mode: str, directory: Path) -> AsyncIterator[Stage]:
 @asynccontextmanager
 async def _server(mode: str, state: Path) -> AsyncIterator[Authority]:
     if mode == "operator":
-        async with EmbeddedServer(state, operator=True):
+        async with EmbeddedServer(state):
             authority = Authority.load(state)
             assert authority is not None
             assert authority.mode == mode

@@ -376,7 +376,7 @@ async def _ls(run: str | None, output: str, state: Path | None, nats: str | None
 @creds.command()
 @click.option("--account", default="CREWS", show_default=True, help="Account that agents work in.")
 @click.option(
-    "--auth-account", default="CREWKEEPER_AUTH", show_default=True, help="Account that logins are decided in."
+    "--auth-account", default="CREWS_AUTH", show_default=True, help="Account that logins are decided in."
 )
 @click.option("--system-account", default="SYS", show_default=True, help="The cluster's system account.")
 @click.option("--keep-user", multiple=True, metavar="USER", help="A user that logs in as before; may be repeated.")

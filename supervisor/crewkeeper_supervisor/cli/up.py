@@ -107,11 +107,8 @@ def _introduce(ground: "Ground", runs: "list[HostedRun]") -> None:
     place = ground.place
     say(f"state  {place.state}")
     say(f"server {place.url}" + (" (embedded)" if ground.server is not None else ""))
-    if not ground.enforces_senders:
-        say(
-            "warning: on an existing server all agents connect as this host does, so a message's sender is only as "
-            "true as that server's own permissions make it; without --nats every agent is confined to its name"
-        )
+    if not ground.authority.enforces:
+        say(f"warning: {ground.authority.cannot_enforce} How to change that: docs/identity.md")
     unset = sorted({name for run in runs for name in secrets_of(run.crew) if name not in os.environ})
     if unset:
         it = "it" if len(unset) == 1 else "them"

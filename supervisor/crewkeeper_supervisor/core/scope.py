@@ -128,11 +128,14 @@ def decide(record: Record | None, login: Login | None, now_s: float) -> Grant | 
     expires_at = int(min(now_s + SESSION_S, token.expires_at))
     if expires_at <= now_s:
         return Refusal(reason="expired", proven=True)
+    return Grant(permissions=permissions_of(record), expires_at=expires_at, payload_bytes=record.payload_bytes)
+
+
+def permissions_of(record: Record) -> Permissions:
+    """What an agent that is let in may do at this moment."""
     if record.state == "paused":
-        permissions = paused_permissions(record.run, record.agent)
-    else:
-        permissions = agent_permissions(record.run, record.agent, record.role, record.peers, tools=record.tools)
-    return Grant(permissions=permissions, expires_at=expires_at, payload_bytes=record.payload_bytes)
+        return paused_permissions(record.run, record.agent)
+    return agent_permissions(record.run, record.agent, record.role, record.peers, tools=record.tools)
 
 
 def _presented(tokens: Iterable[Token], login: Login) -> Token | None:

@@ -258,7 +258,7 @@ def make_config_block(
     state_dir: Path,
     *,
     account: str = "CREWS",
-    auth_account: str = "CREWKEEPER_AUTH",
+    auth_account: str = "CREWS_AUTH",
     system_account: str = "SYS",
     keep_users: tuple[str, ...] = (),
 ) -> str:

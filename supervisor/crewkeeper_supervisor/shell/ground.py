@@ -2,14 +2,23 @@
 
 import contextlib
 import os
-from collections.abc import AsyncIterator, Iterable
+import time
+from collections.abc import AsyncIterator, Callable, Iterable
 from pathlib import Path
 from urllib.parse import quote, urlsplit
 
+import msgspec
+
+from crewkeeper_bus.claims import Key
 from crewkeeper_bus.credentials import Credentials
 from crewkeeper_bus.errors import ServerError
 from crewkeeper_bus.server import EmbeddedServer, find
+from crewkeeper_supervisor.core.scope import SESSION_S, SUBSCRIPTIONS_MAX, Record, permissions_of
+from crewkeeper_supervisor.shell import admission
+from crewkeeper_supervisor.shell.access import TTL_MAX_S, Access
+from crewkeeper_supervisor.shell.authority import SIGNED_LIFE_S
 from crewkeeper_supervisor.shell.errors import ShellError
+from crewkeeper_supervisor.shell.nats_link import Link
 from crewkeeper_supervisor.shell.place import Place, state_dir
 
 
@@ -23,51 +32,96 @@ class Ground:
     Attributes:
         place: Where it is, with the supervisor's credentials.
         server: The embedded server; None on an existing one.
+        authority: What the server can be made to enforce.
     """
 
     def __init__(self, place: Place, server: EmbeddedServer | None = None) -> None:
         self.place = place
         self.server = server
+        self.authority = place.authority()
 
     @property
-    def enforces_senders(self) -> bool:
-        """Whether this host gives every agent a user confined to its own name."""
-        return self.server is not None
-
-    @property
-    def full_address(self) -> str:
-        """The server's address with the supervisor's credentials in it: a secret."""
+    def address(self) -> str:
+        """The server's address, with user and password in it where they are all there is to log in with: a secret."""
         parts = urlsplit(self.place.url)
-        user = f"{quote(self.place.user, safe='')}:{quote(self.place.password, safe='')}@" if self.place.user else ""
+        user = (
+            f"{quote(self.place.user, safe='')}:{quote(self.place.password, safe='')}@" if self.place.password else ""
+        )
         return f"{parts.scheme}://{user}{parts.netloc}"
 
-    async def let_in(self, run: str, agents: Iterable[tuple[str, str]]) -> dict[str, Credentials]:
-        """Credentials for agents of a run, by agent name.
+    async def let_in(
+        self, link: Link, run: str, agents: Iterable[tuple[str, str]], payload_bytes: int
+    ) -> dict[str, Credentials]:
+        """Credentials for agents of a run, by agent name; good until the run ends.
 
-        On an existing server they all connect as the host does: who may speak in whose name is then that server's
-        business.
+        Where nothing can be enforced they all connect as the host does: who may speak in whose name is then that
+        server's business.
 
         Args:
+            link: A connection to the server.
             run: The run.
             agents: (agent, role) pairs.
+            payload_bytes: The largest message they may publish.
 
         Raises:
-            ServerError: The embedded server refused its new users.
+            AccessRefused: One of them was issued to before, in another role.
+            StoreUnavailable: The server did not store it.
         """
         wanted = list(agents)
-        if self.server is not None:
-            return await self.server.add_users(run, wanted)
-        place = self.place
-        return {name: Credentials(url=place.url, user=place.user, password=place.password) for name, _ in wanted}
+        if self.authority.mode == "observe":
+            return {name: self.place.credentials for name, _ in wanted}
+        access = Access(link)
+        await access.open()
+        issued = {name: await _issue(access, run, name, role, payload_bytes) for name, role in wanted}
+        return await self.signed(link, run, issued) if self.authority.mode == "signing" else issued
 
-    async def shut_out(self, run: str) -> None:
-        """Cut off whoever was let in for this run.
+    async def signed(self, link: Link, run: str, agents: Iterable[str]) -> dict[str, Credentials]:
+        """New credentials of these agents in mode `signing`: they end soon, and who was killed gets none.
 
         Raises:
-            ServerError: The embedded server refused the change.
+            StoreUnavailable: The server did not answer.
         """
-        if self.server is not None:
-            await self.server.remove_users(run)
+        access = Access(link)
+        records = [await access.get(run, name) for name in agents]
+        return {each.agent: self._sign(each) for each in records if each is not None and each.state != "killed"}
+
+    def _sign(self, record: Record) -> Credentials:
+        key, expires_at = Key.make("user"), int(time.time()) + SIGNED_LIFE_S
+        jwt = self.authority.user_jwt(
+            subject=key.public,
+            name=record.user,
+            permissions=permissions_of(record),
+            expires_at=expires_at,
+            payload_bytes=record.payload_bytes,
+            subs=SUBSCRIPTIONS_MAX,
+        )
+        return Credentials(url=self.place.url, user=record.user, jwt=jwt, seed=key.seed, expires_at=float(expires_at))
+
+    async def wait_for_admission(self, link: Link, tell: Callable[[str], None]) -> None:
+        """Return when agents can log in: where a controller decides about that, when one does.
+
+        Raises:
+            StoreUnavailable: The server did not answer.
+        """
+        if self.authority.enforces:
+            access = Access(link)
+            await access.open()
+            await admission.wait(access, tell)
+
+    async def shut_out(self, link: Link, run: str) -> None:
+        """Let nobody of this run in any more.
+
+        Raises:
+            StoreUnavailable: The server did not store it.
+        """
+        if self.authority.mode != "observe":
+            await Access(link).end_run(run)
+
+
+async def _issue(access: Access, run: str, agent: str, role: str, payload_bytes: int) -> Credentials:
+    # A restarted process finds the same password in its environment, so the token lives as long as a run may.
+    issued = await access.issue(run, agent, role, ttl_s=TTL_MAX_S, by="its host", payload_bytes=payload_bytes)
+    return msgspec.structs.replace(issued.credentials, session_s=float(SESSION_S))
 
 
 @contextlib.asynccontextmanager
@@ -100,8 +154,6 @@ async def open_ground(state: Path | None, nats: str | None) -> AsyncIterator[Gro
             "`up`, or use another directory with --state DIR, or a server of your own with --nats URL"
         ) from error
     try:
-        access = server.credentials
-        place = Place(state=directory, url=access.url, user=access.user, password=access.password)
-        yield Ground(place, server)
+        yield Ground(Place.of(directory, server.credentials), server)
     finally:
         await server.stop()

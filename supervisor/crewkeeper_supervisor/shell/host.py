@@ -17,12 +17,13 @@ import anyio
 import anyio.abc
 
 from crewkeeper_bus.credentials import Credentials
-from crewkeeper_bus.errors import ConnectionLost, ServerError
+from crewkeeper_bus.errors import ConnectionLost
 from crewkeeper_bus.messages import RunEnded
 from crewkeeper_bus.subjects import HOST
 from crewkeeper_supervisor.core.crew import Crew, Restart
 from crewkeeper_supervisor.shell import journal
-from crewkeeper_supervisor.shell.errors import StoreUnavailable
+from crewkeeper_supervisor.shell.authority import SIGNED_LIFE_S
+from crewkeeper_supervisor.shell.errors import ShellError, StoreUnavailable
 from crewkeeper_supervisor.shell.ground import Ground
 from crewkeeper_supervisor.shell.hosted_run import SETTLE_S, HostedRun, RunResult
 from crewkeeper_supervisor.shell.launcher import Launch, command_line, environment
@@ -35,6 +36,7 @@ CONTROLLER_RULE: Final = Restart(policy="permanent", intensity=1000, period_s=60
 """A controller is always started again: the growing delay keeps it far below this intensity."""
 DELIVERY_LIMIT_S: Final = 3.0
 """How long the end waits for escalations to be delivered."""
+ADMISSION_RETRY_S: Final = 1.0
 _RUN_NAME_MAX_CHARS: Final = 25
 _SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -88,7 +90,7 @@ class Host:
         Raises:
             SettingMissing: An agent's `env` names a variable that is not set; nothing has been declared then.
             StoreUnavailable: The server did not answer.
-            ServerError: The embedded server refused its users.
+            AccessRefused: An agent is not let in.
         """
         named = [(f"{crew.name[:_RUN_NAME_MAX_CHARS]}-{secrets.token_hex(3)}", crew) for crew in crews]
         for run, crew in named:
@@ -114,6 +116,7 @@ class Host:
             except ConnectionLost as error:
                 raise StoreUnavailable(f"run {info.run}: cannot be ended: {error}") from error
             await self._registry.set_state(info.run, "failed")
+            await self._ground.shut_out(self._link, info.run)
             self._tell(f"{info.run}: ended as failed: its host had ended without ending it")
 
     def _check_environment(self, run: str, crew: Crew) -> None:
@@ -122,15 +125,17 @@ class Host:
 
     async def _launches(self, run: str, crew: Crew) -> list[tuple[Launch, Restart]]:
         names = [(instance, agent.name) for agent in crew.agents for instance in agent.instances]
-        credentials = await self._ground.let_in(run, names)
+        credentials = await self._ground.let_in(self._link, run, names, crew.payload_bytes)
         directory = self._ground.place.state / "runs" / run
         launches: list[tuple[Launch, Restart]] = []
         for agent in crew.agents:
             for instance in agent.instances:
-                access = credentials[instance]
-                if agent.external:
+                access: Credentials | Path = credentials[instance]
+                if agent.external or credentials[instance].jwt:
                     access_file = _private_dir(directory / "credentials") / f"{instance}.json"
-                    access.to_file(access_file)
+                    credentials[instance].to_file(access_file)
+                    access = access_file
+                if agent.external:
                     self._tell(
                         f"{run}: start the external agent {instance} yourself, with CREWKEEPER_RUN={run} "
                         f"CREWKEEPER_AGENT={instance} CREWKEEPER_CREDENTIALS={access_file}"
@@ -152,7 +157,7 @@ class Host:
         env["PYTHONUNBUFFERED"] = "1"
         if self._ground.server is None:
             # In the environment, which only this user can read, and not in the command line, which everybody can.
-            env["CREWKEEPER_NATS_URL"] = self._ground.full_address
+            env["CREWKEEPER_NATS_URL"] = self._ground.address
         module = ("-m", "crewkeeper_supervisor.cli.main", "serve", "--state", str(place.state))
         return Launch(name="controller", argv=(sys.executable, *module), env=env, log=place.state / "controller.log")
 
@@ -171,9 +176,13 @@ class Host:
                 tasks.start_soon(self._watch_server)
             if self._controller is not None:
                 tasks.start_soon(self._controller.run)
+            admitted = anyio.Event()
+            tasks.start_soon(self._admit, admitted)
+            if self._ground.authority.mode == "signing":
+                tasks.start_soon(self._renew)
             async with anyio.create_task_group() as running:
                 for run in self.runs:
-                    running.start_soon(self._serve_run, run)
+                    running.start_soon(self._serve_run, run, admitted)
             if self._controller is not None:
                 await self._wait_for_deliveries()
                 await self._controller.stop(CONTROLLER_RULE.shutdown_s)
@@ -195,13 +204,40 @@ class Host:
         """Process of the controller; 0 while there is none."""
         return 0 if self._controller is None else self._controller.running
 
-    async def _serve_run(self, run: HostedRun) -> None:
-        await run.serve(SETTLE_S if self._controller is not None else 0.0)
-        if len(self.runs) > 1 and not run.is_cut_off:
+    async def _serve_run(self, run: HostedRun, admitted: anyio.Event) -> None:
+        await run.serve(SETTLE_S if self._controller is not None else 0.0, admitted)
+        if run.is_cut_off:
+            return
+        try:
+            await self._ground.shut_out(self._link, run.run)
+        except ShellError as error:
+            logger().warning("host.users_left", crew=run.run, error=str(error)[:300])
+
+    async def _admit(self, admitted: anyio.Event) -> None:
+        """Let the agents be started once they can log in."""
+        while not admitted.is_set():
             try:
-                await self._ground.shut_out(run.run)
-            except ServerError as error:
-                logger().warning("host.users_left", crew=run.run, error=str(error)[:300])
+                await self._ground.wait_for_admission(self._link, self._tell)
+            except ShellError as error:
+                logger().warning("host.admission", cause=type(error).__name__, error=str(error)[:300])
+                await anyio.sleep(ADMISSION_RETRY_S)
+            else:
+                admitted.set()
+
+    async def _renew(self) -> None:
+        """Keep the credentials files of agents ahead of their end, where credentials cannot be taken back."""
+        while True:
+            await anyio.sleep(SIGNED_LIFE_S / 3)
+            for run in self.runs:
+                if run.result is not None:
+                    continue
+                names = [instance for agent in run.crew.agents for instance in agent.instances]
+                folder = self._ground.place.state / "runs" / run.run / "credentials"
+                try:
+                    for name, credentials in (await self._ground.signed(self._link, run.run, names)).items():
+                        credentials.to_file(folder / f"{name}.json")
+                except (ShellError, OSError) as error:  # two more turns before they end
+                    logger().warning("host.renewal", crew=run.run, error=str(error)[:300])
 
     async def _wait_for_deliveries(self) -> None:
         """Give the controller a moment to tell people what it has decided to tell them."""

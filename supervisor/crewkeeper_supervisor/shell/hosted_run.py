@@ -97,17 +97,17 @@ class HostedRun:
         """Pids of the processes that run now, by agent."""
         return {name: kept.running for name, kept in self._kept.items() if kept.running}
 
-    async def serve(self, settle_s: float = SETTLE_S) -> RunResult:
+    async def serve(self, settle_s: float = SETTLE_S, admitted: anyio.Event | None = None) -> RunResult:
         """Start the processes, keep them, obey orders, end them and report the end; once.
 
         Args:
             settle_s: How long to wait for the owner's word about the end once all processes are gone.
+            admitted: Set when agents can log in: no process is started before.
         """
         began_s = time.monotonic()
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(self._obey, tasks)
-            for kept in self._kept.values():
-                tasks.start_soon(self._keep, kept)
+            tasks.start_soon(self._start, tasks, admitted)
             await self._end.wait()
             if self._told is None:  # the processes ended by themselves: let the owner say how that is to be read
                 with anyio.move_on_after(settle_s):
@@ -144,6 +144,13 @@ class HostedRun:
         self.stop(why, "failed")
 
     # --- processes ---
+
+    async def _start(self, tasks: anyio.abc.TaskGroup, admitted: anyio.Event | None) -> None:
+        if admitted is not None:
+            await admitted.wait()
+        if not self._end.is_set():
+            for kept in self._kept.values():
+                tasks.start_soon(self._keep, kept)
 
     async def _keep(self, kept: KeptProcess) -> None:
         self._ends[kept.name] = await kept.run()

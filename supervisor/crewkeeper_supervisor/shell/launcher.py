@@ -60,7 +60,12 @@ def secrets_of(crew: Crew) -> frozenset[str]:
 
 
 def environment(
-    crew: Crew, agent: Agent, instance: str, run: str, credentials: Credentials, inherited: Mapping[str, str]
+    crew: Crew,
+    agent: Agent,
+    instance: str,
+    run: str,
+    credentials: Credentials | Path,
+    inherited: Mapping[str, str],
 ) -> dict[str, str]:
     """The environment of one agent: inherited, without our own variables and the webhooks' secrets, plus its settings.
 
@@ -69,7 +74,7 @@ def environment(
         agent: Its declaration.
         instance: Its name on the bus.
         run: The run it works in.
-        credentials: How it connects.
+        credentials: How it connects, or the file that says so from moment to moment.
         inherited: The host's environment.
 
     Raises:
@@ -83,13 +88,10 @@ def environment(
         except MissingVariable as error:
             raise SettingMissing(f"agents.{agent.name}.env.{name}: {error}", name=error.names[0]) from None
     settings = {
-        "URL": credentials.url,
+        **_access(credentials),
         "RUN": run,
         "AGENT": instance,
         "ROLE": agent.name,
-        "USER": credentials.user,
-        "PASSWORD": credentials.password,
-        "SESSION_S": "" if credentials.session_s is None else credentials.session_s,
         "CONCURRENCY": agent.concurrency,
         "REENTRANT": agent.reentrant,
         "MAILBOX": agent.mailbox,
@@ -99,6 +101,17 @@ def environment(
     env |= {_OWN_PREFIX + name: str(value) for name, value in settings.items() if value != ""}
     env["PYTHONUNBUFFERED"] = "1"  # a crash must not take the last lines of the log with it
     return env
+
+
+def _access(credentials: Credentials | Path) -> dict[str, str | float]:
+    if isinstance(credentials, Path):
+        return {"CREDENTIALS": str(credentials)}
+    return {
+        "URL": credentials.url,
+        "USER": credentials.user,
+        "PASSWORD": credentials.password,
+        "SESSION_S": "" if credentials.session_s is None else credentials.session_s,
+    }
 
 
 class ChildProcess:
