@@ -19,7 +19,7 @@ from typing import Any
 import msgspec
 
 from crewkeeper_supervisor.chaos.loop_corpus import corpus
-from crewkeeper_supervisor.core.drift import DriftModel
+from crewkeeper_supervisor.core.drift import RAISED_AT, DriftModel
 from crewkeeper_supervisor.core.fingerprint import of_text
 from crewkeeper_supervisor.core.trace import TraceEvent
 from crewkeeper_supervisor.core.trace_analysis import TraceAnalysis, TraceHeader
@@ -238,8 +238,10 @@ def drift(runs: Recorded) -> None:
                 if own is not None and other is not None:
                     healthy.append(own)
                     hijacked.append(other)
+        raised = [sum(score >= RAISED_AT for score in scores) for scores in (hijacked, healthy)]
         print(
-            f"Drift, words {title}: {len(hijacked)} splices, AUROC within {STEPS} steps {auroc(hijacked, healthy):.3f}"
+            f"Drift, words {title}: {len(hijacked)} splices, AUROC in {STEPS} steps {auroc(hijacked, healthy):.3f}; "
+            f"raised in {raised[0]}, and in {raised[1]} that went on as they were"
         )
     # Healthy runs with their objective: nothing should be found.
     raised = 0

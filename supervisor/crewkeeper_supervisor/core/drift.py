@@ -34,7 +34,7 @@ CLEARED_AT: Final = 0.6
 """Drift below which it is over."""
 KNOWN_MAX: Final = 50_000
 AGENTS_MAX: Final = 256
-_CHARS: Final = 2000
+_CHARS: Final = 1500
 _STEM: Final = 7
 """Letters of a word that count, so that its endings do not."""
 

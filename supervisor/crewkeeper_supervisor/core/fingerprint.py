@@ -71,9 +71,9 @@ class Fingerprint(Struct, frozen=True, gc=False):
     """What a text comes down to."""
 
     digest: int
-    """Checksum of the words of the masked text."""
+    """Checksum of the masked text."""
     literal: int
-    """Checksum of the text as it was, but for case and spacing."""
+    """Checksum of the text as it was, but for case."""
     words: frozenset[str]
     marks: frozenset[str]
     """Those of the words that have a digit, and the names if they were asked for."""
@@ -91,7 +91,7 @@ NOTHING: Final = Fingerprint(0, 0, frozenset(), frozenset(), 0)
 
 
 def of_text(text: str, *, masked: bool = True, names: bool = False) -> Fingerprint:
-    """Fingerprint a text. About 30 µs for 1,000 characters.
+    """Fingerprint a text. About 25 µs for 1,000 characters.
 
     Args:
         text: Any length.
@@ -104,18 +104,14 @@ def of_text(text: str, *, masked: bool = True, names: bool = False) -> Fingerpri
     head = f"{text[:HEAD_CHARS]} {text[-TAIL_CHARS:]}" if long else text
     named = _NAME.findall(head) if names else ()
     head = head.lower()
-    # Signs count here, so that "[]" is not "" where there are no words; spacing does not.
-    literal = _checksum(" ".join(head.split()))
-    if long:
-        literal ^= _checksum(text[HEAD_CHARS:-TAIL_CHARS])
+    middle = _checksum(text[HEAD_CHARS:-TAIL_CHARS]) if long else 0
+    literal = digest = _checksum(head) ^ middle
     if masked and _DIGIT.search(head):
         head = _VOLATILE.sub(" ", head)
         if _LIKE_DIGEST.search(head):
             head = _DIGESTS.sub(" ", head)
+        digest = _checksum(head) ^ middle
     found = _WORD.findall(head)
-    digest = _checksum(" ".join(found)) if found else literal
-    if long:
-        digest ^= _checksum(text[HEAD_CHARS:-TAIL_CHARS])
     words = frozenset(found)
     marks = frozenset(word for word in words if not word.isalpha())
     if names:
