@@ -152,6 +152,7 @@ def account(
     jetstream: bool = False,
     subs: int = UNLIMITED,
     mappings: Mapping[str, str] | None = None,
+    signing_keys: Sequence[str] = (),
     auth_users: Sequence[str] = (),
     allowed_accounts: Sequence[str] = (),
 ) -> str:
@@ -164,6 +165,7 @@ def account(
         jetstream: Whether it may have streams.
         subs: How many subscriptions each connection may have.
         mappings: What is published on the key goes to the value instead, in server syntax.
+        signing_keys: Public keys that sign its users beside its own.
         auth_users: Users who log in without the callout; if given, everybody else needs it.
         allowed_accounts: Public keys of the accounts that the callout may place users in; `*` for every one.
     """
@@ -178,6 +180,8 @@ def account(
     }
     if mappings:
         body["mappings"] = {source: [{"subject": target, "weight": 100}] for source, target in mappings.items()}
+    if signing_keys:
+        body["signing_keys"] = list(signing_keys)
     if auth_users:
         body["authorization"] = {"auth_users": list(auth_users), "allowed_accounts": list(allowed_accounts)}
     return key.sign({"name": name, "sub": subject, "nats": body})

@@ -2,9 +2,7 @@
 
 import json
 import os
-import signal
 import stat
-import subprocess
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -20,11 +18,11 @@ from crewkeeper_bus.claims import SUBS_MAX, Key
 from crewkeeper_bus.credentials import Credentials
 from crewkeeper_bus.errors import ConfigError, ServerError
 from crewkeeper_bus.server import EmbeddedServer
-from crewkeeper_bus.server_binary import find_binary
 from crewkeeper_bus.subjects import Permissions, agent_permissions
 from crewkeeper_bus.wire import WireClient
 from crewkeeper_supervisor.shell.authority import Authority, make_config_block, store_signing_key
 from support.bus import until
+from support.existing import server_of
 
 AUTH = "$SYS.REQ.USER.AUTH"
 
@@ -73,32 +71,6 @@ async def deciding(authority: Authority, permissions: Permissions) -> AsyncItera
 
 
 @asynccontextmanager
-async def cluster_of_one(directory: Path, conf: str) -> AsyncIterator[str]:
-    """A server with the given configuration; yields its address."""
-    (directory / "existing.conf").write_text(
-        f'listen: "127.0.0.1:-1"\nports_file_dir: "{directory}"\njetstream {{ store_dir: "{directory}/store" }}\n{conf}'
-    )
-    log = (directory / "log").open("wb")
-    command = [str(find_binary()), "-c", str(directory / "existing.conf")]
-    server = subprocess.Popen(command, stdout=log, stderr=log)  # noqa: ASYNC220 - it starts in a millisecond
-    ports = directory / f"nats-server_{server.pid}.ports"
-
-    def listening() -> str:
-        assert server.poll() is None, (directory / "log").read_text()
-        try:
-            return str(json.loads(ports.read_text())["nats"][0])
-        except (OSError, ValueError):
-            return ""
-
-    try:
-        yield await until(listening, "the server listens")
-    finally:
-        server.send_signal(signal.SIGKILL)
-        server.wait(10)
-        log.close()
-
-
-@asynccontextmanager
 async def ruled(mode: str, tmp_path: Path) -> AsyncIterator[Authority]:
     """A real server and the authority over it."""
     state = tmp_path / "state"
@@ -109,7 +81,7 @@ async def ruled(mode: str, tmp_path: Path) -> AsyncIterator[Authority]:
             yield authority
         return
     block = make_config_block(state)
-    async with cluster_of_one(tmp_path, block) as url:
+    async with server_of(tmp_path, block) as url:
         authority = Authority.load(state, url)
         assert authority is not None
         yield authority
@@ -200,9 +172,7 @@ async def test_users_that_are_kept_log_in_as_before(tmp_path: Path) -> None:
     state, own = tmp_path / "state", Key.make("user")
     block = make_config_block(state, keep_users=("alice", own.public))
     both = f"{{ user: alice, password: pw }}, {{ nkey: {own.public} }}"
-    async with cluster_of_one(
-        tmp_path, block.replace("accounts {", f"accounts {{ OTHER {{ users: [ {both} ] }}", 1)
-    ) as url:
+    async with server_of(tmp_path, block.replace("accounts {", f"accounts {{ OTHER {{ users: [ {both} ] }}", 1)) as url:
         for each in (Credentials(url=url, user="alice", password="pw"), Credentials(url=url, seed=own.seed)):
             async with client(each) as nc:
                 await nc.flush()

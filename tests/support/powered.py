@@ -112,7 +112,7 @@ async def powered(directory: Path, **crew: Any) -> AsyncIterator[Powered]:
     """Everything, running."""
     state = directory / "state"
     agents = tuple(Agent(name=name, external=True) for name in AGENTS)
-    async with EmbeddedServer(state, operator=True), nats_link.connect(Place.find(state=state), name="test") as link:
+    async with EmbeddedServer(state), nats_link.connect(Place.find(state=state), name="test") as link:
         stage = Powered(state, link)
         await stage.declare(Crew(name="trip", agents=agents, **crew))
         async with controller(directory):
