@@ -22,6 +22,7 @@ async def test_new_connections_are_refused_and_messages_flow(siege: Siege):
         async def answer(request):
             return "still here"
 
+        await mallory.ready(30)
         await bob.ready(30)
         assert await bob.ask("mallory", timeout_s=20) == "still here"
         controller = siege.controller_pid()
