@@ -5,9 +5,11 @@ import json
 import pytest
 from nats_process import nats_process
 
-from crewkeeper_supervisor.cli.doctor import clock_check, webhook_check
+from crewkeeper_bus.server import EmbeddedServer
+from crewkeeper_supervisor.cli.doctor import clock_check, server_checks, webhook_check
 from crewkeeper_supervisor.cli.main import run
 from crewkeeper_supervisor.core.crew import Webhook
+from crewkeeper_supervisor.shell.authority import make_config_block
 
 SECRET = "whsec_MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIz"
 
@@ -54,6 +56,32 @@ def test_a_good_server(tmp_path, capsys):
     assert code == 0
     assert checks["server"]["grade"] == checks["jetstream"]["grade"] == "ok"
     assert checks["streams"]["grade"] == "warn"
+
+
+@pytest.mark.live
+def test_what_cannot_be_enforced_is_a_warning(tmp_path, capsys):
+    with nats_process(tmp_path) as server:
+        url = f"nats://sup:{server.password}@127.0.0.1:{server.port}"
+        code, _, checks = examined(capsys, "--state", str(tmp_path), "--nats", url)
+        assert code == 0
+        assert checks["enforcement"]["grade"] == "warn"
+        assert checks["enforcement"]["text"].startswith("observe: Nothing is enforced")
+        make_config_block(tmp_path)
+        code, _, checks = examined(capsys, "--state", str(tmp_path), "--nats", url)
+        assert code == 1
+        assert "does not take our key for logins" in checks["enforcement"]["text"]
+        (tmp_path / "keys").chmod(0o755)
+        code, _, checks = examined(capsys, "--state", str(tmp_path), "--nats", f"nats://127.0.0.1:{server.port}")
+        assert code == 1
+        assert "chmod 700" in checks["keys"]["text"]
+
+
+@pytest.mark.live
+async def test_an_embedded_server_enforces_everything(tmp_path):
+    async with EmbeddedServer(tmp_path / "state"):
+        checks = {check.name: check for check in await server_checks(tmp_path / "state", None)}
+    assert checks["enforcement"].grade == "ok"
+    assert checks["enforcement"].text.startswith("operator: The server enforces everything")
 
 
 def test_a_bad_crew_file_fails(tmp_path, capsys):

@@ -126,7 +126,7 @@ def nats_server() -> Check:
 
 async def server_checks(state: Path | None, nats: str | None) -> list[Check]:
     """Whether a server runs, can be reached, has JetStream and our streams, and agrees on the time."""
-    from crewkeeper_bus.errors import BusError
+    from crewkeeper_bus.errors import BusError, ServerError
     from crewkeeper_supervisor.shell.errors import NothingRuns
     from crewkeeper_supervisor.shell.nats_link import connect
     from crewkeeper_supervisor.shell.place import Place
@@ -137,10 +137,12 @@ async def server_checks(state: Path | None, nats: str | None) -> list[Check]:
     except NothingRuns as error:
         # Not a fault: `up` starts one.
         return [Check(name="server", grade="warn", text=str(error), fix="supervisor up crew.yaml")]
+    except ServerError as error:
+        return [Check(name="keys", grade="fail", text=str(error))]
     try:
         with anyio.fail_after(CHECK_LIMIT_S):
             async with connect(place, name="supervisor doctor") as link:
-                return [_reached(place), *await _account(link), await _clock(link)]
+                return [_reached(place), await _enforcement(place), *await _account(link), await _clock(link)]
     except (BusError, TimeoutError) as error:
         fix = "check the address and the credentials in --nats" if named else "supervisor up crew.yaml"
         text = str(error) or f"{place.host} did not answer within {CHECK_LIMIT_S:g} s"
@@ -149,6 +151,33 @@ async def server_checks(state: Path | None, nats: str | None) -> list[Check]:
 
 def _reached(place: "Place") -> Check:
     return Check(name="server", grade="ok", text=f"reached at {place.host}")
+
+
+async def _enforcement(place: "Place") -> Check:
+    """What the server can be made to do about an agent, and whether it knows the keys that this takes."""
+    from crewkeeper_bus.errors import ConnectionLost, ServerError
+    from crewkeeper_supervisor.shell.nats_link import connect
+    from crewkeeper_supervisor.shell.place import Place
+
+    try:
+        authority = place.authority()
+    except ServerError as error:
+        return Check(name="enforcement", grade="fail", text=str(error))
+    text = f"{authority.mode}: {authority.cannot_enforce}"
+    if not authority.enforces:
+        return Check(name="enforcement", grade="warn", text=text, fix="supervisor creds block")
+    for what, credentials in (("logins", authority.callout), ("connections", authority.system)):
+        try:
+            async with connect(Place.of(place.state, credentials), name="supervisor doctor"):
+                pass
+        except ConnectionLost as error:
+            return Check(
+                name="enforcement",
+                grade="fail",
+                text=f"{authority.mode}: the server does not take our key for {what} ({error})",
+                fix="supervisor creds block, and put what it prints into the configuration of every server",
+            )
+    return Check(name="enforcement", grade="ok", text=text)
 
 
 async def _account(link: "Link") -> list[Check]:
