@@ -26,7 +26,7 @@ LONG_WORDS: Final = 40
 """Distinct words from which a text is long: it may vary a little and still be the same."""
 LONG_LIKENESS: Final = 0.6
 SHORT_LIKENESS: Final = 0.8
-MARKS_LOST: Final = 0.35
+MARKS_LOST: Final = 0.5
 MARKS_LOST_FEW: Final = 2
 """Share and number of its marks that a long text may lack: whichever is more."""
 DEPTH_MAX: Final = 30
