@@ -8,6 +8,7 @@ from pathlib import Path
 
 import anyio
 import pytest
+from nats.errors import Error
 
 from crewkeeper_supervisor.shell import nats_link, system_link
 from crewkeeper_supervisor.shell.authority import Authority
@@ -77,6 +78,25 @@ async def test_an_agent_on_another_node_of_the_cluster_is_cut_off(tmp_path: Path
         done = await stage.kill(stage.table.add("r1", "a"), node=2)
         assert done.ok
         assert done.connections >= 3
+
+
+@pytest.mark.parametrize("slow_s", [0.02, 0.15])
+async def test_a_login_that_was_being_judged_is_cut_off_as_well(tmp_path: Path, slow_s: float):
+    async with staged(tmp_path, 1) as stage:
+        identity = stage.table.add("r1", "a")
+        stage.table.slow_s = slow_s
+        outcome: list[Done] = []
+
+        async def kill() -> None:
+            await until(lambda: stage.table.asked == 1, "its login is being judged")
+            outcome.append(await stage.enforcer.kill("r1", "a", why="test", term=1))
+
+        async with anyio.create_task_group() as group:
+            group.start_soon(kill)
+            with contextlib.suppress(OSError, Error):  # cut off before it has said a word, or soon after
+                async with logged_in(identity, stage.servers.nodes[0]) as client:
+                    await until(lambda: not client.is_connected, "it is let in, and cut off")
+        assert (outcome[0].ok, outcome[0].connections) == (True, 1)
 
 
 async def test_a_server_that_does_not_answer_makes_no_success(tmp_path: Path):

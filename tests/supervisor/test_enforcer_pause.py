@@ -195,7 +195,9 @@ async def test_a_pair_is_held_apart_and_nobody_else(tmp_path: Path):
         assert await those.is_idle()
 
 
-async def test_an_agent_goes_on_while_it_is_still_held_apart_from_one(tmp_path: Path):
+@pytest.mark.parametrize("batch", [50, 500])
+async def test_an_agent_goes_on_while_it_is_still_held_apart_from_one(tmp_path: Path, monkeypatch, batch: int):
+    monkeypatch.setattr("crewkeeper_supervisor.shell.excerpt.BATCH", batch)
     async with crew("operator", tmp_path, "a", "b", "c") as those:
         async with those.talking(("a", "b"), ("a", "c")):
             assert (await those.enforcer.pause_pair(RUN, "a", "b")).ok
@@ -264,6 +266,25 @@ async def test_repeating_an_order_changes_nothing(tmp_path: Path):
             assert (await those.enforcer.resume(RUN, "a", **ORDER)).ok
         await those.all_heard("a", "b")
         assert those.agents["a"].transport.is_connected
+        assert await those.is_idle()
+
+
+async def test_an_agent_that_says_too_much_while_it_is_held_is_sent_away(tmp_path: Path):
+    async with crew("operator", tmp_path, "a", "b") as those:
+        a = those.agents["a"]
+        assert (await those.enforcer.pause(RUN, "a", **ORDER)).ok
+        for _ in range(10):
+            await a.say("b")
+        await a.transport.barrier()
+        done = await those.enforcer.pause(RUN, "a", **ORDER, keep=False)
+        assert (done.ok, done.connections) == (True, 1)
+        await until(lambda: a.transport.is_connected, "it is back, to hear the supervisor")
+        await a.transport.publish(f"crew.{RUN}.msg.a.b.x", b"99")
+        await a.transport.barrier()
+        await those.agents["b"].say("a")
+        assert (await those.enforcer.resume(RUN, "a", **ORDER)).ok
+        await those.all_heard("b", "a")
+        await those.all_heard("a", "b")  # what was kept before is not lost, what was refused is not there
         assert await those.is_idle()
 
 

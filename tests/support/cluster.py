@@ -186,11 +186,13 @@ class Callout:
     Attributes:
         identities: By user name.
         asked: How many logins it was asked about.
+        slow_s: How long it takes over an answer after it has looked into the table.
     """
 
     def __init__(self, issuer: claims.Key) -> None:
         self.identities: dict[str, Identity] = {}
         self.asked = 0
+        self.slow_s = 0.0
         self._issuer = issuer
 
     def add(self, run: str, agent: str, role: str = "") -> Identity:
@@ -226,7 +228,10 @@ async def callout(servers: Cluster, node: int = 0) -> AsyncIterator[Callout]:
     client = await servers.connect("_callout", node)
 
     async def asked(msg: Any) -> None:
-        await client.publish(msg.reply, table.answer(msg.data))
+        answer = table.answer(msg.data)
+        if table.slow_s:
+            await anyio.sleep(table.slow_s)
+        await client.publish(msg.reply, answer)
 
     try:
         await client.subscribe("$SYS.REQ.USER.AUTH", queue="crewkeeper", cb=asked)

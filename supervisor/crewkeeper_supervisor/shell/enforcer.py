@@ -166,7 +166,9 @@ class Enforcer:
         written_s = time.monotonic()
         if hold is None:
             return self._powerless()
-        if hold.via == "mapping":
+        if hold.via == "mapping" and not keep:  # it was held before, and fills the store of its words
+            await self._holds.put(replace(hold, stayed=()))
+        elif hold.via == "mapping":
             if await self._map(hold):
                 return await self._pushed()
             await self._holds.put(replace(hold, via="permissions", stayed=()))
@@ -267,8 +269,9 @@ class Enforcer:
         for wait_s in (0.0, *LOOK_AGAIN_S):
             await anyio.sleep(wait_s)
             for sender in senders:
-                while (await self._holds.replay(run, sender))[0]:
-                    pass
+                for _ in range(DRAIN_ROUNDS_MAX):
+                    if not (await self._holds.replay(run, sender))[0]:
+                        break
         await self._discard_idle(run, senders)
         if overflown:
             return replace(done, detail=f"more was said than is kept: the last words of {overflown[0]} are lost")

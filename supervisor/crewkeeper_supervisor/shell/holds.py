@@ -247,21 +247,23 @@ class Holds:
         full = info.state.messages >= HELD_MAX or info.state.bytes >= HELD_MAX_BYTES * 0.99
         _, still = await self.mapped()
         store = (info.config.metadata or {}).get("id", "")
-        released = 0
-        last_seq = 0
-        kept = False
+        released = last_seq = 0
+        receivers: dict[str, None] = {}
+        all_free = True
         async with contextlib.aclosing(excerpt.read(self._link, name)) as batches:
             async for batch in batches:
                 free = [each for each in batch if not _is_held(each, still)]
-                kept = kept or len(free) < len(batch)
                 await self._pass_on(run, store, free)
+                receivers |= {each.subject.split(".")[4]: None for each in free}
+                all_free = all_free and len(free) == len(batch)
                 released += len(free)
                 last_seq = batch[-1].seq
-                if kept:
-                    await self._forget(name, free)
-        if last_seq and not kept:
+        # To one receiver either everything is held or nothing is.
+        filters = [None] if all_free else [f"{HELD}.{run}.*.{sender}.{to}.>" for to in receivers]
+        if released:
             try:
-                await self._link.js.purge_stream(name, seq=last_seq + 1)
+                for subject in filters:
+                    await self._link.js.purge_stream(name, seq=last_seq + 1, subject=subject)
             except LINK_ERRORS as error:
                 raise StoreUnavailable(f"{name}: {type(error).__name__}") from error
         return released, full
@@ -277,13 +279,6 @@ class Holds:
                 await self._link.js.delete_stream(_store_name(run, sender))
         except LINK_ERRORS as error:
             raise StoreUnavailable(f"store of {sender}: {type(error).__name__}") from error
-
-    async def _forget(self, name: str, messages: list[Stored]) -> None:
-        try:
-            for each in messages:
-                await self._link.js.delete_msg(name, each.seq)
-        except LINK_ERRORS as error:
-            raise StoreUnavailable(f"{name}: {type(error).__name__}") from error
 
     async def _pass_on(self, run: str, store: str, messages: list[Stored]) -> None:
         """Store messages in REPLAY, and return when they are in the journal."""
