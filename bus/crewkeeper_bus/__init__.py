@@ -11,18 +11,30 @@ if TYPE_CHECKING:
     from crewkeeper_bus.calls import Call as Call
     from crewkeeper_bus.client import Client as Client
     from crewkeeper_bus.client import connect as connect
+    from crewkeeper_bus.errors import ApprovalDenied as ApprovalDenied
+    from crewkeeper_bus.errors import ApprovalExpired as ApprovalExpired
+    from crewkeeper_bus.errors import BadArguments as BadArguments
+    from crewkeeper_bus.errors import BudgetSpent as BudgetSpent
     from crewkeeper_bus.errors import BusError as BusError
     from crewkeeper_bus.errors import Cancelled as Cancelled
     from crewkeeper_bus.errors import CodecError as CodecError
     from crewkeeper_bus.errors import ConfigError as ConfigError
     from crewkeeper_bus.errors import ConnectionLost as ConnectionLost
+    from crewkeeper_bus.errors import GateClosed as GateClosed
     from crewkeeper_bus.errors import Killed as Killed
     from crewkeeper_bus.errors import Paused as Paused
     from crewkeeper_bus.errors import PeerGone as PeerGone
+    from crewkeeper_bus.errors import Pending as Pending
+    from crewkeeper_bus.errors import PolicyDenied as PolicyDenied
     from crewkeeper_bus.errors import Refused as Refused
     from crewkeeper_bus.errors import ServerError as ServerError
     from crewkeeper_bus.errors import SubjectError as SubjectError
     from crewkeeper_bus.errors import Timeout as Timeout
+    from crewkeeper_bus.errors import ToolFailed as ToolFailed
+    from crewkeeper_bus.errors import ToolLost as ToolLost
+    from crewkeeper_bus.errors import ToolRefused as ToolRefused
+    from crewkeeper_bus.errors import ToolTimeout as ToolTimeout
+    from crewkeeper_bus.errors import UnknownTool as UnknownTool
     from crewkeeper_bus.errors import WouldDeadlock as WouldDeadlock
     from crewkeeper_bus.grants import Grant as Grant
     from crewkeeper_bus.grants import Hold as Hold
@@ -34,18 +46,30 @@ _HOMES: Final = {
     "calls": ("Call",),
     "client": ("Client", "connect"),
     "errors": (
+        "ApprovalDenied",
+        "ApprovalExpired",
+        "BadArguments",
+        "BudgetSpent",
         "BusError",
         "Cancelled",
         "CodecError",
         "ConfigError",
         "ConnectionLost",
+        "GateClosed",
         "Killed",
         "Paused",
         "PeerGone",
+        "Pending",
+        "PolicyDenied",
         "Refused",
         "ServerError",
         "SubjectError",
         "Timeout",
+        "ToolFailed",
+        "ToolLost",
+        "ToolRefused",
+        "ToolTimeout",
+        "UnknownTool",
         "WouldDeadlock",
     ),
     "grants": ("Grant", "Hold"),

@@ -35,6 +35,86 @@ class Refused(BusError):  # noqa: N818 - the protocol's word, and what the autho
         self.peer = peer
 
 
+# --- the gate refused, or the tool did ---
+
+
+class ToolRefused(Refused):
+    """A call of a tool or a model came to nothing; the text is written for a model to read and correct itself by.
+
+    Attributes:
+        reason: The code, e.g. `unknown_tool`, `rate_limited`, `circuit_open`, `cancelled`, `call_id_reused`.
+        tool: The tool, as the caller named it; a model's name for a model call.
+        call: The call id: asking again under it asks about the same call.
+    """
+
+    def __init__(self, message: str, *, reason: str = "refused", tool: str = "", call: str = "") -> None:
+        super().__init__(message, reason=reason, peer="_")
+        self.tool = tool
+        self.call = call
+
+    @property
+    def code(self) -> str:
+        """The code, as `reason`."""
+        return self.reason
+
+    @property
+    def text(self) -> str:
+        """What to give to a model."""
+        return str(self)
+
+
+class UnknownTool(ToolRefused):
+    """There is no such tool for this agent; nothing was executed. The text says what there is."""
+
+
+class BadArguments(ToolRefused):
+    """The arguments do not fit the tool's schema, or are too large; nothing was executed. The text has all errors."""
+
+
+class PolicyDenied(ToolRefused):
+    """A rule forbids this call; nothing was executed."""
+
+
+class BudgetSpent(ToolRefused):
+    """The call could cost more than is left; nothing was executed."""
+
+
+class ApprovalDenied(ToolRefused):
+    """A person said no; nothing was executed."""
+
+
+class ApprovalExpired(ToolRefused):
+    """Nobody decided in time; nothing was executed."""
+
+
+class Pending(ToolRefused):
+    """A person has not decided yet; nothing was executed so far. Asking again under the same call id resumes the wait.
+
+    Attributes:
+        approval: Id of the approval, for `supervisor approvals show`.
+    """
+
+    def __init__(self, message: str, *, approval: str, tool: str = "", call: str = "") -> None:
+        super().__init__(message, reason="pending", tool=tool, call=call)
+        self.approval = approval
+
+
+class ToolFailed(ToolRefused):
+    """The tool ran and raised an error, or its result is too large."""
+
+
+class ToolTimeout(ToolRefused):
+    """The tool ran longer than it may and was cut; what it did until then is done."""
+
+
+class ToolLost(ToolRefused):
+    """Whoever ran the tool is gone: it may have run, or not. It is charged, and never run again under this id."""
+
+
+class GateClosed(ToolRefused):
+    """Nobody may call anything now: the run ends, or its gate cannot decide."""
+
+
 # --- the supervisor acted ---
 
 

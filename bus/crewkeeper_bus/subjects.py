@@ -21,7 +21,9 @@ TOOLS: Final = "_tools"
 """The tool host of a run: runs what the gate has granted."""
 MODEL: Final = "_model"
 """The model proxy: asks the gate in the name of agents, and says what their calls have cost."""
-SIDE: Final = (SUPERVISOR, HOST, TOOLS, MODEL)
+SERVICES: Final = (TOOLS, MODEL)
+"""Parts of the supervisor side that touch foreign code: each logs in as itself, confined to its own subjects."""
+SIDE: Final = (SUPERVISOR, HOST, *SERVICES)
 """The supervisor side: whoever may say what agents may not."""
 OUT: Final = "out"
 """First token of the delivery side of the log-first journal."""
@@ -110,6 +112,15 @@ def check_agent(value: str) -> str:
     if value.startswith("_"):
         raise SubjectError(f"agent {value!r} is reserved: names that begin with '_' belong to the supervisor")
     return value
+
+
+def check_member(value: str) -> str:
+    """Return `value` if somebody may log in to a run under it: an agent's name, or one of `SERVICES`.
+
+    Raises:
+        SubjectError: It is neither.
+    """
+    return value if value in SERVICES else check_agent(value)
 
 
 def build(run: str, kind: Kind, sender: str, to: str, id: str) -> str:  # noqa: A002 - the protocol's word
@@ -229,25 +240,14 @@ def paused_permissions(run: str, agent: str) -> Permissions:
     return Permissions((), (f"{OUT}.crew.{run}.{Kind.CTL}.*.{agent}.*",))
 
 
-def tool_host_permissions(run: str) -> Permissions:
-    """The permissions of a run's tool host: to hear what it is to run, and to say what came of it.
+def service_permissions(run: str, service: str) -> Permissions:
+    """The permissions of one of `SERVICES`: to hear what it is told, and to say what came of it.
 
     Raises:
-        SubjectError: The run's name is invalid.
+        SubjectError: The run's name is invalid, or there is no such service.
     """
-    return _side_permissions(run, TOOLS)
-
-
-def model_proxy_permissions(run: str) -> Permissions:
-    """The permissions of a run's model proxy: to ask for calls, to hear whether, and to say what they cost.
-
-    Raises:
-        SubjectError: The run's name is invalid.
-    """
-    return _side_permissions(run, MODEL)
-
-
-def _side_permissions(run: str, name: str) -> Permissions:
     check_token(run, "run")
-    publish = f"crew.{run}.{Kind.OP}.{name}.{SUPERVISOR}.*"
-    return Permissions((publish,), (f"{OUT}.crew.{run}.{Kind.CTL}.{SUPERVISOR}.{name}.*",))
+    if service not in SERVICES:
+        raise SubjectError(f"service {service[:80]!r} does not exist: use {' or '.join(SERVICES)}")
+    publish = f"crew.{run}.{Kind.OP}.{service}.{SUPERVISOR}.*"
+    return Permissions((publish,), (f"{OUT}.crew.{run}.{Kind.CTL}.{SUPERVISOR}.{service}.*",))

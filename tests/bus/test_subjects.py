@@ -12,17 +12,20 @@ from crewkeeper_bus.subjects import (
     HOST,
     RECEIVED_KINDS,
     REPORTED_KINDS,
+    SERVICES,
     SUPERVISOR,
     Address,
     Kind,
     agent_permissions,
     build,
     check_agent,
+    check_member,
     check_token,
     ledger_subject,
     parse,
     paused_permissions,
     run_filter,
+    service_permissions,
     stream_name,
 )
 
@@ -238,3 +241,22 @@ def test_matching_equals_a_naive_oracle(parts, open_end, tokens):
 )
 def test_matching_a_pattern_means_covering_it(pattern, narrower, covered):
     assert matches(pattern, narrower) is covered
+
+
+@pytest.mark.parametrize("service", SERVICES)
+def test_a_service_hears_commands_and_states_facts_and_nothing_else(service: str) -> None:
+    assert service_permissions("r1", service) == (
+        (f"crew.r1.op.{service}._.*",),
+        (f"out.crew.r1.ctl._.{service}.*",),
+    )
+    assert check_member(service) == service
+    with pytest.raises(SubjectError):
+        check_agent(service)
+
+
+@pytest.mark.parametrize("name", ["_", "_host", "_other", "a b", ""])
+def test_no_other_reserved_name_may_log_in(name: str) -> None:
+    with pytest.raises(SubjectError):
+        check_member(name)
+    with pytest.raises(SubjectError):
+        service_permissions("r1", name)

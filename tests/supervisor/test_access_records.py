@@ -10,6 +10,8 @@ import pytest
 from nats_process import linked, nats_process, until
 
 from crewkeeper_bus.errors import ConfigError, SubjectError
+from crewkeeper_bus.subjects import service_permissions
+from crewkeeper_supervisor.core.scope import permissions_of
 from crewkeeper_supervisor.shell import access as access_module
 from crewkeeper_supervisor.shell import tokens
 from crewkeeper_supervisor.shell.access import (
@@ -197,6 +199,20 @@ async def test_a_sub_agent_is_admitted_by_digest_and_only_once_by_one_parent(tmp
         await access.set_state("r1", "sub", "killed", "its task ended")
         with pytest.raises(AccessRefused, match="killed"):
             await access.admit("r1", "sub", "sub", **wanted)
+
+
+async def test_only_a_host_lets_in_services_and_nobody_else_bears_their_names(tmp_path):
+    async with linked(tmp_path) as (_, link):
+        access = await opened(link)
+        issued = await access.issue("r1", "_tools", "_tools")
+        assert issued.credentials.user == "r1._tools"
+        assert permissions_of(await access.get("r1", "_tools")) == service_permissions("r1", "_tools")
+        for name, role in (("_host", ""), ("_tools", "worker"), ("worker", "_tools")):
+            with pytest.raises(SubjectError):
+                await access.issue("r1", name, role)
+        scope = {"parent": "a", "task": "t", "peers": None, "tools": None, "expires_s": 60.0}
+        with pytest.raises(SubjectError):
+            await access.admit("r1", "_model", "_model", token="0123456789ab", digest=DIGEST, **scope)
 
 
 async def test_writers_at_the_same_time_lose_nothing(tmp_path):

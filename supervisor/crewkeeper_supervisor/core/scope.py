@@ -12,7 +12,7 @@ from typing import Final, Literal
 from msgspec import Struct
 
 from crewkeeper_bus.codec import PAYLOAD_MAX_BYTES
-from crewkeeper_bus.subjects import Permissions, agent_permissions, paused_permissions
+from crewkeeper_bus.subjects import SERVICES, Permissions, agent_permissions, paused_permissions, service_permissions
 
 SESSION_S: Final = 600
 """How long the server keeps a connection before it must log in again."""
@@ -132,7 +132,9 @@ def decide(record: Record | None, login: Login | None, now_s: float) -> Grant | 
 
 
 def permissions_of(record: Record) -> Permissions:
-    """What an agent that is let in may do at this moment."""
+    """What an agent, or a service, that is let in may do at this moment."""
+    if record.agent in SERVICES:
+        return service_permissions(record.run, record.agent)
     if record.state == "paused":
         return paused_permissions(record.run, record.agent)
     return agent_permissions(record.run, record.agent, record.role, record.peers, tools=record.tools)

@@ -1,1 +1,1 @@
-"""What the gate decides with: policy, schemas, prices, the registry of tools; no clock, no I/O."""
+"""What the gate decides with: policy, arguments, prices, the registry of tools; no clock, no I/O."""

@@ -18,7 +18,7 @@ from nats.js.api import KeyValueConfig, StorageType
 
 from crewkeeper_bus.codec import PAYLOAD_MAX_BYTES
 from crewkeeper_bus.credentials import Credentials
-from crewkeeper_bus.subjects import check_agent, check_token
+from crewkeeper_bus.subjects import SERVICES, check_agent, check_token
 from crewkeeper_supervisor.core.scope import SESSION_S, AccessState, Record, Token
 from crewkeeper_supervisor.shell import tokens
 from crewkeeper_supervisor.shell.errors import ShellError, StoreUnavailable
@@ -146,7 +146,8 @@ class Access:
             SubjectError: A name is invalid.
             StoreUnavailable: The server did not store it.
         """
-        _check_given(run, (agent, role or agent), peers, tools)
+        # A service is let in by its host alone, and never by an agent that wants a helper: see `admit`.
+        _check_given(run, () if agent in SERVICES and role in ("", agent) else (agent, role or agent), peers, tools)
         if not TTL_MIN_S <= ttl_s <= TTL_MAX_S:
             raise AccessRefused(f"a token lives {TTL_MIN_S:g} s to {TTL_MAX_S / 86400:g} days, not {ttl_s:g} s")
         made = tokens.new_token()

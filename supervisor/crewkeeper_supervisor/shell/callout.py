@@ -17,7 +17,7 @@ from msgspec import Struct
 from crewkeeper_bus import claims
 from crewkeeper_bus.claims import ClaimsError, LoginRequest
 from crewkeeper_bus.errors import ConnectionLost, SubjectError
-from crewkeeper_bus.subjects import check_agent, check_token
+from crewkeeper_bus.subjects import check_member, check_token
 from crewkeeper_supervisor.core.scope import Grant, Login, Record, Refusal, RefusalReason, decide
 from crewkeeper_supervisor.shell import nats_link, tokens
 from crewkeeper_supervisor.shell.access import Access
@@ -271,6 +271,6 @@ def _names(user: str) -> tuple[str, str] | None:
     """Run and agent of a user name, if it is one of ours."""
     run, dot, agent = user.partition(".")
     try:
-        return (check_token(run, "run"), check_agent(agent)) if dot else None
+        return (check_token(run, "run"), check_member(agent)) if dot else None
     except SubjectError:
         return None

@@ -1,4 +1,4 @@
-"""The JSON Schema of a Python function's arguments, from its hints and docstring; calls are checked in `arguments`."""
+"""Python functions as tools: the JSON Schema of their arguments, from hints and docstring, and arguments read by it."""
 
 import inspect
 import re
@@ -36,30 +36,59 @@ def schema_of(function: Callable[..., Any]) -> FunctionSchema:
         SignatureRefused: It takes `*args`, `**kwargs` or positional-only arguments, an argument lacks a type hint, or a
             type is none that JSON has.
     """
+    made = _struct(function)
+    name = made.__name__
+    try:
+        (_,), definitions = msgspec.json.schema_components([made], ref_template="#/$defs/{name}")
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise SignatureRefused(f"{name}: {error}; use types that JSON has") from None
+    schema = definitions.pop(name)
+    schema.pop("title", None)
+    for argument, description in _told(inspect.getdoc(function) or "").items():
+        if argument in schema["properties"]:
+            schema["properties"][argument].setdefault("description", description)
+    if definitions:
+        schema["$defs"] = definitions
+    return FunctionSchema(name=name, description=_summary(function), schema=schema)
+
+
+def reader_of(function: Callable[..., Any]) -> Callable[[bytes], dict[str, Any]]:
+    """What makes keyword arguments of a JSON object, in the types that the function's hints name.
+
+    It raises `msgspec.ValidationError` where they do not fit the schema.
+
+    Raises:
+        SignatureRefused: As `schema_of`.
+    """
+    made = _struct(function)
+    try:
+        decoder = msgspec.json.Decoder(made)
+    except (TypeError, ValueError) as error:
+        raise SignatureRefused(f"{made.__name__}: {error}; use types that JSON has") from None
+
+    def read(raw: bytes) -> dict[str, Any]:
+        arguments = decoder.decode(raw)
+        return {name: getattr(arguments, name) for name in made.__struct_fields__}
+
+    return read
+
+
+def _struct(function: Callable[..., Any]) -> type[msgspec.Struct]:
+    """The arguments as the fields of a struct."""
     name = getattr(function, "__name__", "function")
     try:
         hints = typing.get_type_hints(function, include_extras=True)
         parameters = inspect.signature(function).parameters.values()
     except (TypeError, ValueError, NameError) as error:
         raise SignatureRefused(f"{name}: its signature cannot be read: {error}; check its type hints") from None
-    told = _told(inspect.getdoc(function) or "")
     fields: list[Any] = []
     for parameter in parameters:
         _check(name, parameter, hints)
         fields.append(_field(parameter, hints[parameter.name]))
     try:
-        made = msgspec.defstruct(name, fields, kw_only=True, forbid_unknown_fields=True)
-        (_,), definitions = msgspec.json.schema_components([made], ref_template="#/$defs/{name}")
+        return msgspec.defstruct(name, fields, kw_only=True, forbid_unknown_fields=True)
     except (TypeError, ValueError, RuntimeError) as error:
         raise SignatureRefused(f"{name}: {error}; use types that JSON has") from None
-    schema = definitions.pop(name)
-    schema.pop("title", None)
-    for argument, description in told.items():
-        if argument in schema["properties"]:
-            schema["properties"][argument].setdefault("description", description)
-    if definitions:
-        schema["$defs"] = definitions
-    return FunctionSchema(name=name, description=_summary(function), schema=schema)
 
 
 def _check(name: str, parameter: inspect.Parameter, hints: dict[str, Any]) -> None:

@@ -8,8 +8,8 @@ import msgspec
 import pytest
 from msgspec import Meta
 
+from crewkeeper_bus.function_schema import SignatureRefused, reader_of, schema_of
 from crewkeeper_supervisor.gate.arguments import ArgumentCheck
-from crewkeeper_supervisor.gate.schemas import SignatureRefused, schema_of
 
 
 class Place(msgspec.Struct, forbid_unknown_fields=True):
@@ -120,3 +120,18 @@ def test_what_no_schema_can_say_is_refused(function: Any, message: str):
     with pytest.raises(SignatureRefused) as caught:
         schema_of(function)
     assert message in str(caught.value)
+
+
+def test_arguments_are_read_in_the_types_of_the_hints() -> None:
+    read = reader_of(search)
+    kwargs = read(b'{"query": "x", "place": {"street": "s"}, "mood": "bad", "since": "2024-02-29"}')
+    assert kwargs["place"] == Place(street="s", number=1)
+    assert kwargs["mood"] is Mood.BAD
+    assert kwargs["since"] == datetime.date(2024, 2, 29)
+    assert (kwargs["limit"], kwargs["tags"], kwargs["weights"]) == (5, None, {"a": 1.0})
+
+
+@pytest.mark.parametrize("raw", [b"{}", b'{"query": 1}', b'{"query": "x", "nonsense": 1}', b"[]", b"{"])
+def test_arguments_that_do_not_fit_are_refused(raw: bytes) -> None:
+    with pytest.raises(msgspec.MsgspecError):
+        reader_of(search)(raw)
