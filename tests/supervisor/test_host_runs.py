@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+from functools import partial
 from pathlib import Path
 
 import anyio
@@ -10,8 +11,12 @@ import pytest
 from host_stage import SLEEP, STUBBORN, Stage, agent, crew, rule, stage
 from nats_process import LIMIT_S, nats_process, until
 
+from crewkeeper_bus.credentials import from_file
+from crewkeeper_bus.errors import ConnectionLost
 from crewkeeper_bus.messages import StopProcess, StopRun
+from crewkeeper_bus.nats_transport import NatsTransport
 from crewkeeper_supervisor.core.crew import Agent, Webhook
+from crewkeeper_supervisor.shell.access import Access
 from crewkeeper_supervisor.shell.errors import SettingMissing
 from crewkeeper_supervisor.shell.ground import Ground, PlaceTaken, open_ground
 from crewkeeper_supervisor.shell.host import Host
@@ -239,6 +244,24 @@ async def test_a_run_that_a_dead_host_left_open_is_ended_by_the_next(tmp_path: P
         assert (await scene.facts(left.run))[-1] == "ended failed"
         states = {info.run: info.state for info in await Registry(scene.link).ls()}
         assert states == {left.run: "failed", run.run: "done"}
+        assert all(record.over for record in await Access(scene.link).ls(left.run))
+
+
+async def test_the_end_of_a_run_cuts_off_whoever_was_started_elsewhere(tmp_path: Path) -> None:
+    async with stage(tmp_path) as scene, anyio.create_task_group() as tasks:
+        (run,) = await scene.host.declare([crew(agent("a", SLEEP), Agent(name="guest", external=True))])
+        file = tmp_path / "runs" / run.run / "credentials" / "guest.json"
+        guest = await NatsTransport.open(credentials=lambda: from_file(file, check_permissions=True))
+        changes: list[bool] = []
+        guest.on_change(changes.append)
+        tasks.start_soon(partial(scene.host.serve, signals=False))
+        await until(lambda: run.pids)
+        assert changes == []
+        run.stop("enough")
+        await until(lambda: run.result is not None and changes[:1] == [False])
+        with pytest.raises(ConnectionLost, match="check user and password"):
+            await NatsTransport.open(credentials=lambda: from_file(file), limit_s=0.0)
+        await guest.close()
 
 
 async def test_kill_ends_stubborn_agents_at_once(tmp_path: Path) -> None:

@@ -5,25 +5,30 @@ import os
 import time
 from collections.abc import AsyncIterator, Callable, Iterable
 from pathlib import Path
+from typing import Final
 from urllib.parse import quote, urlsplit
 
+import anyio
 import msgspec
 
 from crewkeeper_bus.claims import Key
 from crewkeeper_bus.credentials import Credentials
-from crewkeeper_bus.errors import ServerError
+from crewkeeper_bus.errors import ConnectionLost, ServerError
 from crewkeeper_bus.server import EmbeddedServer, find
 from crewkeeper_supervisor.core.scope import SESSION_S, SUBSCRIPTIONS_MAX, Record, permissions_of
-from crewkeeper_supervisor.shell import admission
+from crewkeeper_supervisor.shell import admission, system_link
 from crewkeeper_supervisor.shell.access import TTL_MAX_S, Access
 from crewkeeper_supervisor.shell.authority import SIGNED_LIFE_S
 from crewkeeper_supervisor.shell.errors import ShellError
+from crewkeeper_supervisor.shell.eviction import evict
 from crewkeeper_supervisor.shell.nats_link import Link
 from crewkeeper_supervisor.shell.place import Place, state_dir
 
+EVICTIONS_AT_ONCE: Final = 32
+
 
 class PlaceTaken(ShellError):  # noqa: N818 - what the operator reads
-    """Another host holds the state directory; its users cannot be added to from here."""
+    """Another host holds the state directory, and with it the server that its crews stand on."""
 
 
 class Ground:
@@ -109,13 +114,33 @@ class Ground:
             await admission.wait(access, tell)
 
     async def shut_out(self, link: Link, run: str) -> None:
-        """Let nobody of this run in any more.
+        """Let nobody of this run in any more, and close the connections of those who are.
 
         Raises:
+            ConnectionLost: The connections could not be closed; they end with their session.
             StoreUnavailable: The server did not store it.
         """
-        if self.authority.mode != "observe":
-            await Access(link).end_run(run)
+        if self.authority.mode == "observe":
+            return
+        access = Access(link)
+        await access.end_run(run)
+        if not self.authority.enforces:
+            return
+        users = [record.user for record in await access.ls(run)]
+        limit, failed = anyio.CapacityLimiter(EVICTIONS_AT_ONCE), list[ConnectionLost]()
+        async with system_link.connect(self.authority.system) as system, anyio.create_task_group() as tasks:
+
+            async def cut(user: str) -> None:
+                try:
+                    async with limit:
+                        await evict(system, user)
+                except ConnectionLost as error:
+                    failed.append(error)
+
+            for user in users:
+                tasks.start_soon(cut, user)
+        for first in failed[:1]:
+            raise first
 
 
 async def _issue(access: Access, run: str, agent: str, role: str, payload_bytes: int) -> Credentials:

@@ -37,6 +37,7 @@ CONTROLLER_RULE: Final = Restart(policy="permanent", intensity=1000, period_s=60
 DELIVERY_LIMIT_S: Final = 3.0
 """How long the end waits for escalations to be delivered."""
 ADMISSION_RETRY_S: Final = 1.0
+SHUT_OUT_LIMIT_S: Final = 5.0
 _RUN_NAME_MAX_CHARS: Final = 25
 _SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -116,7 +117,7 @@ class Host:
             except ConnectionLost as error:
                 raise StoreUnavailable(f"run {info.run}: cannot be ended: {error}") from error
             await self._registry.set_state(info.run, "failed")
-            await self._ground.shut_out(self._link, info.run)
+            await self._shut_out(info.run)
             self._tell(f"{info.run}: ended as failed: its host had ended without ending it")
 
     def _check_environment(self, run: str, crew: Crew) -> None:
@@ -208,10 +209,15 @@ class Host:
         await run.serve(SETTLE_S if self._controller is not None else 0.0, admitted)
         if run.is_cut_off:
             return
+        await self._shut_out(run.run)
+
+    async def _shut_out(self, run: str) -> None:
+        """Whoever is left of a run that has ended, agents that were started elsewhere, goes too."""
         try:
-            await self._ground.shut_out(self._link, run.run)
-        except ShellError as error:
-            logger().warning("host.users_left", crew=run.run, error=str(error)[:300])
+            with anyio.fail_after(SHUT_OUT_LIMIT_S):
+                await self._ground.shut_out(self._link, run)
+        except (ShellError, ConnectionLost, TimeoutError) as error:
+            logger().warning("host.users_left", crew=run, error=str(error)[:300] or type(error).__name__)
 
     async def _admit(self, admitted: anyio.Event) -> None:
         """Let the agents be started once they can log in."""
