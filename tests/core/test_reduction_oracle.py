@@ -123,12 +123,12 @@ def test_with_plain_calls_and_one_slot_stuck_means_reaching_a_cycle() -> None:
         names = [f"a{n}" for n in range(rnd.randint(2, 7))]
         for name in names:
             graph.declare(name, name, 1, "none")
-            graph.task_began(name, "main", 0.0, slot=True)
+            graph.task_began(graph.agents[name], "main", 0.0, slot=True)
         for number, name in enumerate(names):
             if rnd.random() < 0.85:
                 to = rnd.choice(names)
-                graph.call_opened(name, "main", f"c{number}", to, 0.0)
-                graph.wait_began(name, "main", 1, OnCall(call=f"c{number}"), 0.0, None)
+                graph.call_opened(graph.agents[name], "main", f"c{number}", to, 0.0)
+                graph.wait_began(graph.agents[name], "main", 1, OnCall(call=f"c{number}"), 0.0, None)
                 web.add_edge(f"{name}/main", f"{to}/main")
         cycles = {node for cycle in nx.simple_cycles(web) for node in cycle}
         reach = {node for node in web if node in cycles or nx.descendants(web, node) & cycles}
@@ -149,11 +149,12 @@ def test_the_random_crews_reach_every_verdict_often() -> None:
 
 def test_units_the_task_itself_gets_before_make_a_request_impossible() -> None:
     graph = WaitGraph()
-    for agent in ("a", "b"):
+    a, b = graph.agent("a"), graph.agent("b")
+    for agent in (a, b):
         graph.task_began(agent, "t", 0.0, slot=True)
-    graph.requested("a", "t", "gpu", "k1", "x", 2, 2, 0.0)
-    graph.requested("b", "t", "gpu", "k2", "x", 1, 2, 0.0)
-    graph.requested("b", "t", "gpu", "k3", "x", 2, 2, 0.0)
-    graph.wait_began("b", "t", 1, OnResource(resource="gpu", ticket="k3"), 0.0, None)
+    graph.requested(a, "t", "gpu", "k1", "x", 2, 2, 0.0)
+    graph.requested(b, "t", "gpu", "k2", "x", 1, 2, 0.0)
+    graph.requested(b, "t", "gpu", "k3", "x", 2, 2, 0.0)
+    graph.wait_began(b, "t", 1, OnResource(resource="gpu", ticket="k3"), 0.0, None)
     assert Reduction(graph).of(graph.waiting.values()) == {"b/t": Verdict.STUCK}
     assert verdicts(graph) == {"b/t": Verdict.STUCK}

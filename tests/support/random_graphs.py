@@ -65,12 +65,12 @@ class RandomCrew:
         if not node.alive or (node.free_slots <= 0 and self.rnd.random() < 0.7):
             return ""
         task = self._new("t")
-        self.graph.task_began(node.name, task, 0.0, slot=slot)
+        self.graph.task_began(node, task, 0.0, slot=slot)
         return f"{node.name} begins {task}"
 
     def _call(self, task: Task) -> str:
         call, to = self._new("c"), self.rnd.choice(self.targets)
-        made = self.graph.call_opened(task.agent.name, task.id, call, to, 0.0)
+        made = self.graph.call_opened(task.agent, task.id, call, to, 0.0)
         assert made is not None
         made.timed = self.rnd.random() < 0.1
         if not self.graph.live_instances(to):
@@ -86,20 +86,20 @@ class RandomCrew:
         if not nodes:
             return ""
         node, task = self.rnd.choice(nodes), self._new("h")
-        self.graph.call_started(node.name, call.id, call.caller, task, 0.0)
+        self.graph.call_started(node, call.id, call.caller, task, 0.0)
         return f"{node.name} starts {call.id} as {task}"
 
     def _ask(self, task: Task) -> str:
         said = self._call(task)
         call = next(reversed(task.calls))
         deadline_s = 5.0 if self.rnd.random() < 0.1 else None
-        self.graph.wait_began(task.agent.name, task.id, self._epoch(), OnCall(call=call), 0.0, deadline_s)
+        self.graph.wait_began(task.agent, task.id, self._epoch(), OnCall(call=call), 0.0, deadline_s)
         return f"{said} and waits"
 
     def _wait(self, task: Task) -> str:
         condition = self._condition(task, 0)
         deadline_s = 5.0 if self.rnd.random() < 0.1 else None
-        self.graph.wait_began(task.agent.name, task.id, self._epoch(), condition, 0.0, deadline_s)
+        self.graph.wait_began(task.agent, task.id, self._epoch(), condition, 0.0, deadline_s)
         return f"{task.key} waits for {condition}"
 
     def _epoch(self) -> int:
@@ -127,7 +127,7 @@ class RandomCrew:
         else:
             name = self.rnd.choice(list(SEMAPHORES))
             mode, units, capacity = "x", self.rnd.randint(1, 3), SEMAPHORES[name]
-        self.graph.requested(task.agent.name, task.id, name, ticket, mode, units, capacity, 0.0)
+        self.graph.requested(task.agent, task.id, name, ticket, mode, units, capacity, 0.0)
         return f"{task.key} asks for {units} of {name} ({mode}) with {ticket}"
 
     def _release(self, task: Task) -> str:
@@ -148,11 +148,11 @@ class RandomCrew:
             return ""
         sender = self.rnd.choice(list(node.unread))
         message = next(iter(node.unread[sender]))
-        self.graph.message_taken(node.name, sender, message)
+        self.graph.message_taken(node, sender, message)
         return f"{node.name} takes {message}"
 
     def _end(self, task: Task) -> str:
-        self.graph.task_ended(task.agent.name, task.id)
+        self.graph.task_ended(task.agent, task.id)
         return f"{task.key} ends"
 
     def _reply(self, task: Task) -> str:
@@ -165,7 +165,7 @@ class RandomCrew:
         if not self.graph.waiting or self.rnd.random() < 0.7:
             return ""
         task = self.rnd.choice(list(self.graph.waiting.values()))
-        self.graph.wait_ended(task.agent.name, task.id)
+        self.graph.wait_ended(task.agent, task.id)
         return f"{task.key} wakes"
 
     def _death(self) -> str:

@@ -32,7 +32,7 @@ from crewkeeper_supervisor.core.response import (
     resolve,
     warn,
 )
-from crewkeeper_supervisor.core.state import RunState
+from crewkeeper_supervisor.core.state import Dues, RunState
 from crewkeeper_supervisor.core.suspicion import REPROBE_MAX_S, SILENCE_S, Epochs, Suspicion
 from crewkeeper_supervisor.core.victim import choose, ends_wait, task_of
 
@@ -79,12 +79,10 @@ class Detector:
         """Examine what the last event touched, and whatever the clock makes due."""
         state, graph = self._state, self._state.graph
         in_hand = bool(self._suspicions or self._watches)
-        if in_hand:
-            self._settle()
-        elif graph.moved:
-            graph.moved.clear()
         if not in_hand and not graph.dirty and not state.is_due("sweep"):
             return  # the ordinary case: nothing is in hand, and the event took support from nobody
+        if in_hand:
+            self._settle()
         suspects = []
         if graph.dirty:
             dirty, graph.dirty = graph.dirty, {}
@@ -93,6 +91,7 @@ class Detector:
             if "sweep" not in state.due_s:
                 self._schedule()
             return
+        graph.watched = True
         if suspects:
             self._examine(suspects)
         if state.is_due("sweep"):
@@ -101,6 +100,9 @@ class Detector:
             self._pursue(epochs, suspicion)
         for watch in list(self._watches.values()):
             self._press(watch)
+        graph.watched = bool(self._suspicions or self._watches)
+        if not graph.watched:
+            graph.moved.clear()
         self._schedule()
 
     # --- finding suspicions ---
@@ -412,7 +414,7 @@ def _is_untold(state: RunState, incident: Incident) -> bool:
     return any(isinstance(message, Break) and message.finding == incident.id for message in told)
 
 
-def _set(due: dict[str, float], need: str, at_s: float | None) -> None:
+def _set(due: Dues, need: str, at_s: float | None) -> None:
     if at_s is None:
         due.pop(need, None)
     else:

@@ -64,21 +64,21 @@ def _tasks(state: RunState, node: AgentNode, heartbeat: Heartbeat) -> list[Call]
     graph, now_s = state.graph, state.now_s
     alive = {task.task for task in heartbeat.tasks}
     stolen = {task.task for task, _ in claims_of_others(graph, node, heartbeat)}
-    ended = [graph.task_ended(node.name, id_) for id_ in [id_ for id_ in node.tasks if id_ not in alive]]
+    ended = [graph.task_ended(node, id_) for id_ in [id_ for id_ in node.tasks if id_ not in alive]]
     for told in heartbeat.tasks:
         known = node.tasks.get(told.task)
         works_for = told.call if (known is None or known.call is None) and told.task not in stolen else ""
-        if works_for and not started_late(state, node.name, works_for, told.task):
-            graph.call_started(node.name, told.call, told.caller, told.task, now_s)
+        if works_for and not started_late(state, node, works_for, told.task):
+            graph.call_started(node, told.call, told.caller, told.task, now_s)
         elif known is None or known.slot != told.slot:
-            graph.task_began(node.name, told.task, now_s, slot=told.slot)
+            graph.task_began(node, told.task, now_s, slot=told.slot)
         known = node.tasks[told.task]
         if told.wait is None:
-            graph.wait_ended(node.name, told.task)
+            graph.wait_ended(node, told.task)
         elif known.wait is None or known.wait.epoch != told.wait.epoch:
             left_s = told.wait.deadline_s
             graph.wait_began(
-                node.name,
+                node,
                 told.task,
                 told.wait.epoch,
                 told.wait.condition,
@@ -97,11 +97,11 @@ def _calls(state: RunState, node: AgentNode, heartbeat: Heartbeat) -> None:
             graph.call_closed(call.id)
     for made in heartbeat.calls[:CALLS_MAX]:
         if made.call not in graph.calls and node.unsure:
-            graph.call_opened(node.name, made.task, made.call, made.to, state.now_s)
+            graph.call_opened(node, made.task, made.call, made.to, state.now_s)
     for id_ in heartbeat.queued:
         queued = graph.calls.get(id_)
         if queued is not None and queued.state == "open" and queued.to == node.role:
-            graph.pin(queued, node.name)
+            graph.pin(queued, node)
 
 
 def _tickets(state: RunState, node: AgentNode, heartbeat: Heartbeat, limit_s: float) -> None:
@@ -120,7 +120,7 @@ def _mailbox(graph: WaitGraph, node: AgentNode, heartbeat: Heartbeat, limit_s: f
     for sender, box in list(node.unread.items()):
         for message, sent_s in list(box.items()):
             if sent_s < limit_s and (sender, message) not in unread:
-                graph.message_taken(node.name, sender, message)
+                graph.message_taken(node, sender, message)
 
 
 def _undelivered(graph: WaitGraph, node: AgentNode, heartbeat: Heartbeat, limit_s: float) -> list[Call]:
@@ -132,7 +132,7 @@ def _undelivered(graph: WaitGraph, node: AgentNode, heartbeat: Heartbeat, limit_
     ]
     for call in graph.role_inbound.get(node.role, {}).values():  # at one of the instances, nobody knows which
         if call.opened_s < limit_s and call.id not in queued:
-            call.missed[node.name] = True
+            call.missed |= {node.name}
             if all(instance.name in call.missed for instance in graph.live_instances(node.role)):
                 found.append(call)
     return [call for call in found if graph.call_lost(call.id) is not None]

@@ -13,6 +13,7 @@ from crewkeeper_supervisor.core.detection import Detector
 from crewkeeper_supervisor.core.events import Recorded, Rejected, Throttled
 from crewkeeper_supervisor.core.heartbeat import claims_of_others, reconcile
 from crewkeeper_supervisor.core.lifecycle import report
+from crewkeeper_supervisor.core.nodes import Call
 from crewkeeper_supervisor.core.quotas import Quota
 from crewkeeper_supervisor.core.roster import AgentView
 from crewkeeper_supervisor.core.state import Question, RunState
@@ -122,17 +123,27 @@ class Intake:
     def _request(self, event: Recorded, view: AgentView, message: m.Request) -> None:
         state = self._state
         self._count(view, calls=1)
-        if self._full(view, "calls", quotas.CALLS_MAX, lambda: sum(len(task.calls) for task in view.tasks.values())):
+        node = view.node
+        if node.calls_made >= quotas.CALLS_MAX and self._full(view, "calls", quotas.CALLS_MAX, lambda: node.calls_made):
             fault = m.Fault(code="refused", text=f"{view.name} has {quotas.CALLS_MAX} calls open: close some first")
             state.answer(view.name, event.id, error=fault)
             return
-        call = state.graph.call_opened(view.name, message.task, event.id, event.to, state.now_s, message.verb)
+        callee = state.agents.get(event.to)
+        call = state.graph.call_opened(
+            node,
+            message.task,
+            event.id,
+            event.to,
+            state.now_s,
+            message.verb,
+            callee.node if callee is not None else None,
+        )
         if call is None:
             self._forged(event, "reused the id of another agent's call")
             return
         call.timed = message.deadline_s is not None
-        withdrawal.asked_anew(state, event.id)
-        callee = state.agents.get(event.to)
+        if state.withdrawals.fenced:
+            withdrawal.asked_anew(state, event.id)
         if callee is not None and (callee.status == "up" or callee.present):
             return
         instances = [callee] if callee is not None else []
@@ -151,15 +162,16 @@ class Intake:
         self._count(view)
         graph = self._state.graph
         call = graph.calls.get(event.id)
-        if call is not None and not _is_callee(call.to, view):
-            self._forged(event, f"answered a call that was made to {call.to}")
-            return
-        known = call is not None and call.handler is not None
+        known = False
         if call is not None:
+            if not _is_callee(call, view):
+                self._forged(event, f"answered a call that was made to {call.to}")
+                return
+            known = call.handler is not None
             call.answered_s = self._state.now_s
-        graph.call_answered(event.id, early=message.early, failed=message.error is not None)
+            graph.answered(call, early=message.early, failed=message.error is not None)
         if not known and not message.early:
-            graph.handler_replied(view.name, event.id)
+            graph.handler_replied(view.node, event.id)
 
     def _cancel(self, event: Recorded, view: AgentView, message: m.Cancel) -> None:
         self._count(view)
@@ -183,14 +195,14 @@ class Intake:
             self._state.graph.message_sent(view.name, event.to, event.id, self._state.now_s)
 
     def _taken(self, event: Recorded, view: AgentView, message: m.Taken) -> None:
-        self._state.graph.message_taken(view.name, message.sender, message.message, message.task)
+        self._state.graph.message_taken(view.node, message.sender, message.message, message.task)
 
     def _call_progress(self, event: Recorded, view: AgentView, message: m.CallProgress) -> None:
         self._count(view)
         view.progress = message.text or view.progress
         call = self._state.graph.calls.get(event.id)
         if call is not None and call.state == "open" and call.to == view.role != view.name:
-            self._state.graph.pin(call, view.name)  # this is how an instance acknowledges a call to its role
+            self._state.graph.pin(call, view.node)  # this is how an instance acknowledges a call to its role
 
     def _full(self, view: AgentView, what: str, limit: int, count: Callable[[], int]) -> bool:
         """Whether an agent has as much open of a kind as is kept for one agent; then that is a finding."""
@@ -204,17 +216,18 @@ class Intake:
         return True
 
     def _has_too_many_tasks(self, view: AgentView, task: str) -> bool:
-        tasks = view.tasks
+        tasks = view.node.tasks
         if len(tasks) < quotas.TASKS_MAX or task in tasks:
             return False
         return self._full(view, "tasks", quotas.TASKS_MAX, lambda: len(tasks))
 
     def _count(self, view: AgentView, calls: int = 0) -> None:
-        mine, ours = view.usage, self._state.usage
-        mine.messages += 1
+        ours = self._state.usage
+        view.messages += 1
         ours.messages += 1
-        mine.calls += calls
-        ours.calls += calls
+        if calls:
+            view.calls += calls
+            ours.calls += calls
 
     # --- tasks and waits ---
 
@@ -222,14 +235,14 @@ class Intake:
         state = self._state
         if self._has_too_many_tasks(view, message.task):
             return
-        state.graph.task_began(view.name, message.task, state.now_s, slot=message.slot, name=message.name)
+        state.graph.task_began(view.node, message.task, state.now_s, slot=message.slot, name=message.name)
         if message.name == "main":
             state.mains[view.name] = message.task
             state.mains_over.pop(view.name, None)
 
     def _task_ended(self, event: Recorded, view: AgentView, message: m.TaskEnded) -> None:
         state = self._state
-        lost = state.graph.task_ended(view.name, message.task)
+        lost = state.graph.task_ended(view.node, message.task)
         if lost is not None:
             lifecycle.orphaned(state, [lost], f"{view.name} ended its handler without an answer")
         if state.mains.get(view.name) == message.task:
@@ -239,24 +252,24 @@ class Intake:
     def _call_started(self, event: Recorded, view: AgentView, message: m.CallStarted) -> None:
         graph = self._state.graph
         call = graph.calls.get(message.call)
-        if call is not None and not _is_callee(call.to, view):
+        if call is not None and not _is_callee(call, view):
             self._forged(event, f"started a call that was made to {call.to}")
             return
         if self._has_too_many_tasks(view, message.task):
             return
-        if withdrawal.started_late(self._state, view.name, message.call, message.task):
+        if withdrawal.started_late(self._state, view.node, message.call, message.task):
             return
-        graph.call_started(view.name, message.call, message.caller, message.task, self._state.now_s)
+        graph.call_started(view.node, message.call, message.caller, message.task, self._state.now_s)
 
     def _wait_began(self, event: Recorded, view: AgentView, message: m.WaitBegan) -> None:
         if self._has_too_many_tasks(view, message.task):
             return
         now_s = self._state.now_s
         deadline_s = None if message.deadline_s is None else now_s + message.deadline_s
-        self._state.graph.wait_began(view.name, message.task, message.epoch, message.condition, now_s, deadline_s)
+        self._state.graph.wait_began(view.node, message.task, message.epoch, message.condition, now_s, deadline_s)
 
     def _wait_ended(self, event: Recorded, view: AgentView, message: m.WaitEnded) -> None:
-        self._state.graph.wait_ended(view.name, message.task, message.epoch)
+        self._state.graph.wait_ended(view.node, message.task, message.epoch)
 
     def _acquire(self, event: Recorded, view: AgentView, message: m.Acquire) -> None:
         if self._has_too_many_tasks(view, message.task) or self._full(
@@ -267,7 +280,7 @@ class Intake:
             first = next(iter(self._state.graph.resources[message.resource].queue.values())).task.agent.name
             what = f"{view.name} asked for {message.units} of {message.resource!r} {problem} (first in line: {first})"
             report(self._state, "malformed", what, [view.name], key=f"capacity {message.resource}")
-        elif not locks.acquire(self._state, view.name, message):
+        elif not locks.acquire(self._state, view.node, message):
             self._forged(event, f"reused a ticket of {message.resource!r}, which is another agent's")
 
     def _release(self, event: Recorded, view: AgentView, message: m.Release) -> None:
@@ -336,5 +349,5 @@ class Intake:
                 report(self._state, "budget", f"{who} has spent more than its tokens", [view.name], key=f"{who}:tok")
 
 
-def _is_callee(to: str, view: AgentView) -> bool:
-    return to in (view.name, view.role)
+def _is_callee(call: Call, view: AgentView) -> bool:
+    return call.callee is view.node or call.to in (view.name, view.role)

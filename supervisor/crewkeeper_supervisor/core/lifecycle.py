@@ -3,6 +3,7 @@
 What processes do is the host's; what that means for the crew is here.
 """
 
+from itertools import islice
 from typing import Final
 
 import msgspec
@@ -48,6 +49,7 @@ def declare(state: RunState, message: RunDeclared) -> None:
     except msgspec.ValidationError:
         return  # written by a newer version; the run is folded without its policy
     state.host = message.host
+    state.replicas = {spec.name: spec.replicas for spec in state.crew.agents if spec.replicas > 1}
     for spec in state.crew.agents:
         for name in spec.instances:
             state.graph.declare(name, spec.name, spec.concurrency, spec.reentrant)
@@ -93,9 +95,7 @@ def begin_if_complete(state: RunState) -> None:
 def _begin(state: RunState, view: AgentView) -> None:
     if not view.began:
         view.began = True
-        specs = state.crew.agents if state.crew is not None else ()
-        replicas = {spec.name: spec.replicas for spec in specs if spec.replicas > 1}
-        state.tell(view.name, Begin, peers=tuple(state.agents)[:256], replicas=replicas)
+        state.tell(view.name, Begin, peers=tuple(islice(state.agents, 256)), replicas=state.replicas)
 
 
 def process_started(state: RunState, message: ProcessStarted) -> None:
@@ -237,7 +237,8 @@ def _pair_asked(state: RunState, message: OperatorAsked, why: str) -> None:
 def run_ended(state: RunState, message: RunEnded) -> None:
     """The host has nothing left of the run."""
     state.phase = message.state
-    state.due_s = {need: due_s for need, due_s in state.due_s.items() if need == "confinement"}
+    for need in [need for need in state.due_s if need != "confinement"]:
+        del state.due_s[need]
     for view in state.agents.values():
         if view.present or view.status == "starting":
             gone(state, view, "gone", "the run has ended")

@@ -6,18 +6,19 @@ The queue itself lives in the wait graph, where detection sees it. Here it meets
 from collections.abc import Iterable
 
 from crewkeeper_bus.messages import Acquire, Control, Granted, Release
+from crewkeeper_supervisor.core.nodes import AgentNode
 from crewkeeper_supervisor.core.state import RunState
 from crewkeeper_supervisor.core.tickets import Ticket
 
 
-def acquire(state: RunState, agent: str, message: Acquire) -> bool:
+def acquire(state: RunState, node: AgentNode, message: Acquire) -> bool:
     """An agent asks for a lock or for units of a semaphore, and fits. False if the ticket is another's."""
     resource = state.graph.resources.get(message.resource)
     ticket = resource.queue.get(message.ticket) if resource is not None else None
-    if ticket is not None and ticket.task.agent.name != agent:
+    if ticket is not None and ticket.task.agent is not node:
         return False
     tickets = state.graph.requested(
-        agent,
+        node,
         message.task,
         message.resource,
         message.ticket,

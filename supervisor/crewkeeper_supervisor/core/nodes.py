@@ -3,13 +3,19 @@
 They hold facts and links; keeping them true is `wait_graph`'s.
 """
 
-from typing import Literal
+from types import MappingProxyType
+from typing import Final, Literal, cast
 
 from crewkeeper_bus.messages import OnAll, OnCall, OnHuman, OnResource, OnSome, OnTimer
 from crewkeeper_supervisor.core.conditions import AnyCondition
 from crewkeeper_supervisor.core.tickets import Ticket
 
 CallState = Literal["open", "started", "answered", "lost"]
+
+_NEVER: Final = float("inf")
+_NO_CALLS: Final = cast("dict[str, Call]", MappingProxyType({}))
+"""What all tasks share that called nobody; most never do, and a dict of its own would be much of a task's memory."""
+_NO_TICKETS: Final = cast("dict[str, Ticket]", MappingProxyType({}))
 
 
 class Wait:
@@ -66,8 +72,33 @@ class Task:
         self.name = ""
         self.tokens = 0
         self.wait: Wait | None = None
-        self.calls: dict[str, Call] = {}
-        self.holds: dict[str, Ticket] = {}
+        self.calls = _NO_CALLS
+        """What it asked for and has not done with; to be written by `adopt` and `disown` alone."""
+        self.holds = _NO_TICKETS
+        """Its requests for locks, granted or not; to be written by `hold` and `drop` alone."""
+
+    def adopt(self, call: "Call") -> None:
+        """It has made this call."""
+        if self.calls is _NO_CALLS:
+            self.calls = {}
+        self.agent.calls_made += call.id not in self.calls
+        self.calls[call.id] = call
+
+    def disown(self, call: "Call") -> None:
+        """It has done with this call."""
+        if self.calls and self.calls.pop(call.id, None) is not None:
+            self.agent.calls_made -= 1
+
+    def hold(self, ticket: Ticket) -> None:
+        """It asks for something, or has it."""
+        if self.holds is _NO_TICKETS:
+            self.holds = {}
+        self.holds[ticket.id] = ticket
+
+    def drop(self, ticket: Ticket) -> None:
+        """It does not ask for it any more."""
+        if self.holds:
+            self.holds.pop(ticket.id, None)
 
     def __repr__(self) -> str:
         return f"<Task {self.key} {'waiting' if self.wait else 'running'}>"
@@ -78,6 +109,7 @@ class Call:
 
     __slots__ = (
         "answered_s",
+        "callee",
         "caller",
         "failed",
         "handler",
@@ -97,9 +129,11 @@ class Call:
         self.task = task
         self.to = to
         """The agent or role asked; the instance once one reports it in its queue."""
+        self.callee: AgentNode | None = None
+        """The agent in whose `inbound` it stands; None: in that of a role."""
         self.verb = verb
         self.opened_s = opened_s
-        self.answered_s = float("inf")
+        self.answered_s = _NEVER
         """Journal time of its answer."""
         self.state: CallState = "open"
         self.handler: Task | None = None
@@ -107,7 +141,7 @@ class Call:
         """The request carries a deadline of its own."""
         self.failed = False
         """It was answered, with an error: no use to whoever needs some of several answers."""
-        self.missed: dict[str, bool] = {}
+        self.missed: frozenset[str] = frozenset()
         """Instances of the role asked that have said that they do not have it."""
 
 
@@ -116,6 +150,7 @@ class AgentNode:
 
     __slots__ = (
         "alive",
+        "calls_made",
         "concurrency",
         "inbound",
         "mailbox",
@@ -139,6 +174,8 @@ class AgentNode:
         """Dead, and about to be started again: what waits for it may still be served."""
         self.tasks: dict[str, Task] = {}
         self.slot_tasks = 0
+        self.calls_made = 0
+        """How many calls its tasks have made and not done with."""
         self.inbound: dict[str, Call] = {}
         """Calls addressed to it (or to its role and pinned to it) that are open or started."""
         self.mailbox: int | None = None

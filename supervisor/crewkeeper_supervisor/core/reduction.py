@@ -348,10 +348,12 @@ def closes_nothing(task: Task, graph: WaitGraph) -> bool:
 
     Such a wait can join the tail of a deadlock, never make one. False means: not known.
     """
+    if task.call is not None:
+        return False  # whoever made that call hangs on it: no need to look any further
     condition = task.wait.condition if task.wait is not None else None
     if type(condition) is OnCall:
         call = graph.calls.get(condition.call)
-        if call is not None and (call.state == "lost" or call.failed or call.to not in graph.agents):
+        if call is not None and (call.state == "lost" or call.failed or call.callee is None):
             return False
     elif type(condition) is OnResource:
         resource = graph.resources.get(condition.resource)
@@ -388,7 +390,7 @@ def _leads_to_a_runner(condition: AnyCondition, task: Task, graph: WaitGraph) ->
             call = calls.get(condition.call)
             if call is None or call.state == "answered":
                 return not (call is not None and call.failed)
-            supporter = call.handler or _occupant(call, graph)
+            supporter = call.handler or _occupant(call)
         elif type(condition) is OnResource:
             supporter = _sole_holder(condition, waiter, graph)
         else:
@@ -406,9 +408,9 @@ _FREE: Final = Task(AgentNode("_", "_"), "_", slot=False, began_s=0.0)
 """Stands for a supporter that is no task: a free slot, a grant already made. It runs."""
 
 
-def _occupant(call: Call, graph: WaitGraph) -> Task | None:
+def _occupant(call: Call) -> Task | None:
     """Who has to end for a call that has not started to start: one that runs if any, else any; None: not known."""
-    node = graph.agents.get(call.to)
+    node = call.callee
     if call.state == "lost" or node is None or not node.alive:
         return None
     free = node.concurrency - node.slot_tasks

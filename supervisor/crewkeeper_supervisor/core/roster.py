@@ -36,8 +36,8 @@ class Usage(Struct, kw_only=True):
         self.cost_microusd += cost_microusd
 
 
-class AgentView(Struct, kw_only=True):
-    """One instance of an agent."""
+class AgentView(Usage, kw_only=True):
+    """One instance of an agent; what it spent stands in itself, which spares every message one look elsewhere."""
 
     name: str
     role: str
@@ -73,8 +73,12 @@ class AgentView(Struct, kw_only=True):
     expires_at_s: float = NEVER
     """When its credentials end, journal time."""
     progress: str = ""
-    usage: Usage = field(default_factory=Usage)
     times_victim: int = 0
+
+    @property
+    def usage(self) -> Usage:
+        """What it spent."""
+        return self
 
     @property
     def external(self) -> bool:

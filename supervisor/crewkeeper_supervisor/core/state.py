@@ -4,6 +4,7 @@ The parts of the core (`lifecycle`, `detection`, `response`) read and change thi
 """
 
 import hashlib
+from collections import UserDict
 from typing import Any, Final, Literal
 
 import msgspec
@@ -70,6 +71,32 @@ class Withdrawals(Struct, kw_only=True):
         return bool(self.broken or self.overdue_s)
 
 
+class Dues(UserDict[str, float]):
+    """When each part next needs the clock, journal time, by the name of the need.
+
+    It is asked after every event and changes now and then: what is asked is kept ready.
+
+    Attributes:
+        soonest_s: The earliest of all; infinite if there is none.
+        restless: Whether a need stands that any event may settle before its time.
+    """
+
+    soonest_s = _NEVER
+    restless = False
+
+    def __setitem__(self, need: str, at_s: float) -> None:
+        super().__setitem__(need, at_s)
+        self._keep_ready()
+
+    def __delitem__(self, need: str) -> None:
+        super().__delitem__(need)
+        self._keep_ready()
+
+    def _keep_ready(self) -> None:
+        self.soonest_s = min(self.data.values(), default=_NEVER)
+        self.restless = "quiet" in self.data or "withdrawal" in self.data
+
+
 class RunState:
     """What is known of one run after the last event handled."""
 
@@ -83,6 +110,8 @@ class RunState:
         self.phase = "starting"
         self.graph = WaitGraph()
         self.agents: dict[str, AgentView] = {}
+        self.replicas: dict[str, int] = {}
+        """How many instances each role has that has several; fixed by the crew file."""
         self.incidents: dict[str, Incident] = {}
         self.questions: dict[str, Question] = {}
         self.usage = Usage()
@@ -104,8 +133,7 @@ class RunState:
         """Agents whose activity named `main` runs, with its task."""
         self.mains_over: dict[str, bool] = {}
         """Agents whose main activity is over, with whether it came to its end."""
-        self.due_s: dict[str, float] = {}
-        """When each part next needs the clock, journal time, by the name of the need."""
+        self.due_s = Dues()
         self._out: list[Command] = []
         self._index = 0
 
@@ -127,8 +155,21 @@ class RunState:
             self.now_s = at_s
         self._index = 0
 
+    def has_chores(self) -> bool:
+        """Whether anything beside detection could have something to do: cheap, asked after every event."""
+        due, withdrawals = self.due_s, self.withdrawals
+        return bool(
+            due.soonest_s <= self.now_s
+            or due.restless
+            or self.phase != "running"
+            or self.helping
+            or (self.mains_over and not self.mains)
+            or withdrawals.broken
+            or withdrawals.overdue_s
+        )
+
     def needs_watching(self) -> bool:
-        """Whether the lifecycle could have anything to do: cheap, asked after every event."""
+        """Whether the lifecycle could have anything to do."""
         if self.phase != "running" or (self.mains_over and not self.mains):
             return True
         due = self.due_s
@@ -136,7 +177,8 @@ class RunState:
 
     def is_due(self, need: str) -> bool:
         """Whether the time of this need has come."""
-        return self.due_s.get(need, _NEVER) <= self.now_s
+        due = self.due_s
+        return due.soonest_s <= self.now_s and due.get(need, _NEVER) <= self.now_s
 
     # --- writing commands ---
 
@@ -233,7 +275,7 @@ class RunState:
                     a.last_seq,
                     a.restarts,
                     a.progress,
-                    msgspec.to_builtins(a.usage),
+                    {name: getattr(a, name) for name in Usage.__struct_fields__},
                     [a.runs, a.throttled, a.parent, a.ending, a.hold, a.flood],
                 ]
                 for a in self.agents.values()
@@ -254,6 +296,6 @@ class RunState:
                 self.withdrawals.fenced,
             ],
             "apart": [[*pair, step] for pair, step in self.apart.items()],
-            "due": self.due_s,
+            "due": self.due_s.data,
         }
         return hashlib.sha256(msgspec.json.encode(facts)).hexdigest()

@@ -4,6 +4,8 @@ Every event goes through three steps: its fact is written into the state (`intak
 met, and detection examines what the fact touched.
 """
 
+from typing import Final
+
 from crewkeeper_bus import messages as m
 from crewkeeper_bus.subjects import SIDE
 from crewkeeper_supervisor.core import delegation, enforcement, events, lifecycle, locks, withdrawal
@@ -17,6 +19,8 @@ from crewkeeper_supervisor.core.intake import TEXT_SHOWN_CHARS, Intake
 from crewkeeper_supervisor.core.response import note
 from crewkeeper_supervisor.core.roster import AgentView, Usage
 from crewkeeper_supervisor.core.state import Question, RunState
+
+_OUR_SIDE: Final = frozenset(SIDE)
 
 
 class Supervisor:
@@ -54,24 +58,34 @@ class Supervisor:
         if event.seq <= state.seq:
             return []
         state.open_event(event.seq, event.at_s)
+        if isinstance(event, Recorded):
+            if event.sender in _OUR_SIDE:
+                self._supervisor_side(event)
+            else:
+                self._intake.heard(event)
+        else:
+            self._unread(event)
+        if state.has_chores():
+            self._do_chores(event.sender)
+        self._detector.check()
+        return state.take_commands()
+
+    def _unread(self, event: Rejected | Throttled) -> None:
         if isinstance(event, Rejected):
             self._intake.rejected(event)
-        elif isinstance(event, Throttled):
-            self._intake.throttled(event)
-        elif event.sender in SIDE:
-            self._supervisor_side(event)
         else:
-            self._intake.heard(event)
+            self._intake.throttled(event)
+
+    def _do_chores(self, sender: str) -> None:
+        state = self._state
         if state.is_due("confinement"):
             enforcement.watch(state)
-        if state.helping and event.sender in state.helping:
-            delegation.watch(state, event.sender)
+        if state.helping and sender in state.helping:
+            delegation.watch(state, sender)
         if state.needs_watching():
             lifecycle.watch_clock(state)
         if state.withdrawals.are_due or "withdrawal" in state.due_s:
             withdrawal.enforce(state)
-        self._detector.check()
-        return state.take_commands()
 
     def next_tick_at_s(self) -> float | None:
         """Journal time, seconds since the epoch, at which the owner should publish one `Tick`; None: no need."""

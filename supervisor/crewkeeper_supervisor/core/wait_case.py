@@ -121,7 +121,7 @@ class WaitCase:
     # --- tasks and calls ---
 
     def _on_task(self, event: Event) -> None:
-        self._graph.task_began(event["agent"], event["task"], 0.0, slot=True)
+        self._graph.task_began(self._graph.agents[event["agent"]], event["task"], 0.0, slot=True)
 
     def _on_call(self, event: Event) -> None:
         caller = self._task(event["task"])
@@ -130,7 +130,7 @@ class WaitCase:
             self._open(self._made[event["call"]])
 
     def _on_start(self, event: Event) -> None:
-        made, agent = self._made.get(event["call"]), self._openings.callee(event)
+        made, agent = self._made.get(event["call"]), self._graph.agents[self._openings.callee(event)]
         if made is not None and made.fate == "open":
             made.fate = "started"
             if self._is_active(made.caller):
@@ -170,8 +170,7 @@ class WaitCase:
         """The graph knows this call, as one that was not started."""
         event = made.event
         self._graph.call_closed(event["call"])
-        agent, task = made.caller.agent.name, made.caller.id
-        call = self._graph.call_opened(agent, task, event["call"], event["to"], 0.0)
+        call = self._graph.call_opened(made.caller.agent, made.caller.id, event["call"], event["to"], 0.0)
         if call is not None:
             call.timed = event.get("deadline") is not None
 
@@ -182,7 +181,7 @@ class WaitCase:
         made = self._handled.get(task.key)
         if made is not None and made.fate == "started":
             made.fate = "lost"
-        self._graph.task_ended(task.agent.name, task.id)
+        self._graph.task_ended(task.agent, task.id)
         self._leave(left)
 
     def _leave(self, calls: list[Call]) -> None:
@@ -203,13 +202,13 @@ class WaitCase:
         self._withdraw(task)
         deadline_s = 1.0 if event.get("deadline") is not None else None
         condition = cast("Condition", self._condition(event["for"], task, event.get("ticket")))
-        self._graph.wait_began(task.agent.name, task.id, self._position, condition, 0.0, deadline_s)
+        self._graph.wait_began(task.agent, task.id, self._position, condition, 0.0, deadline_s)
 
     def _on_wake(self, event: Event) -> None:
         task = self._task(event["task"])
         if task is not None:
             self._withdraw(task)
-            self._graph.wait_ended(task.agent.name, task.id)
+            self._graph.wait_ended(task.agent, task.id)
 
     def _condition(self, spec: Event, task: Task, number: float | None) -> AnyCondition:
         match spec:
@@ -256,13 +255,14 @@ class WaitCase:
 
     def _request(self, task: Task, name: str, spec: Event, number: float | None) -> Ticket:
         ticket = self._ticket(task, spec, name)
-        task.holds[ticket.id] = ticket
+        task.hold(ticket)
         self._requests[ticket.id] = _Request(ticket, number, self._position)
         return ticket
 
     def _withdraw(self, task: Task) -> None:
         for ticket in [ticket for ticket in task.holds.values() if ticket.id in self._requests]:
-            del self._requests[ticket.id], task.holds[ticket.id]
+            del self._requests[ticket.id]
+            task.drop(ticket)
 
     def _on_acquire(self, event: Event) -> None:
         task = self._task(event["task"])
@@ -273,7 +273,8 @@ class WaitCase:
         like = [t for t in asked if (t.mode, t.units) == (new.mode, new.units)]
         ticket = next(iter(like or asked), new)
         self._requests.pop(ticket.id, None)
-        ticket.resource.queue[ticket.id] = task.holds[ticket.id] = ticket
+        ticket.resource.queue[ticket.id] = ticket
+        task.hold(ticket)
         ticket.granted = True
         ticket.leased = event.get("lease") is not None
 
@@ -281,7 +282,7 @@ class WaitCase:
         for ticket in list(self._graph.resources[event["res"]].queue.values()):
             if ticket.task.id == event["task"]:
                 del ticket.resource.queue[ticket.id]
-                ticket.task.holds.pop(ticket.id, None)
+                ticket.task.drop(ticket)
 
     # --- messages ---
 

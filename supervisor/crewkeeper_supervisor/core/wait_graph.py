@@ -28,7 +28,9 @@ class WaitGraph:
         self.waiting: dict[str, Task] = {}
         self.dirty: dict[str, Task] = {}
         self.moved: dict[str, bool] = {}
-        """Tasks whose wait ended or was followed by another since this was last emptied."""
+        """Tasks whose wait ended or was followed by another since this was last emptied; only while `watched`."""
+        self.watched = False
+        """Whether anybody asks which waits have ended."""
         self.published: dict[str, dict[str, dict[str, str]]] = {}
         """Messages on topics not taken yet: agent to topic to {message id: sender}."""
         self._listeners = 0
@@ -107,9 +109,8 @@ class WaitGraph:
 
     # --- tasks and calls ---
 
-    def task_began(self, agent: str, task: str, at_s: float, *, slot: bool, name: str = "") -> Task:
+    def task_began(self, node: AgentNode, task: str, at_s: float, *, slot: bool, name: str = "") -> Task:
         """An activity that no call started begins."""
-        node = self.agents.get(agent) or self.agent(agent)
         known = node.tasks.get(task)
         if known is None:
             known = self._begin(node, task, at_s, slot=slot)
@@ -119,46 +120,54 @@ class WaitGraph:
         known.name = name or known.name
         return known
 
-    def task_ended(self, agent: str, task: str) -> Call | None:
+    def task_ended(self, node: AgentNode, task: str) -> Call | None:
         """A task is over. Returns the call it was to answer and did not."""
-        known = (self.agents.get(agent) or self.agent(agent)).tasks.get(task)
+        known = node.tasks.get(task)
         if known is None:
             return None
         call = known.call
         self._end(known)
         return self.call_lost(call.id) if call is not None and call.state == "started" else None
 
-    def call_opened(self, agent: str, task: str, call: str, to: str, at_s: float, verb: str = "") -> Call | None:
-        """A request was sent. None if the id is another caller's."""
+    def call_opened(
+        self,
+        node: AgentNode,
+        task: str,
+        call: str,
+        to: str,
+        at_s: float,
+        verb: str = "",
+        callee: AgentNode | None = None,
+    ) -> Call | None:
+        """A request was sent. None if the id is another caller's. `callee`: the agent named `to`, if at hand."""
         known = self.calls.get(call)
-        if known is not None and known.caller not in ("", agent):
-            return None
-        if known is not None and known.caller == agent:  # the id is used again: what it meant before is over
-            self._forget_call(known)
-            known = None
-        owner = (self.agents.get(agent) or self.agent(agent)).tasks.get(task) or self.task_began(
-            agent, task, at_s, slot=False
-        )
+        if known is not None:
+            if known.caller not in ("", node.name):
+                return None
+            if known.caller == node.name:  # the id is used again: what it meant before is over
+                self._forget_call(known)
+                known = None
+        owner = node.tasks.get(task) or self.task_began(node, task, at_s, slot=False)
         if known is None:
-            known = self.calls[call] = Call(call, agent, owner, to, verb, at_s)
-            callee = self.agents.get(to)
+            known = self.calls[call] = Call(call, node.name, owner, to, verb, at_s)
+            known.callee = callee = callee or self.agents.get(to)
             (callee.inbound if callee is not None else self.role_inbound.setdefault(to, {}))[call] = known
         else:  # its start came first: another agent's stream ran ahead
-            known.caller, known.task, known.verb, known.opened_s = agent, owner, verb, at_s
-        owner.calls[call] = known
+            known.caller, known.task, known.verb, known.opened_s = node.name, owner, verb, at_s
+        owner.adopt(known)
         return known
 
-    def call_started(self, agent: str, call: str, caller: str, task: str, at_s: float) -> None:
+    def call_started(self, node: AgentNode, call: str, caller: str, task: str, at_s: float) -> None:
         """A handler begins to work on a call."""
-        node = self.agents.get(agent) or self.agent(agent)
         known = self.calls.get(call)
         if known is None:
             owner = Task(self.agent(caller), "", slot=False, began_s=at_s)  # stands in until its own stream names it
-            known = self.calls[call] = Call(call, "", owner, agent, "", at_s)
+            known = self.calls[call] = Call(call, "", owner, node.name, "", at_s)
         if known.state in ("answered", "lost"):
             self._begin_handler(node, task, at_s, None).answers = call
             return
-        self.pin(known, agent)
+        if known.callee is not node:
+            self.pin(known, node)
         handler = self._begin_handler(node, task, at_s, known)
         if known.handler is not None and known.handler is not handler:
             known.handler.call = None
@@ -166,11 +175,15 @@ class WaitGraph:
         known.state, known.handler = "started", handler
 
     def call_answered(self, call: str, *, early: bool = False, failed: bool = False) -> None:
-        """The answer, or the error, is in the journal: whoever waits for it will get it."""
+        """The answer, or the error, to the call of this id, if it is known, is in the journal."""
         known = self.calls.get(call)
-        if known is None:
-            return
-        self._unchain(known)
+        if known is not None:
+            self.answered(known, early=early, failed=failed)
+
+    def answered(self, known: Call, *, early: bool, failed: bool) -> None:
+        """The answer, or the error, is in the journal: whoever waits for it will get it."""
+        if self._chained:
+            self._unchain(known)
         handler = known.handler
         if known.state != "lost" or failed:
             known.state = "answered"
@@ -184,11 +197,12 @@ class WaitGraph:
         if failed:  # kept until the next wait is over: that may need it among others
             self._dirty(known.task)
         elif known.task.wait is None:
-            self._forget_call(known)
+            known.task.disown(known)
+            del self.calls[known.id]
 
-    def handler_replied(self, agent: str, call: str) -> None:
+    def handler_replied(self, node: AgentNode, call: str) -> None:
         """An agent answered a call that its caller had given up, or that had been answered in its stead."""
-        for task in self.agent(agent).tasks.values():
+        for task in node.tasks.values():
             if task.answers == call:
                 self._end(task)
                 return
@@ -215,39 +229,37 @@ class WaitGraph:
         self._dirty(known.task)
         return known
 
-    def pin(self, call: Call, agent: str) -> None:
+    def pin(self, call: Call, node: AgentNode) -> None:
         """A call to a role is at this instance now."""
-        if call.to != agent:
+        if call.to != node.name:
             self._forget_inbound(call)
-            call.to = agent
+            call.to = node.name
             self._dirty(call.task)  # no other instance can take it any more
-        self.agent(agent).inbound[call.id] = call
+        call.callee = node
+        node.inbound[call.id] = call
 
     # --- waits ---
 
     def wait_began(
-        self, agent: str, task: str, epoch: int, condition: AnyCondition, since_s: float, deadline_s: float | None
+        self, node: AgentNode, task: str, epoch: int, condition: AnyCondition, since_s: float, deadline_s: float | None
     ) -> Task:
         """A task begins to wait, in this wait epoch of its agent."""
-        known = (self.agents.get(agent) or self.agent(agent)).tasks.get(task) or self.task_began(
-            agent, task, since_s, slot=False
-        )
+        known = node.tasks.get(task) or self.task_began(node, task, since_s, slot=False)
         if known.wait is not None:
             self._awake(known)
         known.wait = wait = Wait(condition, epoch, since_s, deadline_s)
         self._listeners += wait.listens
-        self.waiting[known.key] = known
-        self._dirty(known)
+        self.waiting[known.key] = self.dirty[known.key] = known
         return known
 
-    def wait_ended(self, agent: str, task: str, epoch: int | None = None) -> None:
+    def wait_ended(self, node: AgentNode, task: str, epoch: int | None = None) -> None:
         """The wait is over. With `epoch`, only if it is that one."""
-        known = (self.agents.get(agent) or self.agent(agent)).tasks.get(task)
+        known = node.tasks.get(task)
         if known is None or known.wait is None or (epoch is not None and known.wait.epoch != epoch):
             return
         self._awake(known)
-        for call in [c for c in known.calls.values() if c.state in ("answered", "lost")]:
-            del known.calls[call.id]  # all else of it was forgotten when it was answered, or found lost
+        for call in [c for c in known.calls.values() if c.state in ("answered", "lost")] if known.calls else ():
+            known.disown(call)  # all else of it was forgotten when it was answered, or found lost
             self.calls.pop(call.id, None)
 
     # --- one-way messages ---
@@ -256,9 +268,8 @@ class WaitGraph:
         """A one-way message is on its way, or in the mailbox."""
         self.agent(to).unread.setdefault(sender, {})[message] = at_s
 
-    def message_taken(self, agent: str, sender: str, message: str, by: str = "") -> None:
+    def message_taken(self, node: AgentNode, sender: str, message: str, by: str = "") -> None:
         """A task took it (`by`: its wait is about to be over); other waiters may have counted on it."""
-        node = self.agents.get(agent) or self.agent(agent)
         box = node.unread.get(sender)
         if box is None or box.pop(message, None) is None:
             return
@@ -271,17 +282,16 @@ class WaitGraph:
     # --- locks and semaphores ---
 
     def requested(
-        self, agent: str, task: str, resource: str, ticket: str, mode: str, units: int, capacity: int, at_s: float
+        self, node: AgentNode, task: str, resource: str, ticket: str, mode: str, units: int, capacity: int, at_s: float
     ) -> list[Ticket]:
         """A task asks. Returns the tickets to grant now."""
-        known = (self.agents.get(agent) or self.agent(agent)).tasks.get(task) or self.task_began(
-            agent, task, at_s, slot=False
-        )
+        known = node.tasks.get(task) or self.task_began(node, task, at_s, slot=False)
         res = self.resources.get(resource)
         if res is None:
             res = self.resources[resource] = Resource(resource, capacity)
         if ticket not in res.queue:
-            res.queue[ticket] = known.holds[ticket] = Ticket(ticket, known, res, mode, units)
+            res.queue[ticket] = asked = Ticket(ticket, known, res, mode, units)
+            known.hold(asked)
         return self._grant(res)
 
     def released(self, resource: str, ticket: str) -> list[Ticket]:
@@ -290,7 +300,7 @@ class WaitGraph:
         known = res.queue.pop(ticket, None) if res is not None else None
         if res is None or known is None:
             return []
-        known.task.holds.pop(ticket, None)
+        known.task.drop(known)
         granted = self._grant(res)
         if not res.queue:
             del self.resources[resource]
@@ -316,9 +326,11 @@ class WaitGraph:
         assert task.wait is not None  # the callers have looked
         self._listeners -= task.wait.listens
         task.wait = None
-        self.moved[task.key] = True
+        if self.watched:
+            self.moved[task.key] = True
         del self.waiting[task.key]
-        self.dirty.pop(task.key, None)
+        if self.dirty:
+            self.dirty.pop(task.key, None)
 
     def _begin(self, node: AgentNode, task: str, at_s: float, *, slot: bool, call: Call | None = None) -> Task:
         known = node.tasks[task] = Task(node, task, slot=slot, began_s=at_s, call=call)
@@ -344,30 +356,29 @@ class WaitGraph:
         node.slot_tasks -= task.slot
         if task.wait is not None:
             self._awake(task)
-        for call in list(task.calls.values()):
-            self._forget_call(call)
-        for ticket in task.holds.values():
-            for waiter in ticket.resource.queue.values():
-                self._dirty(waiter.task)
+        if task.calls:
+            for call in list(task.calls.values()):
+                self._forget_call(call)
+        if task.holds:
+            for ticket in task.holds.values():
+                for waiter in ticket.resource.queue.values():
+                    self._dirty(waiter.task)
         if self._chained or self._listeners or node.slot_tasks >= node.concurrency:
             # Nobody else counts on a task that ends: it frees its slot. These may have counted on it as it is.
             for sibling in node.tasks.values():
                 self._dirty(sibling)
 
     def _forget_inbound(self, call: Call) -> None:
-        node = self.agents.get(call.to)
-        if node is not None:
-            node.inbound.pop(call.id, None)
-        if self.role_inbound:
-            box = self.role_inbound.get(call.to)
-            if box is not None:
-                box.pop(call.id, None)
+        box = call.callee.inbound if call.callee is not None else self.role_inbound.get(call.to)
+        if box:
+            box.pop(call.id, None)
 
     def _forget_call(self, call: Call) -> None:
         self.calls.pop(call.id, None)
-        call.task.calls.pop(call.id, None)
+        call.task.disown(call)
         self._forget_inbound(call)
-        self._unchain(call)
+        if self._chained:
+            self._unchain(call)
         if call.handler is not None:
             call.handler.call = None
 
@@ -380,7 +391,7 @@ class WaitGraph:
         """Whether anybody could be waiting for something this task does. True where that is not known at once."""
         if self._chained or self._listeners or task.call is not None:
             return True
-        for ticket in task.holds.values():
+        for ticket in task.holds.values() if task.holds else ():
             if ticket.resource.barging or next(reversed(ticket.resource.queue)) != ticket.id:
                 return True
         node = task.agent

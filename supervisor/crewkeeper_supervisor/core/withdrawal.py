@@ -10,7 +10,7 @@ from typing import Final
 
 from crewkeeper_bus.messages import OnAll, OnCall, OnSome
 from crewkeeper_supervisor.core.conditions import AnyCondition
-from crewkeeper_supervisor.core.nodes import Call, Task
+from crewkeeper_supervisor.core.nodes import AgentNode, Call, Task
 from crewkeeper_supervisor.core.state import RunState
 from crewkeeper_supervisor.core.victim import ends_wait, task_of
 
@@ -75,16 +75,16 @@ def asked_anew(state: RunState, call: str) -> None:
     state.withdrawals.fenced.pop(call, None)
 
 
-def started_late(state: RunState, agent: str, call: str, task: str) -> bool:
+def started_late(state: RunState, node: AgentNode, call: str, task: str) -> bool:
     """A handler begins on a call that was given up: it occupies its slot and works for nobody. False: on another."""
     fenced = state.withdrawals.fenced
     caller = fenced.get(call)
     if caller is None or call in state.graph.calls:
         return False
-    state.graph.task_began(agent, task, state.now_s, slot=True).answers = call
+    state.graph.task_began(node, task, state.now_s, slot=True).answers = call
     if caller:
         fenced[call] = ""
-        state.cancel(agent, call, caller, f"{caller} has given it up")
+        state.cancel(node.name, call, caller, f"{caller} has given it up")
     return True
 
 
