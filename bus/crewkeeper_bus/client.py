@@ -28,6 +28,7 @@ from crewkeeper_bus.outgoing import clip, new_id
 from crewkeeper_bus.serving import ANY_VERB, Handler
 from crewkeeper_bus.settings import Settings, resolve
 from crewkeeper_bus.subjects import Kind, check_token
+from crewkeeper_bus.tool_verbs import ToolVerbs
 from crewkeeper_bus.transport import Transport
 from crewkeeper_bus.waits import check_timeout
 
@@ -36,7 +37,7 @@ Asked = tuple[str, Any] | tuple[str, Any, str]
 _H = TypeVar("_H", bound=Handler)
 
 
-class Client:
+class Client(ToolVerbs):
     """An agent's membership in a run: an async context manager, for one use; `connect` makes one.
 
     Every method that waits may raise `WouldDeadlock` (the supervisor broke the wait, or the call), `Killed` (this agent

@@ -31,6 +31,7 @@ from crewkeeper_bus.settings import Settings
 from crewkeeper_bus.slots import Slots
 from crewkeeper_bus.subjects import OUT, RECEIVED_KINDS, SUPERVISOR, Address, Kind, parse
 from crewkeeper_bus.tasks import Tasks
+from crewkeeper_bus.tool_calls import ToolCalls
 from crewkeeper_bus.transport import Transport
 from crewkeeper_bus.waits import Waits
 
@@ -60,6 +61,7 @@ class Membership:
         self.mailbox = Mailbox(self.outgoing, self.tasks, self.waits, settings.mailbox)
         self.grants = Grants(self.outgoing, self.tasks, self.waits)
         self.humans = Humans(self.outgoing, self.tasks, self.waits)
+        self.tool_calls = ToolCalls(self.outgoing, self.tasks, self.waits, lambda: self.is_connected)
         self.delegations = Delegations(settings, self.outgoing, self.tasks)
         self.serving = Serving(
             self.outgoing,
@@ -215,6 +217,7 @@ class Membership:
         log.info("bus.connection", agent=self.settings.agent, connected=connected)
         if connected and not self.outgoing.is_closed:
             self.beat()
+            self.tool_calls.connected()
 
     async def begun(self, timeout_s: float) -> None:
         """Return when the supervisor says that the crew is complete. Raises Timeout or Killed."""
@@ -265,7 +268,8 @@ class Membership:
             case Kind.REQ:
                 return self.serving.accept(sender, id_, message, by_role=address.to != self.settings.agent)
             case Kind.REP:
-                if sender == SUPERVISOR and (self.humans.accept(id_, message) or self.delegations.accept(id_, message)):
+                ours = (self.humans, self.delegations, self.tool_calls)
+                if sender == SUPERVISOR and any(part.accept(id_, message) for part in ours):
                     return True
                 return self.calls.accept(sender, id_, message)
             case Kind.MSG:

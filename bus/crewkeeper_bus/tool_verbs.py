@@ -1,0 +1,292 @@
+"""Tool verbs: what authors call for tools and models, run by the gate or here, once the gate has granted it."""
+
+from collections.abc import Mapping, Sequence
+from types import TracebackType
+from typing import Any, Final
+
+import anyio
+import msgspec
+from msgspec import Raw
+
+from crewkeeper_bus import codec
+from crewkeeper_bus.errors import CodecError, Refused, ToolTimeout
+from crewkeeper_bus.membership import Membership
+from crewkeeper_bus.outgoing import clip
+from crewkeeper_bus.tool_messages import Settled
+
+RESULT_MAX_BYTES: Final = 64 * 1024
+"""A larger result of a granted tool stays in the agent; only that it succeeded is said."""
+
+
+class _Granted(msgspec.Struct):
+    """What the gate says to a call that the agent is to carry out itself."""
+
+    args: Raw = Raw(b"{}")
+    limit_s: float = 0.0
+    max_output_tokens: int = 0
+    last: bool = False
+
+
+class ToolGrant:
+    """A granted call while its tool runs here.
+
+    Attributes:
+        call: The call id.
+        tool: The tool.
+        args: The arguments to run it with: where a rule redacts, other ones than were asked for.
+        limit_s: Seconds until it is cut; 0: never.
+        result: Set it to what the tool returned, so that the gate can look at it.
+    """
+
+    def __init__(self, call: str, tool: str, granted: _Granted) -> None:
+        self.call = call
+        self.tool = tool
+        self.args: dict[str, Any] = codec.decode_body(granted.args, dict[str, Any])
+        self.limit_s = granted.limit_s
+        self.result: Any = msgspec.UNSET
+        self._cost: dict[str, Any] = {}
+
+    def cost(self, *, microusd: int | None = None, input_tokens: int = 0, output_tokens: int = 0) -> None:
+        """Say what it cost, where that is not its declared price."""
+        self._cost = {"cost_microusd": microusd, "input_tokens": input_tokens, "output_tokens": output_tokens}
+
+    def settlement(self) -> dict[str, Any]:
+        """What the gate is told when it is over."""
+        told: dict[str, Any] = dict(self._cost)
+        if self.result is not msgspec.UNSET:
+            try:
+                told["result"] = codec.encode_body(self.result, RESULT_MAX_BYTES)
+            except CodecError:
+                return told
+        return told
+
+
+class ModelGrant:
+    """A granted model call while it is made here.
+
+    Attributes:
+        call: The call id.
+        model: The model.
+        max_output_tokens: The most that may come out: ask the provider for no more.
+        last: The budget is spent, and this call is for handing back what there is.
+        limit_s: Seconds until it is cut; 0: never.
+    """
+
+    def __init__(self, call: str, model: str, input_tokens: int, max_output_tokens: int, granted: _Granted) -> None:
+        self.call = call
+        self.model = model
+        self.max_output_tokens = granted.max_output_tokens or max_output_tokens
+        self.last = granted.last
+        self.limit_s = granted.limit_s
+        # What is not said counts as used up: whoever does not report is not better off for it.
+        self._used: dict[str, Any] = {"input_tokens": input_tokens, "output_tokens": self.max_output_tokens}
+
+    def usage(
+        self, input_tokens: int, output_tokens: int, *, cached_tokens: int = 0, cost_microusd: int | None = None
+    ) -> None:
+        """Say what the provider reported; all zero if it was never reached.
+
+        Args:
+            input_tokens: Tokens in, cached ones among them.
+            output_tokens: Tokens out.
+            cached_tokens: How many of those in were cached.
+            cost_microusd: Cost in millionths of a dollar; None: by the price that the gate knows.
+        """
+        self._used = {
+            "input_tokens": input_tokens,
+            "output_tokens": output_tokens,
+            "cached_tokens": cached_tokens,
+            "cost_microusd": cost_microusd,
+        }
+
+    def settlement(self) -> dict[str, Any]:
+        """What the gate is told when it is over."""
+        return dict(self._used)
+
+
+class _Granting:
+    """Async context manager around what the agent does by itself; settles it at the end. For one use."""
+
+    def __init__(self, membership: Membership, call_id: str | None, limit_s: float | None) -> None:
+        self._membership = membership
+        self._call_id = call_id
+        self._limit_s = limit_s
+        self._grant: ToolGrant | ModelGrant | None = None
+        self._scope: anyio.CancelScope | None = None
+
+    def _begin(self, grant: ToolGrant | ModelGrant) -> None:
+        self._grant = grant
+        self._scope = anyio.CancelScope(deadline=anyio.current_time() + (grant.limit_s or float("inf")))
+        self._scope.__enter__()
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> bool | None:
+        assert self._scope is not None
+        assert self._grant is not None
+        swallowed = self._scope.__exit__(kind, error, trace)
+        cut = self._scope.cancelled_caught
+        told = f"cut after {self._grant.limit_s:g} s" if cut else _told(error)
+        self._membership.tool_calls.say(
+            self._grant.call, Settled, ok=error is None and not cut, error=told, **self._grant.settlement()
+        )
+        if not cut:
+            return swallowed
+        name = self._grant.tool if isinstance(self._grant, ToolGrant) else self._grant.model
+        text = f"{name} was cut: it ran longer than {self._grant.limit_s:g} s; what it did until then is done"
+        raise ToolTimeout(text, reason="tool_timeout", tool=name, call=self._grant.call)
+
+
+class GrantedTool(_Granting):
+    """`async with crew.grant_tool(…) as grant`: `Client.grant_tool` makes one."""
+
+    def __init__(
+        self, membership: Membership, tool: str, args: Any, call_id: str | None, limit_s: float | None
+    ) -> None:
+        super().__init__(membership, call_id or membership.tool_calls.fresh_id(), limit_s)
+        self._tool = tool
+        self._args = args
+
+    async def __aenter__(self) -> ToolGrant:
+        assert self._grant is None, "a grant is for one use: ask for another"
+        await self._membership.checkpoint.hold()
+        raw = await self._membership.tool_calls.call(
+            self._tool, self._args, self._call_id, self._limit_s, wait=True, inside=True
+        )
+        assert self._call_id is not None
+        grant = ToolGrant(self._call_id, self._tool, codec.decode_body(raw, _Granted))
+        self._begin(grant)
+        return grant
+
+
+class GrantedModel(_Granting):
+    """`async with crew.model_call(…) as grant`: `Client.model_call` makes one."""
+
+    def __init__(self, membership: Membership, call_id: str | None, limit_s: float | None, **fields: Any) -> None:
+        super().__init__(membership, call_id, limit_s)
+        self._fields = fields
+
+    async def __aenter__(self) -> ModelGrant:
+        assert self._grant is None, "a grant is for one use: ask for another"
+        fields = self._fields
+        await self._membership.checkpoint.hold()
+        call, raw = await self._membership.tool_calls.model(self._call_id, self._limit_s, **fields)
+        granted = codec.decode_body(raw, _Granted)
+        grant = ModelGrant(call, fields["model"], fields["input_tokens"], fields["max_output_tokens"], granted)
+        self._begin(grant)
+        return grant
+
+
+class ToolVerbs:
+    """The part of a client that asks the gate.
+
+    Every method here may raise, besides what all waits may: `ToolRefused` in one of its kinds, whose text a model can
+    read; nothing was executed then, but for `ToolFailed`, `ToolTimeout` and `ToolLost`.
+    """
+
+    _membership: Membership
+
+    async def call_tool(
+        self,
+        name: str,
+        args: Mapping[str, Any] | None = None,
+        *,
+        call_id: str | None = None,
+        limit_s: float | None = None,
+        wait: bool = True,
+        type: Any = Any,  # noqa: A002 - reads as in msgspec
+    ) -> Any:
+        """Have a tool of the crew run, if the gate lets it, and return its result.
+
+        While no answer comes the call is repeated, which does nothing twice: it is known by its id.
+
+        Args:
+            name: The tool, as the crew file names it, or `tool.function` of an MCP server.
+            args: Its arguments, what becomes a JSON object.
+            call_id: A name of up to 32 characters for this very call. The same id again is the same call: same answer,
+                run and charged once, also after a restart of this agent. A fresh one if absent.
+            limit_s: Declared deadline, seconds.
+            wait: Whether to wait for a person where the call needs an approval.
+            type: What to decode the result into; plain data if absent.
+
+        Raises:
+            Pending: A person has yet to decide, and `wait` is false or `limit_s` has passed. Ask again under the same
+                `call_id` to resume.
+            ToolRefused: In the kind that says why.
+            Timeout: No answer within `limit_s`: it may run or have run; the same `call_id` asks about it again.
+            SubjectError: `call_id` is no name.
+            CodecError: The result is not of `type`.
+        """
+        await self._membership.checkpoint.hold()
+        raw = await self._membership.tool_calls.call(name, args, call_id, limit_s, wait=wait)
+        return codec.decode_body(raw, type)
+
+    def grant_tool(
+        self,
+        name: str,
+        args: Mapping[str, Any] | None = None,
+        *,
+        call_id: str | None = None,
+        limit_s: float | None = None,
+    ) -> GrantedTool:
+        """Ask leave to run a tool here, `async with crew.grant_tool("search", {…}) as grant`; run it with `grant.args`.
+
+        The gate checks and charges it as any call. The block is cut when the grant's time is over; leaving it settles
+        the call, as failed if an exception leaves it. For tools that the crew file declares with `inside: true`.
+
+        Args:
+            name: The tool.
+            args: Its arguments.
+            call_id: As `call_tool`.
+            limit_s: Declared deadline for the grant, seconds.
+        """
+        return GrantedTool(self._membership, name, args, call_id, limit_s)
+
+    def model_call(
+        self,
+        model: str,
+        *,
+        input_tokens: int,
+        max_output_tokens: int,
+        provider: str = "",
+        digest: str = "",
+        call_id: str | None = None,
+        limit_s: float | None = None,
+    ) -> GrantedModel:
+        """Ask leave to call a model from here, `async with crew.model_call(…) as grant`; then say `grant.usage(…)`.
+
+        What it can cost at most is reserved until the block is left, and charged if the usage was not said.
+
+        Args:
+            model: The model, as its provider names it.
+            input_tokens: Upper bound of what goes in.
+            max_output_tokens: The most that may come out.
+            provider: Whose model it is; empty: known by the model's name.
+            digest: Up to 64 hexadecimal digits, equal for equal requests, so that loops are seen.
+            call_id: As `call_tool`.
+            limit_s: Declared deadline for the grant, seconds.
+        """
+        return GrantedModel(
+            self._membership,
+            call_id,
+            limit_s,
+            model=model,
+            provider=clip(provider, 200),
+            input_tokens=input_tokens,
+            max_output_tokens=max_output_tokens,
+            digest=digest,
+        )
+
+    async def propose(self, names: Sequence[str]) -> None:
+        """Tell the supervisor which tools a model wants to call, as it named them, before any is called."""
+        await self._membership.checkpoint.hold()
+        self._membership.tool_calls.propose(tuple(names))
+
+
+def _told(error: BaseException | None) -> str:
+    """What the gate is told of an error: its type and text, never the traceback."""
+    if error is None:
+        return ""
+    if isinstance(error, Refused):
+        return clip(f"{error.reason}: {error}")
+    return clip(f"{type(error).__name__}: {error}" if isinstance(error, Exception) else type(error).__name__)
