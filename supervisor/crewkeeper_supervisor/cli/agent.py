@@ -229,7 +229,7 @@ async def _act(
 
 def _limit_s(found: "AgentView", wish: _Wish) -> float:
     if wish.action == "kill":
-        return 15.0 + (found.spec.restart.shutdown_s if wish.grace_s is None else wish.grace_s)
+        return 30.0 + (found.spec.restart.shutdown_s if wish.grace_s is None else wish.grace_s)
     return 10.0 + (wish.grace_s or 0.0)
 
 
