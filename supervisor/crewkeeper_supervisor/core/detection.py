@@ -84,9 +84,10 @@ class Detector:
         if in_hand:
             self._settle()
         suspects = []
-        if graph.dirty:
-            dirty, graph.dirty = graph.dirty, {}
-            suspects = [t for t in dirty.values() if not closes_nothing(t, graph) and not surely_live(t, graph)]
+        for task in graph.dirty.values():
+            if not closes_nothing(task, graph) and not surely_live(task, graph):
+                suspects.append(task)  # noqa: PERF401 - a comprehension costs a call, and mostly there is one task or none
+        graph.dirty.clear()
         if not suspects and not in_hand and not state.is_due("sweep"):
             if "sweep" not in state.due_s:
                 self._schedule()

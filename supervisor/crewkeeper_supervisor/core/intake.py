@@ -122,7 +122,9 @@ class Intake:
 
     def _request(self, event: Recorded, view: AgentView, message: m.Request) -> None:
         state = self._state
-        self._count(view, calls=1)
+        self._count(view)
+        view.calls += 1
+        state.usage.calls += 1
         node = view.node
         if node.calls_made >= quotas.CALLS_MAX and self._full(view, "calls", quotas.CALLS_MAX, lambda: node.calls_made):
             fault = m.Fault(code="refused", text=f"{view.name} has {quotas.CALLS_MAX} calls open: close some first")
@@ -206,10 +208,9 @@ class Intake:
 
     def _full(self, view: AgentView, what: str, limit: int, count: Callable[[], int]) -> bool:
         """Whether an agent has as much open of a kind as is kept for one agent; then that is a finding."""
-        quota = view.quotas.get(what)
-        if quota is None:
-            quota = view.quotas[what] = Quota()
-        if quota.take(limit, count):
+        if view.quotas is None:
+            view.quotas = {}
+        if view.quotas.setdefault(what, Quota()).take(limit, count):
             return False
         summary = f"{view.name} has {limit} {what} open, which is all that is kept for an agent: more are ignored"
         report(self._state, "malformed", summary, [view.name], key=f"{view.name} {what}")
@@ -221,13 +222,9 @@ class Intake:
             return False
         return self._full(view, "tasks", quotas.TASKS_MAX, lambda: len(tasks))
 
-    def _count(self, view: AgentView, calls: int = 0) -> None:
-        ours = self._state.usage
+    def _count(self, view: AgentView) -> None:
         view.messages += 1
-        ours.messages += 1
-        if calls:
-            view.calls += calls
-            ours.calls += calls
+        self._state.usage.messages += 1
 
     # --- tasks and waits ---
 

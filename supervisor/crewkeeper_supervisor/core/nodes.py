@@ -12,9 +12,13 @@ from crewkeeper_supervisor.core.tickets import Ticket
 
 CallState = Literal["open", "started", "answered", "lost"]
 
+_SEVERAL: Final = (OnAll, OnSome)
+_PLAIN: Final = (OnCall, OnResource, OnHuman, OnTimer)
+"""As tuples, made once: `A | B` makes a new object wherever it is evaluated, and these are asked at every wait."""
 _NEVER: Final = float("inf")
 _NO_CALLS: Final = cast("dict[str, Call]", MappingProxyType({}))
 """What all tasks share that called nobody; most never do, and a dict of its own would be much of a task's memory."""
+_NO_MESSAGES: Final = cast("dict[str, dict[str, float]]", MappingProxyType({}))
 _NO_TICKETS: Final = cast("dict[str, Ticket]", MappingProxyType({}))
 
 
@@ -34,9 +38,9 @@ class Wait:
 
 
 def _is_plain(condition: AnyCondition) -> bool:
-    if isinstance(condition, OnAll | OnSome):
+    if isinstance(condition, _SEVERAL):
         return all(_is_plain(part) for part in condition.of)
-    return isinstance(condition, OnCall | OnResource | OnHuman | OnTimer)
+    return isinstance(condition, _PLAIN)
 
 
 class Task:
@@ -180,10 +184,16 @@ class AgentNode:
         """Calls addressed to it (or to its role and pinned to it) that are open or started."""
         self.mailbox: int | None = None
         """How many calls may wait to be started before senders wait for room; None: no limit is known."""
-        self.unread: dict[str, dict[str, float]] = {}
+        self.unread = _NO_MESSAGES
         """One-way messages not taken yet: sender to {message id: journal time}."""
         self.unsure = False
         """A fact of its stream was lost: its tasks count as running until its next heartbeat."""
+
+    def received(self, sender: str, message: str, at_s: float) -> None:
+        """A one-way message is on its way, or in the mailbox."""
+        if self.unread is _NO_MESSAGES:
+            self.unread = {}
+        self.unread.setdefault(sender, {})[message] = at_s
 
     @property
     def free_slots(self) -> int:

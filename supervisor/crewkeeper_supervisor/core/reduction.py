@@ -18,6 +18,7 @@ from crewkeeper_supervisor.core.nodes import AgentNode, Call, Task
 from crewkeeper_supervisor.core.tickets import Ticket
 from crewkeeper_supervisor.core.wait_graph import WaitGraph
 
+_SEVERAL: Final = (OnAll, OnSome)
 WALK_LIMIT: Final = 64
 """How many single supporters the quick test follows before the full reduction is asked."""
 
@@ -375,12 +376,12 @@ def surely_live(task: Task, graph: WaitGraph) -> bool:
     if wait is None:
         return True
     condition = wait.condition
-    if isinstance(condition, OnAll | OnSome):
-        need = len(condition.of) if isinstance(condition, OnAll) else condition.k
-        for part in condition.of:
-            need -= _leads_to_a_runner(part, task, graph)
-        return need <= 0
-    return _leads_to_a_runner(condition, task, graph)
+    if type(condition) is OnCall or not isinstance(condition, _SEVERAL):
+        return _leads_to_a_runner(condition, task, graph)
+    need = len(condition.of) if isinstance(condition, OnAll) else condition.k
+    for part in condition.of:
+        need -= _leads_to_a_runner(part, task, graph)
+    return need <= 0
 
 
 def _leads_to_a_runner(condition: AnyCondition, task: Task, graph: WaitGraph) -> bool:

@@ -6,7 +6,7 @@ agent's own stream.
 
 from typing import Literal
 
-from msgspec import Struct, field
+from msgspec import Struct
 
 from crewkeeper_supervisor.core.confinement import NEVER, Ending, Flood, Hold
 from crewkeeper_supervisor.core.crew import Agent
@@ -46,7 +46,7 @@ class AgentView(Usage, kw_only=True):
     status: AgentStatus = "expected"
     inc: str = ""
     last_seq: int = 0
-    old_incs: list[str] = field(default_factory=list)
+    old_incs: tuple[str, ...] = ()
     pid: int = 0
     restarts: int = 0
     last_seen_s: float = 0.0
@@ -62,7 +62,7 @@ class AgentView(Usage, kw_only=True):
     """How it is being ended, or was; nothing of it counts any more once it is shut out."""
     hold: Hold | None = None
     flood: Flood | None = None
-    quotas: dict[str, Quota] = field(default_factory=dict)
+    quotas: dict[str, Quota] | None = None
     """What it may still open, by kind."""
     throttled: int = 0
     """Its entries that were counted and not read."""
@@ -131,7 +131,6 @@ class AgentView(Usage, kw_only=True):
     def incarnate(self, inc: str, seq: int) -> None:
         """A new incarnation has joined."""
         if self.inc and self.inc != inc:
-            self.old_incs.append(self.inc)
-            del self.old_incs[:-_REMEMBERED_INCARNATIONS]
+            self.old_incs = (*self.old_incs, self.inc)[-_REMEMBERED_INCARNATIONS:]
         self.inc, self.last_seq = inc, seq
         self.began = False

@@ -83,7 +83,8 @@ class WaitGraph:
             self._end(task)
         lost = [call for call in inbound if call.id in self.calls and self.call_lost(call.id) is not None]
         node.inbound.clear()
-        node.unread.clear()
+        for sender in list(node.unread):
+            del node.unread[sender]
         self.dirty.update(self.waiting)
         return lost
 
@@ -198,7 +199,7 @@ class WaitGraph:
             self._dirty(known.task)
         elif known.task.wait is None:
             known.task.disown(known)
-            del self.calls[known.id]
+            self.calls.pop(known.id, None)  # gone already if the handler that ended had made it
 
     def handler_replied(self, node: AgentNode, call: str) -> None:
         """An agent answered a call that its caller had given up, or that had been answered in its stead."""
@@ -258,15 +259,16 @@ class WaitGraph:
         if known is None or known.wait is None or (epoch is not None and known.wait.epoch != epoch):
             return
         self._awake(known)
-        for call in [c for c in known.calls.values() if c.state in ("answered", "lost")] if known.calls else ():
-            known.disown(call)  # all else of it was forgotten when it was answered, or found lost
-            self.calls.pop(call.id, None)
+        for call in list(known.calls.values()) if known.calls else ():
+            if call.state in ("answered", "lost"):
+                known.disown(call)  # all else of it was forgotten when it was answered, or found lost
+                self.calls.pop(call.id, None)
 
     # --- one-way messages ---
 
     def message_sent(self, sender: str, to: str, message: str, at_s: float) -> None:
         """A one-way message is on its way, or in the mailbox."""
-        self.agent(to).unread.setdefault(sender, {})[message] = at_s
+        self.agent(to).received(sender, message, at_s)
 
     def message_taken(self, node: AgentNode, sender: str, message: str, by: str = "") -> None:
         """A task took it (`by`: its wait is about to be over); other waiters may have counted on it."""
