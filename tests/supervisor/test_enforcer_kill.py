@@ -36,6 +36,7 @@ class Stage:
         url = self.servers.nodes[node].url
         subject = f"crew.{identity.run}.msg.{agent}.b"
         with hostile(url, identity.user, identity.password, subject, connections=churners) as process:
+            await until(lambda: self.are_in(identity.user, churners), "all its connections are there")
             await until(lambda: self.seen.count.get(agent, 0) > 50, "it publishes")
             done = await self.enforcer.kill(identity.run, agent, why="test", term=1)
             killed_s = time.monotonic()
@@ -43,6 +44,12 @@ class Stage:
             assert self.seen.last_s[agent] < killed_s
             assert process.end()["logins"] >= churners
         return done
+
+    async def are_in(self, user: str, count: int) -> bool:
+        """Whether a user has so many connections on which something was said."""
+        assert self.enforcer._system is not None
+        scan = await self.enforcer._system.connections(user)
+        return sum(each.sent > 0 for each in scan.connections) >= count
 
 
 @contextlib.asynccontextmanager

@@ -26,9 +26,9 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from crewkeeper_bus.errors import ConnectionLost, SubjectError
-from crewkeeper_bus.subjects import check_agent, check_token
+from crewkeeper_bus.subjects import check_agent, check_token, stream_name
 from crewkeeper_supervisor.core.scope import Record
-from crewkeeper_supervisor.shell import redelivery
+from crewkeeper_supervisor.shell import excerpt, redelivery
 from crewkeeper_supervisor.shell.access import Access, AccessRefused, Damaged, NoAccess
 from crewkeeper_supervisor.shell.authority import Authority
 from crewkeeper_supervisor.shell.errors import ClaimsRefused, StoreUnavailable
@@ -157,7 +157,7 @@ class Enforcer:
                 run=run,
                 agent=agent,
                 via="mapping" if self._maps and keep else "permissions",
-                journal_seq=await redelivery.last_seq(self._link, run),
+                journal_seq=await excerpt.last_seq(self._link, stream_name(run)),
                 # Whoever connects from now on may be let in with less, and must log in again to get it back.
                 stayed=tuple((each.server, each.cid) for each in (await self._system.connections(user)).connections),
             )

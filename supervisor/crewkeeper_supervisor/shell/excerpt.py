@@ -22,6 +22,20 @@ class Stored(NamedTuple):
     payload: bytes
 
 
+async def last_seq(link: Link, stream: str) -> int:
+    """Sequence of the last message of a stream; 0 if it has none or is not there.
+
+    Raises:
+        StoreUnavailable: The server did not answer.
+    """
+    try:
+        return (await link.js.stream_info(stream)).state.last_seq
+    except nats.js.errors.NotFoundError:
+        return 0
+    except LINK_ERRORS as error:
+        raise StoreUnavailable(f"stream {stream}: {type(error).__name__}") from error
+
+
 async def read(
     link: Link, stream: str, *, start_seq: int = 1, filters: Sequence[str] = ()
 ) -> AsyncGenerator[list[Stored], None]:

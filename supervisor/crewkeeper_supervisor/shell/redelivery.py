@@ -7,32 +7,14 @@ come twice: with the sequence number of its first delivery, and under its own id
 import contextlib
 from typing import Final
 
-import nats.errors
-import nats.js.errors
-
 from crewkeeper_bus.errors import ConnectionLost, SubjectError
 from crewkeeper_bus.subjects import OUT, RECEIVED_KINDS, Kind, parse, stream_name
 from crewkeeper_supervisor.shell import excerpt
-from crewkeeper_supervisor.shell.errors import StoreUnavailable
 from crewkeeper_supervisor.shell.excerpt import Stored
 from crewkeeper_supervisor.shell.nats_link import LINK_ERRORS, Link
 
 _AGAIN: Final = tuple(kind for kind in RECEIVED_KINDS if kind is not Kind.CTL)
 """Commands are left out: whoever gave them repeats them until they are obeyed, and a held agent hears them."""
-
-
-async def last_seq(link: Link, run: str) -> int:
-    """Sequence of the last entry of a run's journal; 0 if it has none.
-
-    Raises:
-        StoreUnavailable: The server did not answer.
-    """
-    try:
-        return (await link.js.stream_info(stream_name(run))).state.last_seq
-    except nats.js.errors.NotFoundError:
-        return 0
-    except LINK_ERRORS as error:
-        raise StoreUnavailable(f"journal of {run}: {type(error).__name__}") from error
 
 
 async def redeliver(link: Link, run: str, agent: str, *, after: int, role: str = "") -> int:
@@ -88,7 +70,7 @@ async def _deliver(link: Link, run: str, stored: Stored) -> None:
         raise ConnectionLost(f"not connected to {link.place.host}")
     try:
         await link.nc.publish(f"{OUT}.{stored.subject}", stored.payload, headers=headers)
-    except (nats.errors.Error, OSError) as error:
+    except LINK_ERRORS as error:
         raise ConnectionLost(f"publishing to {link.place.host} failed: {type(error).__name__}") from error
 
 
