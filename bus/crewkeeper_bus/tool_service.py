@@ -149,7 +149,7 @@ class ToolService:
             await self._transport.publish(subject, codec.encode(message))
         except ConnectionLost as error:
             # The gate charges what it never hears of when its time is over.
-            log.error("tools.report_lost", kind=type(message).__name__, error=str(error)[:200])
+            log.warning("tools.report_lost", kind=type(message).__name__, error=str(error)[:200])
 
     def _deliver(self, subject: str, payload: bytes) -> None:
         try:
@@ -173,7 +173,7 @@ class ToolService:
         if order.host != self.host or order.term < self._term:
             return False
         self._term = order.term
-        names = [("command", order.id), (order.agent, order.call)]
+        names = [("", order.id), (order.agent, order.call)]
         if any(name in self._obeyed for name in names):
             return False
         for name in names:
