@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 CONFIRM_S: Final = 10.0
 """How long the watcher may take to start and to confirm."""
 _BORN_WAITING: Final = ("/bin/sh", "-c", 'read -r _ && exec "$@" </dev/null', "sh")
+_BORN_LISTENING: Final = ("/bin/sh", "-c", 'read -r _ && exec "$@"', "sh")
+"""As above, but the program keeps the pipe that the first line came through: the shell reads nothing beyond it."""
 
 
 class GuardError(OSError):
@@ -141,6 +143,32 @@ async def open_guarded(args: Sequence[str], **options: Any) -> "Process":
     with _gate() as (gate, opener):
         process = await anyio.open_process((*_BORN_WAITING, *args), **options, stdin=gate, start_new_session=True)
         _admit(process.pid, opener)
+    return process
+
+
+async def open_guarded_talking(args: Sequence[str], **options: Any) -> "Process":
+    """As `open_guarded`, with a pipe to the program's stdin, for programs that are talked to.
+
+    Args:
+        args: Program and arguments.
+        **options: As `anyio.open_process`, but for `stdin` and `start_new_session`.
+
+    Raises:
+        OSError: It cannot be started.
+    """
+    import anyio
+
+    process = await anyio.open_process(
+        (*_BORN_LISTENING, *args), **options, stdin=subprocess.PIPE, start_new_session=True
+    )
+    assert process.stdin is not None
+    try:
+        _WATCHER.add(process.pid)
+        await process.stdin.send(b"\n")
+    except (OSError, anyio.BrokenResourceError) as error:
+        kill_group(process.pid, signal.SIGKILL)
+        release(process.pid)
+        raise OSError(f"{args[0]} ended before it began") from error
     return process
 
 

@@ -12,7 +12,8 @@ from crewkeeper_bus import codec
 from crewkeeper_bus.errors import CodecError, Refused, ToolTimeout
 from crewkeeper_bus.membership import Membership
 from crewkeeper_bus.outgoing import clip
-from crewkeeper_bus.tool_messages import Settled
+from crewkeeper_bus.subjects import check_token
+from crewkeeper_bus.tool_messages import CallGivenUp, Settled
 
 RESULT_MAX_BYTES: Final = 64 * 1024
 """A larger result of a granted tool stays in the agent; only that it succeeded is said."""
@@ -241,6 +242,16 @@ class ToolVerbs:
             limit_s: Declared deadline for the grant, seconds.
         """
         return GrantedTool(self._membership, name, args, call_id, limit_s)
+
+    def give_up_call(self, call_id: str, why: str = "") -> None:
+        """Tell the gate that nobody waits for a call any more: it is not run, or is cut and charged.
+
+        Only for calls that may be resumed: any other is given up by cancelling whoever waits for it.
+
+        Raises:
+            SubjectError: `call_id` is no name.
+        """
+        self._membership.tool_calls.say(check_token(call_id, "call id"), CallGivenUp, why=clip(why))
 
     def model_call(
         self,
