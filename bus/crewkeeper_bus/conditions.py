@@ -4,7 +4,7 @@ from typing import Annotated
 
 from msgspec import Meta, Struct
 
-from crewkeeper_bus.field_types import Name, Names, Seconds
+from crewkeeper_bus.field_types import Name, Names, Seconds, Text
 
 
 class OnCall(Struct, frozen=True, kw_only=True, tag_field="on", tag="call"):
@@ -34,6 +34,13 @@ class OnHuman(Struct, frozen=True, kw_only=True, tag_field="on", tag="human"):
     """Id of the `AskHuman`; null where no question was asked through the bus."""
 
 
+class OnTool(Struct, frozen=True, kw_only=True, tag_field="on", tag="tool"):
+    """What the gate says to a call of a tool or a model; bounded by the gate, never a deadlock by itself."""
+
+    call: Name
+    tool: Text = ""
+
+
 class OnTimer(Struct, frozen=True, kw_only=True, tag_field="on", tag="timer"):
     """Time passes."""
 
@@ -53,4 +60,4 @@ class OnSome(Struct, frozen=True, kw_only=True, tag_field="on", tag="some"):
     of: Annotated[tuple["Condition", ...], Meta(max_length=256)]
 
 
-Condition = OnCall | OnMessage | OnResource | OnHuman | OnTimer | OnAll | OnSome
+Condition = OnCall | OnMessage | OnResource | OnHuman | OnTool | OnTimer | OnAll | OnSome

@@ -18,6 +18,7 @@ from crewkeeper_bus.conditions import OnMessage as OnMessage
 from crewkeeper_bus.conditions import OnResource as OnResource
 from crewkeeper_bus.conditions import OnSome as OnSome
 from crewkeeper_bus.conditions import OnTimer as OnTimer
+from crewkeeper_bus.conditions import OnTool as OnTool
 from crewkeeper_bus.facts import AccessSet as AccessSet
 from crewkeeper_bus.facts import Delegated as Delegated
 from crewkeeper_bus.facts import Op as Op

@@ -96,6 +96,8 @@ class RunTool(Control, frozen=True, kw_only=True, omit_defaults=True, tag_field=
     """After redaction."""
     limit_s: Seconds
     """When to cut it."""
+    host: Name = "-"
+    """The tool host's incarnation that is to run it; no other does."""
 
 
 class CutTool(Control, frozen=True, kw_only=True, omit_defaults=True, tag_field="t", tag="cut_tool"):
@@ -114,6 +116,8 @@ class SpendGranted(Control, frozen=True, kw_only=True, omit_defaults=True, tag_f
     max_output_tokens: Count = 0
     limit_s: Seconds = 0.0
     """When the reservation is charged if nothing was said."""
+    last: bool = False
+    """The budget is spent: this one call is granted for an answer to hand back."""
 
 
 class SpendRefused(Control, frozen=True, kw_only=True, omit_defaults=True, tag_field="t", tag="spend_refused"):
@@ -132,8 +136,15 @@ class Withhold(Control, frozen=True, kw_only=True, omit_defaults=True, tag_field
     why: Text = ""
 
 
+class SpendBooked(Control, frozen=True, kw_only=True, omit_defaults=True, tag_field="t", tag="spend_booked"):
+    """To the model proxy: what the call has cost is in the books, or was given back."""
+
+    call: Name
+    agent: Name
+
+
 ToolHostCtl = RunTool | CutTool
-ModelCtl = SpendGranted | SpendRefused | Withhold
+ModelCtl = SpendGranted | SpendRefused | Withhold | SpendBooked
 
 
 # --- facts, on `op` ---

@@ -211,7 +211,7 @@ def noisy_crew(rnd: random.Random) -> Crew:
             Agent(name="c", replicas=2, reentrant=rnd.choice(("none", "chain"))),
             Agent(name="out", external=True),
         ),
-        responses=Responses(deadlock=response(), orphan=response(), crash=response(), budget=response()),
+        responses=Responses(deadlock=response(), orphan=response(), crash=response(), budget_spent=response()),
         escalate=(Webhook(webhook="http://127.0.0.1/"),) if rnd.random() < 0.5 else (),
     )
 

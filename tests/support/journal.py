@@ -6,7 +6,7 @@ and read back like any other message.
 """
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,20 +14,26 @@ import msgspec
 
 from crewkeeper_bus import codec, subjects
 from crewkeeper_bus import messages as m
+from crewkeeper_bus import tool_messages as t
 from crewkeeper_bus.subjects import HOST, SUPERVISOR, Kind
 from crewkeeper_supervisor.core import events
 from crewkeeper_supervisor.core.commands import (
     Admit,
     AnswerCall,
+    AskApproval,
+    AskHook,
     AskHost,
     CancelCall,
     Command,
     Escalate,
     SetAccess,
     TellAgent,
+    TellService,
 )
 from crewkeeper_supervisor.core.crew import Agent, Crew
 from crewkeeper_supervisor.core.supervisor import Supervisor
+from crewkeeper_supervisor.gate.rules import make_fold
+from crewkeeper_supervisor.shell.effects import asked, unanswered
 
 RUN = "r1"
 START_S = 1000.0
@@ -40,6 +46,11 @@ _KINDS: dict[type[Any], Kind] = {
     m.Message: Kind.MSG,
     m.CallProgress: Kind.PROG,
     m.Heartbeat: Kind.HB,
+    t.ToolCall: Kind.TOOL,
+    t.ModelCall: Kind.TOOL,
+    t.Settled: Kind.TOOL,
+    t.CallGivenUp: Kind.TOOL,
+    t.Proposed: Kind.TOOL,
 }
 
 
@@ -111,10 +122,10 @@ class Journal:
     Args:
         crew: The crew; declared as the first entry.
         obey: Whether commands are carried out, each leaving its trace.
-        core: The class of the core.
+        core: Makes the core.
     """
 
-    def __init__(self, crew: Crew, *, obey: bool = True, core: type[Supervisor] = Supervisor) -> None:
+    def __init__(self, crew: Crew, *, obey: bool = True, core: Callable[[str], Supervisor] = make_fold) -> None:
         self.crew = crew
         self.core = core(RUN)
         self.obey = obey
@@ -391,7 +402,9 @@ def wire(command: Command) -> tuple[str, bytes]:
         case AnswerCall():
             subject = subjects.build(RUN, Kind.REP, SUPERVISOR, command.agent, command.call)
             body = msgspec.UNSET if command.body is None else command.body
-            payload = codec.encode(m.SupervisorReply(id=command.id, error=command.error, body=body))
+            payload = codec.encode(
+                m.SupervisorReply(id=command.id, error=command.error, body=body, final=command.final)
+            )
         case CancelCall():
             subject = subjects.build(RUN, Kind.CANCEL, SUPERVISOR, command.agent, command.call)
             payload = codec.encode(m.SupervisorCancel(id=command.id, caller=command.caller, why=command.why))
@@ -429,13 +442,22 @@ def wire(command: Command) -> tuple[str, bytes]:
                     expires_s=60.0,
                 )
             )
+        case TellService():
+            subject = subjects.build(RUN, Kind.CTL, SUPERVISOR, command.to, command.id)
+            payload = codec.encode(command.message)
+        case AskApproval():
+            subject = subjects.build(RUN, Kind.OP, SUPERVISOR, "_", command.id)
+            payload = codec.encode(asked(command))
+        case AskHook():
+            subject = subjects.build(RUN, Kind.OP, SUPERVISOR, "_", command.id)
+            payload = codec.encode(unanswered(command))
     codec.decode_supervisor(subjects.parse(subject).kind, payload)
     return subject, payload
 
 
 def fold(entries: Iterable[tuple[float, str, bytes]], *, peek: bool = False) -> tuple[Supervisor, list[Command]]:
     """Fold a journal anew; `peek`: look at everything after every entry, which must change nothing."""
-    core, given = Supervisor(RUN), []
+    core, given = make_fold(RUN), []
     for seq, (at_s, subject, payload) in enumerate(entries, start=1):
         given += core.handle(core.read(seq, at_s, subject, payload))
         if peek:

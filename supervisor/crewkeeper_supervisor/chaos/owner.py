@@ -12,6 +12,7 @@ from msgspec import UNSET
 
 from crewkeeper_bus import messages as m
 from crewkeeper_bus.subjects import HOST, SUPERVISOR, Kind
+from crewkeeper_bus.tool_messages import GateOp
 from crewkeeper_supervisor.chaos.bus import RUN, Bus, Envelope
 from crewkeeper_supervisor.chaos.chance import Faults, Stream
 from crewkeeper_supervisor.chaos.clock import Clock
@@ -19,14 +20,20 @@ from crewkeeper_supervisor.core import events
 from crewkeeper_supervisor.core.commands import (
     Admit,
     AnswerCall,
+    AskApproval,
+    AskHook,
     AskHost,
     CancelCall,
     Command,
     Escalate,
     SetAccess,
     TellAgent,
+    TellService,
 )
 from crewkeeper_supervisor.core.supervisor import Supervisor
+from crewkeeper_supervisor.gate.rules import make_fold
+from crewkeeper_supervisor.shell.effects import asked as asked_of_people
+from crewkeeper_supervisor.shell.effects import unanswered
 
 RESEND_S: Final = 1.0
 RESEND_MAX_S: Final = 8.0
@@ -48,7 +55,7 @@ class Owner:
         self._bus = bus
         self._faults = faults
         self._network = Stream(seed, "owner")
-        self.core = Supervisor(RUN)
+        self.core = make_fold(RUN)
         self.term = 1
         self.present = True
         self.absent_until_s = 0.0
@@ -85,7 +92,7 @@ class Owner:
 
     def rebuilt(self) -> Supervisor:
         """A core made from the journal alone."""
-        core = Supervisor(RUN)
+        core = make_fold(RUN)
         for event in self._bus.journal:
             core.handle(event)
         return core
@@ -121,7 +128,7 @@ class Owner:
                 self._bus.publish(SUPERVISOR, Envelope(Kind.CTL, SUPERVISOR, HOST, command.id, asked))
             case AnswerCall():
                 body = UNSET if command.body is None else command.body
-                reply = m.SupervisorReply(id=command.id, error=command.error, body=body)
+                reply = m.SupervisorReply(id=command.id, error=command.error, body=body, final=command.final)
                 self._bus.publish(SUPERVISOR, Envelope(Kind.REP, SUPERVISOR, command.agent, command.call, reply))
             case CancelCall():
                 cancel = m.SupervisorCancel(id=command.id, caller=command.caller, why=command.why)
@@ -134,8 +141,15 @@ class Owner:
                 )
             case Admit():
                 self.state_fact(m.Outcome(command=command.id, ok=False))
+            case TellService():
+                said = msgspec.structs.replace(command.message, term=term)
+                self._bus.publish(SUPERVISOR, Envelope(Kind.CTL, SUPERVISOR, command.to, command.id, said))
+            case AskApproval():
+                self.state_fact(asked_of_people(command))
+            case AskHook():
+                self.state_fact(unanswered(command))
 
-    def state_fact(self, fact: m.Op, sender: str = SUPERVISOR) -> None:
+    def state_fact(self, fact: m.Op | GateOp, sender: str = SUPERVISOR) -> None:
         """Publish a fact of the supervisor's side."""
         self._facts += 1
         id_ = f"o{self._facts}"

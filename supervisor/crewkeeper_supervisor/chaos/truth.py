@@ -152,7 +152,7 @@ class _Play:
             case m.OnHuman():
                 lost = (("rep", condition.question) in self._world.bus.lost) and not self._lost_helps
                 return not lost
-            case m.OnTimer():
+            case m.OnTimer() | m.OnTool():
                 return True
             case m.OnAll():
                 return all(self._met(actor, wait, part, can_move) for part in condition.of)

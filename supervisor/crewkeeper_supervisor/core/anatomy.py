@@ -8,7 +8,7 @@ from collections.abc import Iterable
 
 import networkx as nx
 
-from crewkeeper_bus.messages import OnAll, OnCall, OnHuman, OnMessage, OnResource, OnSome, OnTimer
+from crewkeeper_bus.messages import OnAll, OnCall, OnHuman, OnMessage, OnResource, OnSome, OnTimer, OnTool
 from crewkeeper_supervisor.core.conditions import AnyCondition, OnRoom, OnTopic
 from crewkeeper_supervisor.core.nodes import Task
 from crewkeeper_supervisor.core.reduction import Gate, Reduction, Verdict, blockers_of
@@ -53,13 +53,24 @@ def _collect(condition: AnyCondition, task: Task, graph: WaitGraph, found: list[
         case OnRoom():
             occupants = [t for node in graph.live_instances(condition.agent) for t in node.tasks.values() if t.slot]
             found.append(("queued_call", condition.agent, occupants))
-        case OnHuman():
-            found.append(("human", condition.who, []))
-        case OnTimer():
-            found.append(("timer", "", []))
+        case OnHuman() | OnTool() | OnTimer():
+            found.append((*_outside(condition, task, graph), []))
         case OnAll() | OnSome():
             for part in condition.of:
                 _collect(part, task, graph, found)
+
+
+def _outside(condition: OnHuman | OnTool | OnTimer, task: Task, graph: WaitGraph) -> tuple[str, str]:
+    """What no task of the crew can do: an answer of a person, time, or the end of a call that the gate has let through.
+
+    A call that is not let through yet may wait for a person, too.
+    """
+    if isinstance(condition, OnHuman):
+        return "human", condition.who
+    if isinstance(condition, OnTimer):
+        return "timer", ""
+    who = graph.asked_of.get(f"{task.agent.name}/{condition.call}")
+    return ("tool", condition.tool or "a tool") if who is None else ("human", who)
 
 
 def _keepers(ticket: Ticket) -> list[Task]:

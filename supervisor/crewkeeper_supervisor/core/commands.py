@@ -10,6 +10,9 @@ from typing import Any, Literal
 from msgspec import Raw, Struct
 
 from crewkeeper_bus.messages import Ctl, Fault, HostCtl
+from crewkeeper_bus.tool_messages import ModelCtl, ToolHostCtl
+from crewkeeper_supervisor.core.booking import Booking
+from crewkeeper_supervisor.core.gate_rules import Asked
 
 
 class TellAgent(Struct, frozen=True, kw_only=True):
@@ -30,7 +33,52 @@ class AnswerCall(Struct, frozen=True, kw_only=True):
     call: str
     error: Fault | None = None
     body: Raw | None = None
+    final: bool = True
+    """False: the call goes on, and another answer to it follows."""
+    booking: Booking | None = None
     durable: bool = True
+
+
+class TellService(Struct, frozen=True, kw_only=True):
+    """Publish a control message to the tool host or the model proxy on `ctl._.<to>.<id>`."""
+
+    id: str
+    to: Literal["_tools", "_model"]
+    message: ToolHostCtl | ModelCtl
+    booking: Booking | None = None
+    durable: bool = True
+
+
+class AskApproval(Struct, frozen=True, kw_only=True):
+    """Let a person decide on one call; the shell states it as `ApprovalAsked`."""
+
+    id: str
+    approval: str
+    agent: str
+    call: str
+    tool: str
+    args: Raw
+    digest: str
+    policy: str
+    rule: str
+    because: str
+    who: str
+    cost_microusd: int
+    expires_s: float
+    """Seconds from the decision to ask."""
+    durable: bool = True
+
+
+class AskHook(Struct, frozen=True, kw_only=True):
+    """Ask a Python hook about one call; the shell states its answer as `HookAnswered`."""
+
+    id: str
+    agent: str
+    call: str
+    hook: str
+    deadline_s: float
+    asked: Asked
+    durable: bool = False
 
 
 class CancelCall(Struct, frozen=True, kw_only=True):
@@ -96,4 +144,6 @@ class Admit(Struct, frozen=True, kw_only=True):
     durable: bool = True
 
 
-Command = TellAgent | AnswerCall | CancelCall | AskHost | Escalate | SetAccess | Admit
+Command = (
+    TellAgent | AnswerCall | CancelCall | AskHost | Escalate | SetAccess | Admit | TellService | AskApproval | AskHook
+)

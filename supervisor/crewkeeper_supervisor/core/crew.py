@@ -4,6 +4,7 @@ from typing import Annotated, Literal
 
 from msgspec import Meta, Struct, field
 
+from crewkeeper_supervisor.core.model_proxy import ModelProxy
 from crewkeeper_supervisor.core.rules import Rule
 from crewkeeper_supervisor.core.tools import Price, Tool
 
@@ -36,6 +37,10 @@ class Budget(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Limits of what may be spent; None is no limit."""
 
     microusd: Annotated[int, Meta(ge=0)] | None = None
+    input_tokens: Annotated[int, Meta(ge=0)] | None = None
+    output_tokens: Annotated[int, Meta(ge=0)] | None = None
+    cached_tokens: Annotated[int, Meta(ge=0)] | None = None
+    """Counted when a call is over: how many are cached is not known before."""
     tokens: Annotated[int, Meta(ge=0)] | None = None
     model_calls: Annotated[int, Meta(ge=0)] | None = None
     tool_calls: Annotated[int, Meta(ge=0)] | None = None
@@ -43,6 +48,12 @@ class Budget(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     depth: Annotated[int, Meta(ge=1)] | None = None
     fan_out: Annotated[int, Meta(ge=1)] | None = None
     wall_s: PositiveSeconds | None = None
+    warn_percent: Annotated[int, Meta(ge=1, le=100)] = 80
+    """Share of a limit from which on people are warned."""
+    hand_back_percent: Annotated[int, Meta(ge=0, le=50)] = 0
+    """Share of each limit that is kept for one last model call of each agent, to hand back what it has."""
+    ask_s: Annotated[float, Meta(ge=0, le=24 * 3600)] = 0.0
+    """How long a call that does not fit any more is held while people may raise the limit; 0: it is refused at once."""
 
 
 class Agent(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -64,6 +75,8 @@ class Agent(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Working directory, absolute."""
     restart: Restart = field(default_factory=Restart)
     budget: Budget | None = None
+    task_budget: Budget | None = None
+    """Limits of each of its tasks."""
     tools: tuple[str, ...] = ()
     priority: Annotated[int, Meta(ge=0, le=100)] = 10
     """Weight of its work when a victim is chosen; higher is dearer."""
@@ -114,7 +127,11 @@ class Responses(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     intrusion: Response = field(default_factory=lambda: Response(do=("warn", "escalate")))
     survivor: Response = field(default_factory=lambda: Response(do=("warn", "escalate")))
     flood: Response = field(default_factory=lambda: Response(do=("pause", "kill", "escalate")))
-    budget: Response = field(default_factory=lambda: Response(do=("warn",)))
+    unknown_tool: Response = field(default_factory=lambda: Response(do=("warn",)))
+    bad_arguments: Response = field(default_factory=lambda: Response(do=("warn",)))
+    policy_denied: Response = field(default_factory=lambda: Response(do=("warn",)))
+    budget_soft: Response = field(default_factory=lambda: Response(do=("warn",)))
+    budget_spent: Response = field(default_factory=lambda: Response(do=("warn", "escalate")))
 
 
 class Rate(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -160,5 +177,15 @@ class Crew(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Policy rules in their order."""
     policy_default: Literal["allow", "deny"] = "allow"
     """What becomes of a call that no rule decides on."""
+    approval_s: PositiveSeconds = 900.0
+    """How long a person has to decide on a call before it is refused."""
+    approval_who: Annotated[str, Meta(min_length=1, max_length=64)] = "operator"
+    """Who is asked, as people call them."""
+    approval_listen: str = ""
+    """Where the host of the crew serves the forms behind approval links, `host:port`; empty: it does not."""
+    approval_url: str = ""
+    """Address under which people reach them; empty: `http://` and where they are served, if anywhere."""
     prices: dict[str, Price] = field(default_factory=dict)
     """Prices by model or pattern of models, before those of the bundled table."""
+    model_proxy: ModelProxy | None = None
+    """Where agents call models; None: as they like."""

@@ -27,6 +27,7 @@ def kill(state: RunState, agent: str, why: str, grace_s: float | None = None, in
     waits = view.present or view.status == "starting"
     due_s = state.now_s + grace if waits else state.now_s
     if view.ending is None:
+        state.gate.shut[agent] = None
         _begin(state, view, why[:2000], grace, due_s, incident)
     else:
         _hasten(state, view, view.ending, grace, due_s)

@@ -45,6 +45,8 @@ class Rejected(Struct, frozen=True, kw_only=True, gc=False):
     size_bytes: int
     digest: str
     """SHA-256 of the payload: evidence without the content."""
+    call: str = ""
+    """Id of the tool call that it was meant to be: whoever made it waits for an answer."""
     forged: bool = False
     """It claims to be somebody that only the supervisor side may be, or a kind its sender may not send."""
 
@@ -102,7 +104,8 @@ def read(
         else:
             message = codec.decode_agent(address.kind, payload, limit_bytes)
     except CodecError as error:
-        return _rejected(seq, at_s, address.sender, subject, str(error), payload, forged=False)
+        call = address.id if address.kind is Kind.TOOL else ""
+        return _rejected(seq, at_s, address.sender, subject, str(error), payload, forged=False, call=call)
     if address.sender in _MAY_STATE and not isinstance(message, _MAY_STATE[address.sender]):
         reason = f"{address.sender} sent {type(message).__name__}, which only the supervisor may"
         return _rejected(seq, at_s, address.sender, subject, reason, payload, forged=True)
@@ -110,7 +113,7 @@ def read(
 
 
 def _rejected(
-    seq: int, at_s: float, sender: str, subject: str, reason: str, payload: bytes, *, forged: bool
+    seq: int, at_s: float, sender: str, subject: str, reason: str, payload: bytes, *, forged: bool, call: str = ""
 ) -> Rejected:
     return Rejected(
         seq=seq,
@@ -120,5 +123,6 @@ def _rejected(
         reason=reason[:500],
         size_bytes=len(payload),
         digest=hashlib.sha256(payload).hexdigest(),
+        call=call,
         forged=forged,
     )

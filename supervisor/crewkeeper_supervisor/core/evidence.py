@@ -7,7 +7,7 @@ from crewkeeper_supervisor.core.findings import Edge
 from crewkeeper_supervisor.core.nodes import Task
 from crewkeeper_supervisor.core.wait_graph import WaitGraph
 
-EdgeKind = Literal["call", "queued_call", "message", "resource", "human", "timer"]
+EdgeKind = Literal["call", "queued_call", "message", "resource", "human", "tool", "timer"]
 
 
 def edges_of(task: Task, graph: WaitGraph) -> list[Edge]:
@@ -35,7 +35,7 @@ def _target(kind: str, name: str, tasks: list[Task], graph: WaitGraph) -> list[s
     if kind in ("call", "queued_call"):
         call = graph.calls.get(name)
         return [call.to] if call is not None else []
-    return [f"human:{name}"] if kind == "human" else [task.agent.name for task in tasks]
+    return [f"{kind}:{name}"] if kind in ("human", "tool") else [task.agent.name for task in tasks]
 
 
 def _sentence(task: Task, kind: str, name: str, tasks: list[Task], graph: WaitGraph) -> str:
@@ -61,6 +61,8 @@ def _sentence(task: Task, kind: str, name: str, tasks: list[Task], graph: WaitGr
         return f"{who} waits for {name!r}, held or asked for before by {holders}"
     if kind == "human":
         return f"{who} waits for {name} (a person) to answer"
+    if kind == "tool":
+        return f"{who} waits for {name} to run"
     return f"{who} waits for a timer"
 
 

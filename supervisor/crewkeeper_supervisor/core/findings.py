@@ -19,7 +19,11 @@ FindingKind = Literal[
     "intrusion",
     "survivor",
     "flood",
-    "budget",
+    "unknown_tool",
+    "bad_arguments",
+    "policy_denied",
+    "budget_soft",
+    "budget_spent",
 ]
 
 
@@ -32,8 +36,8 @@ class Edge(Struct, frozen=True, kw_only=True):
     waits_for: tuple[str, ...]
     """Tasks that block it, `agent/task`; empty where it waits for what cannot exist."""
     agents: tuple[str, ...]
-    """The agents of those tasks; a person is `human:<who>`."""
-    kind: Literal["call", "queued_call", "message", "resource", "human", "timer"]
+    """The agents of those tasks; a person is `human:<who>`, a tool `tool:<name>`."""
+    kind: Literal["call", "queued_call", "message", "resource", "human", "tool", "timer"]
     message: str
     """Id of the call, ticket, or awaited message."""
     epoch: int

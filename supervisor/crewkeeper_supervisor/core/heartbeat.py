@@ -18,8 +18,10 @@ from crewkeeper_bus.messages import (
     OnHuman,
     OnResource,
     OnSome,
+    OnTool,
     TaskState,
 )
+from crewkeeper_supervisor.core import settlement
 from crewkeeper_supervisor.core.commands import AnswerCall
 from crewkeeper_supervisor.core.holding import stands
 from crewkeeper_supervisor.core.locks import grant
@@ -151,6 +153,8 @@ def _heal(state: RunState, node: AgentNode, heartbeat: Heartbeat, limit_s: float
             healed = _heal_answer(state, node, leaf, limit_s)
         elif isinstance(leaf, OnHuman) and leaf.question:
             healed = _heal_question(state, node, leaf.question)
+        elif isinstance(leaf, OnTool):
+            healed = settlement.remind(state, node.name, leaf.call)
         else:
             continue
         if healed:

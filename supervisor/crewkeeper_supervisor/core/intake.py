@@ -8,7 +8,20 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from crewkeeper_bus import messages as m
-from crewkeeper_supervisor.core import delegation, enforcement, flood, holding, lifecycle, locks, quotas, withdrawal
+from crewkeeper_bus import tool_messages as t
+from crewkeeper_supervisor.core import (
+    allowance,
+    delegation,
+    enforcement,
+    flood,
+    gate,
+    gate_facts,
+    holding,
+    lifecycle,
+    locks,
+    quotas,
+    withdrawal,
+)
 from crewkeeper_supervisor.core.detection import Detector
 from crewkeeper_supervisor.core.events import Recorded, Rejected, Throttled
 from crewkeeper_supervisor.core.heartbeat import claims_of_others, reconcile
@@ -48,6 +61,11 @@ class Intake:
             m.Standing: self._standing,
             m.Delegate: self._delegate,
             m.Left: self._left,
+            t.ToolCall: self._tool_call,
+            t.ModelCall: self._model_call,
+            t.Settled: self._settled,
+            t.CallGivenUp: self._given_up,
+            t.Proposed: self._proposed,
         }
 
     def heard(self, event: Recorded) -> None:
@@ -101,6 +119,8 @@ class Intake:
             key=sender,
             evidence={"subject": event.subject, "bytes": str(event.size_bytes), "sha256": event.digest},
         )
+        if view is not None and view.present and view.ending is None and event.call:
+            gate_facts.too_large(self._state, view.name, event.call, event.reason)
 
     def throttled(self, event: Throttled) -> None:
         """Somebody sent more than it may, and was not read."""
@@ -142,6 +162,9 @@ class Intake:
         )
         if call is None:
             self._forged(event, "reused the id of another agent's call")
+            return
+        if why := allowance.too_much(state, view, call):
+            allowance.refuse(state, view, call, why)
             return
         call.timed = message.deadline_s is not None
         if state.withdrawals.fenced:
@@ -333,17 +356,30 @@ class Intake:
         task = view.tasks.get(message.task)
         if task is not None:
             task.tokens += message.input_tokens + message.output_tokens
-        budgets = [(view.spec.budget, view.usage, view.name)]
-        if self._state.crew is not None:
-            budgets.append((self._state.crew.budget, self._state.usage, "the crew"))
-        for budget, usage, who in budgets:
-            if budget is None:
-                continue
-            spent = usage.input_tokens + usage.output_tokens
-            if budget.microusd is not None and usage.cost_microusd > budget.microusd:
-                report(self._state, "budget", f"{who} has spent more than its money", [view.name], key=f"{who}:usd")
-            if budget.tokens is not None and spent > budget.tokens:
-                report(self._state, "budget", f"{who} has spent more than its tokens", [view.name], key=f"{who}:tok")
+        spent = {
+            "microusd": message.cost_microusd,
+            "input_tokens": message.input_tokens,
+            "output_tokens": message.output_tokens,
+            "tokens": message.input_tokens + message.output_tokens,
+        }
+        allowance.noted(self._state, view, message.task, spent)
+
+    # --- the gate ---
+
+    def _tool_call(self, event: Recorded, view: AgentView, message: t.ToolCall) -> None:
+        gate.called(self._state, view, message, event.id)
+
+    def _model_call(self, event: Recorded, view: AgentView, message: t.ModelCall) -> None:
+        gate.modelled(self._state, view, message, event.id)
+
+    def _settled(self, event: Recorded, view: AgentView, message: t.Settled) -> None:
+        gate_facts.settled(self._state, view, message, event.id)
+
+    def _given_up(self, event: Recorded, view: AgentView, message: t.CallGivenUp) -> None:
+        gate_facts.given_up(self._state, view, message, event.id)
+
+    def _proposed(self, event: Recorded, view: AgentView, message: t.Proposed) -> None:
+        gate_facts.proposed(self._state, view, message)
 
 
 def _is_callee(call: Call, view: AgentView) -> bool:

@@ -49,6 +49,7 @@ def declare(state: RunState, message: RunDeclared) -> None:
     except msgspec.ValidationError:
         return  # written by a newer version; the run is folded without its policy
     state.host = message.host
+    state.gate.declare(state.crew, state.now_s)
     state.replicas = {spec.name: spec.replicas for spec in state.crew.agents if spec.replicas > 1}
     for spec in state.crew.agents:
         for name in spec.instances:

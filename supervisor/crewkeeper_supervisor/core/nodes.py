@@ -6,14 +6,14 @@ They hold facts and links; keeping them true is `wait_graph`'s.
 from types import MappingProxyType
 from typing import Final, Literal, cast
 
-from crewkeeper_bus.messages import OnAll, OnCall, OnHuman, OnResource, OnSome, OnTimer
+from crewkeeper_bus.messages import OnAll, OnCall, OnHuman, OnResource, OnSome, OnTimer, OnTool
 from crewkeeper_supervisor.core.conditions import AnyCondition
 from crewkeeper_supervisor.core.tickets import Ticket
 
 CallState = Literal["open", "started", "answered", "lost"]
 
 _SEVERAL: Final = (OnAll, OnSome)
-_PLAIN: Final = (OnCall, OnResource, OnHuman, OnTimer)
+_PLAIN: Final = (OnCall, OnResource, OnHuman, OnTool, OnTimer)
 """As tuples, made once: `A | B` makes a new object wherever it is evaluated, and these are asked at every wait."""
 _NEVER: Final = float("inf")
 _NO_CALLS: Final = cast("dict[str, Call]", MappingProxyType({}))

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from enum import IntEnum
 from typing import Final
 
-from crewkeeper_bus.messages import OnAll, OnCall, OnHuman, OnMessage, OnResource, OnSome, OnTimer
+from crewkeeper_bus.messages import OnAll, OnCall, OnHuman, OnMessage, OnResource, OnSome, OnTimer, OnTool
 from crewkeeper_supervisor.core.conditions import AnyCondition, OnRoom, OnTopic
 from crewkeeper_supervisor.core.nodes import AgentNode, Call, Task
 from crewkeeper_supervisor.core.tickets import Ticket
@@ -122,7 +122,7 @@ class Reduction:
                 return self._topic(condition, task)
             case OnRoom():
                 return self._room(condition, task)
-            case OnHuman():
+            case OnHuman() | OnTool():
                 return self._constant[Verdict.EXTERNAL]
             case OnTimer():
                 return self._constant[Verdict.TIMER if self._sleeps else Verdict.STUCK]

@@ -11,18 +11,24 @@ import msgspec
 from msgspec import Raw, Struct, field
 
 from crewkeeper_bus.messages import Ctl, Fault, HostCtl
+from crewkeeper_supervisor.core.booking import Booking
 from crewkeeper_supervisor.core.commands import (
     Admit,
     AnswerCall,
+    AskApproval,
+    AskHook,
     AskHost,
     CancelCall,
     Command,
     Escalate,
     SetAccess,
     TellAgent,
+    TellService,
 )
 from crewkeeper_supervisor.core.crew import Crew, Rate
 from crewkeeper_supervisor.core.findings import Incident
+from crewkeeper_supervisor.core.gate_rules import MakeGateRules
+from crewkeeper_supervisor.core.gate_state import GateState
 from crewkeeper_supervisor.core.rates import Bucket
 from crewkeeper_supervisor.core.roster import AgentView, Usage
 from crewkeeper_supervisor.core.wait_graph import WaitGraph
@@ -100,8 +106,9 @@ class Dues(UserDict[str, float]):
 class RunState:
     """What is known of one run after the last event handled."""
 
-    def __init__(self, run: str) -> None:
+    def __init__(self, run: str, gate: MakeGateRules | None = None) -> None:
         self.run = run
+        self.gate = GateState(gate)
         self.crew: Crew | None = None
         self.host = ""
         self.seq = 0
@@ -166,6 +173,7 @@ class RunState:
             or (self.mains_over and not self.mains)
             or withdrawals.broken
             or withdrawals.overdue_s
+            or self.gate.shut
         )
 
     def needs_watching(self) -> bool:
@@ -212,10 +220,40 @@ class RunState:
         self._write(AskHost(id=id_, message=asked))
         return id_
 
-    def answer(self, agent: str, call: str, *, error: Fault | None = None, body: Raw | None = None) -> str:
+    def answer(
+        self,
+        agent: str,
+        call: str,
+        *,
+        error: Fault | None = None,
+        body: Raw | None = None,
+        final: bool = True,
+        booking: Booking | None = None,
+    ) -> str:
         """Answer a call or question in the supervisor's name."""
         id_ = self.next_id()
-        self._write(AnswerCall(id=id_, agent=agent, call=call, error=error, body=body))
+        self._write(AnswerCall(id=id_, agent=agent, call=call, error=error, body=body, final=final, booking=booking))
+        return id_
+
+    def tell_service(
+        self, to: Literal["_tools", "_model"], message: type[Any], *, booking: Booking | None = None, **fields: Any
+    ) -> str:
+        """Tell the tool host or the model proxy: `message` is one of their control structs, without id and term."""
+        id_ = self.next_id()
+        told = message(id=id_, term=self.term, **fields)
+        self._write(TellService(id=id_, to=to, message=told, booking=booking))
+        return id_
+
+    def ask_approval(self, **fields: Any) -> str:
+        """Let a person decide: the fields of `AskApproval` without its ids; returns the approval's."""
+        id_ = self.next_id()
+        self._write(AskApproval(id=id_, approval=f"A{id_}", **fields))
+        return f"A{id_}"
+
+    def ask_hook(self, **fields: Any) -> str:
+        """Ask a hook: the fields of `AskHook` without its id."""
+        id_ = self.next_id()
+        self._write(AskHook(id=id_, **fields))
         return id_
 
     def cancel(self, agent: str, call: str, caller: str, why: str) -> str:
@@ -297,5 +335,6 @@ class RunState:
             ],
             "apart": [[*pair, step] for pair, step in self.apart.items()],
             "due": self.due_s.data,
+            "gate": self.gate.facts(),
         }
         return hashlib.sha256(msgspec.json.encode(facts)).hexdigest()

@@ -8,13 +8,25 @@ from typing import Final
 
 from crewkeeper_bus import messages as m
 from crewkeeper_bus.subjects import SIDE
-from crewkeeper_supervisor.core import delegation, enforcement, events, lifecycle, locks, withdrawal
+from crewkeeper_bus.tool_messages import GateOp
+from crewkeeper_supervisor.core import (
+    allowance,
+    delegation,
+    enforcement,
+    events,
+    gate_facts,
+    lifecycle,
+    locks,
+    withdrawal,
+)
 from crewkeeper_supervisor.core.commands import Command
 from crewkeeper_supervisor.core.crew import Crew
 from crewkeeper_supervisor.core.detection import Detector
 from crewkeeper_supervisor.core.events import Event, Recorded, Rejected, Throttled
 from crewkeeper_supervisor.core.evidence import edges_of
 from crewkeeper_supervisor.core.findings import Edge, Incident
+from crewkeeper_supervisor.core.gate_rules import MakeGateRules
+from crewkeeper_supervisor.core.gate_state import GateState
 from crewkeeper_supervisor.core.intake import TEXT_SHOWN_CHARS, Intake
 from crewkeeper_supervisor.core.response import note
 from crewkeeper_supervisor.core.roster import AgentView, Usage
@@ -28,10 +40,11 @@ class Supervisor:
 
     Args:
         run: The run's id.
+        gate: Makes the rules of the gate from the crew. Without, the gate lets nothing through.
     """
 
-    def __init__(self, run: str) -> None:
-        self._state = RunState(run)
+    def __init__(self, run: str, gate: MakeGateRules | None = None) -> None:
+        self._state = RunState(run, gate)
         self._detector = Detector(self._state)
         self._intake = Intake(self._state, self._detector)
 
@@ -78,8 +91,14 @@ class Supervisor:
 
     def _do_chores(self, sender: str) -> None:
         state = self._state
+        if state.is_due("gate"):
+            gate_facts.watch(state)
+        if state.is_due("wall"):
+            allowance.watch_clock(state)
         if state.is_due("confinement"):
             enforcement.watch(state)
+        if state.gate.shut:
+            gate_facts.shut_out(state)
         if state.helping and sender in state.helping:
             delegation.watch(state, sender)
         if state.needs_watching():
@@ -153,6 +172,11 @@ class Supervisor:
         return self._state.questions
 
     @property
+    def gate(self) -> GateState:
+        """Calls of tools and models, budgets, approvals."""
+        return self._state.gate
+
+    @property
     def usage(self) -> Usage:
         """What the crew spent."""
         return self._state.usage
@@ -176,17 +200,14 @@ class Supervisor:
                 state.traced(message.id)
             case m.SupervisorReply():
                 state.traced(message.id)
-                question, call = state.questions.get(event.id), state.graph.calls.get(event.id)
-                if question is not None and question.agent == event.to:
-                    del state.questions[event.id]
-                if call is not None and call.caller == event.to:
-                    call.answered_s = state.now_s
-                    state.graph.call_answered(event.id, failed=message.error is not None)
+                if message.final:
+                    self._answered(event, failed=message.error is not None)
             case m.Control():
                 state.traced(message.id)
                 locks.told(state, message)
             case m.RunDeclared():
                 lifecycle.declare(state, message)
+                allowance.set_clock(state)
             case m.OwnerChanged():
                 state.term = max(state.term, message.term)
             case m.ProcessStarted():
@@ -201,10 +222,20 @@ class Supervisor:
                 self._outcome(message)
             case m.RunEnded():
                 lifecycle.run_ended(state, message)
+                gate_facts.run_over(state)
             case _:
                 self._access(message)
 
-    def _access(self, message: m.Op) -> None:
+    def _answered(self, event: Recorded, *, failed: bool) -> None:
+        state = self._state
+        question, call = state.questions.get(event.id), state.graph.calls.get(event.id)
+        if question is not None and question.agent == event.to:
+            del state.questions[event.id]
+        if call is not None and call.caller == event.to:
+            call.answered_s = state.now_s
+            state.graph.call_answered(event.id, failed=failed)
+
+    def _access(self, message: m.Op | GateOp) -> None:
         match message:
             case m.AccessSet():
                 enforcement.access_set(self._state, message)
@@ -212,8 +243,10 @@ class Supervisor:
                 enforcement.violated(self._state, message)
             case m.Delegated():
                 delegation.admitted(self._state, message)
+            case m.Tick() | m.Revoked():
+                return  # it only brings the time
             case _:
-                return  # a tick: it only brings the time
+                gate_facts.stated(self._state, message)
 
     def _outcome(self, message: m.Outcome) -> None:
         self._state.traced(message.command)

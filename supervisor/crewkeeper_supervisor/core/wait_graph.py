@@ -33,6 +33,8 @@ class WaitGraph:
         """Whether anybody asks which waits have ended."""
         self.published: dict[str, dict[str, dict[str, str]]] = {}
         """Messages on topics not taken yet: agent to topic to {message id: sender}."""
+        self.asked_of: dict[str, str] = {}
+        """Calls that wait for a person's approval, as `agent/call`, with who is asked."""
         self._listeners = 0
         """Open waits for messages, or for anything else that is no call, lock, person or timer."""
         self._chained = False

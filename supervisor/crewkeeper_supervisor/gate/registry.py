@@ -110,6 +110,18 @@ class Registry:
         self._entries[called] = entry
         return entry
 
+    def allow(self, role: str, names: Sequence[str]) -> None:
+        """Which tools a role may use, by name or pattern, from now on."""
+        self._allowed[role] = tuple(names)
+
+    def waits_for(self, role: str, name: str) -> bool:
+        """Whether the role may use the source that this name belongs to, and that has not told what it has."""
+        head = name.partition(".")[0]
+        tool = self._declared.get(head)
+        if tool is None or any(entry.declared == head for entry in self._entries.values()):
+            return False
+        return matches_any(self._allowed.get(role, ()), name, head)
+
     def remove(self, declared: str) -> None:
         """Take out every tool of a declared source, as when its server is gone."""
         self._entries = {name: entry for name, entry in self._entries.items() if entry.declared != declared}

@@ -16,7 +16,7 @@ import anyio.abc
 from msgspec import Struct
 
 from crewkeeper_bus.errors import ConnectionLost
-from crewkeeper_supervisor.core.supervisor import Supervisor
+from crewkeeper_supervisor.gate.rules import make_fold
 from crewkeeper_supervisor.shell import lease, ledger, outbox, powers
 from crewkeeper_supervisor.shell.errors import LeaseLost, RunNotFound, StoreUnavailable
 from crewkeeper_supervisor.shell.lease import Leases
@@ -46,7 +46,7 @@ async def serve(
     name: str = "",
     *,
     runs: Collection[str] | None = None,
-    make_fold: MakeFold = Supervisor,
+    make_fold: MakeFold = make_fold,
     settings: Settings | None = None,
 ) -> None:
     """Run a controller until cancelled; give up owned runs at once when that happens.

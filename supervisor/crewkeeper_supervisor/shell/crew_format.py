@@ -26,6 +26,7 @@ from crewkeeper_supervisor.shell.crew_kinds import (
     Text,
     Whole,
 )
+from crewkeeper_supervisor.shell.crew_proxy_format import MODEL_PROXY
 
 CREW_NAME_MAX_CHARS: Final = 20
 """A run id is the crew's name, a dash and what makes the run unique, within the 32 characters of a subject token."""
@@ -47,12 +48,33 @@ BUDGET: Final = Section(
     keys=(
         Key(name="usd", kind=Money(), default="no limit", doc="Money spent on models and tools, in US dollars."),
         Key(name="tokens", kind=_COUNT, default="no limit", doc="Tokens in and out of models."),
+        Key(name="input_tokens", kind=_COUNT, default="no limit", doc="Tokens into models."),
+        Key(name="output_tokens", kind=_COUNT, default="no limit", doc="Tokens out of models."),
+        Key(name="cached_tokens", kind=_COUNT, default="no limit", doc="Tokens into models that were cached."),
         Key(name="model_calls", kind=_COUNT, default="no limit", doc="Calls of models."),
         Key(name="tool_calls", kind=_COUNT, default="no limit", doc="Calls of tools."),
         Key(name="messages", kind=_COUNT, default="no limit", doc="Messages and calls sent to other agents."),
         Key(name="depth", kind=_DEEP, default="no limit", doc="How long a chain of calls may grow."),
         Key(name="fan_out", kind=_DEEP, default="no limit", doc="How many calls one task may have open at once."),
         Key(name="wall", kind=Duration(positive=True), default="no limit", doc="Time from the first message on."),
+        Key(
+            name="warn_percent",
+            kind=Whole(low=1, high=100),
+            default="80",
+            doc="Share of a limit from which on it counts as nearly spent.",
+        ),
+        Key(
+            name="hand_back_percent",
+            kind=Whole(low=0, high=50),
+            default="0",
+            doc="Share of each limit kept for one last model call of each agent, to hand back what it has.",
+        ),
+        Key(
+            name="ask",
+            kind=Duration(high_s=24 * 3600),
+            default="0s",
+            doc="How long a call that does not fit is held for people to raise the limit; 0s refuses it at once.",
+        ),
     ),
 )
 RESTART: Final = Section(
@@ -112,6 +134,7 @@ AGENT: Final = Section(
         ),
         Key(name="restart", kind=RESTART, default="the crew's `restart`", doc="Key by key over the crew's `restart`."),
         Key(name="budget", kind=BUDGET, default="no limits", doc="Limits of this agent alone."),
+        Key(name="task_budget", kind=BUDGET, default="no limits", doc="Limits of each of its tasks."),
         Key(
             name="tools",
             kind=Listing(of=TOOL_NAME, max_items=500, unique=True),
@@ -191,7 +214,11 @@ def _responses() -> Section:
         ("intrusion", "[warn, escalate]", "A login that was refused, or somebody else under an agent's name."),
         ("survivor", "[warn, escalate]", "An agent that was to be ended and is not known to be."),
         ("flood", "[pause, kill, escalate]", "An agent that sends more than `limits` allow."),
-        ("budget", "[warn]", "A budget that is spent."),
+        ("unknown_tool", "[warn]", "A call of a tool that does not exist, or not for its caller."),
+        ("bad_arguments", "[warn]", "Arguments that do not fit a tool."),
+        ("policy_denied", "[warn]", "A call that a rule denies."),
+        ("budget_soft", "[warn]", "A budget that is nearly spent: see `warn_percent`."),
+        ("budget_spent", "[warn, escalate]", "A budget that is spent."),
     )
     keys = [Key(name=name, kind=_response(name, do), default=do, doc=doc) for name, do, doc in now]
     deadlock = _response("deadlock", now[0][1])
@@ -293,5 +320,6 @@ CREW: Final = Section(
         ),
         Key(name="limits", kind=LIMITS, default="see below", doc="Limits of the bus."),
         *GATE_KEYS,
+        MODEL_PROXY,
     ),
 )

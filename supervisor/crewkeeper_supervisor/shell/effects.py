@@ -1,5 +1,6 @@
 """Effects: one command of the core carried out on the bus or put into the outbox. Nothing is decided here."""
 
+from collections.abc import Awaitable, Callable
 from typing import Any, assert_never
 
 import msgspec
@@ -9,30 +10,45 @@ from crewkeeper_bus import codec, subjects
 from crewkeeper_bus.codec import PAYLOAD_MAX_BYTES
 from crewkeeper_bus.messages import Outcome, SupervisorCancel, SupervisorReply
 from crewkeeper_bus.subjects import HOST, SUPERVISOR, Kind
+from crewkeeper_bus.tool_messages import ApprovalAsked, HookAnswered
 from crewkeeper_supervisor.core.commands import (
     Admit,
     AnswerCall,
+    AskApproval,
+    AskHook,
     AskHost,
     CancelCall,
     Command,
     Escalate,
     SetAccess,
     TellAgent,
+    TellService,
 )
 from crewkeeper_supervisor.core.crew import Crew
-from crewkeeper_supervisor.shell import journal, webhook
+from crewkeeper_supervisor.shell import approval_notice, journal, webhook
 from crewkeeper_supervisor.shell.access_orders import AccessOrders
 from crewkeeper_supervisor.shell.nats_link import Link
 from crewkeeper_supervisor.shell.outbox import Entry, Outbox
 
+AskHooks = Callable[[AskHook], Awaitable[HookAnswered]]
+"""Runs Python hooks; an implementation answers within the deadline, whatever the hook is doing."""
 NOBODY_TO_TELL = "the crew file names no receiver: add one under escalate"
 
 
 class Effects:
     """Carries out the commands of one run under one term. Doing it twice is harmless: ids are obeyed once."""
 
-    def __init__(self, link: Link, run: str, term: int, outbox: Outbox, orders: AccessOrders) -> None:
+    def __init__(
+        self,
+        link: Link,
+        run: str,
+        term: int,
+        outbox: Outbox,
+        orders: AccessOrders,
+        hooks: AskHooks | None = None,
+    ) -> None:
         self._link = link
+        self._hooks = hooks or no_hooks
         self._orders = orders
         self._run = run
         self._term = term
@@ -52,17 +68,27 @@ class Effects:
                 await self._control(HOST, command.id, command.message)
             case AnswerCall():
                 body = UNSET if command.body is None else command.body
-                reply = SupervisorReply(id=command.id, error=command.error, body=body)
+                reply = SupervisorReply(id=command.id, error=command.error, body=body, final=command.final)
                 await self._publish(Kind.REP, command.agent, command.call, reply)
             case CancelCall():
                 cancel = SupervisorCancel(id=command.id, caller=command.caller, why=command.why)
                 await self._publish(Kind.CANCEL, command.agent, command.call, cancel)
+            case TellService():
+                await self._control(command.to, command.id, command.message)
+            case AskApproval():
+                await journal.publish_op(self._link, self._run, asked(command))
+            case AskHook():
+                await self._ask_hook(command)
             case Escalate():
                 await self._escalate(command, crew)
             case SetAccess() | Admit():
                 self._orders.give(command, PAYLOAD_MAX_BYTES if crew is None else crew.payload_bytes)
             case _:
                 assert_never(command)
+
+    async def _ask_hook(self, command: AskHook) -> None:
+        answer = await self._hooks(command)
+        await journal.publish_op(self._link, self._run, answer)
 
     async def _control(self, to: str, id_: str, message: Any) -> None:
         await self._publish(Kind.CTL, to, id_, msgspec.structs.replace(message, id=id_, term=self._term))
@@ -77,6 +103,9 @@ class Effects:
             outcome = Outcome(command=command.id, ok=False, detail=NOBODY_TO_TELL)
             await journal.publish_op(self._link, self._run, outcome)
             return
+        if crew is not None and command.body.get("kind") == approval_notice.KIND:
+            sent = approval_notice.completed(self._link.place.state, self._run, crew, command.body)
+            command = msgspec.structs.replace(command, body=sent)
         body = webhook.body(self._run, "" if crew is None else crew.name, command)
         for endpoint, receiver in enumerate(receivers):
             await self._outbox.enqueue(
@@ -84,11 +113,50 @@ class Effects:
             )
 
 
+def asked(command: AskApproval) -> ApprovalAsked:
+    """What a person is asked, as the journal has it."""
+    return ApprovalAsked(
+        command=command.id,
+        approval=command.approval,
+        agent=command.agent,
+        call=command.call,
+        tool=command.tool,
+        args=command.args,
+        digest=command.digest,
+        policy=command.policy,
+        rule=command.rule,
+        because=command.because,
+        who=command.who,
+        cost_microusd=command.cost_microusd,
+        expires_s=command.expires_s,
+    )
+
+
+async def no_hooks(command: AskHook) -> HookAnswered:
+    """Runs no hook."""
+    return unanswered(command)
+
+
+def unanswered(command: AskHook) -> HookAnswered:
+    """The answer where nothing runs hooks."""
+    because = f"nothing here runs the hook {command.hook}"
+    return HookAnswered(
+        command=command.id,
+        agent=command.agent,
+        call=command.call,
+        hook=command.hook,
+        answer="failed",
+        because=because[:2000],
+    )
+
+
 def target(command: Command) -> str:
     """Whom a command is for, for the log."""
     match command:
-        case TellAgent() | AnswerCall() | CancelCall() | SetAccess() | Admit():
+        case TellAgent() | AnswerCall() | CancelCall() | SetAccess() | Admit() | AskApproval() | AskHook():
             return command.agent
+        case TellService():
+            return command.to
         case AskHost():
             return HOST
         case Escalate():
@@ -106,7 +174,7 @@ def finding(command: Command) -> str:
             return command.error.finding if command.error is not None else ""
         case Escalate():
             return command.incident
-        case AskHost() | CancelCall() | SetAccess() | Admit():
+        case AskHost() | CancelCall() | SetAccess() | Admit() | TellService() | AskApproval() | AskHook():
             return ""
         case _:
             assert_never(command)

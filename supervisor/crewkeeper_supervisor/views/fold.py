@@ -7,7 +7,7 @@ from typing import Protocol
 
 from crewkeeper_supervisor.core.commands import Command
 from crewkeeper_supervisor.core.events import Event
-from crewkeeper_supervisor.core.supervisor import Supervisor
+from crewkeeper_supervisor.gate.rules import make_fold
 
 
 class JournalEntry(Protocol):
@@ -42,7 +42,7 @@ class Fold:
 
     def __init__(self, run: str) -> None:
         self.run = run
-        self.supervisor = Supervisor(run)
+        self.supervisor = make_fold(run)
         self.began_at_s: float | None = None
         self.last_at_s = 0.0
 

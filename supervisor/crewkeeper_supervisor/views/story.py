@@ -14,6 +14,7 @@ from crewkeeper_bus import messages as m
 from crewkeeper_supervisor.core.commands import Command, Escalate
 from crewkeeper_supervisor.core.events import Event, Recorded, Rejected, Throttled
 from crewkeeper_supervisor.core.findings import Incident
+from crewkeeper_supervisor.views import gate_story
 from crewkeeper_supervisor.views.fold import Fold, JournalEntry
 from crewkeeper_supervisor.views.incident import ring_text
 from crewkeeper_supervisor.views.snapshot import incident_row
@@ -119,12 +120,12 @@ class Story:
         if isinstance(message, m.Ctl | m.HostCtl):
             return self._control(event, message)
         if isinstance(message, m.SupervisorReply):
-            return self._supervisor_reply(event, message)
+            return gate_story.replied(safe(event.to), message) or self._supervisor_reply(event, message)
         if isinstance(message, m.SupervisorCancel):
             return f"takes back {safe(message.caller)}'s call {self._verb(event.id)}{_because(message.why)}", "normal"
         if isinstance(message, m.Note):
             return self._note(safe(event.sender), message)
-        return self._talk(event, message)
+        return self._talk(event, message) or gate_story.told(event)
 
     def _op(self, message: m.Op) -> tuple[str, Weight] | None:
         match message:
@@ -284,6 +285,8 @@ class Story:
                 return repr(safe(resource))
             case m.OnHuman(who=who):
                 return f"{safe(who)} (a person)"
+            case m.OnTool(tool=tool):
+                return f"the tool {safe(tool)!r}"
             case m.OnTimer(after_s=after_s):
                 return f"{duration(after_s)} to pass"
             case m.OnAll(of=of):

@@ -1,0 +1,290 @@
+"""Gate state: what is remembered of calls, tools and approvals; how calls are decided is in `gate`.
+
+Memory is bounded: so many calls open for an agent, and so many answers kept of it. An id that was forgotten is a new
+call, so whoever repeats calls does so soon.
+"""
+
+import heapq
+from typing import Any, Final, Literal
+
+from msgspec import Raw, Struct, field
+
+from crewkeeper_bus.messages import Fault
+from crewkeeper_bus.tool_messages import HookAnswered
+from crewkeeper_supervisor.core.budget import Accounts, Amounts, Path
+from crewkeeper_supervisor.core.crew import Budget, Crew
+from crewkeeper_supervisor.core.gate_rules import Decided, GateRules, MakeGateRules
+from crewkeeper_supervisor.core.tools import CallRate, Tool
+
+OPEN_MAX: Final = 1000
+"""Calls of one agent that may be open."""
+ANSWERS_MAX: Final = 1000
+"""Calls of one agent whose ends are remembered."""
+ANSWERS_MAX_BYTES: Final = 4 * 1024 * 1024
+"""Answers of one agent that are kept; of older calls only the end is."""
+APPROVALS_MAX: Final = 1000
+"""Approvals that are remembered once they are decided."""
+BROKEN_POINTS: Final = 20
+"""A tool is not called any more for a while when its calls in a row have failed so badly."""
+HARD_POINTS: Final = 4
+"""What a call counts that was cut or lost; one that failed counts 1."""
+REST_S: Final = 30.0
+"""How long it is not called then; after that one call tries it."""
+
+Stage = Literal["new", "starting", "hook", "approval", "queued", "asking", "running"]
+"""What a call waits for: `starting` for its tool to tell what it has, `hook` and `approval` for an answer, `queued` for
+others to end, `asking` for a higher limit, `running` for its result."""
+
+ApprovalState = Literal["pending", "approved", "denied", "expired", "cancelled"]
+
+
+class GateCall(Struct, kw_only=True):
+    """One call that is not over."""
+
+    agent: str
+    id: str
+    inc: str
+    """The incarnation that asked; empty for a proxy."""
+    task: str
+    kind: Literal["tool", "model"]
+    via: Literal["agent", "proxy"]
+    name: str
+    """The tool or the model."""
+    digest: str
+    """Of what was asked: the same id with another digest is refused."""
+    args: dict[str, Any] = field(default_factory=dict)
+    args_bytes: int = 0
+    inside: bool = False
+    """The agent carries it out by itself."""
+    input_tokens: int = 0
+    output_tokens: int = 0
+    opened_s: float = 0.0
+    until_s: float | None = None
+    """When its caller gives up, journal time."""
+    stage: Stage = "new"
+    step: int = 0
+    """The step of the gate that comes next."""
+    due_s: float = 0.0
+    """When its stage is over, journal time."""
+    declared: str = ""
+    tool: Tool | None = None
+    hooks: dict[str, HookAnswered] = field(default_factory=dict)
+    decided: Decided | None = None
+    approval: str = ""
+    approved_by: str = ""
+    has_slot: bool = False
+    host: str = ""
+    path: Path = ()
+    held: Amounts = field(default_factory=dict)
+    limit_s: float = 0.0
+    last: bool = False
+    """Granted out of what is kept for handing back."""
+    given_up: bool = False
+
+    @property
+    def key(self) -> tuple[str, str]:
+        """Agent and id."""
+        return self.agent, self.id
+
+    @property
+    def is_own(self) -> bool:
+        """Whether who asked carries it out and settles it."""
+        return self.inside or self.kind == "model"
+
+
+class Ended(Struct, frozen=True, kw_only=True):
+    """How a call ended."""
+
+    digest: str
+    error: Fault | None = None
+    body: Raw | None = None
+    forgotten: bool = False
+    """Its answer is no longer kept."""
+
+
+class Approval(Struct, kw_only=True):
+    """One request to a person."""
+
+    id: str
+    agent: str
+    call: str
+    tool: str
+    digest: str
+    policy: str
+    rule: str
+    because: str
+    args: Raw
+    cost_microusd: int
+    who: str
+    asked_at_s: float
+    expires_at_s: float
+    state: ApprovalState = "pending"
+    by: str = ""
+    reason: str = ""
+    decided_at_s: float | None = None
+
+
+class ToolUse(Struct, kw_only=True):
+    """How much one declared tool is used, and how it does."""
+
+    running: int = 0
+    queue: list[tuple[str, str]] = field(default_factory=list)
+    """Calls that wait for others to end."""
+    calls_left: float = -1.0
+    """What its rate still allows; negative: not counted yet."""
+    counted_s: float = 0.0
+    points: int = 0
+    rests_until_s: float = 0.0
+
+    def admits(self, rate: CallRate | None, now_s: float) -> bool:
+        """Whether its rate allows a call now; it counts as made then."""
+        if rate is None:
+            return True
+        if self.calls_left < 0:
+            self.calls_left = float(rate.calls)
+        else:
+            gained = max(0.0, now_s - self.counted_s) * rate.calls / rate.per_s
+            self.calls_left = min(float(rate.calls), self.calls_left + gained)
+        self.counted_s = now_s
+        if self.calls_left < 1.0 - 1e-9:
+            return False
+        self.calls_left = max(0.0, self.calls_left - 1.0)
+        return True
+
+    def ended(self, code: str, now_s: float) -> None:
+        """A call ended so; empty: well."""
+        if not code:
+            self.points, self.rests_until_s = 0, 0.0
+            return
+        self.points += 1 if code == "tool_failed" else HARD_POINTS
+        if self.points >= BROKEN_POINTS:
+            self.rests_until_s = now_s + REST_S
+            self.points = BROKEN_POINTS - 1  # whatever fails when it is tried again closes it at once
+
+
+class GateState:
+    """What is known of the gate of one run."""
+
+    def __init__(self, make: MakeGateRules | None = None) -> None:
+        self._make = make
+        self._crew: Crew | None = None
+        self.rules: GateRules | None = None
+        self.closed = "this supervisor runs without a gate"
+        """Why every call is refused; empty: none is for that."""
+        self.accounts = Accounts(Budget())
+        self.open: dict[tuple[str, str], GateCall] = {}
+        self.open_of: dict[str, int] = {}
+        self.ended: dict[str, dict[str, Ended]] = {}
+        self.kept_bytes: dict[str, int] = {}
+        self.uses: dict[str, ToolUse] = {}
+        self.host = ""
+        """The tool host's incarnation; empty: none is there."""
+        self.approvals: dict[str, Approval] = {}
+        self.noted: dict[str, Amounts] = {}
+        """Charged without a reservation, and not in the ledger yet."""
+        self.began_s = 0.0
+        self.freed: dict[str, None] = {}
+        """Declared tools of which a call has ended while others wait."""
+        self.asking: dict[tuple[str, str], None] = {}
+        """Calls held until there is more to spend."""
+        self.eased = False
+        """Whether there may be more to spend than when they were held."""
+        self.shut: dict[str, None] = {}
+        """Agents that are being ended, and whose calls are still open."""
+        self.counts_messages = False
+        """Whether anybody has a limit of messages."""
+        self.due: list[tuple[float, str, str]] = []
+        """When stages are over: a heap of times with calls, some of them over before."""
+
+    def declare(self, crew: Crew, now_s: float) -> None:
+        """The crew is known."""
+        self._crew = crew
+        self.accounts = Accounts(crew.budget)
+        self.began_s = now_s
+        budgets = [crew.budget, *(agent.budget for agent in crew.agents)]
+        self.counts_messages = any(each is not None and each.messages is not None for each in budgets)
+
+    def prepared(self) -> GateRules | None:
+        """The rules, made when they are first needed; None: the gate is closed."""
+        if self.rules is None and self._make is not None and self._crew is not None and self.closed:
+            try:
+                self.rules = self._make(self._crew)
+                self.closed = ""
+            except ValueError as error:
+                self._make, self.closed = None, f"its rules cannot be used: {str(error)[:500]}"
+        return self.rules
+
+    def use(self, declared: str) -> ToolUse:
+        """How much a declared tool is used."""
+        known = self.uses.get(declared)
+        if known is None:
+            known = self.uses[declared] = ToolUse()
+        return known
+
+    def opened(self, call: GateCall) -> None:
+        """A call is under way."""
+        self.open[call.key] = call
+        self.open_of[call.agent] = self.open_of.get(call.agent, 0) + 1
+
+    def over(self, call: GateCall, ended: Ended) -> None:
+        """A call is over; its end is remembered."""
+        if self.open.pop(call.key, None) is not None:
+            self.open_of[call.agent] -= 1
+        answers = self.ended.setdefault(call.agent, {})
+        answers[call.id] = ended
+        kept = self.kept_bytes.get(call.agent, 0) + _size(ended)
+        while len(answers) > ANSWERS_MAX:
+            kept -= _size(answers.pop(next(iter(answers))))
+        if kept > ANSWERS_MAX_BYTES:
+            for id_, each in answers.items():
+                if kept <= ANSWERS_MAX_BYTES:
+                    break
+                if _size(each):
+                    kept -= _size(each)
+                    answers[id_] = Ended(digest=each.digest, forgotten=True)
+        self.kept_bytes[call.agent] = kept
+
+    def wait(self, call: GateCall, stage: Stage, until_s: float) -> None:
+        """A call waits, no longer than until then or until its caller gives up."""
+        call.stage = stage
+        call.due_s = until_s if call.until_s is None or stage == "running" else min(until_s, call.until_s)
+        heapq.heappush(self.due, (call.due_s, *call.key))
+
+    def take_due(self, now_s: float) -> list[GateCall]:
+        """Calls whose stage is over."""
+        found = []
+        while self.due and self.due[0][0] <= now_s:
+            due_s, agent, id_ = heapq.heappop(self.due)
+            call = self.open.get((agent, id_))
+            if call is not None and call.due_s == due_s:
+                found.append(call)
+        return found
+
+    def next_due_s(self) -> float | None:
+        """When a stage is over next."""
+        while self.due:
+            due_s, agent, id_ = self.due[0]
+            call = self.open.get((agent, id_))
+            if call is not None and call.due_s == due_s:
+                return due_s
+            heapq.heappop(self.due)
+        return None
+
+    def facts(self) -> list[Any]:
+        """Everything that a digest of the state must show."""
+        accounts = [self.accounts.crew, *self.accounts.agents.values(), *self.accounts.tasks.values()]
+        return [
+            self.closed,
+            self.rules.version if self.rules is not None else "",
+            [[a.name, a.limit, a.settled, a.held, a.over, a.handed_back] for a in accounts],
+            [[*key, c.digest, c.stage, c.step, c.due_s, c.held, c.approval] for key, c in self.open.items()],
+            [[agent, [[id_, each.digest] for id_, each in ended.items()]] for agent, ended in self.ended.items()],
+            [[name, u.running, u.queue, u.calls_left, u.points, u.rests_until_s] for name, u in self.uses.items()],
+            self.host,
+            [[a.id, a.state, a.by, a.digest] for a in self.approvals.values()],
+            self.noted,
+        ]
+
+
+def _size(ended: Ended) -> int:
+    return len(bytes(ended.body)) if ended.body is not None else 0

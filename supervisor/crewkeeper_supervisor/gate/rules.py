@@ -1,0 +1,224 @@
+"""Gate rules: what the core asks of schemas, policy, redaction and prices, answered for one run.
+
+They change only by facts of the run's journal, so every fold of it has the same rules at the same place. Libraries are
+loaded when a crew is first held to its rules, not when its state is merely looked at.
+"""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Literal
+
+import msgspec
+
+from crewkeeper_bus.tool_messages import HookAnswered, PolicyChanged, ToolsReady
+from crewkeeper_supervisor.core.crew import Crew
+from crewkeeper_supervisor.core.gate_rules import Asked, Decided, HookNeeded, Known, Refused
+from crewkeeper_supervisor.core.rules import REDACT_ALL, Rule
+from crewkeeper_supervisor.core.supervisor import Supervisor
+
+if TYPE_CHECKING:
+    from crewkeeper_supervisor.gate.arguments import BadArguments
+    from crewkeeper_supervisor.gate.call import Call, Decision
+    from crewkeeper_supervisor.gate.registry import ToolEntry, UnknownTool
+
+
+def make_fold(run: str) -> Supervisor:
+    """The core of a run with a gate: what whoever folds a journal must use, so that all see the same."""
+    return Supervisor(run, build)
+
+
+def build(crew: Crew, key: bytes = b"") -> "Rules":
+    """The rules of a crew.
+
+    Args:
+        crew: As declared.
+        key: Key of the hashes in placeholders of redacted values; the same for everybody who folds the journal.
+
+    Raises:
+        ValueError: What it declares cannot be used.
+    """
+    return Rules(crew, key)
+
+
+class _Answers:
+    """Hooks as far as they have been answered for the call that is being decided."""
+
+    def __init__(self) -> None:
+        self.told: Mapping[str, HookAnswered] = {}
+
+    def ask(self, hook: str, call: "Call", deadline_s: float) -> bool | str:
+        """The answer in the journal.
+
+        Raises:
+            HookNeeded: There is none yet.
+            HookFailed: It says that the hook failed.
+        """
+        from crewkeeper_supervisor.gate.policy import HookFailed
+
+        answer = self.told.get(hook)
+        if answer is None:
+            raise HookNeeded(hook, deadline_s)
+        if answer.answer == "failed":
+            raise HookFailed(answer.because or "the hook failed")
+        return answer.answer == "yes" and (answer.because or True)
+
+
+class Rules:
+    """Implements `core.gate_rules.GateRules`.
+
+    Args:
+        crew: As declared.
+        key: Key of placeholders.
+
+    Raises:
+        ValueError: What the crew declares cannot be used.
+    """
+
+    def __init__(self, crew: Crew, key: bytes = b"") -> None:
+        from crewkeeper_supervisor.gate.policy import Policy
+        from crewkeeper_supervisor.gate.prices import PriceBook
+        from crewkeeper_supervisor.gate.registry import Registry
+
+        self._key = key
+        self._answers = _Answers()
+        self._policy = Policy(crew.rules, default=crew.policy_default, hooks=self._answers)
+        self._registry = Registry(crew.tools, {})
+        self._prices = PriceBook(crew.prices)
+        self._roles: dict[str, tuple[str, ...]] = {}
+        self._found: dict[str, ToolEntry] = {}
+        self._failed: dict[str, str] = {}
+        self._inside = tuple(name for name, tool in crew.tools.items() if tool.inside)
+
+    @property
+    def version(self) -> str:
+        """Of the policy."""
+        return self._policy.version
+
+    def find(self, role: str, allowed: tuple[str, ...], name: str) -> Known | Refused | Literal["later"]:
+        """The tool of exactly this name, if the role may use it."""
+        from crewkeeper_supervisor.gate.registry import UnknownTool
+
+        if self._roles.get(role) != allowed:
+            self._roles[role] = allowed
+            self._registry.allow(role, allowed)
+        found = self._registry.find(role, name)
+        if isinstance(found, UnknownTool):
+            return self._missing(role, name, found)
+        self._found[found.name] = found
+        return Known(name=found.name, declared=found.declared, tool=found.tool)
+
+    def _missing(self, role: str, name: str, answer: "UnknownTool") -> Refused | Literal["later"]:
+        head = name.partition(".")[0]
+        if not self._registry.waits_for(role, name):
+            return Refused(code="unknown_tool", text=answer.text())
+        if head in self._failed:
+            text = f"the tool {name!r} cannot be used: {self._failed[head]}; nothing was executed"
+            return Refused(code="tool_failed", text=text)
+        return "later"
+
+    def check(self, name: str, args: Any) -> Refused | None:
+        """What is wrong with the arguments."""
+        entry = self._found.get(name)
+        wrong: BadArguments | None = None if entry is None else entry.arguments.check(args)
+        return None if wrong is None else Refused(code="bad_arguments", text=wrong.text())
+
+    def decide(self, asked: Asked, hooks: Mapping[str, HookAnswered]) -> Decided:
+        """What the policy says.
+
+        Raises:
+            HookNeeded: The answer of a hook is missing.
+        """
+        from crewkeeper_supervisor.gate.call import Call
+
+        self._answers.told = hooks
+        decision = self._policy.decide(Call(**{name: getattr(asked, name) for name in asked.__struct_fields__}))
+        return _decided(decision)
+
+    def clean(self, args: dict[str, Any], decided: Decided) -> dict[str, Any]:
+        """The arguments without what the decision wants out of them."""
+        from crewkeeper_supervisor.gate.call import Redaction
+        from crewkeeper_supervisor.gate.cleaning import clean
+
+        redactions = [Redaction(rule=rule, what=what) for rule, what in decided.redactions]
+        return clean(args, redactions, self._key)[0]
+
+    def clean_result(self, result: Any, decided: Decided) -> Any:
+        """A result without the kinds of findings that the decision wants out of the arguments."""
+        from crewkeeper_supervisor.gate.call import Redaction
+        from crewkeeper_supervisor.gate.cleaning import clean
+
+        kinds = [
+            Redaction(rule=rule, what=tuple(word for word in what or REDACT_ALL if not word.startswith("args.")))
+            for rule, what in decided.redactions
+        ]
+        return clean({"result": result}, [each for each in kinds if each.what], self._key)[0]["result"]
+
+    def reserve(self, model: str, input_tokens: int, max_output_tokens: int, at_s: float) -> int | Refused:
+        """The most that a model call can cost, in micro-USD."""
+        from crewkeeper_supervisor.gate.prices import UnknownPrice
+
+        try:
+            cost = self._prices.reservation(model, input_tokens=input_tokens, max_tokens=max_output_tokens, at_s=at_s)
+        except UnknownPrice as error:
+            return Refused(code="denied", text=f"{error}; nothing was called")
+        except ValueError as error:
+            return Refused(code="bad_arguments", text=f"{error}; nothing was called")
+        return cost.microusd
+
+    def cost(self, model: str, tokens: tuple[int, int, int, int], at_s: float) -> int | None:
+        """What a model call has cost, in micro-USD; None: the price is not known, or the tokens make no sense."""
+        from crewkeeper_supervisor.gate.prices import Usage
+
+        given, made, cached, written = tokens
+        usage = Usage(input_tokens=given, output_tokens=made, cached_tokens=cached, cache_write_tokens=written)
+        try:
+            return self._prices.cost(model, usage, at_s=at_s).microusd
+        except (LookupError, ValueError):
+            return None
+
+    def tools_ready(self, message: ToolsReady) -> tuple[str, ...]:
+        """Sources have told their tools."""
+        problems: list[str] = []
+        for declared in dict.fromkeys([*(told.declared for told in message.tools.values()), *message.failed]):
+            if declared not in self._inside:
+                self._registry.remove(declared)
+            self._failed.pop(declared, None)
+        for name, told in message.tools.items():
+            bare = name.removeprefix(f"{told.declared}.") if name != told.declared else ""
+            try:
+                self._registry.add(told.declared, name=bare, description=told.description, schema=told.schema)
+            except (KeyError, ValueError) as error:
+                said = f"{name[:100]}: {error}"[:500]
+                problems.append(said)
+        for declared, why in message.failed.items():
+            self._failed[declared] = why
+            problems.append(f"{declared[:100]} cannot be had: {why}"[:500])
+        self._found.clear()
+        return tuple(problems)
+
+    def policy_changed(self, message: PolicyChanged) -> str:
+        """Other rules from now on; returns why they cannot be used, and then the old ones stay."""
+        from crewkeeper_supervisor.gate.policy import Policy
+
+        try:
+            rules = tuple(msgspec.convert(rule, Rule) for rule in message.rules)
+            default: Literal["allow", "deny"] = "deny" if message.default == "deny" else "allow"
+            policy = Policy(rules, default=default, hooks=self._answers)
+        except (msgspec.ValidationError, ValueError) as error:
+            return str(error)[:500]
+        if message.version and policy.version != message.version:
+            return f"the rules have version {policy.version}, not {message.version} as stated"
+        self._policy = policy
+        return ""
+
+
+def _decided(decision: "Decision") -> Decided:
+    return Decided(
+        effect=decision.effect,
+        version=decision.version,
+        rule=decision.rule,
+        because=decision.because,
+        error=decision.error,
+        redactions=tuple((each.rule, each.what) for each in decision.redactions),
+        warned=tuple(each.rule for each in decision.warnings),
+        shadow=tuple(f"{each.rule}:{each.do}" for each in decision.shadow),
+    )
