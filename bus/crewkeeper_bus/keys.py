@@ -22,6 +22,7 @@ from crewkeeper_bus.subjects import Permissions
 FOLDER: Final = "keys"
 """Where keys are, in a state directory."""
 KEYRING_FILE: Final = "embedded.json"
+JOURNAL_KEY_FILE: Final = "journal.json"
 _FILE_MAX_BYTES: Final = 64 * 1024
 
 Model = TypeVar("Model", bound=msgspec.Struct)
@@ -141,6 +142,34 @@ def keyring(state_dir: Path) -> Keyring:
     made = Keyring(operator=Key.make("operator").seed, **accounts, **{name: Key.make("user").seed for name in users})
     write_once(state_dir / FOLDER / KEYRING_FILE, made)
     return load_keyring(state_dir) or made  # somebody else's, if two made them at once
+
+
+class JournalKey(msgspec.Struct, frozen=True, kw_only=True):
+    """What stored streams are encrypted with. Its representation does not show it.
+
+    Attributes:
+        key: 32 random bytes, base64.
+        cipher: In the words of the server's configuration.
+    """
+
+    key: str
+    cipher: Literal["aes", "chachapoly"] = "aes"
+
+    def __repr__(self) -> str:
+        return "JournalKey(***)"
+
+
+def journal_key(state_dir: Path) -> Path:
+    """The file with the key of a state directory's streams, made now if it has none; the server includes it.
+
+    Raises:
+        ServerError: It is readable by others, or cannot be read or written.
+    """
+    path = state_dir / FOLDER / JOURNAL_KEY_FILE
+    if read_private(path, JournalKey) is None:
+        write_once(path, JournalKey(key=secrets.token_urlsafe(32)))
+        read_private(path, JournalKey)
+    return path
 
 
 def load_keyring(state_dir: Path) -> Keyring | None:

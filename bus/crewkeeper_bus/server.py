@@ -21,7 +21,7 @@ import msgspec
 
 from crewkeeper_bus.credentials import Credentials, write_private
 from crewkeeper_bus.errors import ServerError
-from crewkeeper_bus.keys import Keyring, keyring
+from crewkeeper_bus.keys import FOLDER, JOURNAL_KEY_FILE, Keyring, journal_key, keyring
 from crewkeeper_bus.orphan_guard import kill_group, open_guarded, release
 from crewkeeper_bus.server_binary import check_version as check_version
 from crewkeeper_bus.server_binary import find_binary as find_binary
@@ -40,6 +40,7 @@ INGEST_MAX_MESSAGES: Final = 1_000_000
 """How many published messages may wait to be stored. Beyond it the server drops them, and publishers are not told; its
 own limit of 100,000 is passed by half a second of an agent that does not stop."""
 INGEST_MAX_BYTES: Final = 256 * 1024 * 1024
+INCLUDE_KEY: Final = '\n  include "FILE",'
 LOG_MAX_BYTES: Final = 10 * 1024 * 1024
 POLL_S: Final = 0.005
 
@@ -229,7 +230,14 @@ class EmbeddedServer:
             "authorization": {"timeout": LOGIN_S},
             **self._trust(),
         }
-        write_private(self._config, json.dumps(config, indent=1).encode())
+        text = json.dumps(config, indent=1)
+        # An existing store is encrypted when it is first opened with a key. The key is in its own file alone.
+        _check_readable(
+            self.state_dir, self.state_dir / "store" / "jetstream" / keyring(self.state_dir).public("crews")
+        )
+        key = journal_key(self.state_dir).relative_to(self.state_dir)
+        text = text.replace('"jetstream": {', '"jetstream": {' + INCLUDE_KEY.replace("FILE", str(key)), 1)
+        write_private(self._config, text.encode())
 
     def _trust(self) -> dict[str, Any]:
         """Whom the server believes: the operator, so its accounts, so their users; about all others it asks."""
@@ -281,6 +289,20 @@ def _adopt(store: Path, account: str) -> None:
     old, new = store / "CREWS", store / account
     if old.is_dir() and not new.exists():
         old.rename(new)
+
+
+def _check_readable(state_dir: Path, store: Path) -> None:
+    """Refuse to open an encrypted store with a new key: the server would go on as if nothing were in it.
+
+    Raises:
+        ServerError: The key that the store was encrypted with is not there.
+    """
+    key = state_dir / FOLDER / JOURNAL_KEY_FILE
+    if not key.exists() and next(store.glob("streams/*/meta.key"), None) is not None:
+        raise ServerError(
+            f"{key} is gone, and the journals in {store} are encrypted with it: restore it from a backup, or remove "
+            f"{store} to begin without them"
+        )
 
 
 def _check_ours(state_dir: Path) -> None:

@@ -106,10 +106,12 @@ async def test_keys_and_journals_outlive_the_server_and_credentials_of_another_a
         await (await NatsTransport.open(credentials=lambda: moved)).close()
 
 
-async def test_the_store_of_a_server_without_keys_is_taken_over(tmp_path):
-    async with running_server(tmp_path) as server, journal_stream(server), plain_client(server) as client:
-        await client.publish(f"crew.{RUN}.msg.a.b.1", b"kept")
-        await until(lambda: _count(client), "the message is stored")
+async def test_the_store_of_a_server_without_keys_is_taken_over(tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr("crewkeeper_bus.server.INCLUDE_KEY", "")
+        async with running_server(tmp_path) as server, journal_stream(server), plain_client(server) as client:
+            await client.publish(f"crew.{RUN}.msg.a.b.1", b"kept")
+            await until(lambda: _count(client), "the message is stored")
     store = tmp_path / "server" / "store" / "jetstream"
     [account] = store.iterdir()
     account.rename(store / "CREWS")
