@@ -46,6 +46,7 @@ CODES: Final[dict[str, str]] = {
     "CREW-202": "without effect",
     "CREW-203": "a secret written into the file",
     "CREW-204": "shell syntax where no shell runs",
+    "CREW-205": "secrets that cross the network in the open",
     "CREW-210": "calls that can wait for each other in a ring",
     "CREW-211": "agents that may call anybody",
     "CREW-212": "an agent without callers and calls",

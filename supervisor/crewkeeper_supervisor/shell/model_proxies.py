@@ -1,0 +1,142 @@
+"""Model proxies as the host starts them: one process for each run that has one, its port, and what agents are told.
+
+The port is bound here for as long as the run lasts, and listened on by the proxy alone: between two starts of a proxy
+nobody else can take it and gather the keys of agents.
+"""
+
+import socket
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Final
+
+import anyio
+
+from crewkeeper_bus.credentials import Credentials
+from crewkeeper_supervisor.core.crew import Crew, Restart
+from crewkeeper_supervisor.core.model_proxy import ModelProxy
+from crewkeeper_supervisor.shell.errors import ShellError
+from crewkeeper_supervisor.shell.launcher import Launch
+from crewkeeper_supervisor.shell.restart import KeptProcess
+
+RULE: Final = Restart(policy="permanent", intensity=1000, period_s=60.0, shutdown_s=4.0)
+READY_LIMIT_S: Final = 20.0
+READY_POLL_S: Final = 0.02
+
+
+class CannotListen(ShellError):  # noqa: N818 - what the operator reads
+    """The address of a model proxy is taken, or not of this machine."""
+
+
+def reserve(bound: socket.socket, host: str, port: int) -> None:
+    """Bind a socket so that this user, and nobody else, can bind more to the same port.
+
+    Raises:
+        OSError: The address is taken or not of this machine.
+    """
+    bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    bound.bind((host, port))
+
+
+class HostedProxy:
+    """The proxy of one run.
+
+    Attributes:
+        address: Where it listens, as `http://127.0.0.1:40001`.
+    """
+
+    def __init__(self, crew: Crew, run: str, state: Path, env: Mapping[str, str], tell: Callable[[str], None]) -> None:
+        """Reserve its port.
+
+        Args:
+            crew: A crew with `model_proxy`.
+            run: Its run.
+            state: The state directory.
+            env: The proxy's environment, with the providers' keys and the server's address.
+            tell: Where lines for people go.
+
+        Raises:
+            CannotListen: The port cannot be had.
+        """
+        assert crew.model_proxy is not None
+        self._run = run
+        self._tell = tell
+        host, _, port = crew.model_proxy.listen.rpartition(":")
+        self._bound = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
+        try:
+            reserve(self._bound, host.strip("[]"), int(port))
+        except OSError as error:
+            self._bound.close()
+            raise CannotListen(
+                f"the model proxy of crew {crew.name} cannot listen on {crew.model_proxy.listen}: "
+                f"{error.strerror or error}; choose another model_proxy.listen"
+            ) from None
+        where = f"{host}:{self._bound.getsockname()[1]}"
+        self.address = f"http://{where}"
+        self._log = state / "runs" / run / "logs" / "_model-proxy.log"
+        module = ("-m", "crewkeeper_supervisor.cli.main", "model-proxy", run)
+        launch = Launch(
+            name="model proxy",
+            argv=(sys.executable, *module, "--listen", where, "--state", str(state)),
+            env={**env, "PYTHONUNBUFFERED": "1"},
+            log=self._log,
+        )
+        self._process = KeptProcess(launch, RULE, self)
+
+    @property
+    def pid(self) -> int:
+        """Its process; 0 while there is none."""
+        return self._process.running
+
+    async def run(self) -> None:
+        """Keep it running until `stop`."""
+        await self._process.run()
+
+    async def ready(self) -> bool:
+        """Whether it answers, once it does or its time to begin is over."""
+        host, port = self._bound.getsockname()[:2]
+        with anyio.move_on_after(READY_LIMIT_S):
+            while True:
+                try:
+                    stream = await anyio.connect_tcp(host, port)
+                except OSError:
+                    await anyio.sleep(READY_POLL_S)
+                else:
+                    await stream.aclose()
+                    return True
+        self._tell(f"{self._run}: the model proxy does not answer; no agent reaches a model. Its log: {self._log}")
+        return False
+
+    async def stop(self) -> None:
+        """End it and give the port back. May be repeated."""
+        await self._process.stop(RULE.shutdown_s)
+        self._bound.close()
+
+    def settings(self, declared: ModelProxy, credentials: Credentials) -> dict[str, str]:
+        """What an agent's environment must hold to reach models through it."""
+        key = f"{credentials.user}:{credentials.password}"
+        env: dict[str, str] = {}
+        if declared.openai is not None:
+            env |= {"OPENAI_BASE_URL": f"{self.address}/v1", "OPENAI_API_KEY": key}
+        if declared.anthropic is not None:
+            env |= {"ANTHROPIC_BASE_URL": self.address, "ANTHROPIC_API_KEY": key}
+        return env
+
+    # --- the process's reports (restart.Reports) ---
+
+    async def started(self, name: str, pid: int, restarts: int) -> None:
+        """Tell when it is back."""
+        if restarts:
+            self._tell(f"{self._run}: the model proxy is back, process {pid}")
+
+    async def exited(self, name: str, pid: int, code: int, *, restart: bool, why: str) -> None:
+        """Tell when it died."""
+        if restart:
+            self._tell(
+                f"{self._run}: the model proxy died ({why or 'exit status 0'}) and is started again; see {self._log}"
+            )
+
+    async def exhausted(self, name: str, rule: Restart) -> None:
+        """Tell that it is given up."""
+        self._tell(f"{self._run}: the model proxy cannot be kept running: no agent reaches a model; see {self._log}")
