@@ -33,6 +33,7 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "events": ("events:events", "Tell what happened, from the journal."),
     "incidents": ("incidents:incidents", "List and show what the supervisor found."),
     "questions": ("questions:questions", "List and answer what agents ask people."),
+    "approvals": ("approvals:approvals", "List, show, approve and deny calls that wait for a person."),
     "crew": ("crew:crew", "Check crew files, print their schema."),
     "policy": ("policy:policy", "Check, test and explain policy rules."),
     "redact": ("redact:redact", "Replace secrets and personal data between stdin and stdout."),

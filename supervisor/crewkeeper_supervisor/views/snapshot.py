@@ -12,6 +12,7 @@ import msgspec
 from msgspec import Struct, field
 
 from crewkeeper_supervisor.core.findings import Edge, Finding, Incident
+from crewkeeper_supervisor.core.gate_state import Approval
 from crewkeeper_supervisor.core.roster import AgentView
 from crewkeeper_supervisor.core.supervisor import Supervisor
 from crewkeeper_supervisor.views.fold import Fold
@@ -137,6 +138,27 @@ class QuestionRow(Struct, frozen=True, kw_only=True):
     schema_version: int = SCHEMA_VERSION
 
 
+class ApprovalRow(Struct, frozen=True, kw_only=True):
+    """One approval."""
+
+    name: str
+    """`<run>.<approval>`: unique among runs."""
+    run: str
+    id: str
+    state: str
+    """`pending`, `approved`, `denied`, `expired` or `cancelled`; each is one thing alone."""
+    agent: str
+    tool: str
+    who: str
+    asked_at: datetime
+    expires_at: datetime
+    cost_usd: Decimal
+    by: str
+    reason: str
+    decided_at: datetime | None
+    schema_version: int = SCHEMA_VERSION
+
+
 class BudgetRow(Struct, frozen=True, kw_only=True):
     """One limit of the crew and how much of it is used, in the unit that `what` names."""
 
@@ -162,6 +184,7 @@ class RunView(Struct, frozen=True, kw_only=True):
     waits: tuple[EdgeRow, ...]
     incidents: tuple[IncidentRow, ...]
     questions: tuple[QuestionRow, ...]
+    approvals: tuple[ApprovalRow, ...]
     usage: UsageRow
     budget: tuple[BudgetRow, ...]
     schema_version: int = SCHEMA_VERSION
@@ -331,6 +354,28 @@ def _budget_rows(fold: Fold, usage: UsageRow, now_s: float) -> tuple[BudgetRow, 
     return tuple(rows)
 
 
+def approval_row(run: str, approval: Approval, now_s: float) -> ApprovalRow:
+    """One approval as it stands at a time, seconds since the Unix epoch."""
+    expired = approval.state == "pending" and now_s >= approval.expires_at_s
+    decided_at_s = approval.decided_at_s
+    return ApprovalRow(
+        name=f"{run}.{approval.id}",
+        run=run,
+        id=approval.id,
+        # Without a controller nobody writes into the journal that its time is over.
+        state="expired" if expired else approval.state,
+        agent=approval.agent,
+        tool=approval.tool,
+        who=approval.who,
+        asked_at=moment(approval.asked_at_s),
+        expires_at=moment(approval.expires_at_s),
+        cost_usd=money(approval.cost_microusd),
+        by=approval.by,
+        reason=approval.reason,
+        decided_at=None if decided_at_s is None else moment(decided_at_s),
+    )
+
+
 def snapshot(fold: Fold, now_s: float | None = None) -> RunView:
     """The run as it stands.
 
@@ -368,6 +413,7 @@ def snapshot(fold: Fold, now_s: float | None = None) -> RunView:
             )
             for question in supervisor.questions.values()
         ),
+        approvals=tuple(approval_row(fold.run, each, measured_s) for each in supervisor.gate.approvals.values()),
         usage=usage,
         budget=_budget_rows(fold, usage, measured_s),
     )

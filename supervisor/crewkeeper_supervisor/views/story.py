@@ -15,6 +15,7 @@ from crewkeeper_supervisor.core.commands import Command, Escalate
 from crewkeeper_supervisor.core.events import Event, Recorded, Rejected, Throttled
 from crewkeeper_supervisor.core.findings import Incident
 from crewkeeper_supervisor.views import gate_story
+from crewkeeper_supervisor.views.approval_story import ApprovalEnds
 from crewkeeper_supervisor.views.fold import Fold, JournalEntry
 from crewkeeper_supervisor.views.incident import ring_text
 from crewkeeper_supervisor.views.snapshot import incident_row
@@ -60,6 +61,7 @@ class Story:
         self._calls: OrderedDict[str, str] = OrderedDict()
         self._escalations: OrderedDict[str, Escalate] = OrderedDict()
         self._incidents: dict[str, str] = {}
+        self._approvals = ApprovalEnds()
         self._owned = False
         self._begun = False
 
@@ -73,6 +75,7 @@ class Story:
             lines.append(self._line(event, text, weight))
         self._remember(commands)
         lines.extend(self._conclusions(event))
+        lines.extend(self._line(event, *each) for each in self._approvals.tell(event, self.fold.supervisor))
         return event, lines
 
     def _line(self, event: Event, text: str, weight: Weight) -> Line:

@@ -90,8 +90,8 @@ def write_table(table: Table, out: IO[str], *, color: bool = True) -> None:
         out.write("\n".join(plain_lines(table)) + "\n")
 
 
-def _build(heads: Sequence[tuple[str, bool]], rows: Sequence[tuple[str, ...]], *, wide: bool, empty: str) -> Table:
-    """Leave out the columns that only a wide table has."""
+def build_table(heads: Sequence[tuple[str, bool]], rows: Sequence[tuple[str, ...]], *, wide: bool, empty: str) -> Table:
+    """A table of these columns, without those that only a wide one has. Every cell is safe to print already."""
     keep = [index for index, (_, only_wide) in enumerate(heads) if wide or not only_wide]
     return Table(
         columns=tuple(heads[index][0] for index in keep),
@@ -108,6 +108,7 @@ def runs_table(views: Sequence[RunView], now: datetime, *, wide: bool = False) -
         ("STATE", False),
         ("AGENTS UP", False),
         ("WAITS", False),
+        ("PEOPLE", False),
         ("INCIDENTS", False),
         ("STARTED", False),
         ("COST", True),
@@ -121,6 +122,7 @@ def runs_table(views: Sequence[RunView], now: datetime, *, wide: bool = False) -
             view.state,
             f"{sum(agent.status in ('up', 'paused') for agent in view.agents)}/{len(view.agents)}",
             str(len({(edge.task, edge.epoch) for edge in view.waits})),
+            _people(view),
             incident_counts(view.incidents),
             ago(view.began_at, now),
             dollars(view.usage.cost_usd),
@@ -129,7 +131,13 @@ def runs_table(views: Sequence[RunView], now: datetime, *, wide: bool = False) -
         )
         for view in views
     ]
-    return _build(heads, rows, wide=wide, empty="no runs")
+    return build_table(heads, rows, wide=wide, empty="no runs")
+
+
+def _people(view: RunView) -> str:
+    """Whose answers and decisions are waited for, and how many: `operator 2`."""
+    asked = [row.who for row in view.questions] + [row.who for row in view.approvals if row.state == "pending"]
+    return safe(", ".join(f"{who} {asked.count(who)}" for who in dict.fromkeys(asked)), 60)
 
 
 def incident_counts(incidents: Sequence[IncidentRow]) -> str:
@@ -190,7 +198,7 @@ def agents_table(agents: Sequence[AgentRow], now: datetime, *, wide: bool = Fals
     ]
     if narrow:
         heads = tuple((name, name not in NARROW_AGENTS) for name, _ in heads)
-    return _build(heads, rows, wide=wide, empty="no agents")
+    return build_table(heads, rows, wide=wide, empty="no agents")
 
 
 def waits_table(waits: Sequence[EdgeRow], now: datetime, *, wide: bool = False) -> Table:
@@ -207,7 +215,7 @@ def waits_table(waits: Sequence[EdgeRow], now: datetime, *, wide: bool = False) 
         )
         for row in waits
     ]
-    return _build(heads, rows, wide=wide, empty="nobody waits")
+    return build_table(heads, rows, wide=wide, empty="nobody waits")
 
 
 def incidents_table(incidents: Sequence[IncidentRow], now: datetime, *, wide: bool = False) -> Table:
@@ -237,7 +245,7 @@ def incidents_table(incidents: Sequence[IncidentRow], now: datetime, *, wide: bo
         )
         for row in incidents
     ]
-    return _build(heads, rows, wide=wide, empty="no incidents")
+    return build_table(heads, rows, wide=wide, empty="no incidents")
 
 
 def questions_table(questions: Sequence[QuestionRow], now: datetime, *, wide: bool = False) -> Table:
@@ -247,7 +255,7 @@ def questions_table(questions: Sequence[QuestionRow], now: datetime, *, wide: bo
         (safe(row.id), safe(row.run), safe(row.agent), safe(row.who), ago(row.asked_at, now), safe(row.text, None))
         for row in questions
     ]
-    return _build(heads, rows, wide=wide, empty="no open questions")
+    return build_table(heads, rows, wide=wide, empty="no open questions")
 
 
 _AMOUNTS: Final[dict[str, Callable[[BudgetRow], tuple[str, str]]]] = {
