@@ -189,7 +189,7 @@ class Intake:
         call = graph.calls.get(event.id)
         known = False
         if call is not None:
-            if not _is_callee(call, view):
+            if call.callee is not view.node and not _is_callee(call, view):
                 self._forged(event, f"answered a call that was made to {call.to}")
                 return
             known = call.handler is not None
@@ -272,21 +272,23 @@ class Intake:
     def _call_started(self, event: Recorded, view: AgentView, message: m.CallStarted) -> None:
         graph = self._state.graph
         call = graph.calls.get(message.call)
-        if call is not None and not _is_callee(call, view):
+        node = view.node
+        if call is not None and call.callee is not node and not _is_callee(call, view):
             self._forged(event, f"started a call that was made to {call.to}")
             return
-        if self._has_too_many_tasks(view, message.task):
+        if len(node.tasks) >= quotas.TASKS_MAX and self._has_too_many_tasks(view, message.task):
             return
-        if withdrawal.started_late(self._state, view.node, message.call, message.task):
+        if call is None and withdrawal.started_late(self._state, node, message.call, message.task):
             return
-        graph.call_started(view.node, message.call, message.caller, message.task, self._state.now_s)
+        graph.call_started(node, message.call, message.caller, message.task, self._state.now_s)
 
     def _wait_began(self, event: Recorded, view: AgentView, message: m.WaitBegan) -> None:
-        if self._has_too_many_tasks(view, message.task):
+        node = view.node
+        if len(node.tasks) >= quotas.TASKS_MAX and self._has_too_many_tasks(view, message.task):
             return
         now_s = self._state.now_s
         deadline_s = None if message.deadline_s is None else now_s + message.deadline_s
-        self._state.graph.wait_began(view.node, message.task, message.epoch, message.condition, now_s, deadline_s)
+        self._state.graph.wait_began(node, message.task, message.epoch, message.condition, now_s, deadline_s)
 
     def _wait_ended(self, event: Recorded, view: AgentView, message: m.WaitEnded) -> None:
         self._state.graph.wait_ended(view.node, message.task, message.epoch)
@@ -383,4 +385,4 @@ class Intake:
 
 
 def _is_callee(call: Call, view: AgentView) -> bool:
-    return call.callee is view.node or call.to in (view.name, view.role)
+    return call.to in (view.name, view.role)

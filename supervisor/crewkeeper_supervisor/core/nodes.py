@@ -3,8 +3,11 @@
 They hold facts and links; keeping them true is `wait_graph`'s.
 """
 
+from collections.abc import Sequence
 from types import MappingProxyType
 from typing import Final, Literal, cast
+
+from msgspec import Struct
 
 from crewkeeper_bus.messages import OnAll, OnCall, OnHuman, OnResource, OnSome, OnTimer, OnTool
 from crewkeeper_supervisor.core.conditions import AnyCondition
@@ -16,30 +19,32 @@ _SEVERAL: Final = (OnAll, OnSome)
 _PLAIN: Final = (OnCall, OnResource, OnHuman, OnTool, OnTimer)
 """As tuples, made once: `A | B` makes a new object wherever it is evaluated, and these are asked at every wait."""
 _NEVER: Final = float("inf")
-_NO_CALLS: Final = cast("dict[str, Call]", MappingProxyType({}))
-"""What all tasks share that called nobody; most never do, and a dict of its own would be much of a task's memory."""
 _NO_MESSAGES: Final = cast("dict[str, dict[str, float]]", MappingProxyType({}))
+"""What all share that have none; most never have any, and a dict of its own would be much of the memory of each."""
 _NO_TICKETS: Final = cast("dict[str, Ticket]", MappingProxyType({}))
 
 
-class Wait:
-    """One open wait of one task. `deadline_s` is journal time, or None."""
+class Wait(Struct, eq=False, gc=False):
+    """One open wait of one task. `deadline_s` is journal time, or None.
 
-    __slots__ = ("condition", "deadline_s", "epoch", "healed_s", "listens", "since_s")
+    It leads to nothing that leads back, so the collector need not know of it: to let go of an object that it knows
+    touches two others, anywhere in memory, and waits come and go more often than anything else.
+    """
 
-    def __init__(self, condition: AnyCondition, epoch: int, since_s: float, deadline_s: float | None) -> None:
-        self.condition = condition
-        self.listens = type(condition) is not OnCall and not _is_plain(condition)
-        self.epoch = epoch
-        self.since_s = since_s
-        self.deadline_s = deadline_s
-        self.healed_s = since_s
-        """When it last was helped on because what it waits for had been lost on the way."""
+    condition: AnyCondition
+    epoch: int
+    since_s: float
+    deadline_s: float | None
+    listens: bool
+    """Whether it is for messages, or for anything else that is no call, lock, person or timer."""
+    healed_s: float = 0.0
+    """When it last was helped on because what it waits for had been lost on the way."""
 
 
-def _is_plain(condition: AnyCondition) -> bool:
+def is_plain(condition: AnyCondition) -> bool:
+    """Whether a wait is for nothing but calls, locks, people and timers, however nested."""
     if isinstance(condition, _SEVERAL):
-        return all(_is_plain(part) for part in condition.of)
+        return all(is_plain(part) for part in condition.of)
     return isinstance(condition, _PLAIN)
 
 
@@ -49,9 +54,9 @@ class Task:
     __slots__ = (
         "agent",
         "answers",
+        "asked",
         "began_s",
         "call",
-        "calls",
         "holds",
         "id",
         "key",
@@ -76,22 +81,45 @@ class Task:
         self.name = ""
         self.tokens = 0
         self.wait: Wait | None = None
-        self.calls = _NO_CALLS
-        """What it asked for and has not done with; to be written by `adopt` and `disown` alone."""
+        self.asked: Call | dict[str, Call] | None = None
+        """What it asked for and has not done with: most tasks ask for one thing at a time, and need no dict for that.
+        To be read through `calls` or `open_calls`, and written through `adopt` and `disown`."""
         self.holds = _NO_TICKETS
         """Its requests for locks, granted or not; to be written by `hold` and `drop` alone."""
 
+    @property
+    def calls(self) -> "dict[str, Call]":
+        """What it asked for and has not done with, by id, oldest first; not to be written."""
+        return {call.id: call for call in self.open_calls()}
+
+    def open_calls(self) -> "Sequence[Call]":
+        """What it asked for and has not done with, oldest first; stays as it is while that changes."""
+        asked = self.asked
+        if asked is None:
+            return ()
+        return tuple(asked.values()) if isinstance(asked, dict) else (asked,)
+
     def adopt(self, call: "Call") -> None:
         """It has made this call."""
-        if self.calls is _NO_CALLS:
-            self.calls = {}
-        self.agent.calls_made += call.id not in self.calls
-        self.calls[call.id] = call
+        asked = self.asked
+        if asked is None:
+            self.asked = call
+            self.agent.calls_made += 1
+            return
+        if not isinstance(asked, dict):
+            asked = self.asked = {asked.id: asked}
+        self.agent.calls_made += call.id not in asked
+        asked[call.id] = call
 
     def disown(self, call: "Call") -> None:
         """It has done with this call."""
-        if self.calls and self.calls.pop(call.id, None) is not None:
+        asked = self.asked
+        if isinstance(asked, dict):
+            self.agent.calls_made -= asked.pop(call.id, None) is not None
+            self.asked = asked or None
+        elif asked is not None and asked.id == call.id:
             self.agent.calls_made -= 1
+            self.asked = None
 
     def hold(self, ticket: Ticket) -> None:
         """It asks for something, or has it."""

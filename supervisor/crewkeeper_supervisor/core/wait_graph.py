@@ -11,8 +11,9 @@ its own order. A task that the graph has no wait for counts as running: unknown 
 one. The model is the AND-OR / k-of-n wait model (Knapp 1987; Kshemkalyani and Singhal 1994) on tasks and slots.
 """
 
+from crewkeeper_bus.messages import OnCall
 from crewkeeper_supervisor.core.conditions import AnyCondition
-from crewkeeper_supervisor.core.nodes import AgentNode, Call, Task, Wait
+from crewkeeper_supervisor.core.nodes import AgentNode, Call, Task, Wait, is_plain
 from crewkeeper_supervisor.core.tickets import Resource, Ticket
 
 
@@ -250,8 +251,9 @@ class WaitGraph:
         known = node.tasks.get(task) or self.task_began(node, task, since_s, slot=False)
         if known.wait is not None:
             self._awake(known)
-        known.wait = wait = Wait(condition, epoch, since_s, deadline_s)
-        self._listeners += wait.listens
+        listens = type(condition) is not OnCall and not is_plain(condition)
+        known.wait = Wait(condition, epoch, since_s, deadline_s, listens)
+        self._listeners += listens
         self.waiting[known.key] = self.dirty[known.key] = known
         return known
 
@@ -261,7 +263,7 @@ class WaitGraph:
         if known is None or known.wait is None or (epoch is not None and known.wait.epoch != epoch):
             return
         self._awake(known)
-        for call in list(known.calls.values()) if known.calls else ():
+        for call in known.open_calls():
             if call.state in ("answered", "lost"):
                 known.disown(call)  # all else of it was forgotten when it was answered, or found lost
                 self.calls.pop(call.id, None)
@@ -360,9 +362,8 @@ class WaitGraph:
         node.slot_tasks -= task.slot
         if task.wait is not None:
             self._awake(task)
-        if task.calls:
-            for call in list(task.calls.values()):
-                self._forget_call(call)
+        for call in task.open_calls():
+            self._forget_call(call)
         if task.holds:
             for ticket in task.holds.values():
                 for waiter in ticket.resource.queue.values():
