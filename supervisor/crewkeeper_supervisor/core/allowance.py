@@ -180,7 +180,8 @@ def changed(state: RunState, message: BudgetChanged) -> None:
         account.settled["messages"] = (state.usage if view is None else view.usage).messages
     account.set_limit(message.dimension, limit)
     account.handed_back = False
-    state.gate.counts_messages |= message.dimension == "messages"
+    if message.dimension == "messages":
+        state.gate.counts_messages = state.gate.limits_calls = True
     state.gate.eased = True
     key = f"{account.name} {message.dimension}"
     for incident in state.incidents.values():

@@ -38,8 +38,8 @@ class Booking(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The tool or model."""
     amounts: Amounts = field(default_factory=dict)
     freed: Amounts = field(default_factory=dict)
-    noted: Amounts = field(default_factory=dict)
-    """Charged to the agent without a reservation since its last booking, as it said or as was counted."""
+    noted: dict[str, Amounts] = field(default_factory=dict)
+    """By agent: charged without a reservation since the last booking of the run, as agents said."""
     accounts: tuple[str, ...] = ()
     """Accounts that the amounts stand in, from below."""
     balances: tuple[Balance, ...] = ()

@@ -7,7 +7,7 @@ below. All amounts are whole numbers: micro-USD, tokens, calls.
 
 `settled + held` never exceeds a limit. What was really spent can: a call may cost more than was reserved for it, and
 words cannot be taken back. What does not fit under the limit stands apart in `over`, leaves no room for anything more,
-and moves to `settled` when the limit is raised.
+and moves to `settled` when there is room: when something that was held is given back, or the limit is raised.
 """
 
 from typing import Final
@@ -79,6 +79,11 @@ class Account(Struct, kw_only=True):
             if fits < amount:
                 self.over[dimension] = self.over.get(dimension, 0) + amount - fits
 
+    def absorb(self) -> None:
+        """There may be room now for what was spent beyond the limit."""
+        beyond, self.over = self.over, {}
+        self.charge(beyond)
+
     def set_limit(self, dimension: str, limit: int | None) -> int | None:
         """Change a limit; returns what it is now: never less than what is spent and held."""
         if limit is None:
@@ -86,9 +91,7 @@ class Account(Struct, kw_only=True):
         else:
             limit = max(limit, self.settled.get(dimension, 0) + self.held.get(dimension, 0))
             self.limit[dimension] = limit
-        over = self.over.pop(dimension, 0)
-        if over:
-            self.charge({dimension: over})
+        self.absorb()
         return limit
 
     def spent_percent(self, dimension: str) -> int:
@@ -214,6 +217,8 @@ def settle(path: Path, held: Amounts, spent: Amounts) -> None:
     for each in path:
         each.free(held)
         each.charge(spent)
+        if each.over:
+            each.absorb()
 
 
 def charge(path: Path, spent: Amounts) -> None:

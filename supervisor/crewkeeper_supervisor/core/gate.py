@@ -436,8 +436,12 @@ def _fault(refused: Refused) -> Fault:
 
 
 _Step = Callable[[RunState, GateRules, GateCall], Verdict]
-_LAST: Final[tuple[_Step, ...]] = (_is_open, _is_affordable, _grant)
+_LAST: Final[tuple[_Step, ...]] = (_is_affordable, _grant)
+# Time may have passed before the last steps: whether anybody still wants it, and the tool is there, is asked again.
 _STEPS: Final[dict[str, tuple[_Step, ...]]] = {
-    "tool": (_is_open, _is_known, _fits, _is_in_rate, _is_allowed, _is_approved, _has_slot, *_LAST),
-    "model": (_is_open, _is_priced, _is_allowed, _is_approved, *_LAST),
+    "tool": (
+        *(_is_open, _is_known, _fits, _is_in_rate, _is_allowed, _is_approved),
+        *(_has_slot, _is_open, _is_known, *_LAST),
+    ),
+    "model": (_is_open, _is_priced, _is_allowed, _is_approved, _is_open, *_LAST),
 }

@@ -193,6 +193,8 @@ class GateState:
         """Agents that are being ended, and whose calls are still open."""
         self.counts_messages = False
         """Whether anybody has a limit of messages."""
+        self.limits_calls = False
+        """Whether any limit bears on calls between agents."""
         self.due: list[tuple[float, str, str]] = []
         """When stages are over: a heap of times with calls, some of them over before."""
 
@@ -201,8 +203,11 @@ class GateState:
         self._crew = crew
         self.accounts = Accounts(crew.budget)
         self.began_s = now_s
-        budgets = [crew.budget, *(agent.budget for agent in crew.agents)]
-        self.counts_messages = any(each is not None and each.messages is not None for each in budgets)
+        budgets = [each for each in (crew.budget, *(agent.budget for agent in crew.agents)) if each is not None]
+        self.counts_messages = any(each.messages is not None for each in budgets)
+        self.limits_calls = self.counts_messages or any(
+            limit is not None for each in budgets for limit in (each.depth, each.fan_out, each.wall_s)
+        )
 
     def prepared(self) -> GateRules | None:
         """The rules, made when they are first needed; None: the gate is closed."""

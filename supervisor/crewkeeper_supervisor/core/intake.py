@@ -163,7 +163,7 @@ class Intake:
         if call is None:
             self._forged(event, "reused the id of another agent's call")
             return
-        if why := allowance.too_much(state, view, call):
+        if state.gate.limits_calls and (why := allowance.too_much(state, view, call)):
             allowance.refuse(state, view, call, why)
             return
         call.timed = message.deadline_s is not None
@@ -248,6 +248,8 @@ class Intake:
     def _count(self, view: AgentView) -> None:
         view.messages += 1
         self._state.usage.messages += 1
+        if self._state.gate.counts_messages:
+            allowance.counted(self._state, view)
 
     # --- tasks and waits ---
 

@@ -27,7 +27,8 @@ def booked(
     state: RunState, call: GateCall, act: Act, *, amounts: Amounts, freed: Amounts | None = None, code: str = ""
 ) -> Booking:
     """The booking of what has just been done to the accounts."""
-    decided = call.decided
+    decided, noted = call.decided, state.gate.noted
+    state.gate.noted = {}
     return Booking(
         act=act,
         agent=call.agent,
@@ -36,7 +37,7 @@ def booked(
         what=call.name[:200],
         amounts=amounts,
         freed=freed or {},
-        noted=state.gate.noted.pop(call.agent, {}),
+        noted=noted,
         accounts=tuple(account.name for account in call.path),
         balances=balances(call.path),
         policy=decided.version if decided is not None else "",

@@ -120,6 +120,8 @@ class Owner:
         self._heard_s = time.monotonic()
         self._sent: dict[str, tuple[float, int]] = {}
         """By command without a trace: when to send it again, and how often it was sent."""
+        self._unrecorded: dict[str, Command] = {}
+        """Decided, and not in the ledger because that could not be written."""
         self._tick = ""
         """Id of the tick that is under way."""
         self._tick_again_s = 0.0
@@ -224,11 +226,13 @@ class Owner:
             return
         assert self._ledger is not None
         self._lease.check()
-        durable = [command for command in wanted if command.durable]
+        # What could not be recorded goes first: the books are only right in the order of the decisions.
+        durable = self._unrecorded | {command.id: command for command in wanted if command.durable}
         try:
-            await self._ledger.commit(durable)
+            await self._ledger.commit(durable.values())
         except StoreUnavailable as error:
             self._log.error("ledger.unavailable", cause=type(error).__name__, commands=len(durable))
+        self._unrecorded = {id_: command for id_, command in durable.items() if not self._ledger.has(id_)}
         for command in wanted:
             if command.durable and not self._ledger.has(command.id):
                 self._send_later(command)  # fail closed

@@ -1,0 +1,191 @@
+"""`supervisor budget`: what may be spent, what is spent and held, and changing it while the crew runs."""
+
+import re
+from decimal import Decimal
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import anyio
+import click
+
+from crewkeeper_supervisor.cli.failure import FAILED, USAGE, Failure
+from crewkeeper_supervisor.cli.output import emit_document, emit_table, output_option, say
+from crewkeeper_supervisor.cli.place_options import opened, place_options
+
+if TYPE_CHECKING:
+    from crewkeeper_bus.tool_messages import BudgetChanged
+
+WHAT: Final = (
+    "usd",
+    "input_tokens",
+    "output_tokens",
+    "cached_tokens",
+    "tokens",
+    "model_calls",
+    "tool_calls",
+    "messages",
+)
+_COUNT: Final = re.compile(r"(\d{1,16})([kM]?)\Z")
+_USD: Final = re.compile(r"\d{1,10}(\.\d{1,6})?\Z")
+_FACTORS: Final = {"": 1, "k": 1000, "M": 1_000_000}
+_MAX: Final = 2**53
+_TIMEOUT = click.option(
+    "--timeout", type=click.FloatRange(0.1, 3600), default=10.0, show_default=True, metavar="SECONDS"
+)
+_AGENT = click.option("--agent", default="", metavar="NAME", help="The limit of this agent; without, the crew's.")
+
+
+@click.group()
+def budget() -> None:
+    """Show and change what a run may spend."""
+
+
+@budget.command()
+@click.argument("run", required=False)
+@output_option("table", "wide", "json", "yaml")
+@place_options
+def show(run: str | None, output: str, state: Path | None, nats: str | None) -> None:
+    """Show limits, what is spent, what is held for calls under way, and how long it lasts at this pace."""
+    anyio.run(_show, run, output, state, nats)
+
+
+async def _show(run: str | None, output: str, state: Path | None, nats: str | None) -> None:
+    import time
+
+    from crewkeeper_supervisor.cli.runs import find_run, folded
+    from crewkeeper_supervisor.views.budget import budget_table, budgets
+
+    async with opened(state, nats) as link:
+        info = await find_run(link, run)
+        view = budgets(await folded(link, info.run), time.time())
+    if output in ("json", "yaml"):
+        emit_document(view, output, list)
+    else:
+        emit_table(budget_table(view, wide=output == "wide"))
+
+
+@budget.command(name="top-up")
+@click.argument("words", nargs=-1, required=True, metavar="[RUN] WHAT=AMOUNT...")
+@_AGENT
+@_TIMEOUT
+@place_options
+@click.pass_context
+def top_up(
+    ctx: click.Context, words: tuple[str, ...], agent: str, timeout: float, state: Path | None, nats: str | None
+) -> None:
+    """Allow so much more, as `usd=2.50`, `tokens=100k` or `tool_calls=20`.
+
+    Calls that are held for want of it go on at once.
+    """
+    run, amounts = _parsed(words, clear=False)
+    changes = [{"dimension": what, "add": amount} for what, amount in amounts.items()]
+    ctx.exit(anyio.run(_change, run, agent, changes, timeout, state, nats))
+
+
+@budget.command(name="set")
+@click.argument("words", nargs=-1, required=True, metavar="[RUN] WHAT=AMOUNT...")
+@_AGENT
+@_TIMEOUT
+@place_options
+@click.pass_context
+def set_(
+    ctx: click.Context, words: tuple[str, ...], agent: str, timeout: float, state: Path | None, nats: str | None
+) -> None:
+    """Set limits, as `usd=10`, `tokens=1M` or `messages=none`.
+
+    A limit below what is spent and held becomes just that: what is spent is not undone.
+    """
+    run, amounts = _parsed(words, clear=True)
+    changes = [{"dimension": what, "limit": amount} for what, amount in amounts.items()]
+    ctx.exit(anyio.run(_change, run, agent, changes, timeout, state, nats))
+
+
+async def _change(
+    run: str | None, agent: str, changes: list[dict[str, Any]], limit_s: float, state: Path | None, nats: str | None
+) -> int:
+    from crewkeeper_bus.tool_messages import BudgetChanged
+    from crewkeeper_supervisor.cli.agent import find_agent, told
+    from crewkeeper_supervisor.cli.asking import observe, operator
+    from crewkeeper_supervisor.core.events import Event, Recorded
+    from crewkeeper_supervisor.shell import journal
+    from crewkeeper_supervisor.shell.registry import ENDED
+
+    async with opened(state, nats) as link:
+        story = await told(link, run)
+        core = story.fold.supervisor
+        if core.state in ENDED:
+            raise Failure(f"{story.fold.run} is over ({core.state}): nothing more is spent", remedy="supervisor ps")
+        if agent:
+            find_agent(story, agent)
+        messages = [BudgetChanged(agent=agent, by=operator(), **change) for change in changes]
+        asked = {await journal.publish_op(link, core.run, message): message for message in messages}
+        await link.flush()
+        seen: dict[str, BudgetChanged] = {}
+
+        def see(event: Event, _text: str) -> None:
+            if isinstance(event, Recorded) and event.id in asked:
+                seen[event.id] = asked[event.id]
+
+        await observe(link, story, see, lambda: len(seen) == len(asked), limit_s)
+    for message in seen.values():
+        say(_said(core.gate.accounts, message))
+    if len(seen) < len(asked):
+        say(f"within {limit_s:g} s the journal has taken {len(seen)} of {len(asked)} changes")
+        return FAILED
+    return 0
+
+
+def _said(accounts: Any, message: "BudgetChanged") -> str:
+    from crewkeeper_supervisor.core.budget import amount
+
+    account = accounts.agents.get(message.agent) if message.agent else accounts.crew
+    what, whose = message.dimension, message.agent or "the crew"
+    limit = None if account is None else account.limit.get(what)
+    if limit is None:
+        return f"{whose}: no limit of {'usd' if what == 'microusd' else what}"
+    held, spent = account.held.get(what, 0), account.settled.get(what, 0) + account.over.get(what, 0)
+    left = amount(what, max(0, limit - spent - held))
+    kept = "" if message.limit is None or limit == message.limit else "; less is spent and held already"
+    return f"{whose}: the limit is {amount(what, limit)}, {left} left{kept}"
+
+
+def _parsed(words: tuple[str, ...], *, clear: bool) -> tuple[str | None, dict[str, int | None]]:
+    names = [word for word in words if "=" not in word]
+    if len(names) > 1 or len(names) == len(words):
+        raise Failure("give at most one run, and what to change as WHAT=AMOUNT", code=USAGE, remedy="usd=2.50")
+    amounts: dict[str, int | None] = {}
+    for word in words:
+        what, mark, text = word.partition("=")
+        if not mark:
+            continue
+        if what not in WHAT:
+            raise Failure(f"{what[:40]!r} has no limit to change", code=USAGE, remedy=f"one of {', '.join(WHAT)}")
+        key = "microusd" if what == "usd" else what
+        if key in amounts:
+            raise Failure(f"{what} is given twice", code=USAGE)
+        amounts[key] = None if clear and text == "none" else _amount(what, text)
+    return (names[0] if names else None), amounts
+
+
+def _amount(what: str, text: str) -> int:
+    try:
+        value = _microusd(text) if what == "usd" else _count(text)
+    except ValueError:
+        wanted = "US dollars as 2.50" if what == "usd" else "a whole number as 20, 100k or 1M"
+        raise Failure(f"{what}={text[:40]!r} is not an amount", code=USAGE, remedy=wanted) from None
+    if not 0 <= value <= _MAX:
+        raise Failure(f"{what}={text[:40]} is out of range", code=USAGE, remedy="0 to 9007199254740992 units")
+    return value
+
+
+def _microusd(text: str) -> int:
+    if not _USD.match(text):
+        raise ValueError(text)
+    return int(Decimal(text) * 1_000_000)
+
+
+def _count(text: str) -> int:
+    found = _COUNT.match(text)
+    if found is None:
+        raise ValueError(text)
+    return int(found[1]) * _FACTORS[found[2]]

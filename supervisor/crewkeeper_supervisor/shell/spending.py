@@ -1,0 +1,118 @@
+"""Spending: what the ledger of a run says about its budgets, added up without the core that decided it.
+
+Every record with a booking is read as it stands: reservations are added to what is held, settlements are taken from it
+and added to what is spent. The sums must agree with what each record says of the limited dimensions, and must keep to
+their limits, at every record.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterable
+from typing import Any
+
+from msgspec import Struct, field
+
+from crewkeeper_supervisor.shell.ledger import Record
+
+
+class Sums(Struct, kw_only=True):
+    """One dimension of one account."""
+
+    held: int = 0
+    spent: int = 0
+
+
+class Spending(Struct, kw_only=True):
+    """What a ledger adds up to.
+
+    `problems`: what is wrong with it, each with the record's number. Empty: every prefix keeps every limit.
+    """
+
+    problems: list[str] = field(default_factory=list)
+    grants: dict[tuple[str, str], int] = field(default_factory=dict)
+    """Calls that were granted, as (agent, call), with how often."""
+    ends: dict[tuple[str, str], int] = field(default_factory=dict)
+    """Calls that were settled, expired or released, with how often."""
+    refusals: int = 0
+    sums: dict[tuple[str, str], Sums] = field(default_factory=dict)
+    """By account and dimension."""
+
+    def total(self, account: str, dimension: str) -> Sums:
+        """One dimension of one account; zero where nothing was booked."""
+        return self.sums.get((account, dimension), Sums())
+
+
+def add_up(records: Iterable[Record]) -> Spending:
+    """Add up the bookings of a run's records, in their order; the chain itself is checked by `ledger.verify`."""
+    found = Spending()
+    open_: dict[tuple[str, str], dict[str, int]] = {}
+    for record in records:
+        booking = record.command.get("booking") if isinstance(record.command, dict) else None
+        if booking is None:
+            continue
+        problem = _book(found, open_, booking)
+        found.problems += [f"record {record.n} ({record.id}): {each}" for each in (*problem, *_kept(found, booking))]
+    return found
+
+
+def _book(found: Spending, open_: dict[tuple[str, str], dict[str, int]], booking: dict[str, Any]) -> list[str]:
+    key = booking["agent"], booking["call"]
+    amounts, freed = booking.get("amounts", {}), booking.get("freed", {})
+    accounts = booking.get("accounts", [])
+    for agent, noted in booking.get("noted", {}).items():
+        for account in (f"agent:{agent}", "crew"):
+            _add(found, account, noted, "spent")
+    match booking["act"]:
+        case "refuse":
+            found.refusals += 1
+            return []
+        case "reserve":
+            found.grants[key] = found.grants.get(key, 0) + 1
+            problems = [f"{'/'.join(key)} was granted before"] if found.grants[key] > 1 else []
+            open_[key] = amounts
+            for account in accounts:
+                _add(found, account, amounts, "held")
+            return problems
+        case "settle" | "expire" | "release":
+            found.ends[key] = found.ends.get(key, 0) + 1
+            problems = [] if open_.pop(key, None) == freed else [f"{'/'.join(key)} frees what it did not hold"]
+            for account in accounts:
+                _add(found, account, {name: -amount for name, amount in freed.items()}, "held")
+                _add(found, account, amounts, "spent")
+            return problems
+    return [f"it books {booking['act']!r}"]
+
+
+def _add(found: Spending, account: str, amounts: dict[str, int], what: str) -> None:
+    for dimension, amount in amounts.items():
+        sums = found.sums.setdefault((account, dimension), Sums())
+        setattr(sums, what, getattr(sums, what) + amount)
+
+
+def _kept(found: Spending, booking: dict[str, Any]) -> list[str]:
+    """Whether the sums agree with what the record says of the limits, and keep to them."""
+    problems: list[str] = []
+    for balance in booking.get("balances", []):
+        account, dimension = balance["account"], balance["dimension"]
+        settled, held, over = (balance.get(name, 0) for name in ("settled", "held", "over"))
+        where = f"{account} {dimension}"
+        if settled + held > balance["limit"]:
+            problems.append(f"{where}: {settled} spent and {held} held are above the limit of {balance['limit']}")
+        if over and settled + held < balance["limit"]:
+            problems.append(f"{where}: {over} are said to be above a limit that is not reached")
+        if dimension == "messages" or account.startswith("task:"):
+            continue  # messages are not booked, and what an agent notes is booked without its task
+        sums = found.total(account, dimension)
+        if (sums.held, sums.spent) != (held, settled + over):
+            problems.append(
+                f"{where}: the records add up to {sums.spent} spent and {sums.held} held; "
+                f"it says {settled + over} and {held}"
+            )
+    return problems
+
+
+def by_account(found: Spending) -> dict[str, dict[str, Sums]]:
+    """The sums, by account and then by dimension."""
+    accounts: dict[str, dict[str, Sums]] = defaultdict(dict)
+    for (account, dimension), sums in found.sums.items():
+        accounts[account][dimension] = sums
+    return dict(accounts)
