@@ -40,6 +40,7 @@ def crew(rnd: random.Random) -> Any:
         Agent(name="a", tools=("pay", "look"), budget=own, task_budget=task),
         Agent(name="b", tools=("pay",)),
         budget=limits,
+        approval_s=60,
         rules=(Rule(id="r", do="approve", when="args.n > 3"),) if rnd.random() < 0.5 else (),
         tools={
             "pay": with_(PAY, concurrency=rnd.choice([1, 3, 100]), rate=rnd.choice([None, CallRate(calls=5, per_s=5)])),
