@@ -212,7 +212,7 @@ def test_a_gate_that_frees_without_charging_is_found_out(monkeypatch: pytest.Mon
 
 
 def test_chance_reaches_every_end() -> None:
-    rooms = [lived(seed) for seed in range(60)]
+    rooms = [lived(seed) for seed in range(150)]
     codes = {each.error.code for room in rooms for each in room.commands if getattr(each, "error", None)}
     acts = {booking.act for room in rooms for booking in bookings(room.commands)}
     assert acts == {"reserve", "settle", "expire", "release", "refuse"}
