@@ -4,9 +4,11 @@ What authors call is in `client`; every part keeps its own state and is handed t
 """
 
 import asyncio
+import contextlib
 import os
 from collections import Counter
 from collections.abc import Awaitable, Callable
+from importlib import import_module
 from types import TracebackType
 from typing import Any, Final, assert_never
 
@@ -106,6 +108,7 @@ class Membership:
             ConnectionLost: No server, or it refused the credentials.
         """
         assert self._group is None, "a client joins once: connect again"
+        _name_event_loop()
         transport = await self._open_transport(self.settings)
         group = anyio.create_task_group()
         await group.__aenter__()
@@ -361,3 +364,9 @@ class Membership:
         with anyio.move_on_after(self._grace_s):
             await self._left.wait()
         self._group.cancel_scope.cancel()
+
+
+def _name_event_loop() -> None:
+    """Let anyio know its event loop in callbacks of the loop, too: where sniffio is installed, it asks that alone."""
+    with contextlib.suppress(ImportError):
+        import_module("sniffio").current_async_library_cvar.set("asyncio")
