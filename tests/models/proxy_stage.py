@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import anyio
-from stub_provider import Provider, provider
 
 from crewkeeper_bus import codec, subjects
 from crewkeeper_bus.messages import Fault
@@ -22,6 +21,7 @@ from crewkeeper_supervisor.shell.access import Access
 from crewkeeper_supervisor.shell.nats_link import Link, connect
 from crewkeeper_supervisor.shell.place import Place
 from support.bus import until
+from support.stub_provider import Provider, provider
 
 RUN = "trip-1"
 CANARY = "sk-canary-0123456789abcdef"

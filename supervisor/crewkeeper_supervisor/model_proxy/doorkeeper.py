@@ -156,6 +156,11 @@ class Doorkeeper:
             if not standing.requests:
                 del self._standings[standing.agent]
 
+    async def look(self, standing: Standing) -> None:
+        """Read the record of an agent with requests under way, now; what cannot be read stays as it was known."""
+        standing.is_doubtful = True
+        await self._read_again(every=False)
+
     def _refused(self, agent: str, refusal: Refusal) -> Problem:
         doer = agent if refusal.proven else ""
         if refusal.reason in ("killed", "run_over"):

@@ -39,6 +39,8 @@ class Exchange(Struct, frozen=True, kw_only=True):
 
     spending: Spending
     providers: Providers
+    look: Callable[[Standing], Awaitable[None]]
+    """Reads again how an agent stands."""
     hold_s: float
     """How long an answer is withheld at the longest."""
     seen: Callable[[str, int], None]
@@ -144,6 +146,8 @@ class _Carried:
 
     async def _released(self) -> None:
         """Return when the agent is not held."""
+        if self._standing.ended:
+            raise Problem(403, "cancelled", self._standing.ended)
         if not self._standing.is_held:
             return
         until_s = anyio.current_time() + self._exchange.hold_s
@@ -174,6 +178,8 @@ class _Carried:
     async def _hand_on(self, backlog: Backlog) -> None:
         if self._head is None:
             return
+        # Whoever was paused before the answer came does not get it, even if the notice of that is still on its way.
+        await self._exchange.look(self._standing)
         await self._released()
         status, headers = self._head
         if status != 200 and self._outlet.has_begun:

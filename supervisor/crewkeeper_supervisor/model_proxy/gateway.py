@@ -59,7 +59,11 @@ class Gateway:
         self._under_way = 0
         self._seen: OrderedDict[str, int] = OrderedDict()
         self._exchange = Exchange(
-            spending=spending, providers=providers, hold_s=settings.hold_s, seen=self._note_response
+            spending=spending,
+            providers=providers,
+            look=doorkeeper.look,
+            hold_s=settings.hold_s,
+            seen=self._note_response,
         )
 
     def app(self) -> Starlette:

@@ -12,6 +12,7 @@ import anyio
 import msgspec
 
 from crewkeeper_bus.claims import Key
+from crewkeeper_bus.codec import PAYLOAD_MAX_BYTES
 from crewkeeper_bus.credentials import Credentials
 from crewkeeper_bus.errors import ConnectionLost, ServerError
 from crewkeeper_bus.server import EmbeddedServer, find
@@ -80,6 +81,29 @@ class Ground:
         issued = {name: await _issue(access, run, name, role, payload_bytes) for name, role in wanted}
         return await self.signed(link, run, issued) if self.authority.mode == "signing" else issued
 
+    async def service_keys(
+        self, link: Link, run: str, agents: Iterable[tuple[str, str]], credentials: dict[str, Credentials]
+    ) -> dict[str, Credentials]:
+        """User and password of agents for services that judge by the access records.
+
+        Where a server's callout does the same they are those that the agents log in with; elsewhere they are others.
+
+        Args:
+            link: A connection to the server.
+            run: The run.
+            agents: (agent, role) pairs.
+            credentials: As `let_in` gave them.
+
+        Raises:
+            AccessRefused: One of them was issued to before, in another role.
+            StoreUnavailable: The server did not store it.
+        """
+        if self.authority.enforces:
+            return credentials
+        access = Access(link)
+        await access.open()
+        return {name: await _issue(access, run, name, role, PAYLOAD_MAX_BYTES) for name, role in agents}
+
     async def signed(self, link: Link, run: str, agents: Iterable[str]) -> dict[str, Credentials]:
         """New credentials of these agents in mode `signing`: they end soon, and who was killed gets none.
 
@@ -120,9 +144,9 @@ class Ground:
             ConnectionLost: The connections could not be closed; they end with their session.
             StoreUnavailable: The server did not store it.
         """
-        if self.authority.mode == "observe":
-            return
         access = Access(link)
+        if self.authority.mode == "observe" and not await access.is_there():
+            return
         await access.end_run(run)
         if not self.authority.enforces:
             return

@@ -6,7 +6,8 @@ nobody else can take it and gather the keys of agents.
 
 import socket
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Final
 
@@ -15,7 +16,8 @@ import anyio
 from crewkeeper_bus.credentials import Credentials
 from crewkeeper_supervisor.core.crew import Crew, Restart
 from crewkeeper_supervisor.core.model_proxy import ModelProxy
-from crewkeeper_supervisor.shell.errors import ShellError
+from crewkeeper_supervisor.shell.crew_values import MissingVariable, resolve_env
+from crewkeeper_supervisor.shell.errors import SettingMissing, ShellError
 from crewkeeper_supervisor.shell.launcher import Launch
 from crewkeeper_supervisor.shell.restart import KeptProcess
 
@@ -39,6 +41,15 @@ def reserve(bound: socket.socket, host: str, port: int) -> None:
     bound.bind((host, port))
 
 
+def _check(declared: ModelProxy, env: Mapping[str, str]) -> None:
+    for name, each in (("openai", declared.openai), ("anthropic", declared.anthropic)):
+        for text in (each.url, each.key) if each is not None else ():
+            try:
+                resolve_env(text, env)
+            except MissingVariable as error:
+                raise SettingMissing(f"model_proxy.upstreams.{name}: {error}", name=error.names[0]) from None
+
+
 class HostedProxy:
     """The proxy of one run.
 
@@ -58,8 +69,11 @@ class HostedProxy:
 
         Raises:
             CannotListen: The port cannot be had.
+            SettingMissing: A variable that it names is not set.
         """
         assert crew.model_proxy is not None
+        _check(crew.model_proxy, env)
+        self._declared = crew.model_proxy
         self._run = run
         self._tell = tell
         host, _, port = crew.model_proxy.listen.rpartition(":")
@@ -89,10 +103,6 @@ class HostedProxy:
         """Its process; 0 while there is none."""
         return self._process.running
 
-    async def run(self) -> None:
-        """Keep it running until `stop`."""
-        await self._process.run()
-
     async def ready(self) -> bool:
         """Whether it answers, once it does or its time to begin is over."""
         host, port = self._bound.getsockname()[:2]
@@ -108,18 +118,30 @@ class HostedProxy:
         self._tell(f"{self._run}: the model proxy does not answer; no agent reaches a model. Its log: {self._log}")
         return False
 
-    async def stop(self) -> None:
-        """End it and give the port back. May be repeated."""
+    async def _stop(self) -> None:
+        """End it and give the port back."""
         await self._process.stop(RULE.shutdown_s)
         self._bound.close()
 
-    def settings(self, declared: ModelProxy, credentials: Credentials) -> dict[str, str]:
+    @asynccontextmanager
+    async def serving(self) -> AsyncIterator[None]:
+        """Run it around a block: the block begins when it answers, and it ends with the block."""
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(self._process.run)
+            try:
+                await self.ready()
+                yield
+            finally:
+                with anyio.CancelScope(shield=True):
+                    await self._stop()
+
+    def settings(self, credentials: Credentials) -> dict[str, str]:
         """What an agent's environment must hold to reach models through it."""
         key = f"{credentials.user}:{credentials.password}"
         env: dict[str, str] = {}
-        if declared.openai is not None:
+        if self._declared.openai is not None:
             env |= {"OPENAI_BASE_URL": f"{self.address}/v1", "OPENAI_API_KEY": key}
-        if declared.anthropic is not None:
+        if self._declared.anthropic is not None:
             env |= {"ANTHROPIC_BASE_URL": self.address, "ANTHROPIC_API_KEY": key}
         return env
 
