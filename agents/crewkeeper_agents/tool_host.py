@@ -20,6 +20,7 @@ import anyio.abc
 import msgspec
 import structlog
 
+from crewkeeper_agents.mcp_source import McpSource
 from crewkeeper_agents.runtime import Status, configure_logs
 from crewkeeper_agents.tool_pool import Pool, WorkerGone
 from crewkeeper_agents.tool_worker import Job, Told
@@ -49,6 +50,10 @@ class HostedTool(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     function: str = ""
     """`module:name`; its folder is the working directory."""
     command: tuple[str, ...] = ()
+    mcp: tuple[str, ...] = ()
+    """Command line of an MCP server, whose tools are `<name>.<theirs>`."""
+    state: str = ""
+    """With `mcp`: the directory in which the definitions of its tools are pinned."""
     concurrency: int = 16
     result_bytes: int = 1024 * 1024
 
@@ -82,9 +87,16 @@ class ToolHost:
         self._orders: asyncio.Queue[RunTool | CutTool | None] = asyncio.Queue(ORDERS_MAX)
         """What the bus brought, in its order; None: the connection is back."""
         self._service: ToolService | None = None
+        self._sources: dict[str, McpSource] = {}
+        self._of_source: dict[str, tuple[dict[str, ToolTold], dict[str, str]]] = {}
+        """What each MCP server has said last: its tools, and what is wrong."""
         pools: dict[str, Pool] = {}
-        for name in tools:
+        for name, tool in tools.items():
             extra = (own or {}).get(name, {})
+            if tool.mcp:
+                all_env = {**(env or {}), **extra}
+                self._sources[name] = McpSource(name, tool.mcp, all_env, Path(tool.state), self._heard)
+                continue
             # Tools that have the same secrets share processes; nobody else sees them.
             key = json.dumps(extra, sort_keys=True)
             pools.setdefault(key, Pool({**(env or {}), **extra}, tuple(extra)))
@@ -107,6 +119,8 @@ class ToolHost:
             transport.on_change(lambda connected: self._take(None) if connected else None)
             async with anyio.create_task_group() as group:
                 group.start_soon(self._obey, group)
+                for source in self._sources.values():
+                    group.start_soon(source.run)
                 await (stopped or anyio.Event()).wait()
                 group.cancel_scope.cancel()
         finally:
@@ -121,7 +135,7 @@ class ToolHost:
         for name, tool in self._tools.items():
             if tool.command:
                 self._good[name] = ToolTold(declared=name)
-            else:
+            elif not tool.mcp:
                 of_pool.setdefault(id(self._pools[name]), []).append(name)
         async with anyio.create_task_group() as loading:
             for names in of_pool.values():
@@ -140,6 +154,20 @@ class ToolHost:
         self._pools[name].functions.append(tool.function)
         described = told.described
         self._good[name] = ToolTold(declared=name, description=described.description, schema=described.schema)
+
+    async def _heard(self, name: str, tools: dict[str, ToolTold], failed: dict[str, str]) -> None:
+        """An MCP server says which tools it has now."""
+        assert self._service is not None
+        self._of_source[name] = tools, failed
+        log.info("tools.mcp_server", tool=name, tools=len(tools), failed=failed)
+        await self._service.ready(tools, failed)
+
+    def _all(self) -> tuple[dict[str, ToolTold], dict[str, str]]:
+        good, failed = dict(self._good), dict(self._failed)
+        for tools, wrong in self._of_source.values():
+            good |= tools
+            failed |= wrong
+        return good, failed
 
     # --- calls ---
 
@@ -160,7 +188,7 @@ class ToolHost:
                 case CutTool() as order:
                     self._cut_off(order)
                 case None:  # what was said while the connection broke may not have been stored
-                    await self._service.ready(self._good, self._failed)
+                    await self._service.ready(*self._all())
 
     def _cut_off(self, order: CutTool) -> None:
         scope = self._running.get((order.agent, order.call))
@@ -191,6 +219,9 @@ class ToolHost:
 
     async def _run(self, order: RunTool) -> Told:
         assert self._service is not None
+        source = self._sources.get(order.tool.partition(".")[0])
+        if source is not None:
+            return await self._run_there(source, order)
         tool = self._tools.get(order.tool)
         if tool is None or order.tool not in self._good:
             why = self._failed.get(order.tool, "it is not declared")
@@ -201,6 +232,15 @@ class ToolHost:
         job = Job(args=order.args, result_bytes=limit_bytes, function=tool.function, command=tool.command)
         async with self._slots[order.tool], self._at_once:
             return await self._pools[order.tool].run(job)
+
+    async def _run_there(self, source: McpSource, order: RunTool) -> Told:
+        """Run a tool of an MCP server."""
+        assert self._service is not None
+        if len(self._running) > OPEN_MAX:
+            return Told(code="tool_failed", error=f"{OPEN_MAX} calls run or wait already, the most there may; not run")
+        limit_bytes = min(self._tools[source.name].result_bytes, self._service.result_limit_bytes)
+        async with self._slots[source.name], self._at_once:
+            return await source.call(order.tool, order.args, limit_bytes)
 
 
 def _report(order: RunTool, told: Told, took_ms: int) -> ToolRan:

@@ -108,3 +108,13 @@ def test_a_source_can_be_taken_out_and_a_bad_schema_is_not_taken_in():
     assert isinstance(registry.find("all", "files.evil"), UnknownTool)
     with pytest.raises(KeyError):
         registry.add("nobody", schema=None)
+
+
+def test_a_server_inside_an_agent_is_declared_as_a_whole() -> None:
+    whole = Registry({"fs": Tool(inside=True), "one": Tool(inside=True, schema={"type": "object"})}, {"desk": ("fs",)})
+    found = whole.find("desk", "fs.read_file")
+    assert isinstance(found, ToolEntry)
+    assert (found.name, found.declared, found.source) == ("fs.read_file", "fs", "inside")
+    assert isinstance(whole.find("other", "fs.read_file"), UnknownTool)
+    for name in ("fs.", "fs.a b", "fs." + "x" * 129, "one.read_file", "sf.read_file"):
+        assert isinstance(whole.find("desk", name), UnknownTool), name

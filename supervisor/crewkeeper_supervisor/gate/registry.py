@@ -1,11 +1,13 @@
 """Which tools there are and who may use which: a name becomes a tool, or an answer that says what exists."""
 
 import hashlib
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final, Literal
 
 import msgspec
 from msgspec import Struct
+from msgspec.structs import replace
 
 from crewkeeper_supervisor.core.tools import Tool
 from crewkeeper_supervisor.gate.arguments import ArgumentCheck, BadArguments
@@ -14,6 +16,8 @@ from crewkeeper_supervisor.gate.name_pattern import matches_any, near
 LISTED_MAX: Final = 50
 """Names that an answer lists."""
 TOOLS_MAX: Final = 5000
+
+_PART: Final = re.compile(r"[A-Za-z0-9_.:/-]{1,128}\Z")
 
 Source = Literal["function", "mcp", "command", "inside"]
 
@@ -132,7 +136,7 @@ class Registry:
 
     def find(self, role: str, name: str) -> ToolEntry | UnknownTool:
         """The tool of exactly this name, if the role may use it. What it may not use does not exist for it."""
-        entry = self._entries.get(name)
+        entry = self._entries.get(name) or self._part(name)
         if entry is not None and self._may(role, entry):
             return entry
         names = [each.name for each in self.allowed_to(role)]
@@ -142,6 +146,14 @@ class Registry:
             available=tuple(names[:LISTED_MAX]),
             omitted=max(0, len(names) - LISTED_MAX),
         )
+
+    def _part(self, name: str) -> ToolEntry | None:
+        """A tool of a server that runs inside an agent: it is declared as a whole, and knows its tools itself."""
+        head, _, rest = name.partition(".")
+        whole = self._entries.get(head)
+        if whole is None or whole.source != "inside" or whole.tool.schema is not None or not _PART.match(rest):
+            return None
+        return replace(whole, name=name)
 
     def check(self, role: str, name: str, args: Any) -> ToolEntry | UnknownTool | BadArguments:
         """The tool, when the role may use it and the arguments fit; otherwise the answer to give."""

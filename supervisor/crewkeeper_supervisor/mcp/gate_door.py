@@ -1,0 +1,167 @@
+"""Gate door: a proxy's connection to the gate, as one agent; while it cannot be had, every call is refused."""
+
+import hashlib
+import time
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from typing import Any, Final, Protocol
+
+import anyio
+import msgspec
+import structlog
+
+from crewkeeper_bus.client import Client
+from crewkeeper_bus.errors import BusError, Killed, Pending, Timeout, ToolRefused, ToolTimeout
+from crewkeeper_bus.outgoing import new_id
+from crewkeeper_supervisor.mcp.offer import NOT_RUN, Refusal
+
+ANSWER_S: Final = 20.0
+"""How long the gate may be silent about a call; a tool that is busy for so long is not waited for, either."""
+APPROVAL_S: Final = 50.0
+"""How long a person is waited for. MCP clients commonly give up after a minute."""
+PENDING_MAX: Final = 100
+"""Calls that wait for a person, and can be resumed by being made again."""
+RETRY_MIN_S: Final = 0.5
+RETRY_MAX_S: Final = 30.0
+
+log = structlog.get_logger()
+
+
+class Granted(Protocol):
+    """A call that may be carried out."""
+
+    args: dict[str, Any]
+    """With these arguments."""
+    result: Any
+    """Set it to what came of it."""
+
+
+class Door(Protocol):
+    """Who is asked about calls."""
+
+    def grant(self, tool: str, args: dict[str, Any]) -> Any:
+        """An async context manager of a `Granted`; leaving it settles the call, by an exception as failed.
+
+        Raises:
+            Refusal: The call may not be carried out, or it was cut.
+        """
+
+    async def tell_unknown(self, tool: str) -> None:
+        """A tool was asked for that there is not."""
+
+
+class GateDoor:
+    """The real one.
+
+    Args:
+        make_client: Makes a context of a client that has not joined yet, with credentials that are good now.
+        answer_s: How long silence is waited for.
+        approval_s: How long a person is waited for.
+    """
+
+    def __init__(
+        self,
+        make_client: Callable[[], AbstractAsyncContextManager[Client]],
+        *,
+        answer_s: float = ANSWER_S,
+        approval_s: float = APPROVAL_S,
+    ) -> None:
+        """Closed until `run`."""
+        self._make_client = make_client
+        self._answer_s = answer_s
+        self._approval_s = approval_s
+        self._client: Client | None = None
+        self._why = "there is no connection yet"
+        self._pending: OrderedDict[str, str] = OrderedDict()
+
+    async def run(self) -> None:
+        """Stay connected; returns when the supervisor has stopped this agent."""
+        delay_s = RETRY_MIN_S
+        while True:
+            client: Client | None = None
+            try:
+                async with self._make_client() as client, client:
+                    self._client, self._why, delay_s = client, "", RETRY_MIN_S
+                    log.info("mcp.gate_joined", agent=client.agent, run=client.run)
+                    await client.run_forever()
+            except (BusError, OSError) as error:
+                self._why = str(error)[:300]
+                log.warning("mcp.gate_unreachable", error=self._why)
+            finally:
+                self._client = None
+            if client is not None and client.is_stopped and not self._why:
+                log.warning("mcp.stopped", why="the supervisor has stopped this agent")
+                return
+            await anyio.sleep(delay_s)
+            delay_s = min(2 * delay_s, RETRY_MAX_S)
+
+    async def tell_unknown(self, tool: str) -> None:
+        """A tool was asked for that there is not."""
+        if self._client is not None and self._client.is_connected:
+            with anyio.move_on_after(1.0):
+                await self._client.propose((tool,))
+
+    @asynccontextmanager
+    async def grant(self, tool: str, args: dict[str, Any]) -> AsyncIterator[Granted]:
+        """As `Door.grant`."""
+        client = self._client
+        if client is None or not client.is_connected:
+            why = self._why if client is None else "the connection is lost"
+            raise _unavailable(why)
+        try:
+            async with AsyncExitStack() as stack:
+                yield await self._granted(client, stack, tool, args)
+        except ToolTimeout as cut:  # what the gate itself refused has become a refusal above
+            raise Refusal("tool_timeout", f"{cut}.") from None
+
+    async def _granted(self, client: Client, stack: AsyncExitStack, tool: str, args: dict[str, Any]) -> Granted:
+        key = _key(tool, args)
+        call = self._pending.pop(key, "") or new_id()
+        end_s = time.monotonic() + self._approval_s
+        try:
+            # A pause has no limit of its own; the grant below must not be inside of one, as it outlives this function.
+            with anyio.fail_after(self._answer_s):
+                await client.checkpoint()
+            approval = ""
+            while not approval or time.monotonic() < end_s:
+                limit_s = min(self._answer_s, max(0.1, end_s - time.monotonic()))
+                context = client.grant_tool(tool, args, call_id=call, limit_s=limit_s)
+                try:
+                    return await stack.enter_async_context(context)
+                except Pending as pending:
+                    approval = pending.approval
+                except Timeout:
+                    if not approval:
+                        raise
+            self._remember(key, call)
+            raise Refusal("approval_pending", _pending_text(tool, approval))
+        except ToolRefused as refused:
+            raise Refusal(refused.reason, str(refused)) from None
+        except Killed:
+            raise Refusal("stopped", f"The supervisor has stopped this agent; {NOT_RUN}.") from None
+        except (Timeout, TimeoutError):
+            client.give_up_call(call, "no decision in time")
+            raise _unavailable("it does not answer in time, or holds this agent") from None
+        except BusError as error:
+            raise _unavailable(str(error)[:300]) from None
+
+    def _remember(self, key: str, call: str) -> None:
+        self._pending[key] = call
+        while len(self._pending) > PENDING_MAX:
+            self._pending.popitem(last=False)
+
+
+def _unavailable(why: str) -> Refusal:
+    return Refusal("gate_unavailable", f"The gate cannot be asked ({why}), so the call was refused; {NOT_RUN}.")
+
+
+def _pending_text(tool: str, approval: str) -> str:
+    return (
+        f"A person must approve this call of {tool!r} and has not decided yet (approval {approval}); {NOT_RUN}. "
+        f"Make the same call again later to hear the decision, or go on without it."
+    )
+
+
+def _key(tool: str, args: dict[str, Any]) -> str:
+    return hashlib.sha256(msgspec.json.encode([tool, args], order="deterministic")).hexdigest()
