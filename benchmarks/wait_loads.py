@@ -19,6 +19,8 @@ class Journal:
     def __init__(self, agents: int, concurrency: int = 1) -> None:
         self.agents = agents
         self.events: list[Recorded] = []
+        """What was written and not drained."""
+        self._written = 0
         self._seqs = [0] * agents
         self._epochs = [0] * agents
         self._ids = 0
@@ -29,12 +31,23 @@ class Journal:
         self.setup = len(self.events)
 
     def _write(self, sender: str, to: str, message: Any, id_: str = "x") -> None:
-        seq = len(self.events) + 1
+        self._written = seq = self._written + 1
         self.events.append(Recorded(seq=seq, at_s=1e9 + seq * 1e-6, sender=sender, to=to, id=id_, message=message))
 
     def _say(self, agent: int, kind: Any, to: str = "_", id_: str = "x", **fields: Any) -> None:
         self._seqs[agent] += 1
         self._write(f"a{agent}", to, kind(inc=f"i{agent}", seq=self._seqs[agent], **fields), id_)
+
+    def drain(self) -> list[Recorded]:
+        """What was written since the last time: for journals too long to keep."""
+        drained, self.events = self.events, []
+        return drained
+
+    def sent(self, agent: int, task: str, to: int) -> None:
+        """A one-way message, taken at once."""
+        message = self.new("m")
+        self._say(agent, m.Message, to=f"a{to}", id_=message, task=task, body=NULL)
+        self._say(to, m.Taken, sender=f"a{agent}", message=message, task="")
 
     def new(self, letter: str) -> str:
         """A fresh id."""
@@ -95,7 +108,7 @@ class Journal:
 
     def granted(self, agent: int, resource: str, ticket: str) -> None:
         """The trace of the grant in the journal."""
-        id_ = f"{len(self.events)}-0"
+        id_ = f"{self._written}-0"
         self._write("_", f"a{agent}", m.Granted(id=id_, resource=resource, ticket=ticket, revision=1), id_)
 
 

@@ -136,45 +136,28 @@ class Task:
         return f"<Task {self.key} {'waiting' if self.wait else 'running'}>"
 
 
-class Call:
+class Call(Struct, eq=False):
     """One request on its way, queued, or in work."""
 
-    __slots__ = (
-        "answered_s",
-        "callee",
-        "caller",
-        "failed",
-        "handler",
-        "id",
-        "missed",
-        "opened_s",
-        "state",
-        "task",
-        "timed",
-        "to",
-        "verb",
-    )
-
-    def __init__(self, id_: str, caller: str, task: Task, to: str, verb: str, opened_s: float) -> None:
-        self.id = id_
-        self.caller = caller
-        self.task = task
-        self.to = to
-        """The agent or role asked; the instance once one reports it in its queue."""
-        self.callee: AgentNode | None = None
-        """The agent in whose `inbound` it stands; None: in that of a role."""
-        self.verb = verb
-        self.opened_s = opened_s
-        self.answered_s = _NEVER
-        """Journal time of its answer."""
-        self.state: CallState = "open"
-        self.handler: Task | None = None
-        self.timed = False
-        """The request carries a deadline of its own."""
-        self.failed = False
-        """It was answered, with an error: no use to whoever needs some of several answers."""
-        self.missed: frozenset[str] = frozenset()
-        """Instances of the role asked that have said that they do not have it."""
+    id: str
+    caller: str
+    task: Task
+    to: str
+    """The agent or role asked; the instance once one reports it in its queue."""
+    verb: str
+    opened_s: float
+    callee: "AgentNode | None" = None
+    """The agent in whose `inbound` it stands; None: in that of a role."""
+    answered_s: float = _NEVER
+    """Journal time of its answer."""
+    state: CallState = "open"
+    handler: Task | None = None
+    timed: bool = False
+    """The request carries a deadline of its own."""
+    failed: bool = False
+    """It was answered, with an error: no use to whoever needs some of several answers."""
+    missed: frozenset[str] = frozenset()
+    """Instances of the role asked that have said that they do not have it."""
 
 
 class AgentNode:
