@@ -20,7 +20,7 @@ from crewkeeper_bus.messages import (
     RunDeclared,
     RunEnded,
 )
-from crewkeeper_bus.subjects import HOST, SUPERVISOR, Kind
+from crewkeeper_bus.subjects import HOST, SIDE, SUPERVISOR, Kind
 from crewkeeper_supervisor.core.crew import Agent, Crew, Restart
 from crewkeeper_supervisor.shell import journal
 from crewkeeper_supervisor.shell.access import Access
@@ -76,7 +76,7 @@ class Stage:
                     lines.append(f"ended {state}")
                 case OperatorAsked(action=action):
                     lines.append(f"asked {action}")
-            assert address.sender in (HOST, SUPERVISOR)
+            assert address.sender in SIDE
         return lines
 
     async def order(self, run: str, message: Control) -> None:

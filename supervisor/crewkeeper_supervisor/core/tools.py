@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any
 
-from msgspec import Meta, Struct
+from msgspec import Meta, Struct, field
 
 
 class CallRate(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -32,6 +32,10 @@ class Tool(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     rate: CallRate | None = None
     args_bytes: Annotated[int, Meta(ge=64)] = 64 * 1024
     result_bytes: Annotated[int, Meta(ge=64)] = 1024 * 1024
+    env: dict[str, str] = field(default_factory=dict)
+    """Its own environment variables; `${NAME}` in a value is read when it is started. No agent gets them."""
+    cwd: str = ""
+    """Where its modules and files are, absolute."""
 
 
 class Price(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

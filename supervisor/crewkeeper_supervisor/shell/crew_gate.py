@@ -13,6 +13,7 @@ from crewkeeper_supervisor.shell.crew_problems import Path, shown
 from crewkeeper_supervisor.shell.crew_reading import INVALID, Reading
 from crewkeeper_supervisor.shell.scalar_places import locate
 
+RESERVED_ENV: Final = "CREWKEEPER_"
 SOURCES: Final = ("function", "mcp", "command", "inside")
 _CODES: Final = {"condition": "CREW-123", "name": "CREW-116", "contradiction": "CREW-119", "no effect": "CREW-202"}
 _TOOL_UNITS: Final = {
@@ -95,6 +96,22 @@ class GateChecks:
             except SchemaRefused as refused:
                 self.reading.add("CREW-114", (*path, "schema"), str(refused), refused.remedy)
 
+        for variable in tool.get("env", {}):
+            if variable.startswith(RESERVED_ENV):
+                add(
+                    "CREW-119",
+                    (*path, "env", variable),
+                    "variables CREWKEEPER_… are set by the supervisor",
+                    "remove it, or give it another name",
+                )
+        if tool.get("inside") is True and tool.get("env"):
+            add(
+                "CREW-119",
+                (*path, "env"),
+                "it runs inside the agent, which has an environment of its own",
+                "move it to the agent's env",
+            )
+
     def _names(self, rule: dict[str, Any], path: Path) -> None:
         if self.names is None:
             return
@@ -141,8 +158,13 @@ class GateChecks:
                 self.reading.add("CREW-118", path, f"no rule is named {shown(named)}{hint}", "name a rule by its id")
 
 
-def tools_of(surface: dict[str, Any]) -> dict[str, Tool]:
-    """The tools of a file without problems."""
+def tools_of(surface: dict[str, Any], folder: str) -> dict[str, Tool]:
+    """The tools of a file without problems.
+
+    Args:
+        surface: What was read.
+        folder: Where the file is, absolute: there its tools run.
+    """
     made = {}
     for name, tool in surface.get("tools", {}).items():
         given: dict[str, Any] = {
@@ -153,7 +175,7 @@ def tools_of(surface: dict[str, Any]) -> dict[str, Tool]:
             given["rate"] = CallRate(
                 **{"per_s" if key == "per" else key: value for key, value in given["rate"].items()}
             )
-        made[name] = Tool(**given)
+        made[name] = Tool(**given, cwd=folder)
     return made
 
 

@@ -38,6 +38,7 @@ _FUNCTION = Text(
     pattern=r"^[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)*:[A-Za-z_][A-Za-z0-9_]*$",
     hint="module:name",
 )
+_VARIABLE_NAME = Text(max_chars=128, pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", hint="letters, digits and _")
 _HOP = Choice(options=("tool", "agent", "model"))
 
 RATE: Final = Section(
@@ -66,6 +67,14 @@ TOOL: Final = Section(
         Key(name="concurrency", kind=Whole(low=1, high=10_000), default="16", doc="Calls at once."),
         Key(name="rate", kind=RATE, default="no limit", doc="Calls within a time."),
         Key(name="args_size", kind=Size(low=64, high=MAX_SIZE_BYTES), default="64KiB", doc="Largest arguments."),
+        Key(
+            name="env",
+            kind=Table(
+                of=Text(max_chars=8192, empty=True, variables=True), what="variable", key=_VARIABLE_NAME, max_items=500
+            ),
+            default="{}",
+            doc="Environment variables of its process alone, `${NAME}` allowed: no agent gets them.",
+        ),
         Key(name="result_size", kind=Size(low=64, high=MAX_SIZE_BYTES), default="1MiB", doc="Largest result."),
     ),
 )
@@ -179,6 +188,33 @@ PRICE: Final = Section(
         Key(name="cached", kind=Money(), default="as `input`", doc="A million tokens in that were cached."),
     ),
 )
+_ADDRESS = Text(
+    max_chars=120, pattern=r"^([A-Za-z0-9.-]+|\[[0-9a-fA-F:]+\]):[1-9][0-9]{0,4}$", hint="host:port, such as 127.0.0.1:8790"
+)
+APPROVALS: Final = Section(
+    title="approvals",
+    keys=(
+        Key(
+            name="expire",
+            kind=Duration(positive=True),
+            default="15m",
+            doc="How long a person has to decide before the call is refused.",
+        ),
+        Key(name="who", kind=Text(max_chars=64), default="operator", doc="Who is asked, as people call them."),
+        Key(
+            name="listen",
+            kind=_ADDRESS,
+            default="not served",
+            doc="Where `supervisor up` serves the forms behind approval links.",
+        ),
+        Key(
+            name="url",
+            kind=Text(url=True),
+            default="as `listen`",
+            doc="Address under which people reach them; with it, webhooks about approvals carry links.",
+        ),
+    ),
+)
 _RULES: Final = Key(name="rules", kind=Listing(of=RULE, max_items=500), default="[]", doc="Policy rules, in order.")
 _POLICY: Final = Key(name="policy", kind=POLICY, default="see below", doc="What no rule decides, and tests.")
 GATE_KEYS: Final = (
@@ -190,6 +226,7 @@ GATE_KEYS: Final = (
     ),
     _RULES,
     _POLICY,
+    Key(name="approvals", kind=APPROVALS, default="see below", doc="How calls are approved by people."),
     Key(
         name="prices",
         kind=Table(of=PRICE, what="model", key=_PARTNER_GLOB, max_items=500),

@@ -25,6 +25,7 @@ from crewkeeper_supervisor.core.lint import lint
 from crewkeeper_supervisor.gate.trial import Trial
 from crewkeeper_supervisor.shell.crew_format import CREW, LATER_RESPONSES, MAX_INSTANCES
 from crewkeeper_supervisor.shell.crew_gate import GateChecks, prices_of, rules_of, tools_of, trials_of
+from crewkeeper_supervisor.shell.crew_model_proxy import ProxyChecks, proxy_of
 from crewkeeper_supervisor.shell.crew_problems import Collector, CrewFileError, Path, Problem, path_text, render, shown
 from crewkeeper_supervisor.shell.crew_reading import INVALID, Reading
 from crewkeeper_supervisor.shell.crew_values import VARIABLE, MissingVariable, resolve_env
@@ -45,6 +46,12 @@ __all__ = [
 _NAME_MAX_CHARS: Final = 32
 _RESERVED_ENV: Final = "CREWKEEPER_"
 _SHELL_WORDS: Final = {"|", "||", "&", "&&", ";", ">", ">>", "<", "2>&1"}
+_APPROVAL_FIELDS: Final = {
+    "expire": "approval_s",
+    "who": "approval_who",
+    "listen": "approval_listen",
+    "url": "approval_url",
+}
 _PROCESS_KEYS: Final = ("cwd", "env", "restart")
 """Keys that say how a process is started: without effect when it is started elsewhere."""
 
@@ -138,6 +145,7 @@ def parse(data: bytes, file: str, folder: FilePath) -> CrewFile:
         checks = _Checks(reading, surface, folder)
         checks.run()
         GateChecks(reading, surface, text, checks.replicas).run()
+        ProxyChecks(reading, surface).run()
         checks.not_enforced()
     found.raise_if_any()
     crew = _crew(surface, folder)
@@ -311,34 +319,16 @@ class _Checks:
                 )
 
     def not_enforced(self) -> None:
-        budgets = [("budget",)] if self.surface.get("budget") else []
-        budgets += [("agents", name, "budget") for name, agent in self.agents.items() if agent.get("budget")]  # type: ignore[misc]
-        later = [
-            (budgets, "budgets are reported; this version does not hold anybody to them", "watch `supervisor ps`"),
-            (
-                [("tools",)] if self.tools else [],
-                "tools are checked; this version does not run them",
-                "let agents bring their own tools for now",
-            ),
-            (
-                [("rules",)] if self.surface.get("rules") else [],
-                "rules are compiled and can be tested; this version does not apply them to a running crew",
-                "try them with `supervisor policy test` and `supervisor policy explain`",
-            ),
-        ]
         responses: dict[str, Any] = self.surface.get("responses", {})
-        later += [
-            (
-                [("responses", name)],  # type: ignore[list-item]
-                f"this version does not detect {name}",
-                "nothing to do; the response begins to work with a version that does",
-            )
-            for name in LATER_RESPONSES
-            if name in responses
-        ]
-        for paths, message, remedy in later:
-            if paths:
-                self.reading.add_at_key("CREW-201", paths[0], message, remedy, warning=True)
+        for name in LATER_RESPONSES:
+            if name in responses:
+                self.reading.add_at_key(
+                    "CREW-201",
+                    ("responses", name),
+                    f"this version does not detect {name}",
+                    "nothing to do; the response begins to work with a version that does",
+                    warning=True,
+                )
 
 
 def _crew(surface: dict[str, Any], folder: FilePath) -> Crew:
@@ -352,10 +342,12 @@ def _crew(surface: dict[str, Any], folder: FilePath) -> Crew:
         budget=_budget(surface.get("budget", {})),
         responses=_responses(surface.get("responses", {})),
         escalate=tuple(Webhook(**webhook) for webhook in surface.get("escalate", ())),
-        tools=tools_of(surface),
+        tools=tools_of(surface, str(folder)),
         rules=rules_of(surface),
         policy_default=surface.get("policy", {}).get("default", "allow"),
         prices=prices_of(surface),
+        model_proxy=proxy_of(surface),
+        **{_APPROVAL_FIELDS[key]: value for key, value in surface.get("approvals", {}).items()},
         rate=Rate(**{key: value for key, value in limits.items() if key not in timing}),
         **{timing[key]: value for key, value in limits.items() if key in timing},
     )
@@ -363,13 +355,13 @@ def _crew(surface: dict[str, Any], folder: FilePath) -> Crew:
 
 def _agent(name: str, agent: dict[str, Any], restart: dict[str, Any], folder: FilePath) -> Agent:
     given = dict(agent)
-    budget = given.pop("budget", None)
+    budgets: dict[str, Any] = {key: _budget(given.pop(key)) for key in ("budget", "task_budget") if key in given}
     tuples: dict[str, Any] = {key: tuple(given.pop(key)) for key in ("run", "may_call", "tools") if key in given}
     return Agent(
         name=name,
         cwd=str((folder / given.pop("cwd", ".")).resolve()),
         restart=_restart(restart | given.pop("restart", {})),
-        budget=None if budget is None else _budget(budget),
+        **budgets,
         **tuples,
         **given,
     )
@@ -381,7 +373,7 @@ def _restart(given: dict[str, Any]) -> Restart:
 
 
 def _budget(given: dict[str, Any]) -> Budget:
-    units = {"usd": "microusd", "wall": "wall_s"}
+    units = {"usd": "microusd", "wall": "wall_s", "ask": "ask_s"}
     return Budget(**{units.get(key, key): value for key, value in given.items()})
 
 

@@ -19,15 +19,16 @@ import anyio.abc
 from crewkeeper_bus.credentials import Credentials
 from crewkeeper_bus.errors import ConnectionLost
 from crewkeeper_bus.messages import RunEnded
-from crewkeeper_bus.subjects import HOST
+from crewkeeper_bus.subjects import HOST, TOOLS
 from crewkeeper_supervisor.core.crew import Crew, Restart
-from crewkeeper_supervisor.shell import journal
+from crewkeeper_supervisor.shell import journal, tool_hosts
 from crewkeeper_supervisor.shell.authority import SIGNED_LIFE_S
 from crewkeeper_supervisor.shell.errors import ShellError, StoreUnavailable
 from crewkeeper_supervisor.shell.ground import Ground
 from crewkeeper_supervisor.shell.hosted_run import SETTLE_S, HostedRun, RunResult
 from crewkeeper_supervisor.shell.launcher import Launch, command_line, environment
 from crewkeeper_supervisor.shell.logbook import logger
+from crewkeeper_supervisor.shell.model_proxies import HostedProxy
 from crewkeeper_supervisor.shell.nats_link import LINK_ERRORS, Link
 from crewkeeper_supervisor.shell.registry import ENDED, Registry
 from crewkeeper_supervisor.shell.restart import KeptProcess
@@ -81,6 +82,7 @@ class Host:
         self._name = name or socket.gethostname()
         self._tell = tell
         self._inherited = dict(os.environ if inherited is None else inherited)
+        self._proxies: dict[str, HostedProxy] = {}
         self._controller = KeptProcess(self._controller_launch(), CONTROLLER_RULE, self) if controller else None
 
     # --- before the start ---
@@ -89,9 +91,10 @@ class Host:
         """Declare a run of every crew: users, journal, registration; the processes are started by `serve`.
 
         Raises:
-            SettingMissing: An agent's `env` names a variable that is not set; nothing has been declared then.
+            SettingMissing: An agent's or tool's `env` names a variable that is not set; nothing has been declared then.
             StoreUnavailable: The server did not answer.
             AccessRefused: An agent is not let in.
+            CannotListen: The port of a model proxy is taken.
         """
         named = [(f"{crew.name[:_RUN_NAME_MAX_CHARS]}-{secrets.token_hex(3)}", crew) for crew in crews]
         for run, crew in named:
@@ -100,10 +103,14 @@ class Host:
         if self._ground.server is not None:
             await self._end_left_runs()
         for run, crew in named:
+            if crew.model_proxy is not None:
+                env = self._own_environment()
+                self._proxies[run] = HostedProxy(crew, run, self._ground.place.state, env, self._tell)
             launches = await self._launches(run, crew)
             await journal.create_run(self._link, run, crew, self._name)
             await self._registry.declare(run, crew.name, self._name)
-            self.runs.append(HostedRun(self._link, self._registry, run, crew, launches))
+            services = await self._services(run, crew)
+            self.runs.append(HostedRun(self._link, self._registry, run, crew, launches, services))
         return self.runs
 
     async def _end_left_runs(self) -> None:
@@ -123,10 +130,13 @@ class Host:
     def _check_environment(self, run: str, crew: Crew) -> None:
         for agent in crew.agents:
             environment(crew, agent, agent.name, run, Credentials(url=self._ground.place.url), self._inherited)
+        for name in tool_hosts.needed(crew):
+            tool_hosts.environment(crew, name, run, Credentials(url=self._ground.place.url), self._inherited)
 
     async def _launches(self, run: str, crew: Crew) -> list[tuple[Launch, Restart]]:
         names = [(instance, agent.name) for agent in crew.agents for instance in agent.instances]
         credentials = await self._ground.let_in(self._link, run, names, crew.payload_bytes)
+        models = await self._model_settings(run, names, credentials)
         directory = self._ground.place.state / "runs" / run
         launches: list[tuple[Launch, Restart]] = []
         for agent in crew.agents:
@@ -139,26 +149,56 @@ class Host:
                 if agent.external:
                     self._tell(
                         f"{run}: start the external agent {instance} yourself, with CREWKEEPER_RUN={run} "
-                        f"CREWKEEPER_AGENT={instance} CREWKEEPER_CREDENTIALS={access_file}"
+                        f"CREWKEEPER_AGENT={instance} CREWKEEPER_CREDENTIALS={access_file}" + self._models_hint(run)
                     )
                     continue
                 launch = Launch(
                     name=instance,
                     argv=command_line(agent.run),
-                    env=environment(crew, agent, instance, run, access, self._inherited),
+                    env=environment(crew, agent, instance, run, access, self._inherited) | models.get(instance, {}),
                     cwd=agent.cwd,
                     log=directory / "logs" / f"{instance}.log",
                 )
                 launches.append((launch, agent.restart))
         return launches
 
-    def _controller_launch(self) -> Launch:
-        place = self._ground.place
+    async def _services(self, run: str, crew: Crew) -> list[tuple[Launch, Restart]]:
+        if not tool_hosts.needed(crew):
+            return []
+        let_in = await self._ground.let_in(self._link, run, [(TOOLS, TOOLS)], tool_hosts.PAYLOAD_BYTES)
+        directory = self._ground.place.state / "runs" / run
+        access: Credentials | Path = let_in[TOOLS]
+        if let_in[TOOLS].jwt:
+            access = _private_dir(directory / "credentials") / f"{TOOLS}.json"
+            let_in[TOOLS].to_file(access)
+        return tool_hosts.launches(crew, run, access, directory, self._inherited)
+
+    async def _model_settings(
+        self, run: str, names: list[tuple[str, str]], credentials: dict[str, Credentials]
+    ) -> dict[str, dict[str, str]]:
+        """What each agent's environment must hold to reach models through the run's proxy."""
+        proxy = self._proxies.get(run)
+        if proxy is None:
+            return {}
+        keys = await self._ground.service_keys(self._link, run, names, credentials)
+        return {name: proxy.settings(keys[name]) for name, _ in names}
+
+    def _models_hint(self, run: str) -> str:
+        proxy = self._proxies.get(run)
+        hint = "; its key there is user:password of these credentials" if self._ground.authority.enforces else ""
+        return f"; it reaches models at {proxy.address}{hint}" if proxy is not None else ""
+
+    def _own_environment(self) -> dict[str, str]:
+        """The environment of a process that is as trusted as this one."""
         env = {name: value for name, value in self._inherited.items() if name != "CREWKEEPER_NATS_URL"}
         env["PYTHONUNBUFFERED"] = "1"
         if self._ground.server is None:
             # In the environment, which only this user can read, and not in the command line, which everybody can.
             env["CREWKEEPER_NATS_URL"] = self._ground.address
+        return env
+
+    def _controller_launch(self) -> Launch:
+        place, env = self._ground.place, self._own_environment()
         module = ("-m", "crewkeeper_supervisor.cli.main", "serve", "--state", str(place.state))
         return Launch(name="controller", argv=(sys.executable, *module), env=env, log=place.state / "controller.log")
 
@@ -206,7 +246,13 @@ class Host:
         return 0 if self._controller is None else self._controller.running
 
     async def _serve_run(self, run: HostedRun, admitted: anyio.Event) -> None:
-        await run.serve(SETTLE_S if self._controller is not None else 0.0, admitted)
+        settle_s = SETTLE_S if self._controller is not None else 0.0
+        proxy = self._proxies.get(run.run)
+        if proxy is None:
+            await run.serve(settle_s, admitted)
+        else:
+            async with proxy.serving():
+                await run.serve(settle_s, admitted)
         if run.is_cut_off:
             return
         await self._shut_out(run.run)
@@ -238,6 +284,7 @@ class Host:
                 if run.result is not None:
                     continue
                 names = [instance for agent in run.crew.agents for instance in agent.instances]
+                names += [TOOLS] if tool_hosts.needed(run.crew) else []
                 folder = self._ground.place.state / "runs" / run.run / "credentials"
                 try:
                     for name, credentials in (await self._ground.signed(self._link, run.run, names)).items():

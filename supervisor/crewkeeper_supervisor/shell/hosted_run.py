@@ -25,6 +25,8 @@ from crewkeeper_bus.messages import (
     StopRun,
 )
 from crewkeeper_bus.subjects import HOST, SUPERVISOR, stream_name
+from crewkeeper_bus.tool_messages import ToolsGone
+from crewkeeper_bus.tool_service import incarnation
 from crewkeeper_supervisor.core.crew import Crew, Restart
 from crewkeeper_supervisor.shell import journal
 from crewkeeper_supervisor.shell.errors import RunNotFound, StoreUnavailable
@@ -67,7 +69,13 @@ class HostedRun:
     """
 
     def __init__(
-        self, link: Link, registry: Registry, run: str, crew: Crew, launches: Sequence[tuple[Launch, Restart]]
+        self,
+        link: Link,
+        registry: Registry,
+        run: str,
+        crew: Crew,
+        launches: Sequence[tuple[Launch, Restart]],
+        services: Sequence[tuple[Launch, Restart]] = (),
     ) -> None:
         """Prepare a run whose journal exists.
 
@@ -77,14 +85,17 @@ class HostedRun:
             run: Run id.
             crew: The crew.
             launches: What to start, in this order, and by which rule to restart it.
+            services: What serves the agents: started before them, ended after them, and no reason to go on.
         """
         self.run = run
         self.crew = crew
         self.result: RunResult | None = None
         self._link = link
         self._registry = registry
-        self._rules = {launch.name: rule for launch, rule in launches}
-        self._kept = {launch.name: KeptProcess(launch, rule, self) for launch, rule in launches}
+        every = [*services, *launches]
+        self._rules = {launch.name: rule for launch, rule in every}
+        self._kept = {launch.name: KeptProcess(launch, rule, self) for launch, rule in every}
+        self._services = frozenset(launch.name for launch, _ in services)
         self._ends: dict[str, Ended] = {}
         self._told: tuple[State, str] | None = None
         self.is_cut_off = False
@@ -153,8 +164,11 @@ class HostedRun:
                 tasks.start_soon(self._keep, kept)
 
     async def _keep(self, kept: KeptProcess) -> None:
-        self._ends[kept.name] = await kept.run()
-        if len(self._ends) == len(self._kept):
+        ended = await kept.run()
+        if kept.name in self._services:
+            return
+        self._ends[kept.name] = ended
+        if len(self._ends) == len(self._kept) - len(self._services):
             self._end.set()
 
     async def _end_processes(self) -> None:
@@ -207,6 +221,8 @@ class HostedRun:
     async def exited(self, name: str, pid: int, code: int, *, restart: bool, why: str) -> None:
         """Report an exit to the journal."""
         await self._report(ProcessExited(agent=name, pid=pid, code=code, restart=restart, why=why[:2000]), name)
+        if name in self._services and pid:  # it may have had no time to say so itself
+            await self._report(ToolsGone(host=incarnation(pid), why=why[:500] or "its process has ended"))
 
     async def exhausted(self, name: str, rule: Restart) -> None:
         """Report to the journal that the host gives up on a process."""

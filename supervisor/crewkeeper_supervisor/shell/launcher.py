@@ -8,7 +8,7 @@ that was killed.
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -19,6 +19,7 @@ from msgspec import Struct
 from crewkeeper_bus.credentials import Credentials
 from crewkeeper_bus.orphan_guard import kill_group, open_guarded, release
 from crewkeeper_supervisor.core.crew import Agent, Crew
+from crewkeeper_supervisor.shell.crew_model_proxy import withheld
 from crewkeeper_supervisor.shell.crew_values import VARIABLE, MissingVariable, resolve_env
 from crewkeeper_supervisor.shell.errors import SettingMissing
 from crewkeeper_supervisor.shell.logs import LogFile
@@ -55,8 +56,44 @@ def command_line(argv: Sequence[str]) -> tuple[str, ...]:
 
 def secrets_of(crew: Crew) -> frozenset[str]:
     """Names of the environment variables that only the supervisor may read: those its webhooks are made of."""
-    texts = (text for hook in crew.escalate for text in (hook.webhook, hook.secret))
+    return _variables(text for hook in crew.escalate for text in (hook.webhook, hook.secret))
+
+
+def tool_secrets_of(crew: Crew) -> frozenset[str]:
+    """Names of the environment variables that only the crew's tools may read, each its own."""
+    return _variables(text for tool in crew.tools.values() for text in tool.env.values())
+
+
+def _variables(texts: Iterable[str]) -> frozenset[str]:
     return frozenset(match[2] for text in texts for match in VARIABLE.finditer(text) if match[2])
+
+
+def _inherited(crew: Crew, inherited: Mapping[str, str]) -> dict[str, str]:
+    """What every child gets: no variable of ours, and none that is a secret of webhooks or tools."""
+    secret = secrets_of(crew) | tool_secrets_of(crew) | withheld(crew.model_proxy)
+    return {name: value for name, value in inherited.items() if not name.startswith(_OWN_PREFIX) and name not in secret}
+
+
+def service_environment(
+    crew: Crew,
+    run: str,
+    credentials: Credentials | Path,
+    inherited: Mapping[str, str],
+    settings: Mapping[str, str | float],
+) -> dict[str, str]:
+    """The environment of one of the supervisor's services: inherited, without secrets, plus its settings.
+
+    Args:
+        crew: The crew it serves.
+        run: The run.
+        credentials: How it connects, or the file that says so from moment to moment.
+        inherited: The host's environment.
+        settings: Its own settings, by name without the prefix.
+    """
+    own = {**_access(credentials), "RUN": run, **settings}
+    env = _inherited(crew, inherited) | {_OWN_PREFIX + name: str(value) for name, value in own.items() if value != ""}
+    env["PYTHONUNBUFFERED"] = "1"
+    return env
 
 
 def environment(
@@ -67,7 +104,7 @@ def environment(
     credentials: Credentials | Path,
     inherited: Mapping[str, str],
 ) -> dict[str, str]:
-    """The environment of one agent: inherited, without our own variables and the webhooks' secrets, plus its settings.
+    """The environment of one agent: inherited, without our own variables and what is secret, plus its settings.
 
     Args:
         crew: The crew it belongs to.
@@ -80,8 +117,7 @@ def environment(
     Raises:
         SettingMissing: A value of the agent's `env` names a variable that is not set.
     """
-    secret = secrets_of(crew)
-    env = {name: value for name, value in inherited.items() if not name.startswith(_OWN_PREFIX) and name not in secret}
+    env = _inherited(crew, inherited)
     for name, value in agent.env.items():
         try:
             env[name] = resolve_env(value, inherited)
