@@ -121,6 +121,18 @@ class AskHuman(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     timeout_s: Limit | None = field(default=None, name="timeout")
 
 
+class Tool(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """`{"tool": {"name": …, "args": {…}}}`: have a tool run through the gate, and wait for its result.
+
+    A refusal is `refused` to `catch`.
+    """
+
+    name: Text
+    args: Any = field(default_factory=dict)
+    call_id: Name | None = None
+    timeout_s: Limit | None = field(default=None, name="timeout")
+
+
 class Call(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """`{"call": {"to": …, "as": "c1"}}`: call without waiting; `await` waits for it."""
 
@@ -250,6 +262,7 @@ FORMS: Final[dict[str, _Form]] = {
     "lock": _Form(Lock),
     "semaphore": _Form(Semaphore),
     "ask_human": _Form(AskHuman),
+    "tool": _Form(Tool),
     "call": _Form(Call),
     "await": _Form(Await, "calls"),
     "task": _Form(Task),

@@ -17,7 +17,16 @@ import structlog
 
 from crewkeeper_agents import script as s
 from crewkeeper_agents.agent import Agent
-from crewkeeper_bus.errors import BusError, Cancelled, ConfigError, PeerGone, Refused, Timeout, WouldDeadlock
+from crewkeeper_bus.errors import (
+    BusError,
+    Cancelled,
+    ConfigError,
+    PeerGone,
+    Refused,
+    Timeout,
+    ToolRefused,
+    WouldDeadlock,
+)
 from crewkeeper_bus.settings import resolve
 
 if TYPE_CHECKING:
@@ -142,6 +151,14 @@ class Player:
     async def _ask_human(self, step: s.AskHuman) -> None:
         await self.crew.ask_human(step.text, who=step.who, timeout_s=step.timeout_s)
 
+    async def _tool(self, step: s.Tool) -> None:
+        try:
+            await self.crew.call_tool(step.name, step.args, call_id=step.call_id, limit_s=step.timeout_s)
+        except ToolRefused as refused:
+            log.info("script.tool_refused", tool=step.name, code=refused.code, text=refused.text)
+            raise
+        log.info("script.tool_ran", tool=step.name)
+
     async def _call(self, step: s.Call) -> None:
         self.calls[step.as_] = await self.crew.call(step.to, step.body, verb=step.verb)
 
@@ -262,6 +279,7 @@ _PLAYS: Final[dict[type, Callable[[Player, Any], Awaitable[None]]]] = {
     s.Lock: Player._lock,
     s.Semaphore: Player._semaphore,
     s.AskHuman: Player._ask_human,
+    s.Tool: Player._tool,
     s.Call: Player._call,
     s.Await: Player._await,
     s.Task: Player._task,

@@ -22,6 +22,7 @@ EXAMPLES = {
     "lock": {"name": "report", "do": [{"work": 0.1}]},
     "semaphore": {"name": "gpu", "capacity": 4, "units": 2, "do": [{"work": 0.1}]},
     "ask_human": {"text": "Really?", "who": "ops"},
+    "tool": {"name": "pay", "args": {"usd": 1}, "call_id": "order-7", "timeout": 5},
     "call": {"to": "bob", "as": "c1"},
     "await": ["c1"],
     "task": {"name": "aside", "do": [{"work": 0.1}]},

@@ -10,6 +10,7 @@ from crewkeeper_agents.runtime import Status
 from crewkeeper_agents.script import parse
 from crewkeeper_agents.scripted import ScriptFailed, agent_of
 from crewkeeper_bus import messages as m
+from crewkeeper_bus import tool_messages as t
 from crewkeeper_bus.errors import PeerGone, Refused, Timeout, WouldDeadlock
 from support.bus import until
 from support.crew import open_crew
@@ -108,6 +109,24 @@ async def test_locks_semaphores_people_and_time(tmp_path):
         assert len(await crew.double.told("a", m.Release)) == 2
         assert (await crew.double.told("a", m.Usage))[0].cost_microusd == 3
         assert isinstance((await crew.double.told("a", m.WaitBegan))[-1].condition, m.OnTimer)
+
+
+async def test_tools_are_called_and_refusals_caught(tmp_path):
+    pay = {"tool": {"name": "pay", "args": {"usd": 1}, "call_id": "order-7"}}
+    caught = {"catch": {"do": [{"tool": {"name": "pya"}}], "error": "refused", "then": [{"progress": "refused"}]}}
+    async with open_crew("memory", tmp_path) as crew, anyio.create_task_group() as group:
+
+        async def gate():
+            await crew.double.wait("a", t.ToolCall)
+            await crew.double.answer("a", "order-7", body=m.Raw(b'"paid"'))
+            await crew.double.wait("a", t.ToolCall, 2)
+            address, message = crew.double.sent("a", t.ToolCall)[1]
+            assert (message.tool, bytes(message.args)) == ("pya", b"{}")
+            await crew.double.answer("a", address.id, error=m.Fault(code="unknown_tool", text="did you mean pay?"))
+
+        group.start_soon(gate)
+        assert await play(crew, [pay, {"progress": "paid"}, caught]) is Status.LEFT
+        assert said(crew) == ["paid", "refused"]
 
 
 async def test_a_step_repeats(tmp_path):
