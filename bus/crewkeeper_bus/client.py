@@ -449,6 +449,7 @@ def connect(
     mailbox: int | None = None,
     heartbeat_s: float | None = None,
     limit_s: float | None = None,
+    redact: str | None = None,
     transport: Transport | None = None,
 ) -> Client:
     """Make a client, to be entered with `async with`. What is not given comes from `CREWKEEPER_…` or its default.
@@ -467,6 +468,7 @@ def connect(
         mailbox: How many calls, and how many messages, may wait; 1000 if absent.
         heartbeat_s: Seconds between heartbeats; 2 if absent.
         limit_s: Limit of waits without a timeout, seconds; 3600 if absent.
+        redact: What is replaced in what is published, with commas; `secrets` if absent, `none` for nothing.
         transport: A ready transport instead of a server; the client closes it.
 
     Raises:

@@ -28,6 +28,7 @@ from crewkeeper_bus.humans import Humans
 from crewkeeper_bus.mailbox import Mailbox
 from crewkeeper_bus.messages import Begin, Break, Ctl, Granted, Joined, Left, Pause, Probe, Resume, Stop
 from crewkeeper_bus.outgoing import Outgoing, clip
+from crewkeeper_bus.outgoing_redaction import OutgoingRedaction
 from crewkeeper_bus.serving import Serving
 from crewkeeper_bus.settings import Settings
 from crewkeeper_bus.slots import Slots
@@ -54,7 +55,8 @@ class Membership:
         self._open_transport = open_transport
         self._transport: Transport | None = None
         self._group: anyio.abc.TaskGroup | None = None
-        self.outgoing = Outgoing(settings.run, settings.agent, settings.payload_bytes)
+        redaction = OutgoingRedaction(settings.redact, settings.redact_key)
+        self.outgoing = Outgoing(settings.run, settings.agent, settings.payload_bytes, redaction)
         self.tasks = Tasks(self.outgoing)
         self.slots = Slots(settings.concurrency)
         self.waits = Waits(self.outgoing, settings.limit_s)

@@ -17,6 +17,7 @@ import structlog
 from crewkeeper_bus import codec
 from crewkeeper_bus.errors import CodecError, ConnectionLost
 from crewkeeper_bus.messages import Sent
+from crewkeeper_bus.outgoing_redaction import NONE, OutgoingRedaction
 from crewkeeper_bus.subjects import SUPERVISOR, Kind, build
 from crewkeeper_bus.transport import Transport
 
@@ -45,8 +46,9 @@ def clip(text: str, limit_chars: int = 2000) -> str:
 class Outgoing:
     """The one way out of a client."""
 
-    def __init__(self, run: str, me: str, limit_bytes: int) -> None:
+    def __init__(self, run: str, me: str, limit_bytes: int, redaction: OutgoingRedaction | None = None) -> None:
         self.inc = new_id()
+        self.redaction = redaction or OutgoingRedaction((NONE,))
         self._run = run
         self._me = me
         self._limit_bytes = limit_bytes
@@ -79,7 +81,7 @@ class Outgoing:
         self._limit_bytes = min(self._limit_bytes, transport.max_payload_bytes)
 
     def send(self, kind: Kind, to: str, id_: str, type_: type[Sent], **fields: Any) -> None:
-        """Number one message and put it in line. Never waits.
+        """Redact and number one message and put it in line. Never waits.
 
         Raises:
             ConnectionLost: The client is closed.
@@ -89,6 +91,7 @@ class Outgoing:
         if self._closed:
             raise ConnectionLost(f"{self._me} has left run {self._run}: nothing can be sent")
         subject = build(self._run, kind, self._me, to, id_)
+        fields = self.redaction.clean(type_, fields)
         payload = codec.encode(type_(inc=self.inc, seq=self._seq + 1, **fields))
         codec.decode_agent(kind, payload, self._limit_bytes)
         self._seq += 1

@@ -11,9 +11,11 @@ import re
 from collections.abc import Collection, Iterable
 from typing import Any, Final
 
+import msgspec
 from msgspec import Struct
 
 from crewkeeper_bus import personal_patterns, secret_patterns
+from crewkeeper_bus.redaction_glance import Glance
 from crewkeeper_bus.secret_patterns import Detector, is_secret_field
 
 HASH_CHARS: Final = 12
@@ -69,6 +71,7 @@ class Redactor:
         self._fields = FIELD in wanted
         every = (*secret_patterns.DETECTORS, *personal_patterns.DETECTORS)
         chosen = [each for each in every if each.kind in wanted]
+        self._glance = Glance(chosen, fields=self._fields)
         # Most texts hold nothing: a literal is looked for in a tenth of the time of an expression.
         self._hinted = tuple((hint, each) for each in chosen for hint in each.hints)
         self._numeric = tuple(each for each in chosen if not each.hints)
@@ -94,6 +97,18 @@ class Redactor:
         """
         found: list[Found] = []
         return self._walk(value, path, found, 0), found
+
+    def json(self, raw: bytes) -> tuple[bytes, list[Found]]:
+        """Redact an encoded JSON value; the very same bytes where there is nothing to replace.
+
+        Raises:
+            TooDeep: It is nested deeper than `MAX_DEPTH`.
+            ValueError: It is not JSON, or not UTF-8.
+        """
+        if self._glance.is_clean(raw.decode()):
+            return raw, []
+        value, found = self.value(msgspec.json.decode(raw))
+        return (msgspec.json.encode(value), found) if found else (raw, found)
 
     def placeholder(self, kind: str, secret: str) -> str:
         """What stands for `secret`."""

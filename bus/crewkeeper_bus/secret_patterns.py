@@ -104,7 +104,7 @@ DETECTORS: Final[tuple[Detector, ...]] = (
     _key("openrouter_key", "sk-or-", r"sk-or-v1-[0-9a-f]{64}"),
     _key("openai_key", "sk-", r"sk-(?:proj|svcacct|admin|None)-[A-Za-z0-9_-]{20,256}"),
     _key("openai_key", "sk-", r"sk-[A-Za-z0-9]{20,64}", is_mixed),
-    _key("github_token", "_", r"gh[pousr]_[A-Za-z0-9]{36,255}"),
+    _key("github_token", ("ghp_", "gho_", "ghu_", "ghs_", "ghr_"), r"gh[pousr]_[A-Za-z0-9]{36,255}"),
     _key("github_token", "github_pat_", r"github_pat_[A-Za-z0-9]{22}_[A-Za-z0-9]{59}"),
     _key(
         "gitlab_token", "gl", r"gl(?:pat|dt|rt|ptt|cbt|soat|ft)-[A-Za-z0-9_-]{20,64}(?:\.[0-9a-z]{2}\.[0-9a-z]{7,9})?"
@@ -200,7 +200,7 @@ SECRET_NAMES: Final = frozenset(
     )
 )
 """Names of fields whose text is secret whatever it looks like; in lower case, without `_` and `-`."""
-_SECRET_ENDINGS: Final = (
+SECRET_ENDINGS: Final = (
     "password",
     "passwd",
     "passphrase",
@@ -210,6 +210,7 @@ _SECRET_ENDINGS: Final = (
     "privatekey",
     "accesstoken",
 )
+"""Ends of such names."""
 _TOKEN_OF_PAGES: Final = ("page", "next", "prev", "continuation", "cursor", "sync")
 
 
@@ -218,7 +219,7 @@ def is_secret_field(name: str, value: str) -> bool:
     if is_placeholder(value):
         return False
     folded = name[-64:].lower().replace("_", "").replace("-", "")
-    if folded in SECRET_NAMES or folded.endswith(_SECRET_ENDINGS):
+    if folded in SECRET_NAMES or folded.endswith(SECRET_ENDINGS):
         return True
     if not folded.endswith("token") or any(word in folded for word in _TOKEN_OF_PAGES):
         return False

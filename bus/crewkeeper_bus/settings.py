@@ -14,6 +14,7 @@ from msgspec import Struct
 from crewkeeper_bus.codec import PAYLOAD_MAX_BYTES
 from crewkeeper_bus.credentials import from_file
 from crewkeeper_bus.errors import ConfigError, SubjectError
+from crewkeeper_bus.outgoing_redaction import NONE, check_words
 from crewkeeper_bus.subjects import check_agent, check_token
 
 REENTRANT: Final = ("none", "chain", "full")
@@ -40,6 +41,10 @@ class Settings(Struct, frozen=True, kw_only=True):
     heartbeat_s: float = 2.0
     limit_s: float = LIMIT_DEFAULT_S
     payload_bytes: int = PAYLOAD_MAX_BYTES
+    redact: tuple[str, ...] = ("secrets",)
+    """What is replaced in what is published: classes and kinds, `arguments` of tools, or `none`."""
+    redact_key: bytes = b""
+    """Of the hashes in placeholders."""
 
     def __repr__(self) -> str:
         return f"Settings(run={self.run!r}, agent={self.agent!r}, role={self.role!r}, …)"  # no password, no url
@@ -101,6 +106,18 @@ class _Reader:
         return str(value)
 
 
+def _redaction(reader: _Reader) -> tuple[tuple[str, ...], bytes]:
+    words = tuple(word.strip() for word in reader.text("redact", "secrets").split(",") if word.strip()) or ("secrets",)
+    if wrong := check_words(words):
+        reader.mistakes.append(f"CREWKEEPER_REDACT: {wrong}")
+        words = (NONE,)
+    try:
+        return words, bytes.fromhex(reader.text("redact_key"))
+    except ValueError:
+        reader.mistakes.append("CREWKEEPER_REDACT_KEY is not hexadecimal: give it as the supervisor does")
+        return words, b""
+
+
 def resolve(
     arguments: Mapping[str, Any], environ: Mapping[str, str] | None = None, *, needs_url: bool = True
 ) -> Settings:
@@ -133,7 +150,10 @@ def resolve(
         reader.mistakes.append("CREWKEEPER_USER is missing, but there is a password: set it or pass user=")
     if needs_url and not url:
         reader.mistakes.append("CREWKEEPER_URL is missing: set it or pass url=, e.g. nats://127.0.0.1:4222")
+    redact, redact_key = _redaction(reader)
     settings = Settings(
+        redact=redact,
+        redact_key=redact_key,
         run=run,
         agent=agent,
         role=role,
