@@ -126,7 +126,7 @@ def expected() -> dict[str, tuple[str, str]]:
     """What the tables must have: shared sections (restart, budget, one response) are documented once."""
     found: dict[str, tuple[str, str]] = {}
     for path, key in sections(CREW):
-        shared = re.sub(r"^agents\.\*\.(restart|budget)\.", r"\1.", path)
+        shared = re.sub(r"^agents\.\*\.(?:task_)?(restart|budget)\.", r"\1.", path)
         shared = re.sub(r"^responses\.\w+\.(?=(confirm|lasting|do|shadow)$)", "responses.*.", shared)
         if shared == "responses.*.do":
             found[shared] = ("list of actions", "by kind, above")

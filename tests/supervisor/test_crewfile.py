@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from crewkeeper_supervisor.core.crew import Crew, Repeat, Response
+from crewkeeper_supervisor.core.model_proxy import ModelProxy, Upstream
 from crewkeeper_supervisor.core.rules import Rule
 from crewkeeper_supervisor.core.tools import CallRate, Price, Tool
 from crewkeeper_supervisor.shell.crew_format import AGENT, CREW, LATER_RESPONSES, LIMITS, RESTART
@@ -61,7 +62,8 @@ agents:
     env: {LEVEL: debug, URL: "${BASE}/x", EMPTY: ""}
     cwd: .
     restart: {policy: permanent, shutdown: 1.5}
-    budget: {model_calls: 10, messages: 1M, fan_out: 3}
+    budget: {model_calls: 10, messages: 1M, fan_out: 3, warn_percent: 50, hand_back_percent: 5, ask: 2m}
+    task_budget: {usd: 0.25}
     tools: [t.read]
     priority: 90
     never_victim: true
@@ -98,6 +100,7 @@ rules:
     redact: [secrets, args.x]
     because: "no"
     shadow: true
+approvals: {expire: 5m, who: finance, listen: "127.0.0.1:8790", url: "https://ops.example/approvals"}
 policy:
   default: deny
   tests:
@@ -110,6 +113,13 @@ policy:
     - {call: {hop: agent, agent: a, to: b, cost_usd: 0.01}, expect: allow}
 prices:
   "gpt-*": {input: 2.50, output: 10, cached: 1.25}
+model_proxy:
+  upstreams: {openai: {url: "https://models.example/v1", key: "${A_KEY}"}, anthropic: {}}
+  listen: "127.0.0.1:8100"
+  max_output_tokens: 2k
+  body: 1MiB
+  hold: 10m
+  unpriced: true
 """
 
 
@@ -151,9 +161,6 @@ def test_the_design_sample_loads_and_says_what_is_not_enforced() -> None:
     assert loaded.crew.agents[2].external
     assert loaded.crew.escalate[0].webhook == "${OPS_WEBHOOK}"
     assert [(warning.code, warning.path) for warning in loaded.warnings] == [
-        ("CREW-201", "budget"),
-        ("CREW-201", "tools"),
-        ("CREW-201", "rules"),
         ("CREW-201", "responses.loop"),
     ]
     assert all(warning.severity == "warning" for warning in loaded.warnings)
@@ -220,9 +227,20 @@ def test_every_key_arrives_in_the_crew() -> None:
         ),
     )
     assert crew.policy_default == "deny"
+    approvals = (crew.approval_s, crew.approval_who, crew.approval_listen, crew.approval_url)
+    assert approvals == (300, "finance", "127.0.0.1:8790", "https://ops.example/approvals")
     assert crew.prices == {
         "gpt-*": Price(input_microusd=2_500_000, output_microusd=10_000_000, cached_microusd=1_250_000)
     }
+    assert crew.model_proxy == ModelProxy(
+        listen="127.0.0.1:8100",
+        openai=Upstream(url="https://models.example/v1", key="${A_KEY}"),
+        anthropic=Upstream(url="https://api.anthropic.com", key="${ANTHROPIC_API_KEY}"),
+        max_output_tokens=2000,
+        body_bytes=1024 * 1024,
+        hold_s=600.0,
+        unpriced=True,
+    )
 
 
 @pytest.mark.parametrize("text", [MINIMAL, SAMPLE, FULL])

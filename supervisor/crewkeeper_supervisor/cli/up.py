@@ -83,11 +83,16 @@ def load(files: Sequence[Path]) -> "list[Crew]":
 async def _up(
     crews: "list[Crew]", name: str, live: bool, controller: bool, state: Path | None, nats: str | None
 ) -> int:
+    from crewkeeper_supervisor.shell import approval_hosting
     from crewkeeper_supervisor.shell.ground import open_ground
     from crewkeeper_supervisor.shell.host import Host
     from crewkeeper_supervisor.shell.nats_link import connect
 
-    async with open_ground(state, nats) as ground, connect(ground.place, name="supervisor host") as link:
+    async with (
+        open_ground(state, nats) as ground,
+        connect(ground.place, name="supervisor host") as link,
+        approval_hosting.serving(crews, ground, os.environ, say),
+    ):
         host = Host(ground, link, name=name, controller=controller, tell=say)
         _introduce(ground, await host.declare(crews))
         results = await _run(host, ground, live)
