@@ -15,13 +15,13 @@ def _upstream(name: str, url: str, variable: str) -> Section:
             Key(
                 name="url",
                 kind=Text(variables=True, url=True),
-                default=f"`{url}`",
+                default=url,
                 doc="Where requests go, as the provider's own client wants it.",
             ),
             Key(
                 name="key",
                 kind=Text(variables=True, empty=True),
-                default=f"`${{{variable}}}`",
+                default=f"${{{variable}}}",
                 doc="The provider's key, best as `${NAME}`; agents never see it. Empty: none is sent.",
             ),
         ),
@@ -58,7 +58,7 @@ _SECTION: Final = Section(
         Key(
             name="listen",
             kind=Text(max_chars=100, pattern=r"^(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9.-]+):[0-9]{1,5}$", hint="host:port"),
-            default="`127.0.0.1:0`",
+            default="127.0.0.1:0",
             doc="Where agents reach it; port 0 is a free one.",
         ),
         Key(
