@@ -442,7 +442,7 @@ def test_wide_tables_have_more_columns(view):
         assert len(make(rows, view.last_at, wide=True).columns) > len(make(rows, view.last_at).columns)
     row = runs_table([view], view.last_at).rows[0]
     assert row[:4] == (RUN, "trip", "running", "3/3")
-    assert row[5] == "1 open"
+    assert row[6] == "1 open"
 
 
 def test_the_live_picture_of_few_and_of_many_runs(view):

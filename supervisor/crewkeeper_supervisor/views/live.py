@@ -36,6 +36,7 @@ from crewkeeper_supervisor.views.wording import ago, count, dollars, duration, s
 REPAINT_EVERY_S: Final = 0.25
 STORY_LINES: Final = 10
 AGENTS_SHOWN: Final = 25
+APPROVALS_SHOWN: Final = 5
 WAITS_SHOWN: Final = 12
 INCIDENTS_SHOWN: Final = 5
 RUNS_SHOWN_WHOLE: Final = 2
@@ -148,7 +149,21 @@ def _whole(view: RunView, now: datetime) -> list[RenderableType]:
         asked = f"  {safe(question.agent)} asks {safe(question.who)}: {safe(question.text)}"
         parts.append(_one_line(asked, "yellow"))
         parts.append(_one_line(f"    answer with: supervisor questions answer {safe(question.id)} TEXT", "dim"))
-    return parts + _incidents(view, now)
+    return parts + _approvals(view, now) + _incidents(view, now)
+
+
+def _approvals(view: RunView, now: datetime) -> list[RenderableType]:
+    """Calls that a person has to decide on, those with the least time left first."""
+    pending = sorted((row for row in view.approvals if row.state == "pending"), key=lambda row: row.expires_at)
+    parts: list[RenderableType] = []
+    for row in pending[:APPROVALS_SHOWN]:
+        left = duration((row.expires_at - now).total_seconds())
+        asked = f"  {safe(row.agent)} wants to call {safe(row.tool)!r}: {safe(row.who)} has {left} to decide"
+        parts.append(_one_line(asked, "yellow"))
+        parts.append(_one_line(f"    look with: supervisor approvals show {safe(view.run)} {safe(row.id)}", "dim"))
+    if len(pending) > APPROVALS_SHOWN:
+        parts.append(Text(f"  … and {len(pending) - APPROVALS_SHOWN} more approvals", style="dim"))
+    return parts
 
 
 def _incidents(view: RunView, now: datetime) -> list[RenderableType]:
