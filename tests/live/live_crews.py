@@ -18,10 +18,15 @@ from support.bus import until
 
 
 @asynccontextmanager
-async def up(tmp_path: Path, crew: dict[str, Any]) -> AsyncIterator[tuple[Path, anyio.abc.Process]]:
-    """`supervisor up` of this crew: its state directory, once the server is up, and its process; stopped at the end."""
+async def up(tmp_path: Path, crew: dict[str, Any] | None) -> AsyncIterator[tuple[Path, anyio.abc.Process]]:
+    """`supervisor up` of this crew, or of the `crew.yaml` that is there; its process is stopped at the end.
+
+    Yields:
+        Its state directory, once the server is up, and its process.
+    """
     state, file = tmp_path / "state", tmp_path / "crew.yaml"
-    file.write_text(json.dumps(crew))
+    if crew is not None:
+        file.write_text(json.dumps(crew))
     command = [
         sys.executable,
         "-m",

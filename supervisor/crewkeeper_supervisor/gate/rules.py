@@ -87,6 +87,8 @@ class Rules:
         self._found: dict[str, ToolEntry] = {}
         self._failed: dict[str, str] = {}
         self._inside = tuple(name for name, tool in crew.tools.items() if tool.inside)
+        self._untold = {name: None for name, tool in crew.tools.items() if tool.function or tool.mcp}
+        """Declared sources that have not said yet what they have, nor that they cannot be had."""
 
     @property
     def version(self) -> str:
@@ -109,6 +111,9 @@ class Rules:
     def _missing(self, role: str, name: str, answer: "UnknownTool") -> Refused | Literal["later"]:
         head = name.partition(".")[0]
         if not self._registry.waits_for(role, name):
+            # What exists can only be said, and a near name found, once all sources have told what they have.
+            if any(self._registry.waits_for(role, each) for each in self._untold):
+                return "later"
             return Refused(code="unknown_tool", text=answer.text())
         if head in self._failed:
             text = f"the tool {name!r} cannot be used: {self._failed[head]}; nothing was executed"
@@ -182,6 +187,7 @@ class Rules:
             if declared not in self._inside:
                 self._registry.remove(declared)
             self._failed.pop(declared, None)
+            self._untold.pop(declared, None)
         for name, told in message.tools.items():
             bare = name.removeprefix(f"{told.declared}.") if name != told.declared else ""
             try:

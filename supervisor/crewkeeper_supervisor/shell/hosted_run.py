@@ -221,7 +221,7 @@ class HostedRun:
     async def exited(self, name: str, pid: int, code: int, *, restart: bool, why: str) -> None:
         """Report an exit to the journal."""
         await self._report(ProcessExited(agent=name, pid=pid, code=code, restart=restart, why=why[:2000]), name)
-        if name in self._services and pid:  # it may have had no time to say so itself
+        if name in self._services and pid and code != 0:  # it had no time to say so itself
             await self._report(ToolsGone(host=incarnation(pid), why=why[:500] or "its process has ended"))
 
     async def exhausted(self, name: str, rule: Restart) -> None:
