@@ -19,7 +19,10 @@ def check(core: Supervisor) -> None:
                 assert graph.calls.get(call.id) is call, f"{task.key} made {call.id}, which is forgotten"
             for ticket in task.holds.values():
                 assert ticket.resource.queue.get(ticket.id) is ticket
+        assert node.calls_made == sum(len(task.calls) for task in node.tasks.values()), node.name
+        assert node.tickets >= sum(len(task.holds) for task in node.tasks.values()), node.name
         for id_, call in node.inbound.items():
+            assert call.callee is node, f"{id_} stands in the queue of {node.name}, and says otherwise"
             assert graph.calls.get(id_) is call, f"{id_} is addressed to {node.name} and forgotten"
             assert call.state in ("open", "started")
     assert graph.waiting == waiting

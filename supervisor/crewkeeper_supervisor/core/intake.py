@@ -233,7 +233,10 @@ class Intake:
         """Whether an agent has as much open of a kind as is kept for one agent; then that is a finding."""
         if view.quotas is None:
             view.quotas = {}
-        if view.quotas.setdefault(what, Quota()).take(limit, count):
+        quota = view.quotas.get(what)
+        if quota is None:
+            quota = view.quotas[what] = Quota()
+        if quota.take(limit, count):
             return False
         summary = f"{view.name} has {limit} {what} open, which is all that is kept for an agent: more are ignored"
         report(self._state, "malformed", summary, [view.name], key=f"{view.name} {what}")
@@ -296,7 +299,9 @@ class Intake:
         self._state.graph.wait_ended(view.node, message.task, message.epoch)
 
     def _acquire(self, event: Recorded, view: AgentView, message: m.Acquire) -> None:
-        if self._has_too_many_tasks(view, message.task) or self._full(
+        if self._has_too_many_tasks(view, message.task):
+            return
+        if view.node.tickets >= quotas.TICKETS_MAX and self._full(
             view, "tickets", quotas.TICKETS_MAX, lambda: sum(len(task.holds) for task in view.tasks.values())
         ):
             return

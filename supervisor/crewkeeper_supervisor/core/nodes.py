@@ -125,12 +125,13 @@ class Task:
         """It asks for something, or has it."""
         if self.holds is _NO_TICKETS:
             self.holds = {}
+        self.agent.tickets += ticket.id not in self.holds
         self.holds[ticket.id] = ticket
 
     def drop(self, ticket: Ticket) -> None:
         """It does not ask for it any more."""
-        if self.holds:
-            self.holds.pop(ticket.id, None)
+        if self.holds and self.holds.pop(ticket.id, None) is not None:
+            self.agent.tickets -= 1
 
     def __repr__(self) -> str:
         return f"<Task {self.key} {'waiting' if self.wait else 'running'}>"
@@ -175,6 +176,7 @@ class AgentNode:
         "role",
         "slot_tasks",
         "tasks",
+        "tickets",
         "unread",
         "unsure",
     )
@@ -191,6 +193,8 @@ class AgentNode:
         self.slot_tasks = 0
         self.calls_made = 0
         """How many calls its tasks have made and not done with."""
+        self.tickets = 0
+        """How many requests for locks are theirs, or were of those that have ended."""
         self.inbound: dict[str, Call] = {}
         """Calls addressed to it (or to its role and pinned to it) that are open or started."""
         self.mailbox: int | None = None

@@ -296,18 +296,23 @@ class WaitGraph:
         if res is None:
             res = self.resources[resource] = Resource(resource, capacity)
         if ticket not in res.queue:
+            first = next(iter(res.queue.values()), None)
             res.queue[ticket] = asked = Ticket(ticket, known, res, mode, units)
             known.hold(asked)
+            if first is not None and not res.counting and asked.conflicts(first):
+                return []  # the first in line stands in its way, granted or not; and it is in nobody's
         return self._grant(res)
 
     def released(self, resource: str, ticket: str) -> list[Ticket]:
         """A ticket is given back, or no longer asked for. Returns the tickets to grant now."""
         res = self.resources.get(resource)
-        known = res.queue.pop(ticket, None) if res is not None else None
+        known = res.queue.get(ticket) if res is not None else None
         if res is None or known is None:
             return []
+        stood_in_the_way = known.granted or next(reversed(res.queue)) != ticket
+        del res.queue[ticket]
         known.task.drop(known)
-        granted = self._grant(res)
+        granted = self._grant(res) if stood_in_the_way else []
         if not res.queue:
             del self.resources[resource]
         return granted
