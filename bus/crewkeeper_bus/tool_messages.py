@@ -118,6 +118,8 @@ class SpendGranted(Control, frozen=True, kw_only=True, omit_defaults=True, tag_f
     """When the reservation is charged if nothing was said."""
     last: bool = False
     """The budget is spent: this one call is granted for an answer to hand back."""
+    redact: ToolNames = ()
+    """What policy wants out of the request before it is sent: classes and kinds of findings, `args.` and paths."""
 
 
 class SpendRefused(Control, frozen=True, kw_only=True, omit_defaults=True, tag_field="t", tag="spend_refused"):

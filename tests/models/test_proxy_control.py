@@ -6,6 +6,7 @@ from typing import Any
 
 import anyio
 import httpx2
+import msgspec
 import openai
 import pytest
 from proxy_stage import RUN, Stage, grant, refuse, stage
@@ -218,3 +219,16 @@ async def test_fifty_at_once_against_a_limit_of_five(tmp_path: Path):
         assert sorted(came) == [200] * 5 + [402] * 45
         assert len(on.provider.posted()) == 5
         assert len(await on.gate.settled(5)) == 5
+
+
+async def test_what_policy_wants_out_does_not_reach_the_provider(tmp_path: Path):
+    async with stage(tmp_path) as on, client(on) as ann:
+        on.gate.rule = lambda asked: msgspec.structs.replace(grant(asked), redact=("secrets", "args.user"))
+        said: Any = [{"role": "user", "content": "my key is AKIAIOSFODNN7EXAMPLE, thanks"}]
+        await ann.chat.completions.create(model="plain", messages=said, user="Ann")
+        [seen] = on.provider.posted()
+        assert seen.body["model"] == "plain"
+        assert "AKIA" not in str(seen.body)
+        assert "[redacted:" in seen.body["messages"][0]["content"]
+        assert "thanks" in seen.body["messages"][0]["content"]
+        assert seen.body["user"] == "[redacted:argument]"

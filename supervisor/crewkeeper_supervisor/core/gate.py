@@ -401,7 +401,9 @@ def _grant(state: RunState, rules: GateRules, call: GateCall) -> Verdict:
 
 def _say_granted(state: RunState, call: GateCall, booking: Any) -> None:
     if call.via == "proxy":
-        fields = {"max_output_tokens": call.output_tokens, "limit_s": call.limit_s, "last": call.last}
+        fields: dict[str, Any] = {"max_output_tokens": call.output_tokens, "limit_s": call.limit_s, "last": call.last}
+        if call.decided is not None and call.decided.redactions:
+            fields["redact"] = tuple(dict.fromkeys(word for _, what in call.decided.redactions for word in what))
         state.tell_service(MODEL, SpendGranted, booking=booking, call=call.id, agent=call.agent, **fields)
         return
     told: dict[str, Any] = {"grant": call.id, "limit_s": call.limit_s}

@@ -164,7 +164,7 @@ class _Carried:
     async def _forward(self, grant: SpendGranted, path: str, headers: Mapping[str, str]) -> None:
         backlog, begun = Backlog(), anyio.Event()
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(self._fetch, grant.limit_s, path, headers, backlog, begun)
+            tasks.start_soon(self._fetch, grant, path, headers, backlog, begun)
             await begun.wait()
             try:
                 await self._hand_on(backlog)
@@ -190,13 +190,16 @@ class _Carried:
             await self._outlet.write(item)
 
     async def _fetch(
-        self, limit_s: float, path: str, headers: Mapping[str, str], backlog: Backlog, begun: anyio.Event
+        self, grant: SpendGranted, path: str, headers: Mapping[str, str], backlog: Backlog, begun: anyio.Event
     ) -> None:
         """Everything that the provider says into the backlog; its cost is told when it has ended, or has been cut."""
+        limit_s, redact = grant.limit_s, grant.redact
         host = self._upstream.url.partition("://")[2].partition("/")[0]
         try:
             with anyio.fail_after(limit_s or None):
-                async with self._exchange.providers.post(self._upstream, path, headers, self._sending()) as answer:
+                payload = self._request.redacted(redact)
+                self._sent = True
+                async with self._exchange.providers.post(self._upstream, path, headers, payload) as answer:
                     await self._take(answer, backlog, begun)
         except TimeoutError:
             self._problem = Problem(
@@ -218,10 +221,6 @@ class _Carried:
         self._settle()
         begun.set()
         backlog.close()
-
-    def _sending(self) -> bytes:
-        self._sent = True
-        return self._request.payload
 
     async def _take(self, answer: httpx2.Response, backlog: Backlog, begun: anyio.Event) -> None:
         if answer.status_code != 200:

@@ -6,13 +6,16 @@ refers to what only the provider knows, or asks for services that tokens do not 
 """
 
 import hashlib
-from collections.abc import Callable, Container, Iterator
+from collections.abc import Callable, Container, Iterator, Sequence
 from typing import Any, Final, Literal
 
 import msgspec
 from msgspec import Struct
 
 from crewkeeper_bus.codec import nesting
+from crewkeeper_bus.redaction import TooDeep
+from crewkeeper_supervisor.gate.call import Redaction
+from crewkeeper_supervisor.gate.cleaning import clean
 from crewkeeper_supervisor.gate.prices import TOKENS_MAX
 from crewkeeper_supervisor.model_proxy.problem import Problem, Protocol
 
@@ -87,6 +90,22 @@ class ModelRequest(Struct, frozen=True, kw_only=True):
     """Equal for requests for the same."""
     payload: bytes
     """What to send on."""
+
+    def redacted(self, what: Sequence[str]) -> bytes:
+        """What to send on, without what policy wants out of it; the model's name stays.
+
+        Raises:
+            Problem: It cannot be redacted, so it must not be sent.
+        """
+        if not what:
+            return self.payload
+        value = msgspec.json.decode(self.payload)
+        model = value.pop("model")
+        try:
+            cleaned, _ = clean(value, [Redaction(rule="", what=tuple(what))])
+        except (TooDeep, ValueError) as error:
+            raise _bad(f"it cannot be redacted, and so is not sent: {error}") from None
+        return msgspec.json.encode({"model": model, **cleaned})
 
 
 def read(call: Call, body: bytes, limits: Limits, seen: Callable[[str], int | None]) -> ModelRequest:
