@@ -8,14 +8,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import anyio
+import anyio.lowlevel
 import click
 
 from crewkeeper_supervisor.cli.failure import FAILED, INVALID, NOT_FOUND, Failure
+from crewkeeper_supervisor.cli.output import say
 from crewkeeper_supervisor.cli.place_options import opened, place_options
 
 if TYPE_CHECKING:
     from crewkeeper_bus.client import Client
     from crewkeeper_supervisor.mcp.identity import Member
+    from crewkeeper_supervisor.mcp.offer import Offer
     from crewkeeper_supervisor.shell.nats_link import Link
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
@@ -146,3 +149,69 @@ async def _find_member(run: str | None, agent: str, link: "Link") -> "Member":
     except Failure as failure:
         raise ConnectionLost(str(failure)) from None
     return Member(info.run, agent, found.role)
+
+
+@mcp.command(context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
+@click.option("--name", metavar="NAME", help="What the gate calls the server: its tools are NAME.TOOL.")
+@click.option("--only", default="*", show_default=True, metavar="A,B*", help="Tools to offer at all.")
+@click.option("--strict-pins", is_flag=True, help="Offer only tools that a person has pinned.")
+@click.option("--upstream", metavar="URL", help="The server, if it is one over HTTP.")
+@click.option("--host", default="127.0.0.1", show_default=True, metavar="ADDRESS", help="Where to listen.")
+@click.option("--port", default=8931, show_default=True, type=click.IntRange(0, 65535), help="0: any that is free.")
+@place_options
+@click.argument("command", nargs=-1, type=click.UNPROCESSED, metavar="[-- COMMAND...]")
+def gateway(
+    name: str | None,
+    only: str,
+    strict_pins: bool,
+    upstream: str | None,
+    host: str,
+    port: int,
+    state: Path | None,
+    nats: str | None,
+    command: tuple[str, ...],
+) -> None:
+    """Serve an MCP server over HTTP, each call of a tool put to the gate first.
+
+    A client is the agent whose credentials it brings as a bearer token: RUN.AGENT.PASSWORD, from `supervisor creds
+    issue`. The server is a program of this machine, or one over HTTP.
+    """
+    import importlib.util
+
+    from crewkeeper_supervisor.mcp.offer import Offer
+    from crewkeeper_supervisor.mcp.pins import Pins
+    from crewkeeper_supervisor.mcp.stdio import log_to_stderr
+    from crewkeeper_supervisor.mcp.upstream import label_of
+    from crewkeeper_supervisor.shell.place import Place, state_dir
+
+    if bool(upstream) == bool(command):
+        raise click.UsageError("give the server as --upstream URL, or as a command line after --")
+    if importlib.util.find_spec("mcp_types") is None:
+        raise Failure("MCP over HTTP needs another package", code=INVALID, remedy="pip install 'crewkeeper[mcp]'")
+    log_to_stderr()
+    _check_name(name)
+    label = name or upstream or label_of(command)
+    offer = Offer(
+        Pins(state_dir(state), strict=strict_pins),
+        label,
+        prefix=name or "",
+        only=[each.strip() for each in only.split(",")],
+    )
+    anyio.run(_serve_gateway, upstream, command, label, offer, Place.find(state, nats).url, host, port)
+
+
+async def _serve_gateway(
+    upstream: str | None, command: tuple[str, ...], label: str, offer: "Offer", url: str, host: str, port: int
+) -> None:
+    from crewkeeper_supervisor.mcp import gateway
+    from crewkeeper_supervisor.mcp.session import Session
+
+    async def nothing_to_do() -> None:
+        await anyio.lowlevel.checkpoint()
+
+    behind: gateway.Behind
+    if upstream:
+        behind = gateway.HttpSession(upstream, offer)
+    else:
+        behind = Session(command, offer, label=label, on_tools=nothing_to_do)
+    await gateway.serve(behind, url, host, port, lambda address: say(f"listening on {address}"))

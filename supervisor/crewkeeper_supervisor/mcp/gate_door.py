@@ -73,6 +73,7 @@ class GateDoor:
         self._approval_s = approval_s
         self._client: Client | None = None
         self._why = "there is no connection yet"
+        self._tried = anyio.Event()
         self._pending: OrderedDict[str, str] = OrderedDict()
 
     async def run(self) -> None:
@@ -83,6 +84,7 @@ class GateDoor:
             try:
                 async with self._make_client() as client, client:
                     self._client, self._why, delay_s = client, "", RETRY_MIN_S
+                    self._tried.set()
                     log.info("mcp.gate_joined", agent=client.agent, run=client.run)
                     await client.run_forever()
             except (BusError, OSError) as error:
@@ -90,11 +92,18 @@ class GateDoor:
                 log.warning("mcp.gate_unreachable", error=self._why)
             finally:
                 self._client = None
+                self._tried.set()
             if client is not None and client.is_stopped and not self._why:
                 log.warning("mcp.stopped", why="the supervisor has stopped this agent")
                 return
             await anyio.sleep(delay_s)
             delay_s = min(2 * delay_s, RETRY_MAX_S)
+
+    async def opened(self, limit_s: float) -> bool:
+        """Whether it is connected, once it has been tried."""
+        with anyio.move_on_after(limit_s):
+            await self._tried.wait()
+        return self._client is not None
 
     async def tell_unknown(self, tool: str) -> None:
         """A tool was asked for that there is not."""

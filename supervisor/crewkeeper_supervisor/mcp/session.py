@@ -2,6 +2,7 @@
 
 import secrets
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -26,7 +27,7 @@ log = structlog.get_logger()
 
 
 class Session:
-    """One server, its tools and its calls. It may ask nothing of us.
+    """One server, its tools and its calls. It may ask nothing of us. When it has ended, it can be run again.
 
     Args:
         command: Its program and arguments.
@@ -48,7 +49,10 @@ class Session:
         """Nothing runs yet."""
         self.offer = offer
         self._on_tools = on_tools
-        self._upstream = Upstream(command, self._from_server, label=label, on_restart=self._begin, cwd=cwd)
+        self._make_upstream = partial(
+            Upstream, command, self._from_server, label=label, on_restart=self._begin, cwd=cwd
+        )
+        self._upstream = self._make_upstream()
         self._meta: dict[str, Any] | None = None
         self._changes = anyio.Event()
         self._group: anyio.abc.TaskGroup | None = None
@@ -61,6 +65,7 @@ class Session:
             PinsUnusable: What it says of its tools cannot be compared.
         """
         failed: list[Exception] = []
+        self._upstream, self._meta = self._make_upstream(), None
         async with anyio.create_task_group() as group:
             self._group = group
 
