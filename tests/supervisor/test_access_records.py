@@ -183,6 +183,10 @@ async def test_a_sub_agent_is_admitted_by_digest_and_only_once_by_one_parent(tmp
             "token": "abcdef123456",
             "digest": DIGEST,
         }
+        with pytest.raises(AccessRefused, match="let in nobody"):
+            await access.admit("r1", "sub", "sub", **wanted)
+        for parent in ("a", "z"):
+            await access.issue("r1", parent)
         record = await access.admit("r1", "sub", "sub", **wanted)
         assert (record.parent, record.task, record.peers, record.tools) == ("a", "t1", ("b",), ())
         assert [(token.id, token.digest, token.by) for token in record.tokens] == [("abcdef123456", DIGEST, "a")]
@@ -199,6 +203,22 @@ async def test_a_sub_agent_is_admitted_by_digest_and_only_once_by_one_parent(tmp
         await access.set_state("r1", "sub", "killed", "its task ended")
         with pytest.raises(AccessRefused, match="killed"):
             await access.admit("r1", "sub", "sub", **wanted)
+
+
+async def test_a_helper_gets_no_more_than_its_parents_credentials_have(tmp_path):
+    async with linked(tmp_path) as (_, link):
+        access = await opened(link)
+        await access.issue("r1", "a", peers=("b",), tools=("search",))
+        wanted = {"parent": "a", "task": "t", "expires_s": 60.0, "token": "abcdef123456", "digest": DIGEST}
+        for peers, tools in ((("a", "b", "c"), ()), (None, ()), (("b",), ("pay",)), (("b",), None)):
+            with pytest.raises(AccessRefused, match="credentials of a allow less"):
+                await access.admit("r1", "sub", "sub", peers=peers, tools=tools, **wanted)
+        assert await access.get("r1", "sub") is None
+        record = await access.admit("r1", "sub", "sub", peers=("a", "b"), tools=("search",), **wanted)
+        assert (record.peers, record.tools) == (("a", "b"), ("search",))
+        await access.set_state("r1", "a", "killed")
+        with pytest.raises(AccessRefused, match="let in nobody"):
+            await access.admit("r1", "sub2", "sub2", peers=("b",), tools=(), **wanted)
 
 
 async def test_only_a_host_lets_in_services_and_nobody_else_bears_their_names(tmp_path):

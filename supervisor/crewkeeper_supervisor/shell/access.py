@@ -19,7 +19,7 @@ from nats.js.api import KeyValueConfig, StorageType
 from crewkeeper_bus.codec import PAYLOAD_MAX_BYTES
 from crewkeeper_bus.credentials import Credentials
 from crewkeeper_bus.subjects import SERVICES, check_agent, check_token
-from crewkeeper_supervisor.core.scope import SESSION_S, AccessState, Record, Token
+from crewkeeper_supervisor.core.scope import SESSION_S, AccessState, Record, Scope, Token, Wider, narrow
 from crewkeeper_supervisor.shell import tokens
 from crewkeeper_supervisor.shell.errors import ShellError, StoreUnavailable
 from crewkeeper_supervisor.shell.nats_link import LINK_ERRORS, Link, WrongLastSequence, replicas
@@ -34,7 +34,8 @@ TOKENS_MAX: Final = 32
 ENDED_KEEP_S: Final = 24 * 3600
 """How long the records of a run stay after its end: so long its tokens are known to be over, then they are unknown."""
 PEERS_MAX: Final = 128
-"""Names in a list of peers or tools: the answer to a login holds three subjects for each peer."""
+"""Names in a list of peers or of tools: the answer to a login, which is one message, holds six subjects for each peer,
+for three kinds each under `crew` and under `held`."""
 
 _STREAM: Final = f"KV_{BUCKET}"
 _PREFIX: Final = f"$KV.{BUCKET}."
@@ -206,13 +207,15 @@ class Access:
             payload_bytes: The largest message it may publish.
 
         Raises:
-            AccessRefused: The name is taken by another agent, or was killed.
+            AccessRefused: The name is taken by another agent, or was killed; or it could do more than `parent` may now.
             ConfigError: `token` or `digest` is none.
             SubjectError: A name is invalid.
             StoreUnavailable: The server did not store it.
         """
         _check_given(run, (agent, role, parent), peers, tools)
         now_s = time.time()
+        # What the crew file says of the parent, the core has looked at; an operator may have left it less than that.
+        _check_within(await self.get(run, parent), parent, peers, tools)
         made = Token(
             id=tokens.check_id(token),
             digest=tokens.check_digest(digest),
@@ -420,6 +423,19 @@ def _admitted(found: Record, wanted: Record) -> Record:
     if (found.parent, found.task) != (wanted.parent, wanted.task) or wanted.tokens[0].id not in ids:
         raise AccessRefused(f"run {found.run} has an agent {found.agent!r} already; choose another name")
     return found
+
+
+def _check_within(parent: Record | None, name: str, peers: Names, tools: Names) -> None:
+    """Raise unless an agent may itself do what it wants to let another do."""
+    if parent is None or parent.state == "killed":
+        raise AccessRefused(f"{name} may not be in the run itself: it can let in nobody")
+    own = None if parent.peers is None else (*parent.peers, name)
+    verdict = narrow(Scope(peers=own, tools=parent.tools), Scope(peers=peers, tools=tools))
+    # "Any" of one who has not any is inherited where it is a wish; here it is what would be granted.
+    is_any = (peers is None and own is not None) or (tools is None and parent.tools is not None)
+    if isinstance(verdict, Wider) or is_any:
+        text = verdict.text if isinstance(verdict, Wider) else "it may not reach everything itself"
+        raise AccessRefused(f"the credentials of {name} allow less: {text}")
 
 
 def _with_room(record: Record, now_s: float, by: str | None) -> tuple[Token, ...]:
