@@ -4,6 +4,9 @@ Making every server shut an agent out takes up to a second, and the fold must no
 a line for each agent, several agents are served at once, and one agent's orders are carried out in the order in which
 they were decided. Each ends in an `AccessSet`, a `Delegated` or an `Outcome`; one that does not, because the journal
 could not be reached, is ordered again by the owner and does no harm twice.
+
+A kill waits for nothing. It goes to the head of its agent's line; a pause or a resume that is being carried out there
+is broken off, since nothing comes of it any more; and hands are kept free for kills while others wait for slow agents.
 """
 
 from collections.abc import Callable
@@ -25,6 +28,8 @@ from crewkeeper_supervisor.shell.powers import Powers
 
 AT_ONCE: Final = 16
 """Agents whose orders are carried out at the same time."""
+KILLS_AT_ONCE: Final = 8
+"""Kills that are carried out beside those, however many others wait."""
 LIMIT_S: Final = 30.0
 """One order takes no longer; then it has failed."""
 NO_POWER: Final = "nobody here has power over who may connect to the server"
@@ -54,9 +59,13 @@ class AccessOrders:
         self._term = term
         self._powers = powers
         self._lines: dict[str, dict[str, Order]] = {}
-        """By agent: orders by their id, oldest first; the first is being carried out."""
-        self._idle: list[str] = []
+        """By agent: orders by their id, in the order in which they are carried out."""
+        self._idle: dict[str, None] = {}
         """Agents with orders that nobody is carrying out yet."""
+        self._urgent: dict[str, None] = {}
+        """Those of them that are to be killed."""
+        self._holding: dict[str, anyio.CancelScope] = {}
+        """By agent: a pause or a resume that is being carried out."""
         self._given = anyio.Event()
 
     def give(self, order: Order, payload_bytes: int) -> None:
@@ -67,36 +76,46 @@ class AccessOrders:
             payload_bytes: The largest message in this crew.
         """
         self._payload_bytes = payload_bytes
+        is_new = order.agent not in self._lines
         line = self._lines.setdefault(order.agent, {})
         if order.id in line:
             return
-        line[order.id] = order
-        if len(line) == 1:
-            self._idle.append(order.agent)
-            self._given.set()
+        if _is_kill(order):
+            self._lines[order.agent] = {order.id: order, **line}
+            if order.agent in self._holding:
+                self._holding[order.agent].cancel()
+            elif is_new or order.agent in self._idle:
+                self._idle.pop(order.agent, None)
+                self._urgent[order.agent] = None
+        else:
+            line[order.id] = order
+            if is_new:
+                self._idle[order.agent] = None
+        self._given.set()
 
     async def work(self) -> None:
         """Carry out orders until cancelled."""
         async with anyio.create_task_group() as group:
-            for _ in range(AT_ONCE):
-                group.start_soon(self._serve)
+            for number in range(AT_ONCE + KILLS_AT_ONCE):
+                group.start_soon(self._serve, (self._urgent, self._idle) if number < AT_ONCE else (self._urgent,))
 
-    async def _serve(self) -> None:
+    async def _serve(self, waiting: tuple[dict[str, None], ...]) -> None:
         while True:
-            while not self._idle:
+            while not any(waiting):
                 self._given = anyio.Event() if self._given.is_set() else self._given
                 await self._given.wait()
-            agent = self._idle.pop(0)
-            line = self._lines[agent]
-            while line:
-                order = next(iter(line.values()))
+            first = next(each for each in waiting if each)
+            agent = next(iter(first))
+            del first[agent]
+            while self._lines[agent]:
+                order = next(iter(self._lines[agent].values()))
                 try:
                     await self._carry_out(order)
                 except (ConnectionLost, StoreUnavailable) as error:
                     logger().warning("order.unreported", crew=self._run, agent=agent, cause=type(error).__name__)
                 except Exception as error:  # noqa: BLE001 - one order must not end the carrying out of all others
                     logger().error("order.failed", crew=self._run, agent=agent, cause=type(error).__name__)
-                del line[order.id]
+                del self._lines[agent][order.id]
             del self._lines[agent]
 
     async def _carry_out(self, order: Order) -> None:
@@ -112,8 +131,15 @@ class AccessOrders:
             detail = NO_POWER if self._powers is None else self._powers.lacks
             done = Done(ok=False, enforced=False, detail=detail)
         else:
-            with anyio.move_on_after(LIMIT_S):
-                done = await self._enforce(enforcer, order)
+            with anyio.move_on_after(LIMIT_S) as scope:
+                if not _is_kill(order):
+                    self._holding[order.agent] = scope
+                try:
+                    done = await self._enforce(enforcer, order)
+                finally:
+                    self._holding.pop(order.agent, None)
+            if scope.cancelled_caught and any(_is_kill(each) for each in self._lines[order.agent].values()):
+                done = Done(ok=False, detail="broken off: the agent is to be killed")
         logger().info(
             "access.set",
             crew=self._run,
@@ -186,3 +212,7 @@ class AccessOrders:
             tools=order.tools,
             expires_s=left_s,
         )
+
+
+def _is_kill(order: Order) -> bool:
+    return isinstance(order, SetAccess) and order.state == "killed"
