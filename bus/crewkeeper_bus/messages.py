@@ -35,6 +35,7 @@ from crewkeeper_bus.facts import Tick as Tick
 from crewkeeper_bus.facts import Violation as Violation
 from crewkeeper_bus.field_types import Count as Count
 from crewkeeper_bus.field_types import Name as Name
+from crewkeeper_bus.field_types import NameOrNone as NameOrNone
 from crewkeeper_bus.field_types import Names as Names
 from crewkeeper_bus.field_types import Seconds as Seconds
 from crewkeeper_bus.field_types import Text as Text
@@ -315,7 +316,7 @@ class Held(Struct, frozen=True, kw_only=True, omit_defaults=True):
 class Heartbeat(Sent, frozen=True, kw_only=True, omit_defaults=True):
     """The agent's whole state as the client knows it: heals lost notes, and answers a probe."""
 
-    nonce: Name = ""
+    nonce: NameOrNone = ""
     """The probe this answers; empty in a periodic heartbeat."""
     role: Name
     concurrency: Annotated[int, Meta(ge=1, le=10_000)] = 1

@@ -230,3 +230,11 @@ def test_the_published_schemas_are_valid_and_accept_what_the_decoder_accepts():
         assert validator.is_valid(message)
         assert not validator.is_valid({**message, "seq": 0})
         assert not validator.is_valid({**message, "inc": "a.b"})
+
+
+def test_a_heartbeat_may_say_that_it_answers_no_probe():
+    beat = codec.decode_agent(Kind.HB, b'{"inc":"i1","seq":1,"role":"a","nonce":""}')
+    assert isinstance(beat, messages.Heartbeat)
+    assert beat.nonce == ""
+    with pytest.raises(CodecError):
+        codec.decode_agent(Kind.HB, b'{"inc":"i1","seq":1,"role":"a","nonce":"a b"}')
