@@ -1,11 +1,12 @@
 """How much is read of one sender: exactly the burst at once, the rate over time, and the same for whoever folds."""
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from crewkeeper_bus import messages as m
 from crewkeeper_supervisor.core.crew import Agent, Crew, Rate
-from crewkeeper_supervisor.core.events import Throttled
+from crewkeeper_supervisor.core.events import Rejected, Throttled
 from crewkeeper_supervisor.core.quotas import Quota
 from crewkeeper_supervisor.core.rates import Bucket
 from crewkeeper_supervisor.core.supervisor import Supervisor
@@ -82,6 +83,27 @@ def test_the_words_of_strangers_share_one_limit():
     for number in range(100):
         journal.store(f"crew.r1.note.stranger{number}._.x", b"{}")
     assert len(journal.core._state.buckets) <= before + 1
+
+
+@pytest.mark.parametrize("id_", ["\x01\xff", "x" * 33, "a.b", ""])
+def test_words_on_a_subject_that_is_none_count_against_whoever_published_there(id_: str):
+    """The server lets an agent publish in its own name alone, whatever it puts into the other places."""
+    journal = Journal(Crew(name="c", agents=(Agent(name="eve"), Agent(name="b")), rate=RATE))
+    journal.start()
+    journal.store(f"crew.r1.msg.eve.b.{id_}", b"{}")
+    (incident,) = journal.core.incidents.values()
+    assert (incident.finding.kind, incident.finding.agents) == ("malformed", ("eve",))
+    before = journal.core.agents["eve"].throttled
+    for _ in range(5 * RATE.burst):
+        journal.store(f"crew.r1.msg.eve.b.{id_}", b"{}")
+    assert journal.core.agents["eve"].throttled > before
+
+
+@pytest.mark.parametrize("subject", ["", "crew.r1.msg.eve", "crew.r1.msg._.b.x.y", "crew.r1.msg.é.b.x.y"])
+def test_where_no_agent_could_publish_nobody_is_blamed(subject: str):
+    event = Supervisor("r1").read(1, 0.0, subject, b"{}")
+    assert isinstance(event, Rejected)
+    assert event.sender == ""
 
 
 def test_a_quota_counts_only_when_it_must():

@@ -88,9 +88,10 @@ def read(
     try:
         address = subjects.parse(subject)
     except SubjectError as error:
-        if admits is not None and not admits("", at_s, len(payload)):
-            return Throttled(seq=seq, at_s=at_s, sender="", size_bytes=len(payload))
-        return _rejected(seq, at_s, "", subject, str(error), payload, forged=False)
+        sender = _publisher(subject)
+        if admits is not None and not admits(sender, at_s, len(payload)):
+            return Throttled(seq=seq, at_s=at_s, sender=sender, size_bytes=len(payload))
+        return _rejected(seq, at_s, sender, subject, str(error), payload, forged=False)
     supervisor_side = address.sender in SIDE
     if not supervisor_side and admits is not None and not admits(address.sender, at_s, len(payload)):
         return Throttled(seq=seq, at_s=at_s, sender=address.sender, size_bytes=len(payload))
@@ -110,6 +111,19 @@ def read(
         reason = f"{address.sender} sent {type(message).__name__}, which only the supervisor may"
         return _rejected(seq, at_s, address.sender, subject, reason, payload, forged=True)
     return Recorded(seq=seq, at_s=at_s, sender=address.sender, to=address.to, id=address.id, message=message)
+
+
+def _publisher(subject: str) -> str:
+    """Who published on a subject that is none of ours, if that is an agent.
+
+    The server lets an agent publish only where the sender's place holds its own name, so this much is true of the
+    subject whatever else is wrong with it.
+    """
+    tokens = subject.split(".", 4)
+    try:
+        return subjects.check_agent(tokens[3]) if len(tokens) > 4 else ""
+    except SubjectError:
+        return ""
 
 
 def _rejected(
