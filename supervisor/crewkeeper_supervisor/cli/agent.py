@@ -237,7 +237,12 @@ def _possible(story: "Story", found: "AgentView", wish: _Wish) -> None:
     if story.fold.ended:
         state = story.fold.supervisor.state
         raise Failure(f"run {story.fold.run} is over ({state}): there is nobody to {wish.action}")
-    if wish.action != "kill" and not wish.peer and not found.present:
+    if wish.action != "kill" and found.ending is not None:
+        raise Failure(
+            f"{found.name} was ended ({found.ending.outcome.replace('_', ' ') or 'not proven yet'}): it stays so"
+        )
+    waits = wish.action == "resume" and found.hold is not None  # it can be held without being there
+    if wish.action != "kill" and not wish.peer and not found.present and not waits:
         raise Failure(f"{found.name} is not there ({found.status}): there is nothing to {wish.action}")
 
 

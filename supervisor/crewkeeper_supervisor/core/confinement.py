@@ -5,7 +5,7 @@ Plain data on the roster; who writes it is `ending`, `holding`, `flood` and `enf
 
 from typing import Final, Literal
 
-from msgspec import Struct
+from msgspec import Struct, field
 
 NEVER: Final = float("inf")
 
@@ -73,6 +73,15 @@ class Hold(Struct, kw_only=True):
     tries: int = 0
     enforced: bool = True
     detail: str = ""
+
+
+class CrewHold(Struct, kw_only=True):
+    """A crew that is paused as a whole: it holds for those who join it later, too."""
+
+    why: str
+    grace_s: float | None = None
+    freed: dict[str, None] = field(default_factory=dict)
+    """Agents that were let go on by themselves since."""
 
 
 class Flood(Struct, kw_only=True):

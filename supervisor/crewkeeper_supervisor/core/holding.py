@@ -2,13 +2,13 @@
 
 An agent is asked first, and holds at its next checkpoint without losing anything. One that does not say within the
 grace that it stands paused, or says so and goes on, is held by the server: it can receive nothing but control messages
-and publish nothing; what is addressed to it stays queued.
+and publish nothing; what is addressed to it stays queued. While a whole crew is held, whoever joins it is held too.
 """
 
 from typing import Final
 
 from crewkeeper_bus.messages import AccessSet, CallStarted, Message, Pause, Request, Resume, TaskBegan
-from crewkeeper_supervisor.core.confinement import NEVER, Hold
+from crewkeeper_supervisor.core.confinement import NEVER, CrewHold, Hold
 from crewkeeper_supervisor.core.ending import arm
 from crewkeeper_supervisor.core.roster import AgentView
 from crewkeeper_supervisor.core.state import RunState
@@ -46,8 +46,8 @@ def pause(state: RunState, view: AgentView, why: str, grace_s: float | None = No
 
 
 def resume(state: RunState, view: AgentView) -> None:
-    """Let an agent go on."""
-    if view.ending is not None or not view.present:
+    """Let an agent go on. One that is not there, too: while the server holds it, it cannot join again."""
+    if view.ending is not None:
         return
     hold = view.hold
     if hold is not None and hold.step in ("holding", "held", "freeing"):
@@ -56,7 +56,29 @@ def resume(state: RunState, view: AgentView) -> None:
             _free(state, view, hold)
     else:
         view.hold = None
-    state.tell(view.name, Resume, durable=True)
+    if view.present:
+        state.tell(view.name, Resume, durable=True)
+
+
+def pause_all(state: RunState, why: str, grace_s: float | None = None) -> None:
+    """Hold every agent, and those that come while the crew is held."""
+    state.crew_hold = CrewHold(why=why, grace_s=grace_s)
+    for view in list(state.agents.values()):
+        pause(state, view, why, grace_s)
+
+
+def resume_all(state: RunState) -> None:
+    """Let every agent go on."""
+    state.crew_hold = None
+    for view in list(state.agents.values()):
+        resume(state, view)
+
+
+def resume_one(state: RunState, view: AgentView) -> None:
+    """Let one agent go on; should its crew be held, it is held no more."""
+    if state.crew_hold is not None:
+        state.crew_hold.freed[view.name] = None
+    resume(state, view)
 
 
 def hold_apart(state: RunState, one: AgentView, other: AgentView, why: str) -> None:
@@ -111,10 +133,18 @@ def spoke(state: RunState, view: AgentView, message: object) -> None:
 
 
 def again(state: RunState, view: AgentView) -> None:
-    """A new incarnation of an agent that is held: the pause holds for it too."""
-    if view.hold is not None and view.hold.step != "freeing":
-        hold, view.hold = view.hold, None
+    """A new incarnation of an agent: a pause of it, or of its crew, holds for it too; what it missed is sent sooner."""
+    hold = view.hold
+    if hold is None:
+        crew = state.crew_hold
+        if crew is not None and view.name not in crew.freed:
+            pause(state, view, crew.why, crew.grace_s)
+    elif hold.step != "freeing":
+        view.hold = None
         pause(state, view, hold.why, hold.grace_s, keep=hold.keep)
+    elif hold.due_s != NEVER:  # it could not be given what waits for it, and now it is back
+        hold.due_s = state.now_s
+        arm(state, state.now_s)
 
 
 def look(state: RunState, view: AgentView, hold: Hold) -> None:

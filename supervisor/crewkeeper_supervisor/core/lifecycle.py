@@ -208,12 +208,16 @@ def operator_asked(state: RunState, message: OperatorAsked) -> None:
     match message.action:
         case "pause" | "resume" if message.peer:
             _pair_asked(state, message, reason)
+        case "pause" if not message.agent:
+            holding.pause_all(state, reason, message.grace_s)
+        case "resume" if not message.agent:
+            holding.resume_all(state)
         case "pause":
             for view in present:
                 holding.pause(state, view, reason, message.grace_s)
         case "resume":
             for view in present:
-                holding.resume(state, view)
+                holding.resume_one(state, view)
         case "kill":
             for view in present:
                 kill(state, view.name, reason, message.grace_s)

@@ -25,6 +25,7 @@ from crewkeeper_supervisor.core.commands import (
     TellAgent,
     TellService,
 )
+from crewkeeper_supervisor.core.confinement import CrewHold
 from crewkeeper_supervisor.core.crew import Crew, Rate
 from crewkeeper_supervisor.core.findings import Incident
 from crewkeeper_supervisor.core.gate_rules import MakeGateRules
@@ -132,6 +133,8 @@ class RunState:
         """Helpers that agents asked for and that are not let in yet, by the command that lets them in."""
         self.helping: dict[str, dict[str, AgentView]] = {}
         """Helpers that are in, or may come, by whom they help."""
+        self.crew_hold: CrewHold | None = None
+        """The crew is paused as a whole."""
         self.apart: dict[tuple[str, str], str] = {}
         """Pairs of agents that are held apart, the smaller name first: `holding`, `held`, `failed` or `freeing`."""
         self.victims: dict[str, int] = {}
