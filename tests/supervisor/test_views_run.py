@@ -9,6 +9,7 @@ from told_runs import RUN, START_S, Telling, crew, deadlocked
 
 from crewkeeper_bus import messages as m
 from crewkeeper_bus.subjects import HOST, Kind
+from crewkeeper_supervisor.core.commands import SetAccess
 from crewkeeper_supervisor.core.crew import Response, Responses, Webhook
 from crewkeeper_supervisor.core.findings import Edge, Finding, Victim
 from crewkeeper_supervisor.views.agent_page import agent_page, page_lines
@@ -415,6 +416,30 @@ def test_shadow_mode_says_would():
     shadow = Responses(deadlock=Response(do=("break",), shadow=True))
     view = snapshot(deadlocked(crew(responses=shadow)).fold)
     assert "  would do: break" in page(view.incidents[0], view.last_at)
+
+
+def test_who_is_held_or_ended_is_shown_as_that():
+    telling = Telling()
+    telling.declare()
+    telling.join("planner", "reviewer", "executor")
+    telling.op(m.OperatorAsked(action="pause", agent="planner", grace_s=0.0, why="lunch"))
+    telling.op(m.OperatorAsked(action="pause", agent="executor"))
+    telling.op(m.OperatorAsked(action="kill", agent="reviewer", grace_s=0.0, why="it lies"))
+    rows = {row.name: row for row in snapshot(telling.fold).agents}
+    assert {name: row.confinement for name, row in rows.items()} == {
+        "planner": "pausing",
+        "executor": "pausing",
+        "reviewer": "ending",
+    }
+    (held,) = [each for each in telling.commands if isinstance(each, SetAccess) and each.agent == "planner"]
+    telling.op(m.AccessSet(command=held.id, agent="planner", state="paused", ok=True))
+    view = snapshot(telling.fold)
+    assert {row.name: row.confinement for row in view.agents}["planner"] == "held"
+    assert "held" in "\n".join(plain_lines(agents_table(view.agents, view.last_at)))
+    shown = agent_page(telling.fold, telling.fold.supervisor.agents["reviewer"], "r.log")
+    text = "\n".join(page_lines(shown, view.last_at))
+    assert "ending" in text
+    assert "it lies" in text
 
 
 def test_the_agent_page(telling, view):

@@ -16,6 +16,8 @@ class AgentPage(Struct, frozen=True, kw_only=True):
     run: str
     agent: AgentRow
     command: tuple[str, ...]
+    why: str
+    """Why it is held or was ended, and what the server said; empty if it is neither."""
     may_call: tuple[str, ...] | None
     """Roles it may call; none: any."""
     reentrant: str
@@ -40,6 +42,7 @@ def agent_page(fold: Fold, agent: AgentView, log: str) -> AgentPage:
         run=fold.run,
         agent=next(row for row in view.agents if row.name == agent.name),
         command=spec.run,
+        why=_why(agent),
         may_call=spec.may_call,
         reentrant=spec.reentrant,
         mailbox=spec.mailbox,
@@ -53,6 +56,14 @@ def agent_page(fold: Fold, agent: AgentView, log: str) -> AgentPage:
     )
 
 
+def _why(agent: AgentView) -> str:
+    if agent.ending is not None:
+        return "; ".join(text for text in (agent.ending.why, agent.ending.why_so) if text)
+    if agent.hold is not None:
+        return "; ".join(text for text in (agent.hold.why, agent.hold.detail) if text)
+    return ""
+
+
 def page_lines(page: AgentPage, now: datetime) -> list[str]:
     """The page as lines of safe text."""
     row = page.agent
@@ -64,7 +75,9 @@ def page_lines(page: AgentPage, now: datetime) -> list[str]:
         f"{count(usage.output_tokens)} out, {dollars(usage.cost_usd)}"
     )
     facts = [
-        ("status", f"{row.status}, seen {ago(row.last_seen, now)}"),
+        ("status", f"{row.status}, {f'{row.confinement}, ' if row.confinement else ''}seen {ago(row.last_seen, now)}"),
+        *([("because", safe(page.why))] if page.why else []),
+        *([("ignored", f"{count(row.throttled)} entries: more than it may send")] if row.throttled else []),
         ("process", f"{row.pid or '-'}, {row.restarts} restarts"),
         ("command", command),
         ("restart", page.restart),

@@ -54,6 +54,11 @@ class AgentRow(Struct, frozen=True, kw_only=True):
     """When the oldest of its open waits began."""
     progress: str
     usage: UsageRow
+    confinement: str = ""
+    """`pausing`, `held` (by the server), `resuming`, `ending`, or what is known of its end: `terminated`,
+    `still talking`, `end unknown`; empty: nothing of it."""
+    throttled: int = 0
+    """Entries of it that were counted and not read."""
 
 
 class EdgeRow(Struct, frozen=True, kw_only=True):
@@ -332,7 +337,18 @@ def _agent_row(agent: AgentView, waits: list[EdgeRow]) -> AgentRow:
         waiting_since=min((edge.since for edge in mine), default=None),
         progress=agent.progress,
         usage=_usage_row(agent.usage),
+        confinement=_confinement(agent),
+        throttled=agent.throttled,
     )
+
+
+def _confinement(agent: AgentView) -> str:
+    if agent.ending is not None:
+        known = {"": "ending", "still_talking": "still talking", "unknown": "end unknown"}
+        return known.get(agent.ending.outcome, agent.ending.outcome)
+    if agent.hold is None or (agent.hold.step == "asked" and agent.status == "paused"):
+        return ""
+    return {"held": "held", "freeing": "resuming"}.get(agent.hold.step, "pausing")
 
 
 def _budget_rows(fold: Fold, usage: UsageRow, now_s: float) -> tuple[BudgetRow, ...]:

@@ -212,7 +212,7 @@ class Story:
         if message.error is not None:
             verb = self._verb(event.id)
             return f"answers {to}'s call {verb} with {safe(message.error.code)}: {safe(message.error.text)}", "normal"
-        return f"{to} gets a person's answer", "normal"
+        return f"{to} gets its answer", "normal"
 
     def _talk(self, event: Recorded, message: Any) -> tuple[str, Weight] | None:
         sender, to = safe(event.sender), safe(event.to)

@@ -23,6 +23,13 @@ STYLES: Final = {
     "expected": "cyan",
     "paused": "yellow",
     "stopping": "yellow",
+    "pausing": "yellow",
+    "held": "yellow",
+    "resuming": "yellow",
+    "ending": "yellow",
+    "terminated": "dim",
+    "still talking": "bold red",
+    "end unknown": "bold red",
     "acting": "yellow",
     "stopped": "yellow",
     "gone": "dim",
@@ -180,7 +187,7 @@ def agents_table(agents: Sequence[AgentRow], now: datetime, *, wide: bool = Fals
     rows = [
         (
             safe(row.name),
-            row.status,
+            row.confinement or row.status,
             _waits_cell(row, now),
             str(row.tasks),
             str(row.queued),
