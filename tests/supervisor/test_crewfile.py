@@ -86,6 +86,7 @@ tools:
     rate: {calls: 10, per: 1m}
     args_size: 1KiB
     result_size: 2KiB
+    env: {KEY: "${BANK_KEY}"}
   run: {command: sh -c cat, schema: {type: object, properties: {size: {minimum: 0.5}}}}
   m: {mcp: npx server}
   own: {inside: true}
@@ -196,6 +197,7 @@ def test_every_key_arrives_in_the_crew() -> None:
     )
     assert crew.responses.orphan == Response(do=("break",), shadow=True)
     assert (crew.payload_bytes, crew.heartbeat_s, crew.start_timeout_s) == (1024 * 1024, 0.25, 60)
+    here = str(FOLDER)
     assert crew.tools == {
         "t": Tool(
             function="m:f",
@@ -206,10 +208,14 @@ def test_every_key_arrives_in_the_crew() -> None:
             rate=CallRate(calls=10, per_s=60),
             args_bytes=1024,
             result_bytes=2048,
+            env={"KEY": "${BANK_KEY}"},
+            cwd=here,
         ),
-        "run": Tool(command=("sh", "-c", "cat"), schema={"type": "object", "properties": {"size": {"minimum": 0.5}}}),
-        "m": Tool(mcp=("npx", "server")),
-        "own": Tool(inside=True),
+        "run": Tool(
+            command=("sh", "-c", "cat"), schema={"type": "object", "properties": {"size": {"minimum": 0.5}}}, cwd=here
+        ),
+        "m": Tool(mcp=("npx", "server"), cwd=here),
+        "own": Tool(inside=True, cwd=here),
     }
     assert crew.rules == (
         Rule(id="first", do="allow", hop="agent", agents=("a", "a-1"), to=("b",)),
@@ -324,7 +330,7 @@ def test_rendering_points_at_the_place() -> None:
         "      a: {rn: python a.py, run: x}\n"
         "          ^\n"
         "    fix: use one of run, external, replicas, concurrency, reentrant, mailbox, may_call, env, cwd, restart, "
-        "budget, tools, priority, never_victim, restart_cost"
+        "budget, task_budget, tools, priority, never_victim, restart_cost"
     )
 
 
@@ -408,6 +414,8 @@ BAD_VALUES = [
     (with_keys("escalate: {webhook: 'http://h/'}"), "CREW-112", "not a list"),
     (with_keys("tools: {t: {}}"), "CREW-119", "function, mcp"),
     (with_keys("tools: {t: {function: 'm:f', mcp: npx}}"), "CREW-119", "function, mcp"),
+    (with_keys("tools: {t: {function: 'm:f', env: {CREWKEEPER_URL: x}}}"), "CREW-119", "CREWKEEPER_"),
+    (with_keys("tools: {t: {inside: true, env: {KEY: x}}}"), "CREW-119", "inside the agent"),
     (with_keys("rules: [{do: maybe}]"), "CREW-116", "maybe"),
     (with_keys("rules: [{do: deny, agents: [zed]}]"), "CREW-118", "zed"),
     (with_keys("rules: [{do: deny, tools: ['a b']}]"), "CREW-117", "a b"),
