@@ -5,7 +5,7 @@ from pathlib import Path
 
 import anyio
 
-from benchmarks import deadlock, enforcement, monitor, policy, traffic
+from benchmarks import deadlock, enforcement, gate, monitor, policy, traffic
 from benchmarks.ground import ground, load
 
 
@@ -15,6 +15,7 @@ async def _live() -> None:
         async with ground(Path(folder), agents) as where:
             await traffic.run(where)
             await deadlock.run(where)
+    await gate.run()
     await enforcement.run(sizes=(1, 100), rounds=5)
 
 

@@ -45,18 +45,33 @@ class Ground:
 
 
 @contextlib.asynccontextmanager
-async def ground(folder: Path, agents: Iterable[str], *, controller: bool = True) -> AsyncIterator[Ground]:
-    """Start a server and, unless told not to, a controller process; declare a run of external agents."""
+async def ground(
+    folder: Path,
+    agents: Iterable[str],
+    *,
+    controller: bool = True,
+    crew: Crew | None = None,
+    serve: str = "crewkeeper_supervisor.cli.main",
+) -> AsyncIterator[Ground]:
+    """Start a server and, unless told not to, a controller process; declare a run of external agents.
+
+    Args:
+        folder: Where their files go.
+        agents: Names, where no crew is given.
+        controller: Whether there is one.
+        crew: Another crew than one of these agents.
+        serve: The module that is the `supervisor` command of the controller.
+    """
     state = folder / "state"
     async with EmbeddedServer(state) as server:
         place = Place.find(state=state)
         async with connect(place, name="bench") as link:
             registry = Registry(link)
             await registry.open()
-            crew = Crew(name="bench", agents=tuple(Agent(name=name, external=True) for name in agents))
+            crew = crew or Crew(name="bench", agents=tuple(Agent(name=name, external=True) for name in agents))
             await journal.create_run(link, "bench-1", crew, "bench")
             await registry.declare("bench-1", "bench", "bench")
-            command = [sys.executable, "-m", "crewkeeper_supervisor.cli.main", "serve", "--state", str(state)]
+            command = [sys.executable, "-m", serve, "serve", "--state", str(state)]
             process = None
             if controller:
                 log = (folder / "controller.log").open("wb")

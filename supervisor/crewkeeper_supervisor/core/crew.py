@@ -156,6 +156,17 @@ class Webhook(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     format: Literal["standard"] = "standard"
 
 
+class Redact(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What is replaced where secrets could be read, beside what rules of the policy take out of calls."""
+
+    kinds: tuple[str, ...] = ("secrets",)
+    """Classes and kinds of `bus.redaction`."""
+    places: tuple[Literal["client", "arguments", "views", "webhooks"], ...] = ("client", "views", "webhooks")
+    """`client`: before agents publish; `arguments`: also those of tools; `views`: what commands show; `webhooks`."""
+    key: Annotated[str, Meta(pattern=r"^[0-9a-f]*\Z")] = ""
+    """Of the hashes in placeholders, made for each run."""
+
+
 class Crew(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A crew file, checked: everything the core needs to know before the first event."""
 
@@ -177,6 +188,9 @@ class Crew(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Policy rules in their order."""
     policy_default: Literal["allow", "deny"] = "allow"
     """What becomes of a call that no rule decides on."""
+    folder: str = ""
+    """Where modules of hooks are looked for first, absolute."""
+    redact: Redact = field(default_factory=Redact)
     approval_s: PositiveSeconds = 900.0
     """How long a person has to decide on a call before it is refused."""
     approval_who: Annotated[str, Meta(min_length=1, max_length=64)] = "operator"

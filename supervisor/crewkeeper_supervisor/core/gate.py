@@ -294,6 +294,7 @@ def _is_allowed(state: RunState, rules: GateRules, call: GateCall) -> Verdict:
         state.gate.wait(call, "hook", state.now_s + needed.deadline_s + HOOK_GRACE_S)
         return "wait"
     call.decided = decided
+    state.gate.count(decided)
     if decided.effect == "deny":
         what = "the model" if call.kind == "model" else "the tool"
         rule = f" (rule {decided.rule})" if decided.rule else ""

@@ -2,6 +2,8 @@
 
 from typing import Any
 
+import msgspec
+
 from crewkeeper_bus.messages import Fault
 from crewkeeper_bus.subjects import TOOLS
 from crewkeeper_bus.tool_messages import (
@@ -25,6 +27,7 @@ from crewkeeper_supervisor.core.gate_rules import Refused
 from crewkeeper_supervisor.core.gate_state import GateCall
 from crewkeeper_supervisor.core.lifecycle import report
 from crewkeeper_supervisor.core.roster import AgentView
+from crewkeeper_supervisor.core.rules import Rule
 from crewkeeper_supervisor.core.state import RunState
 
 
@@ -84,6 +87,11 @@ def given_up(state: RunState, view: AgentView, message: CallGivenUp, id_: str) -
 
 def proposed(state: RunState, view: AgentView, message: Proposed) -> None:
     """A model wants to call tools: those that do not exist are findings already."""
+    if message.unsafe:
+        for name in dict.fromkeys(message.tools):
+            said = f"{view.name}: the tool {name!r} is withheld: {message.unsafe}"[:300]
+            report(state, "malformed", said, [view.name], key=f"{view.name} withholds {name[:64]}")
+        return
     rules = state.gate.prepared()
     for name in dict.fromkeys(message.tools) if rules is not None else ():
         assert rules is not None
@@ -199,6 +207,7 @@ def _policy_changed(state: RunState, message: PolicyChanged) -> None:
     if problem := rules.policy_changed(message):
         report(state, "malformed", f"new policy: {problem}"[:300], [], key="policy")
         return
+    state.gate.judge((msgspec.convert(rule, Rule) for rule in message.rules), message.default)
     calls = [each for each in state.gate.open.values() if each.stage == "approval"]
     for call in calls:
         approval = state.gate.approvals[call.approval]

@@ -39,7 +39,8 @@ class Asked(Struct, frozen=True, kw_only=True):
     hop: Hop
     tool: str = ""
     to: str = ""
-    """The model called."""
+    """The agent or model called."""
+    to_role: str = ""
     args: dict[str, Any] = field(default_factory=dict)
     crew: str = ""
     task: str = ""

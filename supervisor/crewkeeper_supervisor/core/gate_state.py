@@ -5,6 +5,7 @@ call, so whoever repeats calls does so soon.
 """
 
 import heapq
+from collections.abc import Iterable
 from typing import Any, Final, Literal
 
 from msgspec import Raw, Struct, field
@@ -14,6 +15,7 @@ from crewkeeper_bus.tool_messages import HookAnswered
 from crewkeeper_supervisor.core.budget import Accounts, Amounts, Path
 from crewkeeper_supervisor.core.crew import Budget, Crew
 from crewkeeper_supervisor.core.gate_rules import Decided, GateRules, MakeGateRules
+from crewkeeper_supervisor.core.rules import Rule
 from crewkeeper_supervisor.core.tools import CallRate, Tool
 
 OPEN_MAX: Final = 1000
@@ -194,6 +196,12 @@ class GateState:
         self.counts_messages = False
         """Whether anybody has a limit of messages."""
         self.limits_calls = False
+        self.judges_messages = False
+        """Whether a rule can be about messages between agents."""
+        self.in_force: tuple[Rule, ...] = ()
+        self.default = "allow"
+        self.applied: dict[tuple[str, str], int] = {}
+        """How often a rule did something, or in shadow would have done: by rule and effect."""
         """Whether any limit bears on calls between agents."""
         self.due: list[tuple[float, str, str]] = []
         """When stages are over: a heap of times with calls, some of them over before."""
@@ -201,6 +209,7 @@ class GateState:
     def declare(self, crew: Crew, now_s: float) -> None:
         """The crew is known."""
         self._crew = crew
+        self.judge(crew.rules, crew.policy_default)
         self.accounts = Accounts(crew.budget)
         self.began_s = now_s
         budgets = [each for each in (crew.budget, *(agent.budget for agent in crew.agents)) if each is not None]
@@ -208,6 +217,21 @@ class GateState:
         self.limits_calls = self.counts_messages or any(
             limit is not None for each in budgets for limit in (each.depth, each.fan_out, each.wall_s)
         )
+
+    def judge(self, rules: Iterable[Rule], default: str) -> None:
+        """These are the rules now; counting begins anew."""
+        self.in_force, self.default = tuple(rules), default
+        messages = any(rule.tools is None and rule.hop in (None, "agent") for rule in self.in_force)
+        self.judges_messages = messages or default != "allow"
+        self.applied.clear()
+
+    def count(self, decided: Decided) -> None:
+        """A call was decided on."""
+        did = [(decided.rule or "default", decided.effect), *((rule, "warn") for rule in decided.warned)]
+        did += [(rule, "redact") for rule, _ in decided.redactions]
+        did += [(rule, f"would {effect}") for rule, _, effect in (each.rpartition(":") for each in decided.shadow)]
+        for key in did:
+            self.applied[key] = self.applied.get(key, 0) + 1
 
     def prepared(self) -> GateRules | None:
         """The rules, made when they are first needed; None: the gate is closed."""
@@ -288,6 +312,7 @@ class GateState:
             self.host,
             [[a.id, a.state, a.by, a.digest] for a in self.approvals.values()],
             self.noted,
+            [[*key, count] for key, count in self.applied.items()],
         ]
 
 

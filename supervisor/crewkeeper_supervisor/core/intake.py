@@ -17,6 +17,7 @@ from crewkeeper_supervisor.core import (
     gate,
     gate_facts,
     holding,
+    hops,
     lifecycle,
     locks,
     quotas,
@@ -166,6 +167,8 @@ class Intake:
         if state.gate.limits_calls and (why := allowance.too_much(state, view, call)):
             allowance.refuse(state, view, call, why)
             return
+        if state.gate.judges_messages and hops.request_denied(state, view, call, message.verb, bytes(message.body)):
+            return
         call.timed = message.deadline_s is not None
         if state.withdrawals.fenced:
             withdrawal.asked_anew(state, event.id)
@@ -210,6 +213,8 @@ class Intake:
 
     def _message(self, event: Recorded, view: AgentView, message: m.Message) -> None:
         self._count(view)
+        if self._state.gate.judges_messages:
+            hops.message_judged(self._state, view, message.task, event.to, bytes(message.body))
         boxes = self._state.graph.agents
         if event.to in self._state.agents and not self._full(
             view,

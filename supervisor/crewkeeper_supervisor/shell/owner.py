@@ -29,6 +29,7 @@ from crewkeeper_supervisor.shell.errors import LeaseLost, StoreUnavailable
 from crewkeeper_supervisor.shell.journal import Entry, Follower
 from crewkeeper_supervisor.shell.lease import Lease
 from crewkeeper_supervisor.shell.ledger import Ledger
+from crewkeeper_supervisor.shell.live_hooks import LiveHooks
 from crewkeeper_supervisor.shell.logbook import logger
 from crewkeeper_supervisor.shell.nats_link import Link
 from crewkeeper_supervisor.shell.outbox import Outbox
@@ -113,7 +114,8 @@ class Owner:
         self._name = name
         self._timing = timing or Timing()
         self._orders = AccessOrders(link, lease.run, lease.term, powers, self._journal_now_s)
-        self._effects = Effects(link, lease.run, lease.term, outbox, self._orders)
+        self._hooks = LiveHooks(link, lease.run)
+        self._effects = Effects(link, lease.run, lease.term, outbox, self._orders, self._hooks.give)
         self._ledger: Ledger | None = None
         self._log = logger().bind(crew=lease.run, term=lease.term)
         self._seq = 0
@@ -150,6 +152,7 @@ class Owner:
         async with anyio.create_task_group() as group:
             group.start_soon(keep)
             group.start_soon(self._orders.work)
+            group.start_soon(self._hooks.work)
             try:
                 await self._work()
             except Exception as error:  # noqa: BLE001 - raised below, out of the group, as itself
@@ -233,30 +236,41 @@ class Owner:
         except StoreUnavailable as error:
             self._log.error("ledger.unavailable", cause=type(error).__name__, commands=len(durable))
         self._unrecorded = {id_: command for id_, command in durable.items() if not self._ledger.has(id_)}
+        sent: list[tuple[Command, int, str]] = []
         for command in wanted:
             if command.durable and not self._ledger.has(command.id):
                 self._send_later(command)  # fail closed
                 continue
             self._lease.check()
-            await self._effect(command)
+            sent.append(await self._effect(command))
+        took_ms = round((time.monotonic() - self._heard_s) * 1000, 1)
+        await anyio.lowlevel.checkpoint()  # what was sent leaves before it is written down
+        for command, attempt, failure in sent:
+            self._log_effect(command, attempt, failure, took_ms)
 
-    async def _effect(self, command: Command) -> None:
-        """One effect, one line in the log."""
+    async def _effect(self, command: Command) -> tuple[Command, int, str]:
+        """One effect; returns how often it was tried, and what went wrong."""
         attempt = self._send_later(command)
-        log = self._log.bind(
-            command_id=command.id,
-            agent=effects.target(command),
-            finding=effects.finding(command),
-            cause=command.id.partition("-")[0],
-            kind=type(command).__name__,
-            attempt=attempt,
-        )
         try:
             await self._effects.carry_out(command, self.fold.crew)
         except (ConnectionLost, StoreUnavailable) as error:
-            log.warning("effect.failed", error=type(error).__name__)
-            return
-        log.info("effect.sent", latency_ms=round((time.monotonic() - self._heard_s) * 1000, 1))
+            return command, attempt, type(error).__name__
+        return command, attempt, ""
+
+    def _log_effect(self, command: Command, attempt: int, error: str, latency_ms: float) -> None:
+        """One line in the log."""
+        about = {
+            "command_id": command.id,
+            "agent": effects.target(command),
+            "finding": effects.finding(command),
+            "cause": command.id.partition("-")[0],
+            "kind": type(command).__name__,
+            "attempt": attempt,
+        }
+        if error:
+            self._log.warning("effect.failed", **about, error=error)
+        else:
+            self._log.info("effect.sent", **about, latency_ms=latency_ms)
 
     def _send_later(self, command: Command) -> int:
         attempts = self._sent.get(command.id, (0.0, 0))[1] + 1
