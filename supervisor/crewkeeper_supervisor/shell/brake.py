@@ -5,6 +5,9 @@ than a stream can store: then the server drops messages of everybody, and whoeve
 then the servers are asked which connections have sent most. One that has sent more than `MESSAGES_PER_S` or
 `BYTES_PER_S` in each of `TIMES` looks is held at once, whatever policy says, and the run is told; what becomes of the
 agent then is policy again. Only the owner of a run acts on its agents.
+
+A server does not hold a connection to the number of subscriptions in what it was let in with. So those that have more
+than `SUBSCRIPTIONS_MAX` are closed, each time, and the run is told.
 """
 
 import time
@@ -22,6 +25,7 @@ from crewkeeper_supervisor.shell.errors import StoreUnavailable
 from crewkeeper_supervisor.shell.logbook import logger
 from crewkeeper_supervisor.shell.nats_link import Link
 from crewkeeper_supervisor.shell.system_link import Connection, SystemLink
+from crewkeeper_supervisor.shell.violations import Violations
 
 MESSAGES_PER_S: Final = 10_000
 BYTES_PER_S: Final = 64 * 1024 * 1024
@@ -30,6 +34,9 @@ TIMES: Final = 2
 """In so many looks, one after the other, a connection must have been too fast."""
 BUSIEST: Final = 32
 """Connections of each server that are looked at."""
+SUBSCRIPTIONS_MAX: Final = 64
+"""Subscriptions of one connection; an agent needs seven."""
+SUBSCRIPTIONS_LOOK_S: Final = 2.0
 AGAIN_S: Final = 5.0
 """An agent that was held is left alone for so long."""
 STORED_S: Final = 2.0
@@ -47,17 +54,19 @@ class _Seen(NamedTuple):
 class Brake:
     """Holds agents that are too fast for the server, for as long as `work` runs."""
 
-    def __init__(self, link: Link, system: SystemLink, enforcer: Enforcer) -> None:
+    def __init__(self, link: Link, system: SystemLink, enforcer: Enforcer, violations: Violations) -> None:
         """Take what it works with.
 
         Args:
             link: The supervisor's connection.
             system: The connection to the system account.
             enforcer: Holds agents.
+            violations: Where to note who subscribes too much.
         """
         self._link = link
         self._system = system
         self._enforcer = enforcer
+        self._violations = violations
         self._terms: dict[str, int] = {}
         self._seen: dict[tuple[str, int], _Seen] = {}
         self._held_s: dict[str, float] = {}
@@ -74,6 +83,7 @@ class Brake:
     async def work(self) -> None:
         """Look until cancelled."""
         async with anyio.create_task_group() as group:
+            group.start_soon(self._watch_subscriptions)
             while True:
                 await anyio.sleep(LOOK_S)
                 if not self._terms:
@@ -85,6 +95,19 @@ class Brake:
                     if run in self._terms and now_s - self._held_s.get(connection.user, -AGAIN_S) >= AGAIN_S:
                         self._held_s[connection.user] = now_s
                         group.start_soon(self._hold, run, agent, connection, per_s)
+
+    async def _watch_subscriptions(self) -> None:
+        while True:
+            await anyio.sleep(SUBSCRIPTIONS_LOOK_S)
+            if not self._terms:
+                continue
+            for each in await self._system.busiest(BUSIEST, by="subs"):
+                run, _, agent = each.user.partition(".")
+                if run in self._terms and each.subscribed > SUBSCRIPTIONS_MAX:
+                    self._system.kick([each])
+                    text = f"its connection was closed: {each.subscribed} subscriptions, at most {SUBSCRIPTIONS_MAX}"
+                    self._violations.note(run, agent, "denied", text)
+                    logger().warning("brake.subscriptions", crew=run, agent=agent, count=each.subscribed)
 
     def _too_fast(self, busiest: list[Connection]) -> list[tuple[Connection, int]]:
         """Connections that have been too fast for long enough, with their messages in a second."""

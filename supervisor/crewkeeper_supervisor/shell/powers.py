@@ -53,7 +53,7 @@ class Powers:
             log = link.place.state / SERVER_LOG
             own = authority.mode == "operator" and log.exists()
             self._sentry = Sentry(system, self.access, self._violations, log=log if own else None)
-            self._brake = Brake(link, system, self.enforcer)
+            self._brake = Brake(link, system, self.enforcer, self._violations)
         if authority.enforces:
             self._callout = Callout(link, self.access, authority, system=system, violations=self._violations)
 

@@ -65,6 +65,8 @@ class Connection(NamedTuple):
     sent: int = 0
     """Messages that the client has sent."""
     sent_bytes: int = 0
+    subscribed: int = 0
+    """How many subscriptions it has."""
 
 
 class Scan(NamedTuple):
@@ -100,6 +102,7 @@ class _Listed(Struct, frozen=True):
     pending_bytes: int = 0
     in_msgs: int = 0
     in_bytes: int = 0
+    subscriptions: int = 0
 
 
 class _Page(Struct, frozen=True):
@@ -180,6 +183,7 @@ def _connection(server: str, listed: _Listed, now: datetime | None) -> Connectio
         pending_bytes=listed.pending_bytes,
         sent=listed.in_msgs,
         sent_bytes=listed.in_bytes,
+        subscribed=listed.subscriptions,
     )
 
 
@@ -252,17 +256,20 @@ class SystemLink:
         failed = {answer.server.name for answer in question.answers.values() if answer.data is None}
         return Scan(tuple(listed), tuple(sorted({*silent, *failed})))
 
-    async def busiest(self, count: int, *, limit_s: float = SCAN_S) -> list[Connection]:
-        """On each server that answers in time, the connections that have sent most messages.
+    async def busiest(
+        self, count: int, *, by: Literal["msgs_from", "subs"] = "msgs_from", limit_s: float = SCAN_S
+    ) -> list[Connection]:
+        """On each server that answers in time, the connections that have most of something.
 
         Args:
             count: How many of each server.
+            by: Of what: messages sent, or subscriptions.
             limit_s: How long to wait for servers that do not answer.
 
         Raises:
             ConnectionLost: There is no connection now.
         """
-        wanted = {"sort": "msgs_from", "auth": True, "limit": count}
+        wanted = {"sort": by, "auth": True, "limit": count}
         question, _ = await self._ask(_PING + "CONNZ", msgspec.json.encode(wanted), limit_s)
         found: list[Connection] = []
         for answer in question.answers.values():
