@@ -301,3 +301,14 @@ async def test_what_cannot_be_read_is_an_error_except_to_a_kill(tmp_path):
                     await use()
         assert [each.user for each in await access.ls()] == ["r1.b"]
         assert (await access.set_state("r1", "a", "killed")).state == "killed"
+
+
+async def test_what_a_host_tried_to_log_in_with_is_not_listed_and_does_not_stay(tmp_path):
+    async with linked(tmp_path) as (_, link):
+        access = await opened(link)
+        await access.issue("r1", "a")
+        for name in ("h1", "h2"):
+            await access.issue("_probe", name)
+        assert await access.end_run("_probe", "h1") == 1
+        assert [each.user for each in await access.ls()] == ["r1.a"]
+        assert [(each.agent, each.over) for each in await access.ls("_probe")] == [("h1", True), ("h2", False)]

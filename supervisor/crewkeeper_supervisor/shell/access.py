@@ -253,12 +253,13 @@ class Access:
         return found.record
 
     async def ls(self, run: str | None = None) -> list[Record]:
-        """The records of a run, or of every run, by run and agent; damaged ones are left out.
+        """The records of a run, or of every run, by run and agent; damaged ones, and those of no run, are left out.
 
         Raises:
             StoreUnavailable: The server did not answer.
         """
-        return sorted((each for each in await self._all(run) if each), key=lambda each: (each.run, each.agent))
+        found = [each for each in await self._all(run) if each and (run or not each.run.startswith("_"))]
+        return sorted(found, key=lambda each: (each.run, each.agent))
 
     # --- shutting out ---
 
@@ -324,13 +325,13 @@ class Access:
 
         return await self._change(run, agent, change, replace_damaged=state == "killed")
 
-    async def end_run(self, run: str) -> int:
-        """Shut out everybody of a run that has ended; returns how many. Repeating it is harmless.
+    async def end_run(self, run: str, agent: str = "") -> int:
+        """Shut out everybody of a run that has ended, or one agent; returns how many. Repeating it is harmless.
 
         Raises:
             StoreUnavailable: The server did not store it.
         """
-        records = [each for each in await self._all(run) if each]
+        records = [each for each in await self._all(run) if each and agent in ("", each.agent)]
         for record in records:
 
             def change(found: Record | None, record: Record = record) -> Record:

@@ -44,7 +44,7 @@ async def wait(access: Access, tell: Tell) -> None:
         until_s = anyio.current_time() + PROBE_TTL_S / 2
         if await _admitted(issued.credentials, tell, until_s):
             break
-    await access.revoke(RUN, name)
+    await access.end_run(RUN, name)  # unlike a revoked record, one that is over goes by itself
 
 
 async def _admitted(credentials: Credentials, tell: Tell, until_s: float) -> bool:
