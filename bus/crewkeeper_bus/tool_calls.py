@@ -134,12 +134,12 @@ class ToolCalls:
         fields["model"] = model = _sendable(fields["model"])
         return call, await self._ask(call, model, ModelCall, fields, limit_s, wait=True)
 
-    def propose(self, tools: tuple[str, ...]) -> None:
-        """Say which tools a model wants to call."""
+    def propose(self, tools: tuple[str, ...], unsafe: str = "") -> None:
+        """Say which tools a model wants to call, or why nobody may call them."""
         task = self._tasks.current().id
         for begin in range(0, len(tools), PROPOSED_MAX):
             names = tuple(_sendable(tool) for tool in tools[begin : begin + PROPOSED_MAX])
-            self._outgoing.send(Kind.TOOL, SUPERVISOR, new_id(), Proposed, task=task, tools=names)
+            self._outgoing.send(Kind.TOOL, SUPERVISOR, new_id(), Proposed, task=task, tools=names, unsafe=clip(unsafe))
 
     @staticmethod
     def fresh_id() -> str:

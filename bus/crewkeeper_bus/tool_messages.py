@@ -78,6 +78,8 @@ class Proposed(Sent, frozen=True, kw_only=True, omit_defaults=True, tag_field="t
 
     task: Name
     tools: ToolNames
+    unsafe: Text = ""
+    """Why the agent's own side lets nobody call them, as where a server has changed what it says of them."""
 
 
 ToolAsk = ToolCall | ModelCall | Settled | CallGivenUp | Proposed

@@ -288,10 +288,15 @@ class ToolVerbs:
             digest=digest,
         )
 
-    async def propose(self, names: Sequence[str]) -> None:
-        """Tell the supervisor which tools a model wants to call, as it named them, before any is called."""
+    async def propose(self, names: Sequence[str], *, unsafe: str = "") -> None:
+        """Tell the supervisor which tools a model wants to call, as it named them, before any is called.
+
+        Args:
+            names: The tools.
+            unsafe: Why this side lets nobody call them; that is a finding.
+        """
         await self._membership.checkpoint.hold()
-        self._membership.tool_calls.propose(tuple(names))
+        self._membership.tool_calls.propose(tuple(names), unsafe)
 
 
 def _told(error: BaseException | None) -> str:

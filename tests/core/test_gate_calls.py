@@ -354,6 +354,14 @@ def test_what_a_model_proposes_is_a_finding_before_it_calls() -> None:
     assert room.kinds() == ["unknown_tool"]
 
 
+def test_tools_that_an_agent_withholds_are_a_finding() -> None:
+    room = Room()
+    room.say("a", t.Proposed, task="t", tools=("pay",), unsafe="its definition has changed")
+    assert room.kinds() == ["malformed"]
+    room.say("a", t.Proposed, task="t", tools=("pay",), unsafe="its definition has changed")
+    assert room.kinds() == ["malformed"]
+
+
 def test_services_may_say_nothing_else() -> None:
     room = Room()
     room.op(m.OperatorAsked(action="kill", agent="a"), sender=TOOLS)

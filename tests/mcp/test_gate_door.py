@@ -149,6 +149,9 @@ async def test_an_unknown_tool_is_told(tmp_path: Path) -> None:
     async with standing(tmp_path) as stand:
         await stand.door.tell_unknown("fs.raed")
         assert (await stand.double.wait("desk", Proposed)).tools == ("fs.raed",)
+        await stand.door.tell_unsafe(["fs.read"], "it has changed")
+        told = await stand.double.wait("desk", Proposed, 2)
+        assert (told.tools, told.unsafe) == (("fs.read",), "it has changed")
 
 
 @pytest.mark.live

@@ -86,6 +86,7 @@ async def test_a_changed_definition_is_stripped_and_refused_until_it_is_pinned(t
         assert result["_meta"][rpc.REFUSAL_KEY] == "tool_changed"
         assert "echo" not in await stage.client.tools()
         assert [tool for tool, _ in stage.door.asked] == ["change"]
+        assert stage.door.unsafe == ["echo"]
         pins = Pins(tmp_path / "state")
         changed = pins.ls()["stub"]["echo"]
         assert changed.pin is not None

@@ -41,6 +41,7 @@ class MemoryDoor:
         self.asked: list[tuple[str, dict[str, Any]]] = []
         self.settled: list[tuple[str, bool, Any]] = []
         self.unknown: list[str] = []
+        self.unsafe: list[str] = []
         self.refuse: dict[str, Refusal] = {}
         self.replace: dict[str, dict[str, Any]] = {}
         self.limit_s = LIMIT_S
@@ -67,6 +68,9 @@ class MemoryDoor:
 
     async def tell_unknown(self, tool: str) -> None:
         self.unknown.append(tool)
+
+    async def tell_unsafe(self, tools: Sequence[str], why: str) -> None:
+        self.unsafe += tools
 
 
 class McpClient:

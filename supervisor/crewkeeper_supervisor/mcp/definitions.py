@@ -50,7 +50,7 @@ def read(tool: Any) -> Definition | Unusable:
     """One entry of a listing."""
     name = tool.get("name") if isinstance(tool, dict) else None
     if not isinstance(name, str) or not 1 <= len(name) <= NAME_MAX_CHARS or not name.isprintable():
-        return Unusable(name=str(name)[:NAME_MAX_CHARS], why="its name is none")
+        return Unusable(name=ascii(name)[:NAME_MAX_CHARS], why="its name is none")
     if too_deep(tool):
         return Unusable(name=name, why="its definition is nested too deep")
     told = {key: value for key, value in tool.items() if key != _UNTOLD}

@@ -3,7 +3,7 @@
 import hashlib
 import time
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from typing import Any, Final, Protocol
 
@@ -20,6 +20,8 @@ ANSWER_S: Final = 20.0
 """How long the gate may be silent about a call; a tool that is busy for so long is not waited for, either."""
 APPROVAL_S: Final = 50.0
 """How long a person is waited for. MCP clients commonly give up after a minute."""
+UNSAFE_MAX: Final = 1000
+"""Withheld tools that are told."""
 PENDING_MAX: Final = 100
 """Calls that wait for a person, and can be resumed by being made again."""
 RETRY_MIN_S: Final = 0.5
@@ -50,6 +52,9 @@ class Door(Protocol):
     async def tell_unknown(self, tool: str) -> None:
         """A tool was asked for that there is not."""
 
+    async def tell_unsafe(self, tools: Sequence[str], why: str) -> None:
+        """Tools are withheld."""
+
 
 class GateDoor:
     """The real one.
@@ -74,6 +79,7 @@ class GateDoor:
         self._client: Client | None = None
         self._why = "there is no connection yet"
         self._tried = anyio.Event()
+        self._unsafe: dict[str, str] = {}
         self._pending: OrderedDict[str, str] = OrderedDict()
 
     async def run(self) -> None:
@@ -85,6 +91,7 @@ class GateDoor:
                 async with self._make_client() as client, client:
                     self._client, self._why, delay_s = client, "", RETRY_MIN_S
                     self._tried.set()
+                    await self._say_unsafe()
                     log.info("mcp.gate_joined", agent=client.agent, run=client.run)
                     await client.run_forever()
             except (BusError, OSError) as error:
@@ -110,6 +117,18 @@ class GateDoor:
         if self._client is not None and self._client.is_connected:
             with anyio.move_on_after(1.0):
                 await self._client.propose((tool,))
+
+    async def tell_unsafe(self, tools: Sequence[str], why: str) -> None:
+        """Tools are withheld. It is told when there is a connection; their calls are refused all the same."""
+        self._unsafe |= dict.fromkeys(tools[: UNSAFE_MAX - len(self._unsafe)], why)
+        await self._say_unsafe()
+
+    async def _say_unsafe(self) -> None:
+        if self._client is not None:
+            for why in dict.fromkeys(self._unsafe.values()):
+                with anyio.move_on_after(1.0):
+                    names = [tool for tool, reason in self._unsafe.items() if reason == why]
+                    await self._client.propose(names, unsafe=why)
 
     @asynccontextmanager
     async def grant(self, tool: str, args: dict[str, Any]) -> AsyncIterator[Granted]:

@@ -30,6 +30,7 @@ DRAIN_S: Final = 5.0
 LISTING_S: Final = 20.0
 PAGES_MAX: Final = 100
 INITIALIZE_S: Final = 10.0
+CHANGED: Final = "its definition is another than the pinned one"
 DENIED_BY_DEFAULT: Final = ("sampling/createMessage", "elicitation/create")
 """What servers may not ask of the client."""
 _CAPABILITY_OF: Final = {"sampling/createMessage": "sampling", "elicitation/create": "elicitation"}
@@ -299,7 +300,11 @@ class Proxy:
         self._report_changed(before)
 
     def _report_changed(self, before: set[str]) -> None:
-        for name in sorted(set(self.offer.changed) - before):
+        changed = sorted(set(self.offer.changed) - before)
+        if changed and self._group is not None:
+            names = tuple(self.offer.gate_name(name) for name in changed)
+            self._group.start_soon(self._door.tell_unsafe, names, CHANGED)
+        for name in changed:
             log.error(
                 "mcp.tool_changed",
                 server=self.upstream.label,

@@ -54,6 +54,8 @@ def _asked(who: str, message: Any) -> Told:
             return f"{who} has carried out its call{'' if ok else ', which failed'}", "detail"
         case t.CallGivenUp():
             return f"{who} gives up its call", "normal"
+        case t.Proposed(tools=tools, unsafe=why) if why:
+            return f"{who} withholds {safe(', '.join(tools))}: {safe(why)}", "normal"
         case t.Proposed(tools=tools):
             return f"{who}'s model proposes {safe(', '.join(tools))}", "detail"
     return None
