@@ -1,6 +1,9 @@
 """Agents that know nothing of us call models through `supervisor up`, before the real gate."""
 
 import json
+import os
+import signal
+import subprocess
 import textwrap
 from pathlib import Path
 from typing import Any
@@ -119,3 +122,58 @@ async def test_fifty_calls_of_two_agents_under_a_cap_of_five_dollars(tmp_path: P
             assert await process.wait() == 0
     leaks = [file for file in files_of(tmp_path) if CANARY.encode() in file.read_bytes()]
     assert leaks == []
+
+
+CALLS_ON = """
+    import pathlib, sys, time
+    import openai
+
+    HI = [{"role": "user", "content": "hi"}]
+    gpt = openai.OpenAI(max_retries=0)
+    out = pathlib.Path(sys.argv[1])
+    while not pathlib.Path(sys.argv[2]).exists():
+        try:
+            gpt.chat.completions.create(model="plain", messages=HI, max_tokens=5)
+            said = "answered"
+        except openai.APIConnectionError:
+            said = "nobody there"
+        with out.open("a") as file:
+            print(said, file=file)
+        time.sleep(0.02)
+"""
+
+
+async def test_a_killed_proxy_comes_back_on_its_port(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("OPENAI_API_KEY", CANARY)
+    program, out, end = tmp_path / "caller.py", tmp_path / "out", tmp_path / "end"
+    program.write_text(textwrap.dedent(CALLS_ON))
+    async with provider() as stub:
+        declared = crew(tmp_path, stub) | {"budget": {}}
+        program.write_text(textwrap.dedent(CALLS_ON))
+        declared["agents"] = {"ann": {"run": ["python", str(program), str(out), str(end)]}}
+        declared["model_proxy"] = {"upstreams": {"openai": {"url": f"{stub.url}/v1"}}, "max_output_tokens": 5}
+        async with up(tmp_path, declared) as (_, process):
+
+            def said(word: str) -> int:
+                return out.read_text().count(word) if out.exists() else 0
+
+            await until(lambda: said("answered"), "it is answered", limit_s=40)
+            os.kill(await until(lambda: proxy_pid(process.pid), "the proxy runs"), signal.SIGKILL)
+            await until(lambda: said("nobody"), "it is missed")
+            before = said("answered")
+            await until(lambda: said("answered") > before, "it is answered again", limit_s=40)
+            end.touch()
+            with anyio.fail_after(30):
+                assert await process.wait() == 0
+    assert "the model proxy died (killed by signal 9)" in (tmp_path / "up.log").read_text()
+
+
+def proxy_pid(host: int) -> int:
+    """The proxy among the processes of this host."""
+    told = subprocess.run(["ps", "-ewwo", "pid,ppid,args"], capture_output=True, text=True, check=True).stdout
+    rows = [line.split(None, 2) for line in told.splitlines()[1:]]
+    below = {host}
+    for _ in range(3):
+        below |= {int(pid) for pid, parent, _ in rows if int(parent) in below}
+    found = [int(pid) for pid, _, args in rows if int(pid) in below and " model-proxy " in args and "-m" in args]
+    return max(found, default=0)
