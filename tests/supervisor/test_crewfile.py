@@ -101,6 +101,7 @@ rules:
     redact: [secrets, args.x]
     because: "no"
     shadow: true
+redact: {kinds: [secrets, card], in: [client, arguments]}
 approvals: {expire: 5m, who: finance, listen: "127.0.0.1:8790", url: "https://ops.example/approvals"}
 policy:
   default: deny
@@ -233,6 +234,7 @@ def test_every_key_arrives_in_the_crew() -> None:
         ),
     )
     assert crew.policy_default == "deny"
+    assert (crew.redact.kinds, crew.redact.places) == (("secrets", "card"), ("client", "arguments"))
     approvals = (crew.approval_s, crew.approval_who, crew.approval_listen, crew.approval_url)
     assert approvals == (300, "finance", "127.0.0.1:8790", "https://ops.example/approvals")
     assert crew.prices == {
@@ -257,7 +259,7 @@ def test_a_loaded_crew_keeps_the_limits_of_the_core(text: str) -> None:
 
 def test_an_absent_key_has_the_default_of_the_core() -> None:
     crew = parsed(MINIMAL).crew
-    expected = Crew(name="one", agents=(msgspec.structs.replace(crew.agents[0]),))
+    expected = Crew(name="one", folder=crew.folder, agents=(msgspec.structs.replace(crew.agents[0]),))
     assert crew == expected
     assert crew.agents[0].cwd == str(FOLDER.resolve())
 

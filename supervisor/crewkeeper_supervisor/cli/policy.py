@@ -1,4 +1,4 @@
-"""`supervisor policy`: check, test and explain the rules of a file; nothing is started but their hooks."""
+"""`supervisor policy`: check, test and explain the rules of a file; what is about runs is in `policy_live`."""
 
 import sys
 from pathlib import Path
@@ -10,12 +10,12 @@ import msgspec
 from crewkeeper_bus.redaction import TooDeep
 from crewkeeper_supervisor.cli.failure import FAILED, INVALID, USAGE, Failure
 from crewkeeper_supervisor.cli.output import output_option, say, write, write_json
+from crewkeeper_supervisor.cli.policy_live import apply, hooks_of, show
 from crewkeeper_supervisor.gate.call import Call, Explanation
 from crewkeeper_supervisor.gate.cleaning import clean
 from crewkeeper_supervisor.gate.policy import HookFailed
 from crewkeeper_supervisor.gate.trial import TrialResult, try_out
 from crewkeeper_supervisor.shell.crew_problems import CrewFileError, render
-from crewkeeper_supervisor.shell.hooks import HookProcess
 from crewkeeper_supervisor.shell.policy_file import PolicyFile, read_policy
 from crewkeeper_supervisor.views.wording import safe
 
@@ -26,7 +26,11 @@ _EXAMPLE: Final = '{"agent": "planner", "tool": "search", "args": {"query": "x"}
 
 @click.group()
 def policy() -> None:
-    """Check, test and explain policy rules."""
+    """Check, test, explain and apply policy rules."""
+
+
+policy.add_command(apply)
+policy.add_command(show)
 
 
 @policy.command()
@@ -57,7 +61,7 @@ def test(file: Path, output: str) -> None:
     Exit status: 0 all passed, 1 one did not, 3 the file is invalid.
     """
     loaded = read_policy(file)
-    with _hooks(loaded) as hooks:
+    with hooks_of(loaded) as hooks:
         tried = loaded.policy(hooks)
         results = [try_out(tried, trial) for trial in loaded.trials]
     failed = [result for result in results if result.problems]
@@ -89,7 +93,7 @@ def explain(file: Path, text: str, output: str) -> None:
     """
     loaded = read_policy(file)
     call = loaded.placed(_read_call(text))
-    with _hooks(loaded) as hooks:
+    with hooks_of(loaded) as hooks:
         told = loaded.policy(hooks).explain(call)
     try:
         after, found = clean(call.args, told.decision.redactions)
@@ -112,12 +116,6 @@ def explain(file: Path, text: str, output: str) -> None:
         write(row)
     if found:
         write(f"arguments go on as {safe(msgspec.json.encode(after).decode())}")
-
-
-def _hooks(loaded: PolicyFile) -> HookProcess:
-    """Who runs the file's hooks; a process is started only when one is asked."""
-    names = tuple(dict.fromkeys(rule.hook for rule in loaded.rules if rule.hook))
-    return HookProcess(names, loaded.folder)
 
 
 def _read_call(text: str) -> Call:
@@ -145,7 +143,7 @@ def _check_one(file: Path, *, hooks: bool) -> dict[str, Any]:
     compiled = loaded.policy()
     errors: dict[str, str] = {}
     if hooks and compiled.hook_names:
-        with _hooks(loaded) as process:
+        with hooks_of(loaded) as process:
             try:
                 errors = process.check()
             except HookFailed as error:

@@ -31,12 +31,12 @@ def build(crew: Crew, key: bytes = b"") -> "Rules":
 
     Args:
         crew: As declared.
-        key: Key of the hashes in placeholders of redacted values; the same for everybody who folds the journal.
+        key: Key of the hashes in placeholders; without, the run's own, which everybody who folds its journal has.
 
     Raises:
         ValueError: What it declares cannot be used.
     """
-    return Rules(crew, key)
+    return Rules(crew, key or bytes.fromhex(crew.redact.key))
 
 
 class _Answers:

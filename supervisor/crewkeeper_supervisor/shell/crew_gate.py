@@ -2,6 +2,7 @@
 
 from typing import Any, Final
 
+from crewkeeper_supervisor.core.crew import Redact
 from crewkeeper_supervisor.core.rules import Rule
 from crewkeeper_supervisor.core.tools import CallRate, Price, Tool
 from crewkeeper_supervisor.gate.arguments import SchemaRefused, check_schema
@@ -190,6 +191,13 @@ def prices_of(surface: dict[str, Any]) -> dict[str, Price]:
         model: Price(**{_PRICE_UNITS[key]: value for key, value in price.items()})
         for model, price in surface.get("prices", {}).items()
     }
+
+
+def redact_of(surface: dict[str, Any]) -> Redact:
+    """What a file without problems says of redaction."""
+    given = surface.get("redact", {})
+    fields: dict[str, Any] = {"places" if key == "in" else key: tuple(value) for key, value in given.items()}
+    return Redact(**fields)
 
 
 def trials_of(surface: dict[str, Any], reading: Reading) -> tuple[Trial, ...]:

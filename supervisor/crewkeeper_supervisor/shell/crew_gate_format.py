@@ -2,6 +2,7 @@
 
 from typing import Final
 
+from crewkeeper_bus.redaction import CLASSES, KINDS
 from crewkeeper_supervisor.shell.crew_kinds import (
     Choice,
     Command,
@@ -189,7 +190,9 @@ PRICE: Final = Section(
     ),
 )
 _ADDRESS = Text(
-    max_chars=120, pattern=r"^([A-Za-z0-9.-]+|\[[0-9a-fA-F:]+\]):[1-9][0-9]{0,4}$", hint="host:port, such as 127.0.0.1:8790"
+    max_chars=120,
+    pattern=r"^([A-Za-z0-9.-]+|\[[0-9a-fA-F:]+\]):[1-9][0-9]{0,4}$",
+    hint="host:port, such as 127.0.0.1:8790",
 )
 APPROVALS: Final = Section(
     title="approvals",
@@ -215,6 +218,23 @@ APPROVALS: Final = Section(
         ),
     ),
 )
+REDACT: Final = Section(
+    title="redact",
+    keys=(
+        Key(
+            name="kinds",
+            kind=Listing(of=Choice(options=(*CLASSES, *dict.fromkeys(KINDS))), min_items=1, unique=True),
+            default="[secrets]",
+            doc="What is replaced: `secrets`, `personal`, or single kinds; see redaction.md.",
+        ),
+        Key(
+            name="in",
+            kind=Listing(of=Choice(options=("client", "arguments", "views", "webhooks")), unique=True),
+            default="[client, views, webhooks]",
+            doc="Where: before agents publish, also in arguments of tools, in what commands show, in escalations.",
+        ),
+    ),
+)
 _RULES: Final = Key(name="rules", kind=Listing(of=RULE, max_items=500), default="[]", doc="Policy rules, in order.")
 _POLICY: Final = Key(name="policy", kind=POLICY, default="see below", doc="What no rule decides, and tests.")
 GATE_KEYS: Final = (
@@ -226,6 +246,7 @@ GATE_KEYS: Final = (
     ),
     _RULES,
     _POLICY,
+    Key(name="redact", kind=REDACT, default="see below", doc="Where secrets are replaced whatever the rules say."),
     Key(name="approvals", kind=APPROVALS, default="see below", doc="How calls are approved by people."),
     Key(
         name="prices",

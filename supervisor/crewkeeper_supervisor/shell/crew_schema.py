@@ -79,7 +79,9 @@ def _plural(kind: Kind) -> str:
             return "names"
         case Text():
             return "texts"
-    return "actions"
+        case Choice(options=options) if "warn" in options:
+            return "actions"
+    return "words"
 
 
 def _of(kind: Kind) -> dict[str, Any]:

@@ -24,7 +24,7 @@ from crewkeeper_supervisor.core.crew import (
 from crewkeeper_supervisor.core.lint import lint
 from crewkeeper_supervisor.gate.trial import Trial
 from crewkeeper_supervisor.shell.crew_format import CREW, LATER_RESPONSES, MAX_INSTANCES
-from crewkeeper_supervisor.shell.crew_gate import GateChecks, prices_of, rules_of, tools_of, trials_of
+from crewkeeper_supervisor.shell.crew_gate import GateChecks, prices_of, redact_of, rules_of, tools_of, trials_of
 from crewkeeper_supervisor.shell.crew_model_proxy import ProxyChecks, proxy_of
 from crewkeeper_supervisor.shell.crew_problems import Collector, CrewFileError, Path, Problem, path_text, render, shown
 from crewkeeper_supervisor.shell.crew_reading import INVALID, Reading
@@ -346,6 +346,8 @@ def _crew(surface: dict[str, Any], folder: FilePath) -> Crew:
         rules=rules_of(surface),
         policy_default=surface.get("policy", {}).get("default", "allow"),
         prices=prices_of(surface),
+        folder=str(folder),
+        redact=redact_of(surface),
         model_proxy=proxy_of(surface),
         **{_APPROVAL_FIELDS[key]: value for key, value in surface.get("approvals", {}).items()},
         rate=Rate(**{key: value for key, value in limits.items() if key not in timing}),

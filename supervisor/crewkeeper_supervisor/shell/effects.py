@@ -1,6 +1,6 @@
 """Effects: one command of the core carried out on the bus or put into the outbox. Nothing is decided here."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from typing import Any, assert_never
 
 import msgspec
@@ -30,8 +30,8 @@ from crewkeeper_supervisor.shell.access_orders import AccessOrders
 from crewkeeper_supervisor.shell.nats_link import Link
 from crewkeeper_supervisor.shell.outbox import Entry, Outbox
 
-AskHooks = Callable[[AskHook], Awaitable[HookAnswered]]
-"""Runs Python hooks; an implementation answers within the deadline, whatever the hook is doing."""
+AskHooks = Callable[[AskHook, Crew | None], None]
+"""Takes a question to a Python hook over, at once; the answer comes to the journal, whatever the hook is doing."""
 NOBODY_TO_TELL = "the crew file names no receiver: add one under escalate"
 
 
@@ -45,10 +45,10 @@ class Effects:
         term: int,
         outbox: Outbox,
         orders: AccessOrders,
-        hooks: AskHooks | None = None,
+        hooks: AskHooks,
     ) -> None:
         self._link = link
-        self._hooks = hooks or no_hooks
+        self._hooks = hooks
         self._orders = orders
         self._run = run
         self._term = term
@@ -78,17 +78,13 @@ class Effects:
             case AskApproval():
                 await journal.publish_op(self._link, self._run, asked(command))
             case AskHook():
-                await self._ask_hook(command)
+                self._hooks(command, crew)
             case Escalate():
                 await self._escalate(command, crew)
             case SetAccess() | Admit():
                 self._orders.give(command, PAYLOAD_MAX_BYTES if crew is None else crew.payload_bytes)
             case _:
                 assert_never(command)
-
-    async def _ask_hook(self, command: AskHook) -> None:
-        answer = await self._hooks(command)
-        await journal.publish_op(self._link, self._run, answer)
 
     async def _control(self, to: str, id_: str, message: Any) -> None:
         await self._publish(Kind.CTL, to, id_, msgspec.structs.replace(message, id=id_, term=self._term))
@@ -130,11 +126,6 @@ def asked(command: AskApproval) -> ApprovalAsked:
         cost_microusd=command.cost_microusd,
         expires_s=command.expires_s,
     )
-
-
-async def no_hooks(command: AskHook) -> HookAnswered:
-    """Runs no hook."""
-    return unanswered(command)
 
 
 def unanswered(command: AskHook) -> HookAnswered:

@@ -15,6 +15,7 @@ from typing import Final
 
 import anyio
 import anyio.abc
+import msgspec
 
 from crewkeeper_bus.credentials import Credentials
 from crewkeeper_bus.errors import ConnectionLost
@@ -96,7 +97,7 @@ class Host:
             AccessRefused: An agent is not let in.
             CannotListen: The port of a model proxy is taken.
         """
-        named = [(f"{crew.name[:_RUN_NAME_MAX_CHARS]}-{secrets.token_hex(3)}", crew) for crew in crews]
+        named = [(f"{crew.name[:_RUN_NAME_MAX_CHARS]}-{secrets.token_hex(3)}", _keyed(crew)) for crew in crews]
         for run, crew in named:
             self._check_environment(run, crew)
         await self._registry.open()
@@ -350,3 +351,9 @@ class Host:
 def _private_dir(path: Path) -> Path:
     path.mkdir(mode=0o700, parents=True, exist_ok=True)
     return path
+
+
+def _keyed(crew: Crew) -> Crew:
+    """The crew with a key of its own for placeholders: equal secrets are equal within one run, and nowhere else."""
+    key = crew.redact.key or secrets.token_hex(16)
+    return msgspec.structs.replace(crew, redact=msgspec.structs.replace(crew.redact, key=key))

@@ -18,7 +18,7 @@ from msgspec import Struct
 
 from crewkeeper_bus.credentials import Credentials
 from crewkeeper_bus.orphan_guard import kill_group, open_guarded, release
-from crewkeeper_supervisor.core.crew import Agent, Crew
+from crewkeeper_supervisor.core.crew import Agent, Crew, Redact
 from crewkeeper_supervisor.shell.crew_model_proxy import withheld
 from crewkeeper_supervisor.shell.crew_values import VARIABLE, MissingVariable, resolve_env
 from crewkeeper_supervisor.shell.errors import SettingMissing
@@ -133,10 +133,19 @@ def environment(
         "MAILBOX": agent.mailbox,
         "HEARTBEAT_S": crew.heartbeat_s,
         "PAYLOAD_BYTES": crew.payload_bytes,
+        "REDACT": ",".join(redacted_words(crew.redact)),
+        "REDACT_KEY": crew.redact.key,
     }
     env |= {_OWN_PREFIX + name: str(value) for name, value in settings.items() if value != ""}
     env["PYTHONUNBUFFERED"] = "1"  # a crash must not take the last lines of the log with it
     return env
+
+
+def redacted_words(redact: Redact) -> tuple[str, ...]:
+    """What an agent's client is told to replace."""
+    if "client" not in redact.places:
+        return ("none",)
+    return (*redact.kinds, "arguments") if "arguments" in redact.places else redact.kinds
 
 
 def _access(credentials: Credentials | Path) -> dict[str, str | float]:
