@@ -67,6 +67,23 @@ async def test_mistakes_are_answered_before_the_gate_is_asked(tmp_path: Path, er
         assert stage.door.asked == [("stub.echo", {"text": "x"})]
 
 
+@ERAS
+async def test_what_the_gate_does_not_know_is_listed_no_more(tmp_path: Path, era: str) -> None:
+    door = MemoryDoor()
+    door.refuse["echo"] = Refusal("unknown_tool", "there is no tool 'echo'")
+    async with proxied(tmp_path, door=door) as stage:
+        await stage.client.greet(era)
+        assert "echo" in await stage.client.tools()
+        assert (await stage.client.call("echo", text="x"))["_meta"][rpc.REFUSAL_KEY] == "unknown_tool"
+        assert "echo" not in await stage.client.tools()
+        told = [frame["method"] for frame in stage.client.told]
+        assert told == (["notifications/tools/list_changed"] if era == rpc.LEGACY else [])
+        del door.refuse["echo"]
+        door.on_joined()
+        assert "echo" in await stage.client.tools()
+        assert text_of(await stage.client.call("echo", text="x")) == "x"
+
+
 async def test_what_cannot_be_checked_is_not_offered(tmp_path: Path) -> None:
     async with proxied(tmp_path, only=("echo", "remote", "bad*", "fail")) as stage:
         await stage.client.handshake()

@@ -4,7 +4,7 @@ import asyncio
 import json
 import socket
 import sys
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
@@ -40,6 +40,7 @@ class MemoryDoor:
     def __init__(self) -> None:
         self.asked: list[tuple[str, dict[str, Any]]] = []
         self.settled: list[tuple[str, bool, Any]] = []
+        self.on_joined: Callable[[], None] = lambda: None
         self.unknown: list[str] = []
         self.unsafe: list[str] = []
         self.refuse: dict[str, Refusal] = {}

@@ -40,7 +40,13 @@ class Granted(Protocol):
 
 
 class Door(Protocol):
-    """Who is asked about calls."""
+    """Who is asked about calls.
+
+    Attributes:
+        on_joined: Called when a run has been joined.
+    """
+
+    on_joined: Callable[[], None]
 
     def grant(self, tool: str, args: dict[str, Any]) -> Any:
         """An async context manager of a `Granted`; leaving it settles the call, by an exception as failed.
@@ -73,6 +79,7 @@ class GateDoor:
         approval_s: float = APPROVAL_S,
     ) -> None:
         """Closed until `run`."""
+        self.on_joined: Callable[[], None] = lambda: None
         self._make_client = make_client
         self._answer_s = answer_s
         self._approval_s = approval_s
@@ -91,6 +98,7 @@ class GateDoor:
                 async with self._make_client() as client, client:
                     self._client, self._why, delay_s = client, "", RETRY_MIN_S
                     self._tried.set()
+                    self.on_joined()
                     await self._say_unsafe()
                     log.info("mcp.gate_joined", agent=client.agent, run=client.run)
                     await client.run_forever()

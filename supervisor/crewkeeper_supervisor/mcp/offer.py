@@ -64,9 +64,16 @@ class Offer:
         """What the gate calls a tool of this server."""
         return f"{self._prefix}.{name}" if self._prefix else name
 
-    def hide(self, name: str) -> None:
-        """Show a tool no more: the gate says that the agent has none of this name."""
+    def hide(self, name: str) -> bool:
+        """Show a tool no more: the gate says that the agent has none of this name. Whether it was shown."""
+        if name not in self._good or name in self._hidden:
+            return False
         self._hidden.add(name)
+        return True
+
+    def show_all(self) -> None:
+        """Hide nothing: another run may be asked."""
+        self._hidden.clear()
 
     def forget(self) -> None:
         """The server says that its tools have changed: they must be heard of anew."""
@@ -125,7 +132,7 @@ class Offer:
         if name in self.unusable:
             raise Refusal("tool_unusable", f"The tool {name!r} cannot be used: {self.unusable[name]}; {NOT_RUN}.")
         definition = self._good.get(name)
-        if definition is None or name in self._hidden:
+        if definition is None:
             names = [each.name for each in self.tools]
             omitted = max(0, len(names) - LISTED_MAX)
             unknown = UnknownTool(

@@ -78,6 +78,7 @@ class Proxy:
         self._door = door
         self._reader, self._writer = client
         self._denied = tuple(method for method in DENIED_BY_DEFAULT if method not in allow)
+        door.on_joined = offer.show_all
         self.upstream = make_upstream(on_frame=self._from_server, on_restart=self._greet_again)
         self._requests: dict[int | str, anyio.CancelScope] = {}
         self._asked_client: dict[int | str, None] = {}
@@ -330,11 +331,18 @@ class Proxy:
             if refused.code == "tool_timeout":
                 assert self._group is not None
                 self._group.start_soon(self.upstream.probe, era)
+            if refused.code == "unknown_tool":
+                await self._hide(name)
             log.info("mcp.refused", tool=name[:128], code=refused.code)
             return rpc.refusal(frame.id, refused.code, str(refused))
         except ServerGone as gone:
             text = f"The server of the tool {name[:128]!r} is gone: {gone}. The call may have been carried out."
             return rpc.refusal(frame.id, "tool_lost", text)
+
+    async def _hide(self, name: str) -> None:
+        """The gate says that the agent has no such tool: it is listed no more, until there is another run."""
+        if self.offer.hide(name) and self._greeting is not None:
+            await self._tell(rpc.notification("notifications/tools/list_changed"))
 
     async def _check(self, name: str, args: Any) -> None:
         try:
