@@ -37,7 +37,7 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "budget": ("budget:budget", "Show and change what a run may spend."),
     "approvals": ("approvals:approvals", "List, show, approve and deny calls that wait for a person."),
     "crew": ("crew:crew", "Check crew files, print their schema."),
-    "policy": ("policy:policy", "Check, test and explain policy rules."),
+    "policy": ("policy:policy", "Check, test, explain and apply policy rules."),
     "mcp": ("mcp:mcp", "Put MCP servers behind the gate."),
     "tools": ("tools:tools", "List, compare and pin the tools of MCP servers."),
     "redact": ("redact:redact", "Replace secrets and personal data between stdin and stdout."),

@@ -55,16 +55,18 @@ def write(text: str) -> None:
 
 def write_json(value: Any) -> None:
     """Write a document as indented JSON; unprintable characters are escaped."""
+    from crewkeeper_supervisor.views.redaction import clean_json
     from crewkeeper_supervisor.views.wording import safe_json
 
-    write(safe_json(msgspec.json.format(msgspec.json.encode(value), indent=2)))
+    write(safe_json(msgspec.json.format(clean_json(msgspec.json.encode(value)), indent=2)))
 
 
 def write_json_line(value: Any) -> None:
     """Write a document as one line of JSON, at once."""
+    from crewkeeper_supervisor.views.redaction import clean_json
     from crewkeeper_supervisor.views.wording import safe_json
 
-    write(safe_json(msgspec.json.encode(value)))
+    write(safe_json(clean_json(msgspec.json.encode(value))))
     stdout().flush()
 
 
@@ -72,8 +74,10 @@ def write_yaml(value: Any) -> None:
     """Write a document as YAML, ASCII only."""
     import yaml
 
+    from crewkeeper_supervisor.views.redaction import clean_json
+
     # Through JSON, so that times and money read the same in both.
-    write(yaml.safe_dump(msgspec.json.decode(msgspec.json.encode(value)), sort_keys=False).rstrip())
+    write(yaml.safe_dump(msgspec.json.decode(clean_json(msgspec.json.encode(value))), sort_keys=False).rstrip())
 
 
 def emit_rows(

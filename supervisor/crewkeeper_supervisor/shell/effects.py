@@ -9,6 +9,7 @@ from msgspec import UNSET
 from crewkeeper_bus import codec, subjects
 from crewkeeper_bus.codec import PAYLOAD_MAX_BYTES
 from crewkeeper_bus.messages import Outcome, SupervisorCancel, SupervisorReply
+from crewkeeper_bus.redaction import Redactor
 from crewkeeper_bus.subjects import HOST, SUPERVISOR, Kind
 from crewkeeper_bus.tool_messages import ApprovalAsked, HookAnswered
 from crewkeeper_supervisor.core.commands import (
@@ -99,6 +100,10 @@ class Effects:
             outcome = Outcome(command=command.id, ok=False, detail=NOBODY_TO_TELL)
             await journal.publish_op(self._link, self._run, outcome)
             return
+        if crew is not None and "webhooks" in crew.redact.places:
+            redactor = Redactor(bytes.fromhex(crew.redact.key), crew.redact.kinds)
+            command = msgspec.structs.replace(command, body=redactor.value(command.body)[0])
+        # Links of approvals are made after that, for they are secrets that are meant to be sent.
         if crew is not None and command.body.get("kind") == approval_notice.KIND:
             sent = approval_notice.completed(self._link.place.state, self._run, crew, command.body)
             command = msgspec.structs.replace(command, body=sent)

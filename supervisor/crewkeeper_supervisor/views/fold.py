@@ -8,6 +8,7 @@ from typing import Protocol
 from crewkeeper_supervisor.core.commands import Command
 from crewkeeper_supervisor.core.events import Event
 from crewkeeper_supervisor.gate.rules import make_fold
+from crewkeeper_supervisor.views import redaction
 
 
 class JournalEntry(Protocol):
@@ -50,6 +51,8 @@ class Fold:
         """Take in the next entry; returns it as an event, and what the core decides upon it: to tell, not to do."""
         event = self.supervisor.read(entry.seq, entry.at_s, entry.subject, entry.payload)
         commands = self.supervisor.handle(event)
+        if self.began_at_s is None and self.supervisor.crew is not None:  # the first entry is the crew
+            redaction.begin(self.supervisor.crew.redact)
         if self.began_at_s is None:
             self.began_at_s = entry.at_s
         self.last_at_s = max(self.last_at_s, entry.at_s)

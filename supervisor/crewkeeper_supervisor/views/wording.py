@@ -10,6 +10,8 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Final
 
+from crewkeeper_supervisor.views.redaction import clean_text
+
 TEXT_MAX_CHARS: Final = 300
 """Default limit of one shown text; longer ones end in an ellipsis."""
 
@@ -30,12 +32,14 @@ def safe(text: str, limit: int | None = TEXT_MAX_CHARS) -> str:
     r"""Make hostile text harmless to a terminal: one line of printable characters.
 
     Control characters (so every ANSI sequence), bidirectional and zero-width characters, line and paragraph
-    separators, surrogates and private-use characters become visible escapes such as `\x1b`.
+    separators, surrogates and private-use characters become visible escapes such as `\x1b`. Secrets are replaced where
+    the crews shown want it.
 
     Args:
         text: Any string.
         limit: Longest result in characters before escaping; None for no limit.
     """
+    text = clean_text(text)  # before it is cut: half a secret is not recognised
     if limit is not None and len(text) > limit:
         text = text[: limit - 1] + "…"
     if text.isprintable():
