@@ -5,6 +5,7 @@ wildcards, queue groups, the server's permission rules, and connections that a t
 """
 
 import asyncio
+import contextvars
 import time
 from collections import deque
 from collections.abc import Callable
@@ -106,6 +107,7 @@ class MemoryTransport:
         self._listeners: list[Callable[[bool], None]] = []
         self._end_listeners: list[Callable[[Refused], None]] = []
         self._inbox: deque[tuple[Deliver, str, bytes]] = deque()
+        self._context: contextvars.Context | None = None
         self._held: deque[tuple[str, bytes]] = deque()
         self._held_bytes = 0
 
@@ -154,6 +156,7 @@ class MemoryTransport:
         if not self._may_subscribe(subject, queue):
             self.refused += 1
             return
+        self._context = contextvars.copy_context()  # what is delivered runs as the subscriber's, not as the sender's
         self._bus._subscriptions.append(_Subscription(self, subject, queue, deliver))
 
     async def barrier(self, limit_s: float = 10.0) -> None:
@@ -243,7 +246,7 @@ class MemoryTransport:
 
     def _enqueue(self, deliver: Deliver, subject: str, payload: bytes) -> None:
         self._inbox.append((deliver, subject, payload))
-        asyncio.get_running_loop().call_soon(self._deliver_next)
+        asyncio.get_running_loop().call_soon(self._deliver_next, context=self._context)
 
     def _deliver_next(self) -> None:
         if not self._inbox:  # cut or closed after it was scheduled
