@@ -8,7 +8,7 @@ from crewkeeper_bus import messages as m
 from crewkeeper_supervisor.core.crew import Agent, Crew, Rate
 from crewkeeper_supervisor.core.events import Rejected, Throttled
 from crewkeeper_supervisor.core.quotas import Quota
-from crewkeeper_supervisor.core.rates import Bucket
+from crewkeeper_supervisor.core.rates import OWED, Bucket
 from crewkeeper_supervisor.core.supervisor import Supervisor
 from support.journal import Journal, fold
 
@@ -104,6 +104,51 @@ def test_where_no_agent_could_publish_nobody_is_blamed(subject: str):
     event = Supervisor("r1").read(1, 0.0, subject, b"{}")
     assert isinstance(event, Rejected)
     assert event.sender == ""
+
+
+def answering_crew() -> Journal:
+    spec = (Agent(name="eve"), Agent(name="mallory"), Agent(name="worker", replicas=2), Agent(name="b"))
+    journal = Journal(Crew(name="c", agents=spec, rate=RATE))
+    journal.start()
+    journal.tick(60.0)
+    return journal
+
+
+def test_an_innocent_is_not_throttled_for_what_others_send_it():
+    """Two attackers below the limit each; the receiver reports each message with three notes, far above it."""
+    journal = answering_crew()
+    for round_ in range(60):
+        journal.tick(0.2)
+        for attacker in ("eve", "mallory"):
+            journal.store(f"crew.r1.msg.{attacker}.b.m{attacker}{round_}", b"{}")
+            for kind, number in (("note", 1), ("note", 2), ("note", 3), ("rep", 4)):
+                to = attacker if kind == "rep" else "_"
+                journal.store(f"crew.r1.{kind}.b.{to}.n{attacker}{round_}x{number}", b"{}")
+    assert journal.core.agents["b"].throttled == 0
+    assert journal.core.agents["eve"].throttled == 0
+    assert not [each for each in journal.core.incidents.values() if each.finding.kind == "flood"]
+
+
+def test_every_instance_of_a_role_has_room_to_answer():
+    journal = answering_crew()
+    buckets = journal.core._state.buckets
+    journal.store("crew.r1.req.eve.worker.c1", b"{}")
+    assert [buckets[name].owed for name in ("worker-1", "worker-2")] == [OWED, OWED]
+
+
+def test_to_answer_is_no_room_to_begin_and_does_not_grow_without_end():
+    journal = answering_crew()
+    for number in range(200):
+        journal.store(f"crew.r1.msg.eve.b.m{number}", b"{}")
+        journal.store(f"crew.r1.msg.b.eve.a{number}", b"{}")
+        journal.store(f"crew.r1.msg.b.b.s{number}", b"{}")
+    bucket = journal.core._state.buckets["b"]
+    assert bucket.owed <= RATE.burst
+    assert journal.core.agents["b"].throttled >= 400 - RATE.burst - 5
+    large = Bucket(RATE, 0.0)
+    large.owe(RATE)
+    assert large.take(RATE, 0.0, 8 * 1024 * 1024, answers=True)
+    assert not large.take(RATE, 0.0, 1024 * 1024, answers=True)
 
 
 def test_a_quota_counts_only_when_it_must():

@@ -13,7 +13,7 @@ from msgspec import Struct
 
 from crewkeeper_bus import codec, subjects
 from crewkeeper_bus.errors import CodecError, SubjectError
-from crewkeeper_bus.subjects import MODEL, SIDE, TOOLS, Kind
+from crewkeeper_bus.subjects import MODEL, SIDE, TOOLS, Address, Kind
 from crewkeeper_bus.tool_messages import SpendAsked, Spent, ToolRan, ToolsGone, ToolsReady
 
 
@@ -72,7 +72,7 @@ def read(
     subject: str,
     payload: bytes,
     limit_bytes: int = codec.PAYLOAD_MAX_BYTES,
-    admits: Callable[[str, float, int], bool] | None = None,
+    admits: Callable[[str, float, int, Address | None], bool] | None = None,
 ) -> Event:
     """Read one journal entry.
 
@@ -82,18 +82,18 @@ def read(
         subject: `crew.<run>.<kind>.<from>.<to>.<id>`.
         payload: The bytes as published.
         limit_bytes: Size limit of a payload of this crew.
-        admits: Whether this sender may add so many bytes at this time; asked of agents, before the payload is looked
-            at. None: always.
+        admits: Whether this sender may add so many bytes at this time, there; asked of agents, before the payload is
+            looked at. None: always.
     """
     try:
         address = subjects.parse(subject)
     except SubjectError as error:
         sender = _publisher(subject)
-        if admits is not None and not admits(sender, at_s, len(payload)):
+        if admits is not None and not admits(sender, at_s, len(payload), None):
             return Throttled(seq=seq, at_s=at_s, sender=sender, size_bytes=len(payload))
         return _rejected(seq, at_s, sender, subject, str(error), payload, forged=False)
     supervisor_side = address.sender in SIDE
-    if not supervisor_side and admits is not None and not admits(address.sender, at_s, len(payload)):
+    if not supervisor_side and admits is not None and not admits(address.sender, at_s, len(payload), address):
         return Throttled(seq=seq, at_s=at_s, sender=address.sender, size_bytes=len(payload))
     forged = not supervisor_side and (address.kind in (Kind.CTL, Kind.OP) or address.sender.startswith("_"))
     if forged:

@@ -11,6 +11,7 @@ import msgspec
 from msgspec import Raw, Struct, field
 
 from crewkeeper_bus.messages import Ctl, Fault, HostCtl
+from crewkeeper_bus.subjects import OWED_KINDS, REPORTED_KINDS, Address, Kind
 from crewkeeper_supervisor.core.booking import Booking
 from crewkeeper_supervisor.core.commands import (
     Admit,
@@ -36,6 +37,9 @@ from crewkeeper_supervisor.core.wait_graph import WaitGraph
 
 _NEVER: Final = float("inf")
 
+
+_BEGINNING: Final = frozenset({Kind.REQ, Kind.MSG})
+_ANSWERING: Final = frozenset({*OWED_KINDS, *REPORTED_KINDS})
 
 ESCALATIONS_MAX: Final = 1000
 """Escalations whose incidents are remembered for late outcomes; the oldest is forgotten first."""
@@ -147,14 +151,32 @@ class RunState:
         self._out: list[Command] = []
         self._index = 0
 
-    def admits(self, sender: str, at_s: float, size_bytes: int) -> bool:
-        """Whether a sender may put so much into the journal now; see `rates`."""
+    def admits(self, sender: str, at_s: float, size_bytes: int, address: Address | None = None) -> bool:
+        """Whether a sender may put so much into the journal now; see `rates`.
+
+        `address` is where it goes: whoever is sent something is given room to say what becomes of it. That goes for
+        what is not read, too, since it is delivered all the same.
+        """
         rate = self.crew.rate if self.crew is not None else Rate()
-        name = sender if sender in self.agents else ""
+        if address is None:
+            return self._bucket(sender, rate, at_s).take(rate, at_s, size_bytes)
+        if address.kind in _BEGINNING and address.to != sender:
+            for name in self._receivers(address.to):
+                self._bucket(name, rate, at_s).owe(rate)
+        return self._bucket(sender, rate, at_s).take(rate, at_s, size_bytes, answers=address.kind in _ANSWERING)
+
+    def _bucket(self, agent: str, rate: Rate, at_s: float) -> Bucket:
+        name = agent if agent in self.agents else ""
         bucket = self.buckets.get(name)
         if bucket is None:
             bucket = self.buckets[name] = Bucket(rate, at_s)
-        return bucket.take(rate, at_s, size_bytes)
+        return bucket
+
+    def _receivers(self, to: str) -> tuple[str, ...]:
+        """The agents that hear what is sent to an agent or a role, as far as they are known."""
+        if to in self.agents:
+            return (to,)
+        return tuple(f"{to}-{number}" for number in range(1, self.replicas.get(to, 0) + 1))
 
     # --- time ---
 
