@@ -17,8 +17,8 @@ from crewkeeper_bus.subjects import SERVICES, Permissions, agent_permissions, pa
 SESSION_S: Final = 600
 """How long the server keeps a connection before it must log in again."""
 SUBSCRIPTIONS_MAX: Final = 20
-"""How many subscriptions a connection may have: an agent needs seven. Stated in what is signed; nats-server 2.15 does not
-hold connections to it, nor to the size of messages, when they were let in by a callout."""
+"""How many subscriptions a connection may have: an agent needs seven. Stated in what is signed; nats-server 2.15 does
+not hold connections to it, nor to the size of messages, when they were let in by a callout."""
 
 AccessState = Literal["running", "paused", "killed"]
 """`paused`: it may connect, hear the supervisor, and say nothing. `killed`: for good; nothing leads out of it."""
