@@ -27,7 +27,6 @@ from crewkeeper_bus.errors import (
     ToolRefused,
     WouldDeadlock,
 )
-from crewkeeper_bus.settings import resolve
 
 if TYPE_CHECKING:
     from crewkeeper_bus.client import Client
@@ -36,7 +35,6 @@ if TYPE_CHECKING:
 log = structlog.get_logger()
 
 BARRIER_POLL_S: Final = 0.02
-CLOSE_LIMIT_S: Final = 5.0
 
 _CAUGHT: Final[dict[str, type[BusError] | tuple[type[BusError], ...]]] = {
     "would_deadlock": WouldDeadlock,
@@ -235,17 +233,10 @@ class Player:
             await self.crew.tell(step.to, step.body)
 
     async def _publish_raw(self, step: s.PublishRaw) -> None:
-        # A connection of its own with the same rights: the client would refuse to say such things.
-        from crewkeeper_bus.nats_transport import NatsTransport
-
-        settings = resolve({"run": self.crew.run, "agent": self.crew.agent})
-        transport = await NatsTransport.open(settings.url, user=settings.user, password=settings.password)
-        try:
-            await transport.publish(step.subject, step.payload)
-            await transport.barrier()
-        finally:
-            with anyio.move_on_after(CLOSE_LIMIT_S, shield=True):
-                await transport.close()
+        # On the agent's own connection: with another it would be taken for somebody else who has its credentials.
+        await self.crew._membership.publish_raw(
+            step.subject, step.payload
+        )  # the client would refuse to say such things
 
     async def _barrier(self, step: s.Barrier) -> None:
         path = Path(step.file)

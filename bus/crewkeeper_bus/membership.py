@@ -21,7 +21,17 @@ from crewkeeper_bus.calls import Calls
 from crewkeeper_bus.checkpoint import Checkpoint
 from crewkeeper_bus.control import Control
 from crewkeeper_bus.delegation import Delegations
-from crewkeeper_bus.errors import BusError, Cancelled, CodecError, Killed, Refused, SubjectError, Timeout, WouldDeadlock
+from crewkeeper_bus.errors import (
+    BusError,
+    Cancelled,
+    CodecError,
+    ConnectionLost,
+    Killed,
+    Refused,
+    SubjectError,
+    Timeout,
+    WouldDeadlock,
+)
 from crewkeeper_bus.grants import Grants
 from crewkeeper_bus.heartbeat import Heartbeats
 from crewkeeper_bus.humans import Humans
@@ -95,6 +105,17 @@ class Membership:
         self._stopped = anyio.Event()
         self._grace_s = 0.0
         self._left = anyio.Event()
+
+    async def publish_raw(self, subject: str, payload: bytes) -> None:
+        """Publish past every check of the client, and wait until the server has seen it; for agents that test others.
+
+        Raises:
+            ConnectionLost: There is no connection, or the server did not answer in time.
+        """
+        if self._transport is None:
+            raise ConnectionLost("not connected: nothing can be published yet")
+        await self._transport.publish(subject, payload)
+        await self._transport.barrier()
 
     @property
     def is_connected(self) -> bool:
