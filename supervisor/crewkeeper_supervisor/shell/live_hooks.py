@@ -4,7 +4,7 @@ Every hook has a process of its own, so that one that hangs holds up nobody else
 over a question, and a hook that gives no answer in time is told as failed, which denies the call.
 """
 
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from pathlib import Path
 from typing import Final
 
@@ -38,7 +38,8 @@ class LiveHooks:
         self._processes: dict[str, HookProcess] = {}
         self._under_way: set[str] = set()
         self._answers: OrderedDict[str, HookAnswered] = OrderedDict()
-        self._send, self._receive = anyio.create_memory_object_stream[tuple[AskHook, Path]](WAITING_MAX)
+        self._waiting: deque[tuple[AskHook, Path]] = deque()
+        self._changed = anyio.Event()
 
     def give(self, command: AskHook, crew: Crew | None) -> None:
         """Take a question over. One that is under way is not put twice; one too many is left for the core to put again.
@@ -47,21 +48,22 @@ class LiveHooks:
             command: The question.
             crew: Whose folder has the modules of its hooks.
         """
-        if command.id in self._under_way:
+        if command.id in self._under_way or len(self._under_way) >= WAITING_MAX:
             return
-        try:
-            self._send.send_nowait((command, Path(crew.folder if crew is not None and crew.folder else ".")))
-        except anyio.WouldBlock:
-            return
+        self._waiting.append((command, Path(crew.folder if crew is not None and crew.folder else ".")))
         self._under_way.add(command.id)
+        self._changed.set()
 
     async def work(self) -> None:
         """Answer questions until cancelled."""
         limit = anyio.CapacityLimiter(AT_ONCE)
         try:
             async with anyio.create_task_group() as tasks:
-                async for command, folder in self._receive:
-                    tasks.start_soon(self._answer, command, folder, limit)
+                while True:
+                    while self._waiting:
+                        tasks.start_soon(self._answer, *self._waiting.popleft(), limit)
+                    self._changed = anyio.Event()
+                    await self._changed.wait()
         finally:
             for process in self._processes.values():
                 process.close()
