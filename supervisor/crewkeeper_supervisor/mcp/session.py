@@ -146,12 +146,17 @@ class Session:
         try:
             given = await self._upstream.ask(rpc.request(id_, "tools/call", params))
         except anyio.get_cancelled_exc_class():
-            if self._group is not None:
-                self._group.start_soon(self._upstream.probe, self._meta)
+            self.suspect()
             raise
         if given.error is not None:
             raise ServerGone(f"the server says: {rpc.error_text(given)}")
         return {key: value for key, value in given.result_dict().items() if key != "_meta"}
+
+    def suspect(self) -> None:
+        """A call was cut: see whether the server still answers anything, before it is asked for more."""
+        if self._group is not None:
+            self._upstream.suspect()
+            self._group.start_soon(self._upstream.probe, self._meta)
 
     async def _from_server(self, frame: Frame) -> None:
         if frame.kind == "request":

@@ -92,6 +92,7 @@ class Served:
             scope = self._running.get(order.id)
             if scope is not None:
                 scope.cancel()
+                self._session.suspect()  # before the next order is obeyed
             return
         scope = self._running[order.id] = anyio.CancelScope()
         group.start_soon(self._carry_out, order, scope)

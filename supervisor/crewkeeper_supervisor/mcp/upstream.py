@@ -105,6 +105,7 @@ class Upstream:
         self._restarting = ""
         self._restarts = 0
         self._probing = False
+        self._suspected = False
         self._bad_lines = 0
         self._lost = ""
 
@@ -293,16 +294,22 @@ class Upstream:
         except BadFrame as error:
             raise ServerGone(f"{method}: the result {error}") from None
 
+    def suspect(self) -> None:
+        """Let what is asked from now on wait for `probe`, so that it is not lost with a server that hangs."""
+        if self._is_open:
+            self._suspected = True
+            self._change(up=True)
+
     async def probe(self, meta: dict[str, Any] | None) -> None:
         """See whether the server still answers anything; if it does not, start it again.
 
         Args:
             meta: `_meta` of a request in a version without handshake, which has no ping; None: it is pinged.
         """
-        if self._probing or self._is_over or not self._is_open:
+        self.suspect()
+        if self._probing or self._is_over or not self._suspected:
             return
-        self._probing = True
-        self._change(up=True)  # what is asked meanwhile waits, so that it is not lost with a server that hangs
+        self._probing, self._suspected = True, False
         try:
             params = None if meta is None else {"_meta": meta}
             id_ = f"crewkeeper-{secrets.token_hex(8)}"
