@@ -93,6 +93,7 @@ def test_environment_has_settings_and_no_secret() -> None:
         "CREWKEEPER_MAILBOX": "1000",
         "CREWKEEPER_HEARTBEAT_S": "2.0",
         "CREWKEEPER_PAYLOAD_BYTES": str(256 * 1024),
+        "CREWKEEPER_REDACT": "secrets",
         "PYTHONUNBUFFERED": "1",
     }
 

@@ -39,6 +39,7 @@ class LiveHooks:
         self._under_way: set[str] = set()
         self._answers: OrderedDict[str, HookAnswered] = OrderedDict()
         self._waiting: deque[tuple[AskHook, Path]] = deque()
+        self._cold: list[tuple[str, Path]] = []
         self._changed = anyio.Event()
 
     def give(self, command: AskHook, crew: Crew | None) -> None:
@@ -54,12 +55,20 @@ class LiveHooks:
         self._under_way.add(command.id)
         self._changed.set()
 
+    def warm(self, crew: Crew | None) -> None:
+        """Start the processes of a crew's hooks before the first call waits for one."""
+        if crew is not None:
+            self._cold += [(rule.hook, Path(crew.folder or ".")) for rule in crew.rules if rule.hook]
+            self._changed.set()
+
     async def work(self) -> None:
         """Answer questions until cancelled."""
         limit = anyio.CapacityLimiter(AT_ONCE)
         try:
             async with anyio.create_task_group() as tasks:
                 while True:
+                    while self._cold:
+                        tasks.start_soon(self._start, *self._cold.pop(), limit)
                     while self._waiting:
                         tasks.start_soon(self._answer, *self._waiting.popleft(), limit)
                     self._changed = anyio.Event()
@@ -81,8 +90,19 @@ class LiveHooks:
         except ConnectionLost:
             logger().warning("hook.unsaid", crew=self._run, hook=command.hook)  # the core asks again
 
+    async def _start(self, hook: str, folder: Path, limit: anyio.CapacityLimiter) -> None:
+        try:
+            wrong = await anyio.to_thread.run_sync(self._process(hook, folder).check, limiter=limit)
+        except HookFailed as error:
+            wrong = {hook: str(error)}
+        for name, error_text in wrong.items():
+            logger().warning("hook.unusable", crew=self._run, hook=name, cause=error_text[:300])
+
+    def _process(self, hook: str, folder: Path) -> HookProcess:
+        return self._processes.setdefault(hook, HookProcess((hook,), folder))
+
     def _ask(self, command: AskHook, folder: Path) -> HookAnswered:
-        process = self._processes.setdefault(command.hook, HookProcess((command.hook,), folder))
+        process = self._process(command.hook, folder)
         asked = command.asked
         call = Call(**{name: getattr(asked, name) for name in asked.__struct_fields__})
         try:

@@ -164,6 +164,7 @@ class Owner:
     async def _work(self) -> None:
         async with journal.follow(self._link, self._run) as entries:
             await self._catch_up(entries)
+            self._hooks.warm(self.fold.crew)
             self._lease.check()
             self._ledger = await Ledger.open(self._link, self._run, term=self._lease.term, owner=self._name)
             left = list(self.fold.pending.values())
