@@ -223,7 +223,6 @@ class Access:
             expires_at=now_s + expires_s,
             by=parent,
         )
-
         new = Record(
             run=run,
             agent=agent,
