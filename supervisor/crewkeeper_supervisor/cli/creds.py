@@ -13,7 +13,7 @@ import click
 import msgspec
 
 from crewkeeper_supervisor.cli.failure import INVALID, NOT_FOUND, Failure
-from crewkeeper_supervisor.cli.output import emit_document, emit_rows, output_option, say, write
+from crewkeeper_supervisor.cli.output import emit_document, emit_rows, emit_secret, output_option, say, write
 from crewkeeper_supervisor.cli.place_options import opened, place_options
 
 if TYPE_CHECKING:
@@ -217,7 +217,7 @@ def _show(issued: "Issued", role: str, file: Path | None, output: str) -> None:
         emit_document(written, output, lambda: _file_lines(written, role))
         return
     printed = Printed(**common, password=given.password, expires_at=issued.expires_at)
-    emit_document(printed, output, lambda: _text_lines(issued, role))
+    emit_secret(printed, output, lambda: _text_lines(issued, role))
 
 
 def _settings(settings: dict[str, str]) -> list[str]:
@@ -375,9 +375,7 @@ async def _ls(run: str | None, output: str, state: Path | None, nats: str | None
 
 @creds.command()
 @click.option("--account", default="CREWS", show_default=True, help="Account that agents work in.")
-@click.option(
-    "--auth-account", default="CREWS_AUTH", show_default=True, help="Account that logins are decided in."
-)
+@click.option("--auth-account", default="CREWS_AUTH", show_default=True, help="Account that logins are decided in.")
 @click.option("--system-account", default="SYS", show_default=True, help="The cluster's system account.")
 @click.option("--keep-user", multiple=True, metavar="USER", help="A user that logs in as before; may be repeated.")
 @click.option(

@@ -116,6 +116,23 @@ def emit_table(table: "Table") -> None:
     write_table(table, stdout(), color=use_color())
 
 
+def emit_secret(value: Any, output: str, text: Callable[[], Sequence[str]]) -> None:
+    """As `emit_document`, for a secret that was asked for and is shown this once: nothing is redacted."""
+    data = msgspec.json.encode(value)
+    match output:
+        case "json":
+            write(msgspec.json.format(data, indent=2).decode())
+        case "jsonl":
+            write(data.decode())
+        case "yaml":
+            import yaml
+
+            write(yaml.safe_dump(msgspec.json.decode(data), sort_keys=False).rstrip())
+        case _:
+            for line in text():
+                write(line)
+
+
 def emit_document(value: Any, output: str, text: Callable[[], Sequence[str]]) -> None:
     """Write one thing: as data, or as lines of text."""
     match output:
