@@ -109,19 +109,33 @@ ENGINES: dict[str, Callable[[], Handle]] = {
 
 
 def measure(make: Callable[[], Handle], events: list[Recorded], setup: int) -> tuple[float, float, bool]:
-    """Events a second of CPU, worst latency of one event in milliseconds, and whether it came to the end."""
-    handle = make()
-    for event in events[:setup]:
-        handle(event)
-    worst, clock = 0.0, time.perf_counter
+    """Events a second of CPU, worst latency of one event in milliseconds, and whether it came to the end.
+
+    They are taken in two passes: a clock around every event would cost the fast engines a good part of their rate.
+    """
+    first, whole = prepared(make, events[:setup]), True
     begun, done = time.process_time(), 0
     for done, event in enumerate(events[setup:], 1):
-        at = clock()
-        handle(event)
-        worst = max(worst, clock() - at)
+        first(event)
         if done % 256 == 0 and time.process_time() - begun > LIMIT_S:
+            whole = False
             break
-    return done / (time.process_time() - begun), 1e3 * worst, done == len(events) - setup
+    rate = done / (time.process_time() - begun)
+    del first
+    second, worst, clock = prepared(make, events[:setup]), 0.0, time.perf_counter
+    for event in events[setup : setup + done]:
+        at = clock()
+        second(event)
+        worst = max(worst, clock() - at)
+    return rate, 1e3 * worst, whole
+
+
+def prepared(make: Callable[[], Handle], events: list[Recorded]) -> Handle:
+    """An engine that has been told who is there."""
+    handle = make()
+    for event in events:
+        handle(event)
+    return handle
 
 
 def memory(agents: int) -> float:
