@@ -21,7 +21,7 @@ from typing import Final, Literal
 import networkx as nx
 from msgspec import Struct
 
-from crewkeeper_supervisor.core.crew import Agent, Crew
+from crewkeeper_supervisor.core.crew import Agent, Budget, Crew
 
 _NAMES_SHOWN: Final = 8
 _STARTS_MAX: Final = 64
@@ -170,8 +170,15 @@ def _isolated(crew: Crew) -> list[LintWarning]:
     ]
 
 
+def _has_budget(crew: Crew) -> bool:
+    budgets = (crew.budget, *(budget for agent in crew.agents for budget in (agent.budget, agent.task_budget)))
+    return any(budget is not None and budget != Budget() for budget in budgets)
+
+
 def _unheard(crew: Crew) -> list[LintWarning]:
     kinds = [kind for kind in crew.responses.__struct_fields__ if "escalate" in getattr(crew.responses, kind).do]
+    if not _has_budget(crew):
+        kinds = [kind for kind in kinds if kind != "budget_spent"]
     if crew.escalate or not kinds:
         return []
     return [
