@@ -116,7 +116,7 @@ class Agent:
             until: `"stop"` serves until told to stop, `"main"` until main is over. Without handlers it is always main.
 
         Exit status: 0 left in order; 1 main raised, or the bus cannot be reached or refuses this agent; 2 the
-        configuration is wrong; 3 stopped in mid-work. SIGTERM and SIGINT stop it as the supervisor would, with status 0.
+        configuration is wrong; 3 stopped in mid-work. SIGTERM and SIGINT stop it as the supervisor would, with 0.
         """
         from crewkeeper_agents import runtime
 
