@@ -1,5 +1,6 @@
 """`supervisor creds` against real servers: what it prints lets a stock client in, and nothing else does."""
 
+import io
 import json
 import shlex
 import stat
@@ -9,12 +10,14 @@ import anyio
 import pytest
 import yaml
 
+from crewkeeper_bus.claims import Key
 from crewkeeper_bus.credentials import from_file
 from crewkeeper_supervisor.cli import failure
 from crewkeeper_supervisor.cli.creds import Span
 from crewkeeper_supervisor.cli.main import run
 from crewkeeper_supervisor.core.crew import Agent, Crew
 from crewkeeper_supervisor.shell import controller, journal
+from crewkeeper_supervisor.shell.authority import Authority
 from crewkeeper_supervisor.shell.registry import Registry
 from support.login_stage import RUN, both_modes, login_stage, may_publish, until
 
@@ -281,6 +284,27 @@ def test_a_block_has_public_keys_only_and_stays_the_same(tmp_path, capsys):
     assert capsys.readouterr().out == first.out
     assert run([*arguments[:4], "--account", "OTHER"]) == failure.INVALID
     assert "use another state directory" in capsys.readouterr().err
+
+
+def test_a_signing_key_is_kept_and_not_shown(tmp_path, capsys, monkeypatch):
+    account, signer, other = (Key.make("account") for _ in range(3))
+    state = tmp_path / "state"
+    arguments = ["creds", "signing-key", "--account", account.public, "--state", str(state)]
+    given = tmp_path / "seed"
+    given.write_text(f"{signer.seed}\n")
+    assert run([*arguments, "--seed-file", str(given)]) == 0
+    printed = capsys.readouterr()
+    assert str(state / "keys") in printed.err
+    assert signer.seed not in printed.out + printed.err
+    found = Authority.load(state, "nats://127.0.0.1:4222")
+    assert found is not None
+    assert found.mode == "signing"
+    monkeypatch.setattr("sys.stdin", io.StringIO(other.seed))
+    assert run(arguments) == failure.INVALID
+    assert "use another state directory" in capsys.readouterr().err
+    given.write_text("SAnonsense")
+    assert run([*arguments[:4], "--state", str(tmp_path / "new"), "--seed-file", str(given)]) == failure.INVALID
+    assert "nonsense" not in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("text", "seconds"), [("90", 90), ("90s", 90), ("1.5h", 5400), ("7d", 604800), ("30m", 1800)])

@@ -6,7 +6,7 @@ import shlex
 import time
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import IO, TYPE_CHECKING, Any, Final
 
 import anyio
 import click
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from crewkeeper_supervisor.shell.nats_link import Link
     from crewkeeper_supervisor.shell.registry import RunInfo
 
+SEED_MAX_CHARS: Final = 200
+"""A signing key has 58; more is read only to refuse it."""
 _SPAN = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,3})?)(s|m|h|d)?\Z")
 _UNITS_S: Final = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
@@ -399,3 +401,26 @@ def block(account: str, auth_account: str, system_account: str, keep_user: tuple
     )
     write(text.rstrip("\n"))
     say(f"the keys are in {directory / 'keys'}; every supervisor of this cluster needs them, and nobody else")
+
+
+# --- signing-key ---
+
+
+@creds.command(name="signing-key")
+@click.option("--account", required=True, metavar="KEY", help="Public key of the account, A….")
+@click.option(
+    "--seed-file", type=click.File("r"), default="-", metavar="FILE", help="Where the key (SA…) is; default: the input."
+)
+@click.option("--state", type=click.Path(file_okay=False, path_type=Path), metavar="DIR", help="Where the key is kept.")
+def signing_key(account: str, seed_file: IO[str], state: Path | None) -> None:
+    """Keep a signing key of an account, where nothing more of a cluster can be had.
+
+    Hosts then sign credentials of 60 s. Nothing can be cut off before they end: `supervisor doctor` says what is not
+    enforced. The key is read from a file or the input, never from the command line, which others can read.
+    """
+    from crewkeeper_supervisor.shell.authority import store_signing_key
+    from crewkeeper_supervisor.shell.place import state_dir
+
+    directory = state_dir(state)
+    store_signing_key(directory, account=account.strip(), seed=seed_file.read(SEED_MAX_CHARS).strip())
+    say(f"the key is in {directory / 'keys'}; start crews with: supervisor up --nats tls://HOST crew.yaml")
