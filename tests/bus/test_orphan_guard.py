@@ -1,5 +1,6 @@
 """Orphan guard: whole groups end with their starter; otherwise a guarded process is like any other."""
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -15,8 +16,9 @@ from support.bus import until
 pytestmark = pytest.mark.live
 
 STARTER = """
-import asyncio, sys
+import asyncio, signal, sys
 from crewkeeper_bus.orphan_guard import open_guarded, popen_guarded
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it, and so would we
 tree = "trap '' TERM HUP INT; sleep 1000 & echo $$ $!; wait"
 async def main():
     popen_guarded(["sh", "-c", tree])
@@ -43,7 +45,11 @@ async def test_whole_groups_end_with_their_starter_however_it_ends(number):
         assert len(pids) == 4
         assert not any(gone(pid) for pid in pids)
         os.kill(starter.pid, number)
-        await until(lambda: all(gone(pid) for pid in pids), f"{pids} are over")
+        try:
+            await until(lambda: all(gone(pid) for pid in pids), f"{pids} are over")
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                starter.kill()
 
 
 async def test_a_guarded_process_is_the_program_itself_in_a_group_of_its_own(tmp_path):
