@@ -30,6 +30,15 @@ RUN = "r1"
 SPENDERS = {"ann": 17, "bob": 17, "cid": 16}
 FIRST, MORE = 4 * RESERVE, 3 * RESERVE
 """The limit at first, at which four calls are under way at once, and what is added after each fault."""
+CONTROLLER = ("-m", "crewkeeper_supervisor.cli.main")
+_NOTHING_HELD = """
+from crewkeeper_supervisor.cli.main import main
+from crewkeeper_supervisor.core.budget import Account
+Account.hold = Account.free = lambda account, amounts: None
+main()
+"""
+UNRESERVING = ("-c", _NOTHING_HELD)
+"""A controller to whose core nothing is ever held."""
 
 
 class Scene:
@@ -57,12 +66,10 @@ class Scene:
         }
         return self._stack.enter_context(child([sys.executable, *words], env, self.folder, name))
 
-    def serve(self, name: str) -> None:
+    def serve(self, name: str, program: tuple[str, ...] = CONTROLLER) -> None:
         """Start a controller."""
         state = str(self.folder / "state")
-        self.controllers[name] = self.start(
-            name, "-m", "crewkeeper_supervisor.cli.main", "serve", "--state", state, "--name", name
-        )
+        self.controllers[name] = self.start(name, *program, "serve", "--state", state, "--name", name)
 
     async def records(self) -> list[ledger.Record]:
         """The ledger, read as it is now."""
@@ -140,7 +147,7 @@ def child(command: list[str], env: dict[str, str], folder: Path, name: str) -> "
 
 
 @contextlib.asynccontextmanager
-async def scene(folder: Path) -> AsyncIterator[Scene]:
+async def scene(folder: Path, program: tuple[str, ...] = CONTROLLER) -> AsyncIterator[Scene]:
     """A run with two controllers, a tool host and the spenders."""
     write_programs(folder)
     (folder / "state").mkdir()
@@ -156,7 +163,7 @@ async def scene(folder: Path) -> AsyncIterator[Scene]:
             await registry.declare(RUN, "shop", "here")
             made = Scene(folder, servers, link, stack)
             for name in ("one", "two"):
-                made.serve(name)
+                made.serve(name, program)
             made.start("tools", "-m", "crewkeeper_agents.tool_host", "tools.json")
             for name, number in SPENDERS.items():
                 made.spenders[name] = made.start(name, "spender.py", name, str(number), str(folder))
@@ -202,6 +209,15 @@ async def test_no_fault_lets_fifty_spenders_overspend(tmp_path: Path) -> None:
     assert found.spent == ACTUAL * ends.count("settle") + RESERVE * ends.count("expire") <= found.limit
     assert len(ends) == ends.count("settle") + ends.count("expire")
     agree(found, told_by(tmp_path), ran(tmp_path))
+
+
+async def test_the_same_spenders_are_seen_to_overspend_without_reservations(tmp_path: Path) -> None:
+    async with scene(tmp_path, UNRESERVING) as run:
+
+        async def overspent() -> list[str]:
+            return [problem for problem in (await run.books()).problems if "held are above" in problem]
+
+        assert await until(overspent, "it is seen")
 
 
 def agree(found: Audit, told: dict[tuple[str, str], str], was_run: list[tuple[str, str]]) -> None:
