@@ -14,7 +14,6 @@ import msgspec
 import nats.js.errors
 from msgspec import UNSET, Struct, UnsetType
 from msgspec.structs import replace
-from nats.js.api import KeyValueConfig, StorageType
 
 from crewkeeper_bus.codec import PAYLOAD_MAX_BYTES
 from crewkeeper_bus.credentials import Credentials
@@ -22,7 +21,7 @@ from crewkeeper_bus.subjects import SERVICES, check_agent, check_token
 from crewkeeper_supervisor.core.scope import SESSION_S, AccessState, Record, Scope, Token, Wider, narrow
 from crewkeeper_supervisor.shell import tokens
 from crewkeeper_supervisor.shell.errors import ShellError, StoreUnavailable
-from crewkeeper_supervisor.shell.nats_link import LINK_ERRORS, Link, WrongLastSequence, replicas
+from crewkeeper_supervisor.shell.nats_link import LINK_ERRORS, Link, WrongLastSequence
 
 BUCKET: Final = "ACCESS"
 TTL_S: Final = 3600.0
@@ -90,14 +89,7 @@ class Access:
         Raises:
             StoreUnavailable: The server did not answer.
         """
-        config = KeyValueConfig(
-            bucket=BUCKET, description="Who may be in a run", history=1, storage=StorageType.FILE, replicas=replicas()
-        )
-        try:
-            with contextlib.suppress(nats.js.errors.BadRequestError):  # it is there, made by another version
-                await self._link.js.create_key_value(config)
-        except LINK_ERRORS as error:
-            raise StoreUnavailable(f"bucket {BUCKET}: {error}") from error
+        await self._link.ensure_bucket(BUCKET, "Who may be in a run")
 
     async def is_there(self) -> bool:
         """Whether the bucket is there: whether anything can have been issued on this server.

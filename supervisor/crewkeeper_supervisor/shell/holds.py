@@ -23,7 +23,7 @@ import anyio
 import msgspec
 import nats.js.errors
 from msgspec import Struct
-from nats.js.api import KeyValueConfig, RePublish, StorageType, StreamConfig
+from nats.js.api import RePublish, StorageType, StreamConfig
 
 from crewkeeper_bus.errors import SubjectError
 from crewkeeper_bus.subjects import AGENT_KINDS, HELD, parse, stream_name
@@ -115,14 +115,7 @@ class Holds:
         Raises:
             StoreUnavailable: The server did not answer.
         """
-        config = KeyValueConfig(
-            bucket=BUCKET, description="Who is held back", history=1, storage=StorageType.FILE, replicas=replicas()
-        )
-        try:
-            with contextlib.suppress(nats.js.errors.BadRequestError):  # it is there, made by another version
-                await self._link.js.create_key_value(config)
-        except LINK_ERRORS as error:
-            raise StoreUnavailable(f"bucket {BUCKET}: {error}") from error
+        await self._link.ensure_bucket(BUCKET, "Who is held back")
         if mapping:
             await self._link.ensure_stream(
                 StreamConfig(

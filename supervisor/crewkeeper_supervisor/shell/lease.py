@@ -17,13 +17,12 @@ from typing import Final
 
 import anyio
 import msgspec
-import nats.js.errors
 from msgspec import Struct
 from nats.aio.msg import Msg
-from nats.js.api import KeyValueConfig, RawStreamMsg, RePublish, StorageType
+from nats.js.api import RawStreamMsg, RePublish
 
 from crewkeeper_supervisor.shell.errors import LeaseLost, StoreUnavailable
-from crewkeeper_supervisor.shell.nats_link import LINK_ERRORS, Link, WrongLastSequence, replicas
+from crewkeeper_supervisor.shell.nats_link import LINK_ERRORS, Link, WrongLastSequence
 
 BUCKET: Final = "LEASES"
 TTL_S: Final = 3.0
@@ -164,17 +163,9 @@ class Leases:
         Raises:
             StoreUnavailable: The server did not answer.
         """
-        config = KeyValueConfig(
-            bucket=BUCKET,
-            description="Owners of runs",
-            history=1,
-            storage=StorageType.FILE,
-            replicas=replicas(),
-            republish=RePublish(src=f"{_PREFIX}>", dest=f"{_STORED}>"),
-        )
+        republish = RePublish(src=f"{_PREFIX}>", dest=f"{_STORED}>")
+        await self._link.ensure_bucket(BUCKET, "Owners of runs", republish=republish)
         try:
-            with contextlib.suppress(nats.js.errors.BadRequestError):  # it is there, made by another version
-                await self._link.js.create_key_value(config)
             await self._link.nc.subscribe(f"{_STORED}>", cb=self._saw)
         except LINK_ERRORS as error:
             raise StoreUnavailable(f"bucket {BUCKET}: {error}") from error

@@ -14,7 +14,7 @@ import anyio
 import nats.errors
 import nats.js
 import nats.js.errors
-from nats.js.api import RawStreamMsg, StreamConfig, StreamInfo
+from nats.js.api import KeyValueConfig, RawStreamMsg, RePublish, StorageType, StreamConfig, StreamInfo
 
 from crewkeeper_bus.errors import ConnectionLost
 from crewkeeper_bus.wire import WireClient
@@ -149,6 +149,35 @@ class Link:
                 raise StoreUnavailable(f"stream {config.name}: {error}") from error
         except LINK_ERRORS as error:
             raise StoreUnavailable(f"stream {config.name}: {error}") from error
+
+    async def ensure_bucket(
+        self, bucket: str, description: str, *, republish: RePublish | None = None, ttl_s: float | None = None
+    ) -> None:
+        """Create a bucket that keeps the last value of each key, or take it as it is if it exists.
+
+        Args:
+            bucket: Its name.
+            description: What it holds, for people.
+            republish: Where changes are published again.
+            ttl_s: Seconds after which a value goes by itself; None: never.
+
+        Raises:
+            StoreUnavailable: The server did not answer.
+        """
+        config = KeyValueConfig(
+            bucket=bucket,
+            description=description,
+            history=1,
+            storage=StorageType.FILE,
+            replicas=replicas(),
+            republish=republish,
+            ttl=ttl_s,
+        )
+        try:
+            with contextlib.suppress(nats.js.errors.BadRequestError):  # it is there, made by another version
+                await self.js.create_key_value(config)
+        except LINK_ERRORS as error:
+            raise StoreUnavailable(f"bucket {bucket}: {error}") from error
 
 
 def replicas() -> int:

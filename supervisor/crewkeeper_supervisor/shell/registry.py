@@ -11,10 +11,10 @@ import nats.errors
 import nats.js.errors
 from msgspec import Struct
 from nats.aio.msg import Msg
-from nats.js.api import KeyValueConfig, RePublish, StorageType
+from nats.js.api import RePublish
 
 from crewkeeper_supervisor.shell.errors import RunAmbiguous, RunNotFound, StoreUnavailable
-from crewkeeper_supervisor.shell.nats_link import LINK_ERRORS, Link, WrongLastSequence, replicas
+from crewkeeper_supervisor.shell.nats_link import LINK_ERRORS, Link, WrongLastSequence
 
 BUCKET: Final = "CREWS"
 _STREAM: Final = f"KV_{BUCKET}"
@@ -54,20 +54,8 @@ class Registry:
         Raises:
             StoreUnavailable: The server did not answer.
         """
-        config = KeyValueConfig(
-            bucket=BUCKET,
-            description="Runs of crews",
-            history=1,
-            storage=StorageType.FILE,
-            replicas=replicas(),
-            republish=RePublish(src=f"{_PREFIX}>", dest=f"{_STORED}>"),
-        )
-        try:
-            await self._link.js.create_key_value(config)
-        except nats.js.errors.BadRequestError:
-            return  # it is there, made by another version
-        except LINK_ERRORS as error:
-            raise StoreUnavailable(f"bucket {BUCKET}: {error}") from error
+        republish = RePublish(src=f"{_PREFIX}>", dest=f"{_STORED}>")
+        await self._link.ensure_bucket(BUCKET, "Runs of crews", republish=republish)
 
     async def declare(self, run: str, crew: str, host: str) -> RunInfo:
         """Register a run as running.

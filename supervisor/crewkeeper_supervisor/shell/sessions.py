@@ -20,13 +20,12 @@ import anyio
 import msgspec
 import nats.js.errors
 from msgspec import Struct
-from nats.js.api import KeyValueConfig, StorageType
 
 from crewkeeper_bus.errors import ConnectionLost
 from crewkeeper_supervisor.core.scope import SESSION_S
 from crewkeeper_supervisor.shell.errors import StoreUnavailable
 from crewkeeper_supervisor.shell.logbook import logger
-from crewkeeper_supervisor.shell.nats_link import LINK_ERRORS, Link, WrongLastSequence, replicas
+from crewkeeper_supervisor.shell.nats_link import LINK_ERRORS, Link, WrongLastSequence
 from crewkeeper_supervisor.shell.system_link import Connection, SystemLink
 from crewkeeper_supervisor.shell.violations import Violations
 
@@ -147,19 +146,8 @@ class Sessions:
         Raises:
             StoreUnavailable: The server did not answer.
         """
-        config = KeyValueConfig(
-            bucket=BUCKET,
-            description="Logins that were let in",
-            history=1,
-            storage=StorageType.FILE,
-            replicas=replicas(),
-            ttl=2 * SESSION_S,  # by then every connection has logged in again, or is gone
-        )
-        try:
-            with contextlib.suppress(nats.js.errors.BadRequestError):  # it is there, made by another version
-                await self._link.js.create_key_value(config)
-        except LINK_ERRORS as error:
-            raise StoreUnavailable(f"bucket {BUCKET}: {error}") from error
+        # By the end of its life every connection has logged in again, or is gone.
+        await self._link.ensure_bucket(BUCKET, "Logins that were let in", ttl_s=2 * SESSION_S)
 
     async def record(self, user: str, session: Session) -> None:
         """Record a login before it is answered, and look at the user's connections soon after.
