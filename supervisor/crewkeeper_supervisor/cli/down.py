@@ -65,8 +65,13 @@ async def _down(
     state: Path | None,
     nats: str | None,
 ) -> int:
+    from crewkeeper_supervisor.cli.runs import choose_active
+    from crewkeeper_supervisor.shell.registry import Registry
+
     async with opened(state, nats) as link:
-        chosen = await _choose(link, names, every)
+        chosen, ended = choose_active(await Registry(link).ls(), names, every=every)
+        for info in ended:
+            say(f"{info.run} has ended already: {info.state}")
         if not chosen:
             say("nothing to stop: no run is active")
             return 0
@@ -76,21 +81,6 @@ async def _down(
             for info in chosen:
                 tasks.start_soon(_stop_one, link, info, why, timeout_s, outcomes)
     return 0 if all(outcomes.values()) else TIMED_OUT
-
-
-async def _choose(link: "Link", names: tuple[str, ...], every: bool) -> "list[RunInfo]":
-    from crewkeeper_supervisor.cli.runs import choose
-    from crewkeeper_supervisor.shell.registry import ENDED, Registry
-
-    known = await Registry(link).ls()
-    active = [info for info in known if info.state not in ENDED]
-    if every or (not names and not active):
-        return active
-    chosen = {info.run: info for info in (choose(known, name) for name in names or (None,))}
-    for info in chosen.values():
-        if info.state in ENDED:
-            say(f"{info.run} has ended already: {info.state}")
-    return [info for info in chosen.values() if info.state not in ENDED]
 
 
 def _confirm(chosen: "list[RunInfo]", yes: bool) -> None:

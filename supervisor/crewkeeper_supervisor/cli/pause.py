@@ -14,7 +14,6 @@ from crewkeeper_supervisor.cli.place_options import opened, place_options
 if TYPE_CHECKING:
     from crewkeeper_supervisor.cli.asking import Result
     from crewkeeper_supervisor.shell.nats_link import Link
-    from crewkeeper_supervisor.shell.registry import RunInfo
 
 
 class Results(Struct, frozen=True, kw_only=True):
@@ -75,10 +74,12 @@ async def _act(
     nats: str | None,
 ) -> int:
     from crewkeeper_supervisor.cli.agent import confirm, result_lines
+    from crewkeeper_supervisor.cli.runs import choose_active
+    from crewkeeper_supervisor.shell.registry import Registry
 
     action = str(asked["action"])
     async with opened(state, nats) as link:
-        chosen = await _choose(link, names, every)
+        chosen, _ = choose_active(await Registry(link).ls(), names, every=every)
         if not chosen:
             say(f"nothing to {action}: no run is active")
             return 0
@@ -106,15 +107,3 @@ async def _act_on(
     present = [view.name for view in story.fold.supervisor.agents.values() if view.present and view.ending is None]
     if present:
         results[run] = await ask_and_see(link, story, asked, present, limit_s, of_all=True)
-
-
-async def _choose(link: "Link", names: tuple[str, ...], every: bool) -> "list[RunInfo]":
-    from crewkeeper_supervisor.cli.runs import choose
-    from crewkeeper_supervisor.shell.registry import ENDED, Registry
-
-    known = await Registry(link).ls()
-    active = [info for info in known if info.state not in ENDED]
-    if every or (not names and not active):
-        return active
-    chosen = {info.run: info for info in (choose(known, name) for name in names or (None,))}
-    return [info for info in chosen.values() if info.state not in ENDED]

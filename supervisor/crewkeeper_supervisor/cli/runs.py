@@ -53,6 +53,24 @@ def near(name: str, names: Sequence[str]) -> str:
     return f"; did you mean {' or '.join(repr(each) for each in close)}?" if close else ""
 
 
+def choose_active(runs: Sequence[RunInfo], names: Sequence[str], *, every: bool) -> tuple[list[RunInfo], list[RunInfo]]:
+    """The runs that a command on several is about: those that go on, and those named that have ended already.
+
+    Args:
+        runs: All runs, oldest first.
+        names: As for `choose`; without any, the only active one.
+        every: Every active run, whatever the names.
+
+    Raises:
+        Failure: As `choose`.
+    """
+    active = [info for info in runs if info.state not in ENDED]
+    if every or (not names and not active):
+        return active, []
+    chosen = list({info.run: info for info in (choose(runs, name) for name in names or (None,))}.values())
+    return [info for info in chosen if info.state not in ENDED], [info for info in chosen if info.state in ENDED]
+
+
 async def find_run(link: "Link", name: str | None) -> RunInfo:
     """The run that `name` means on this server.
 
