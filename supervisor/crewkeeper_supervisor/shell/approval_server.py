@@ -4,7 +4,6 @@ It may be killed and started again at any time: what it shows is the journal's, 
 """
 
 import contextlib
-import ipaddress
 import signal
 import socket
 from collections.abc import Callable, Iterator
@@ -19,7 +18,7 @@ from crewkeeper_supervisor.shell.approval_guard import Guard
 from crewkeeper_supervisor.shell.approval_links import approval_keys
 from crewkeeper_supervisor.shell.approval_site import Site
 from crewkeeper_supervisor.shell.nats_link import connect
-from crewkeeper_supervisor.shell.place import Place
+from crewkeeper_supervisor.shell.place import Place, is_loopback
 
 LISTEN: Final = "127.0.0.1:8790"
 CONNECTIONS_MAX: Final = 64
@@ -55,13 +54,13 @@ async def serve(place: Place, listen: str, url: str, ready: Callable[[str, bool]
         port = listener.getsockname()[1]
         shown = f"[{host}]" if ":" in host else host
         addresses = [f"http://{shown}:{port}", *([url] if url else ())]
-        if _is_loopback(host):
+        if is_loopback(host):
             addresses += [f"http://localhost:{port}", f"http://127.0.0.1:{port}"]
         async with connect(place, name="approvals") as link, anyio.create_task_group() as tasks:
             app = Guard(Site(link, keys).app(), addresses)
             server = _Server(_config(app))
             await tasks.start(_end_on_signal, server)
-            ready(addresses[0], _is_loopback(host))
+            ready(addresses[0], is_loopback(host))
             await server.serve(sockets=[listener])
             tasks.cancel_scope.cancel()
 
@@ -96,12 +95,3 @@ def _parted(listen: str) -> tuple[str, int]:
     if not (host and colon and port.isascii() and port.isdigit() and len(port) < 6 and int(port) < 65536):
         raise ConfigError(f"{listen[:100]!r} is no address to listen on: write host:port, such as {LISTEN}")
     return host, int(port)
-
-
-def _is_loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False

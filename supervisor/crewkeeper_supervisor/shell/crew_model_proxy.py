@@ -1,6 +1,5 @@
 """What a crew file says about its model proxy: checked together, and made into what the proxy takes."""
 
-from ipaddress import ip_address
 from typing import Any, Final
 
 from crewkeeper_supervisor.core.model_proxy import ModelProxy, Upstream
@@ -8,6 +7,7 @@ from crewkeeper_supervisor.shell.crew_problems import shown
 from crewkeeper_supervisor.shell.crew_proxy_format import ANTHROPIC_URL, OPENAI_URL
 from crewkeeper_supervisor.shell.crew_reading import INVALID, Reading
 from crewkeeper_supervisor.shell.crew_values import VARIABLE
+from crewkeeper_supervisor.shell.place import is_loopback
 
 PROVIDER_VARIABLES: Final = (
     "OPENAI_API_KEY",
@@ -85,7 +85,7 @@ class ProxyChecks:
         path = ("model_proxy", "listen")
         if int(port) > 65535:
             self.reading.add("CREW-114", path, f"{port} is no port", "use 0 to 65535; 0 is a free one")
-        if not _is_loopback(host.strip("[]")):
+        if not is_loopback(host.strip("[]")):
             self.reading.add(
                 "CREW-205",
                 path,
@@ -132,12 +132,3 @@ def _made(proxy: dict[str, Any]) -> ModelProxy:
 
 def _values(value: Any) -> list[Any]:
     return [leaf for each in value.values() for leaf in _values(each)] if isinstance(value, dict) else [value]
-
-
-def _is_loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return False

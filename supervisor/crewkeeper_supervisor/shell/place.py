@@ -1,6 +1,7 @@
 """Place: where a supervisor's state and its NATS server are, from flags, environment and files; connects to nothing."""
 
 import os
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import SplitResult, unquote, urlsplit, urlunsplit
@@ -135,6 +136,16 @@ def state_dir(state: Path | None = None) -> Path:
         if (directory / STATE_NAME).is_dir():
             return directory / STATE_NAME
     return here / STATE_NAME
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a host, by name or address, can be reached from this machine alone."""
+    if host == "localhost":
+        return True
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 def _is_alive(pid: int) -> bool:
