@@ -16,9 +16,9 @@ PAGE = "the quick brown fox jumps over the lazy dog while seven wizards brew a p
 class Run:
     """Feeds steps and keeps what was found."""
 
-    def __init__(self) -> None:
-        self.loops = LoopDetector()
-        self.courtesy = CourtesyDetector()
+    def __init__(self, *, follow: bool = False) -> None:
+        self.loops = LoopDetector(follow=follow)
+        self.courtesy = CourtesyDetector(follow=follow)
         self.at = -1
         self.found: list[Loop] = []
 
@@ -258,3 +258,41 @@ def test_tokens_are_counted_or_estimated():
     assert tokens_of(None, 400) == 100
     assert tokens_of({"in": 30, "out": 12}, 400) == 42
     assert tokens_of({"prompt": 30, "completion": 12, "total_tokens": 50}, 400) == 50
+
+
+def test_further_repeats_of_a_told_loop_are_told_if_it_is_followed():
+    run = Run(follow=True)
+    for _ in range(5):
+        run.call("search", PAGE, q="x")
+    assert [(loop.key, loop.again, loop.count) for loop in run.found] == [(1, 0, 3), (1, 1, 4), (1, 2, 5)]
+    run.call("search", "something else altogether", q="x")
+    assert len(run.found) == 3
+    for _ in range(3):
+        run.call("search", PAGE, q="x")
+    assert (run.found[-1].key, run.found[-1].again) == (2, 0), "it was broken, so this is another one"
+
+
+def test_all_steps_of_a_followed_ring_are_one_loop():
+    run = Run(follow=True)
+    for number in range(5):
+        run.say("a", "b", f"{PAGE} msg {number}")
+        run.say("b", "a", f"nobody here knows a thing about wizards msg {number}")
+    assert [loop.again for loop in run.found] == list(range(len(run.found)))
+    assert {loop.key for loop in run.found} == {1}
+    assert [loop.at for loop in run.found] == [5, 6, 7, 8, 9]
+
+
+def test_a_followed_toggle_is_one_loop():
+    run = Run(follow=True)
+    for _ in range(5):
+        run.call("sort", f"ascending {PAGE}", by="price")
+        run.call("sort", "descending zebras, yaks, wolves and voles", by="price")
+    assert [(loop.key, loop.again) for loop in run.found] == [(1, 0), (1, 1), (1, 2)]
+
+
+def test_further_courtesies_of_a_told_row_are_told_if_it_is_followed():
+    run = Run(follow=True)
+    for number in range(8):
+        run.say("ab"[number % 2], "ba"[number % 2], "Thank you so much, have a great day!" if number % 3 else "Thanks!")
+    courtesies = [loop for loop in run.found if loop.form == "courtesy"]
+    assert [(loop.key, loop.again, loop.count) for loop in courtesies][:2] == [(1, 0, 6), (1, 1, 7)]

@@ -8,6 +8,8 @@ tool to either of them, ends the row. The words are English.
 import re
 from typing import Final
 
+import msgspec
+
 from crewkeeper_supervisor.core.loops import Loop
 from crewkeeper_supervisor.core.steps import EVERYBODY, Step
 
@@ -45,13 +47,19 @@ _WORDS: Final = re.compile(r"[^\W\d_]+")
 
 
 class CourtesyDetector:
-    """Finds exchanges of courtesies in the steps of one run. Feed it every step, in order."""
+    """Finds exchanges of courtesies in the steps of one run. Feed it every step, in order.
 
-    def __init__(self) -> None:
+    Args:
+        follow: Whether further courtesies of a row that was told are told too, with `again` above 0.
+    """
+
+    def __init__(self, *, follow: bool = False) -> None:
+        self._follow = follow
+        self._keys = 0
         self._pairs: dict[tuple[str, str], _Pair] = {}
 
     def step(self, step: Step) -> Loop | None:
-        """Take in one step; returns the loop that it completes, once for each row."""
+        """Take in one step; returns the loop that it completes, once for each row unless they are followed."""
         if step.kind != "message" or step.peer == EVERYBODY:
             if step.kind in ("tool", "progress", "human"):
                 for key, pair in self._pairs.items():
@@ -63,7 +71,15 @@ class CourtesyDetector:
         self._pairs[key] = pair
         if len(self._pairs) > PAIRS_MAX:
             del self._pairs[next(iter(self._pairs))]
-        return pair.said(step)
+        found = pair.said(step)
+        if found is None or (pair.key and not self._follow):
+            return None
+        if not pair.key:
+            self._keys += 1
+            pair.key = self._keys
+        else:
+            pair.again += 1
+        return msgspec.structs.replace(found, key=pair.key, again=pair.again, count=EMPTY_MESSAGES + pair.again)
 
 
 class _Pair:
@@ -72,13 +88,14 @@ class _Pair:
     def __init__(self) -> None:
         self.row: list[tuple[str, int, int]] = []
         """The empty messages: who, where, tokens."""
-        self.told = False
+        self.key = self.again = 0
+        """Of the row that was told and still goes on."""
         self._words: dict[str, None] = {}
 
     def interrupt(self) -> None:
         """Something was said or done after all."""
         self.row.clear()
-        self.told = False
+        self.key = self.again = 0
 
     def said(self, step: Step) -> Loop | None:
         """Take in a message."""
@@ -94,9 +111,8 @@ class _Pair:
         self.row.append((step.agent, step.began, step.tokens))
         del self.row[: -2 * EMPTY_MESSAGES]
         sides = {who for who, _, _ in self.row[-EMPTY_MESSAGES:]}
-        if self.told or len(self.row) < EMPTY_MESSAGES or len(sides) < 2:
+        if len(self.row) < EMPTY_MESSAGES or len(sides) < 2:
             return None
-        self.told = True
         return Loop(
             at=step.at,
             onset=self.row[-EMPTY_MESSAGES + 2][1],

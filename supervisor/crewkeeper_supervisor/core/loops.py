@@ -22,6 +22,7 @@ import re
 from collections import deque
 from typing import Final, Literal
 
+import msgspec
 from msgspec import Struct, field
 
 from crewkeeper_supervisor.core.fingerprint import (
@@ -84,6 +85,10 @@ class Loop(Struct, frozen=True, kw_only=True):
     failed: bool
     """It failed each time."""
     chain: str = ""
+    key: int = 0
+    """Number of the loop within its run, from 1: its further repeats bear the same."""
+    again: int = 0
+    """0: it is told for the first time. Otherwise the how manieth further repeat of it this is."""
 
 
 class _Occurrence(Struct, gc=False):
@@ -113,8 +118,8 @@ class _Class(Struct):
     """Its answers have gained a few words."""
     since_tokens: int = 0
     """What the run had cost when the first of them began."""
-    told: bool = False
-    """A loop of it was reported and it has not been broken since."""
+    told: int = 0
+    """Key of the loop of it that was told and has not been broken since."""
 
 
 class _Agent(Struct):
@@ -152,6 +157,8 @@ class _History:
 
     def __init__(self) -> None:
         self.steps: deque[_Passed] = deque(maxlen=PERIOD_MAX * REPEATS + 1)
+        self.told = 0
+        """Key of the cycle that was told and still goes on."""
         self._runs = [0] * (PERIOD_MAX + 1)
         self._news: dict[str, int] = {}
 
@@ -171,7 +178,7 @@ class _History:
         """Take in a step.
 
         Returns:
-            The shortest period from 2 on that has just been passed `REPEATS` times, 0 if none has.
+            The shortest period from 2 on that has just been passed `REPEATS` times or once more, 0 if none has.
         """
         steps, found = self.steps, 0
         for period in range(1, PERIOD_MAX + 1):
@@ -179,8 +186,11 @@ class _History:
                 self._runs[period] += 1
             else:
                 self._runs[period] = 0
-            if period > 1 and not found and self._runs[period] == period * (REPEATS - 1) and not self._runs[1]:
+            times, rest = divmod(self._runs[period], period)
+            if period > 1 and not found and not rest and times >= REPEATS - 1 and not self._runs[1]:
                 found = period
+        if not any(self._runs[2:]):
+            self.told = 0
         steps.append(passed)
         return found
 
@@ -211,9 +221,15 @@ def _polls(step: Step) -> bool:
 
 
 class LoopDetector:
-    """Finds loops in the steps of one run. Feed it every step, in order."""
+    """Finds loops in the steps of one run. Feed it every step, in order.
 
-    def __init__(self) -> None:
+    Args:
+        follow: Whether further repeats of a loop that was told are told too, with `again` above 0.
+    """
+
+    def __init__(self, *, follow: bool = False) -> None:
+        self._follow = follow
+        self._again: dict[int, int] = {}
         self._classes: dict[tuple[str, str, str], list[_Class]] = {}
         self._agents: dict[str, _Agent] = {}
         self._news = 0
@@ -221,13 +237,14 @@ class LoopDetector:
         self._tokens = 0
         self._next_token = 0
         self._chains: dict[str, _History] = {}
-        self._told: dict[str, int] = {}
+        self._told: dict[str, tuple[int, int]] = {}
+        self._keys = 0
 
     def step(self, step: Step) -> Loop | None:
         """Take in one step.
 
         Returns:
-            The loop that it completes, once for each loop; None otherwise.
+            The loop that it completes, once for each loop unless they are followed; None otherwise.
         """
         self._number += 1
         self._tokens += step.tokens
@@ -272,7 +289,7 @@ class LoopDetector:
             if not _nothing_learned(group, step.outcome):
                 if group.seen and group.arguments.digest == step.arguments.digest:
                     group.seen.clear()  # the same call, another answer: something moved
-                    group.told = False
+                    group.told = 0
             elif same is None and same_arguments(group.arguments, step.arguments, in_other_words=step.failed):
                 same = group
         new = same is None and not step.failed and not step.outcome.empty
@@ -326,12 +343,19 @@ class LoopDetector:
             group.met |= step.outcome.words
         history = self._history(step.chain)
         cycle = history.add(_Passed(group.token, step.agent, step.began, self._number, self._tokens, _polls(step)))
-        found = self._repeated(group, step, news, history) or self._cycled(cycle, history, step)
-        return found if found is not None and self._is_new(found, group.seen[0].number) else None
+        found = self._repeated(group, step, news, history)
+        if found is not None:
+            group.told, told = self._tell(found, group.seen[0].number, group.told)
+            return told
+        if (found := self._cycled(cycle, history, step)) is not None:
+            first = history.steps[-cycle * REPEATS].number
+            history.told, told = self._tell(found, first, history.told)
+            return told
+        return None
 
     def _repeated(self, group: _Class, step: Step, news: float, history: "_History") -> Loop | None:
         """The loop that a class is, if it is one."""
-        if len(group.seen) < REPEATS or group.told:
+        if len(group.seen) < REPEATS or (group.told and not self._follow):
             return None
         first, second = group.seen[0], group.seen[1]
         pardoned = SAME_NEWS if all(one.exact for one in group.seen[1:]) else ALIKE_NEWS
@@ -342,7 +366,6 @@ class LoopDetector:
         spent = self._tokens - group.since_tokens
         if news - first.news > pardoned or spent < (POLL_TOKENS if _polls(step) else TOKENS_MIN):
             return None
-        group.told = True
         period = self._number - group.seen[-2].number
         passed = history.period(period)
         agents = dict.fromkeys(one.agent for one in passed) if passed else {step.agent: None}
@@ -363,7 +386,7 @@ class LoopDetector:
 
     def _cycled(self, period: int, history: "_History", step: Step) -> Loop | None:
         """The loop that the last steps of a chain are, if they have passed often enough."""
-        if not period:
+        if not period or (history.told and not self._follow):
             return None
         passed = history.period(period)
         first = history.steps[-period * REPEATS]
@@ -383,14 +406,37 @@ class LoopDetector:
             chain=step.chain,
         )
 
-    def _is_new(self, loop: Loop, first: int) -> bool:
-        """Whether it is no part of a loop told before: other agents, or begun after that one was told."""
-        told = [number for agent in loop.agents if (number := self._told.get(agent)) is not None]
-        for agent in loop.agents:
-            self._told[agent] = self._number
-        while len(self._told) > KEYS_MAX:
-            del self._told[next(iter(self._told))]
-        return all(first > number for number in told)
+    def _tell(self, loop: Loop, first: int, key: int) -> tuple[int, Loop | None]:
+        """Tell a loop, unless it was told before and is not followed.
+
+        Args:
+            loop: It.
+            first: Number of the step that began it.
+            key: Of the loop that it goes on with; 0: it is a loop of its own, or part of one of the same agents that
+                was told after it had begun.
+
+        Returns:
+            Its key, and what is told of it.
+        """
+        if not key:
+            told = max((self._told[agent] for agent in loop.agents if agent in self._told), default=(0, 0))
+            if first > told[0]:
+                self._keys += 1
+            key = told[1] if first <= told[0] else self._keys
+            for agent in loop.agents:
+                self._told.pop(agent, None)
+                self._told[agent] = (self._number, key)
+            while len(self._told) > KEYS_MAX:
+                del self._told[next(iter(self._told))]
+            if first > told[0]:
+                return key, msgspec.structs.replace(loop, key=key)
+        if not self._follow:
+            return key, None
+        again = self._again.pop(key, 0) + 1
+        self._again[key] = again
+        while len(self._again) > KEYS_MAX:
+            del self._again[next(iter(self._again))]
+        return key, msgspec.structs.replace(loop, key=key, again=again, count=loop.count + again)
 
     def _history(self, chain: str) -> "_History":
         history = self._chains.get(chain)
