@@ -13,6 +13,7 @@ from crewkeeper_supervisor.cli.starter import CREW_YAML
 from crewkeeper_supervisor.shell.crew_format import CREW
 from crewkeeper_supervisor.shell.crew_kinds import Key, Kind, Listing, Section, Table
 from crewkeeper_supervisor.shell.crew_problems import CODES
+from crewkeeper_supervisor.shell.crew_response_format import LADDER_KINDS, RESPONSES
 from crewkeeper_supervisor.shell.crew_schema import describe, schema
 from crewkeeper_supervisor.shell.crewfile import CrewFileError, parse
 
@@ -127,9 +128,13 @@ def expected() -> dict[str, tuple[str, str]]:
     found: dict[str, tuple[str, str]] = {}
     for path, key in sections(CREW):
         shared = re.sub(r"^agents\.\*\.(?:task_)?(restart|budget)\.", r"\1.", path)
-        shared = re.sub(r"^responses\.\w+\.(?=(confirm|lasting|do|shadow)$)", "responses.*.", shared)
+        shared = re.sub(
+            r"^responses\.\w+\.(?=(confirm|lasting|do|shadow|climb|cool_down|hold)$)", "responses.*.", shared
+        )
         if shared == "responses.*.do":
             found[shared] = ("list of actions", "by kind, above")
+        elif shared in ("responses.*.climb", "responses.*.cool_down"):
+            found[shared] = (describe(key.kind), "by kind, in [responses.md](responses.md#defaults)")
         else:
             found[shared] = (describe(key.kind), key.default)
     return found
@@ -140,6 +145,16 @@ def test_the_documentation_has_every_key_with_its_kind_and_default_and_no_other(
     assert rows == {
         key: (kind.replace("`", ""), default.replace("`", "")) for key, (kind, default) in expected().items()
     }
+
+
+def test_the_documentation_has_the_ladder_of_every_kind() -> None:
+    text = DOCUMENT.with_name("responses.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| (\w+) \| `(\[.+?\])` \| `(\w+)` \| `(\w+)` \|", text, re.MULTILINE)
+    kinds = {key.name: key.kind for key in RESPONSES.keys if key.name in LADDER_KINDS}
+    ladders = [
+        [name, *(section.find(key).default for key in ("do", "climb", "cool_down"))] for name, section in kinds.items()
+    ]  # type: ignore[union-attr]
+    assert [list(row) for row in rows] == ladders
 
 
 def test_the_documentation_has_every_code() -> None:

@@ -6,14 +6,16 @@ import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
-from crewkeeper_supervisor.core.crew import Crew, Repeat, Response
+from crewkeeper_supervisor.core.crew import Crew, Repeat, Response, Responses
 from crewkeeper_supervisor.core.model_proxy import ModelProxy, Upstream
 from crewkeeper_supervisor.core.rules import Rule
 from crewkeeper_supervisor.core.tools import CallRate, Price, Tool
-from crewkeeper_supervisor.shell.crew_format import AGENT, CREW, LATER_RESPONSES, LIMITS, RESTART
+from crewkeeper_supervisor.shell.crew_format import AGENT, CREW, LIMITS, RESTART
 from crewkeeper_supervisor.shell.crew_kinds import Section
 from crewkeeper_supervisor.shell.crew_problems import CODES, MAX_PROBLEMS
+from crewkeeper_supervisor.shell.crew_response_format import LADDER_KINDS
 from crewkeeper_supervisor.shell.crewfile import (
     CrewFile,
     CrewFileError,
@@ -162,10 +164,8 @@ def test_the_design_sample_loads_and_says_what_is_not_enforced() -> None:
     assert loaded.crew.agents[0].run == ("python", "planner.py")
     assert loaded.crew.agents[2].external
     assert loaded.crew.escalate[0].webhook == "${OPS_WEBHOOK}"
-    assert [(warning.code, warning.path) for warning in loaded.warnings] == [
-        ("CREW-201", "responses.loop"),
-    ]
-    assert all(warning.severity == "warning" for warning in loaded.warnings)
+    assert loaded.warnings == ()
+    assert loaded.crew.responses.loop == replace(Responses().loop, do=("warn", "hold", "escalate"))
 
 
 def test_every_key_arrives_in_the_crew() -> None:
@@ -273,7 +273,7 @@ def test_the_documented_defaults_are_those_of_the_core() -> None:
     responses = CREW.find("responses")
     assert responses is not None
     assert isinstance(responses.kind, Section)
-    now = [key for key in responses.kind.keys if key.name not in LATER_RESPONSES]
+    told = ("confirm", "lasting", "do", "shadow", "climb", "cool_down", "hold")
     agent = written_out(
         AGENT, "external", "replicas", "concurrency", "reentrant", "mailbox", "env", "tools", "priority", "never_victim"
     )
@@ -283,7 +283,7 @@ def test_the_documented_defaults_are_those_of_the_core() -> None:
         f"restart: {written_out(RESTART, *(key.name for key in RESTART.keys))}",
         f"limits: {written_out(LIMITS, *(key.name for key in LIMITS.keys))}",
         "responses:",
-        *(f"  {key.name}: {written_out(key.kind, 'confirm', 'lasting', 'do', 'shadow')}" for key in now),  # type: ignore[arg-type]
+        *(f"  {key.name}: {written_out(key.kind, *told)}" for key in responses.kind.keys),  # type: ignore[arg-type]
         "escalate: []",
         "tools: {}",
         "rules: []",
@@ -407,6 +407,8 @@ BAD_VALUES = [
     (with_keys("limits: {heartbeat: 10ms}"), "CREW-115", "50ms"),
     (with_keys("responses: {deadlock: {do: []}}"), "CREW-115", "0 entries"),
     (with_keys("responses: {deadlock: {do: [hold]}}"), "CREW-116", "hold"),
+    (with_keys("responses: {crash: {climb: 1s}}"), "CREW-110", "climb"),
+    (with_keys("responses: {loop: {hold: 0s}}"), "CREW-115", "0s"),
     (with_keys("responses: {deadlok: {do: [warn]}}"), "CREW-110", "'deadlock'"),
     (with_keys("escalate: [{secret: '${X}'}]"), "CREW-111", "'webhook'"),
     (with_keys("escalate: [{webhook: 'https://'}]"), "CREW-122", "https://"),
@@ -535,11 +537,18 @@ def test_keys_without_effect_and_shell_words_are_warnings() -> None:
     ]
 
 
-@pytest.mark.parametrize("name", LATER_RESPONSES)
-def test_responses_of_a_later_version_are_accepted(name: str) -> None:
-    loaded = parsed(with_keys(f"responses: {{{name}: {{do: [nudge, hold]}}}}"))
-    assert [warning.path for warning in loaded.warnings] == [f"responses.{name}"]
-    assert loaded.crew.responses == Crew(name="x").responses
+@pytest.mark.parametrize("name", LADDER_KINDS)
+def test_a_ladder_is_given_key_by_key_over_the_default_of_its_kind(name: str) -> None:
+    given = "{do: [nudge, hold], climb: 90s, cool_down: 1h, hold: 2m, shadow: true}"
+    loaded = parsed(with_keys(f"responses: {{{name}: {given}}}")).crew.responses
+    assert getattr(loaded, name) == Response(
+        do=("nudge", "hold"), climb_s=90, cool_down_s=3600, hold_s=120, shadow=True
+    )
+    default = getattr(Responses(), name)
+    changed = getattr(parsed(with_keys(f"responses: {{{name}: {{climb: 1s}}}}")).crew.responses, name)
+    assert changed == replace(default, climb_s=1)
+    assert "kill" not in default.do
+    assert "stop" not in default.do
 
 
 def test_quoting_makes_words_of_yaml_traps() -> None:

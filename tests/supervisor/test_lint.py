@@ -96,10 +96,12 @@ def test_an_escalation_nobody_receives_is_named() -> None:
     agent = Agent(name="a", run=("x",), may_call=())
     (found,) = lint(Crew(name="c", agents=(agent,)))
     assert (found.code, found.severity) == ("CREW-213", "note")
-    assert found.message.startswith("deadlock, restart_intensity, forgery, intrusion, survivor and flood escalate")
+    assert found.message.startswith(
+        "deadlock, restart_intensity, forgery, intrusion, survivor, flood, outcome, loop and"
+    )
+    assert " escalate to a human" in found.message
     quiet = Response(do=("warn",))
-    noisy = ("deadlock", "restart_intensity", "forgery", "intrusion", "survivor", "flood")
-    responses = Responses(**dict.fromkeys(noisy, quiet))
+    responses = Responses(**dict.fromkeys(Responses.__struct_fields__, quiet))
     assert lint(Crew(name="c", agents=(agent,), responses=responses)) == []
 
 

@@ -12,8 +12,9 @@ AgentName = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,31}\Z")]
 PositiveSeconds = Annotated[float, Meta(gt=0, le=366 * 24 * 3600)]
 
 RestartPolicy = Literal["permanent", "transient", "temporary"]
-Action = Literal["observe", "warn", "break", "pause", "kill", "stop", "escalate"]
-"""What policy can do about a finding. `warn` opens an incident; `stop` ends the whole crew."""
+Action = Literal["observe", "warn", "nudge", "hold", "break", "pause", "kill", "stop", "escalate"]
+"""What policy can do about a finding, mildest first. `nudge` tells the agents' models; `hold` keeps their new tool and
+model calls waiting at the gate; `stop` ends the whole crew."""
 
 VictimPolicy = Literal["least_work", "youngest", "priority"]
 """`least_work`: tokens, time and cost of restarting; `youngest`: the last begun root; `priority`: the lowest."""
@@ -113,6 +114,16 @@ class Response(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Deadlocks: how the wait to fail is chosen among those with no started work behind them."""
     repeat: Repeat = field(default_factory=Repeat)
     """Deadlocks: when a ring that closes again and again is told to people."""
+    climb_s: Annotated[float, Meta(ge=0, le=24 * 3600)] = 0.0
+    """How long a rung of the ladder is given to help before the next one; 0: all of `do` is carried out at once."""
+    cool_down_s: Annotated[float, Meta(ge=0, le=24 * 3600)] = 0.0
+    """Within how long after it was over the same condition comes back at the rung it had reached."""
+    hold_s: Annotated[float, Meta(gt=0, le=24 * 3600)] = 300.0
+    """How long `hold` keeps new calls waiting at most."""
+
+
+def _ladder(*do: Action, climb_s: float, cool_down_s: float = 600.0) -> Response:
+    return Response(do=do, climb_s=climb_s, cool_down_s=cool_down_s)
 
 
 class Responses(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -132,6 +143,16 @@ class Responses(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     policy_denied: Response = field(default_factory=lambda: Response(do=("warn",)))
     budget_soft: Response = field(default_factory=lambda: Response(do=("warn",)))
     budget_spent: Response = field(default_factory=lambda: Response(do=("warn", "escalate")))
+    outcome: Response = field(default_factory=lambda: Response(do=("warn", "escalate")))
+    loop: Response = field(default_factory=lambda: _ladder("warn", "nudge", "hold", "escalate", climb_s=20.0))
+    drift: Response = field(default_factory=lambda: _ladder("warn", "nudge", "escalate", climb_s=60.0))
+    misuse: Response = field(default_factory=lambda: _ladder("warn", "nudge", "escalate", climb_s=30.0))
+    stall: Response = field(default_factory=lambda: _ladder("warn", "nudge", "escalate", climb_s=60.0))
+    livelock: Response = field(default_factory=lambda: _ladder("warn", "nudge", "break", "escalate", climb_s=20.0))
+    starvation: Response = field(default_factory=lambda: _ladder("warn", "escalate", climb_s=60.0))
+    retry_storm: Response = field(default_factory=lambda: _ladder("warn", "nudge", "hold", "escalate", climb_s=10.0))
+    fan_out: Response = field(default_factory=lambda: _ladder("warn", "nudge", "hold", "escalate", climb_s=10.0))
+    depth: Response = field(default_factory=lambda: _ladder("warn", "nudge", "escalate", climb_s=20.0))
 
 
 class Rate(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -24,6 +24,16 @@ FindingKind = Literal[
     "policy_denied",
     "budget_soft",
     "budget_spent",
+    "loop",
+    "drift",
+    "outcome",
+    "misuse",
+    "stall",
+    "livelock",
+    "starvation",
+    "retry_storm",
+    "fan_out",
+    "depth",
 ]
 
 

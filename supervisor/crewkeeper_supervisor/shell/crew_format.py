@@ -1,13 +1,12 @@
 """The surface format of crew files as data: every key, its kind of value, its limits and its default.
 
 The loader reads by this table, the JSON Schema is derived from it and `docs/crew-file.md` is held to it by a test, so
-the three cannot disagree. Kinds of values are in `crew_kinds`, the keys of tools and rules in `crew_gate_format`, how
-text becomes a value in `crew_values`, what keys mean together in `crewfile`.
+the three cannot disagree. Kinds of values are in `crew_kinds`, the keys of tools and rules in `crew_gate_format`,
+those of responses in `crew_response_format`, how text becomes a value in `crew_values`, what keys mean together in
+`crewfile`.
 """
 
 from typing import Final
-
-import msgspec
 
 from crewkeeper_supervisor.shell.crew_gate_format import GATE_KEYS, TOOL_NAME
 from crewkeeper_supervisor.shell.crew_kinds import (
@@ -27,17 +26,12 @@ from crewkeeper_supervisor.shell.crew_kinds import (
     Whole,
 )
 from crewkeeper_supervisor.shell.crew_proxy_format import MODEL_PROXY
+from crewkeeper_supervisor.shell.crew_response_format import RESPONSES
 
 CREW_NAME_MAX_CHARS: Final = 20
 """A run id is the crew's name, a dash and what makes the run unique, within the 32 characters of a subject token."""
 MAX_INSTANCES: Final = 5000
 """Agents in one crew, replicas counted."""
-
-ACTIONS: Final = ("observe", "warn", "break", "pause", "kill", "stop", "escalate")
-LATER_ACTIONS: Final = ("nudge", "hold")
-"""Words of the ladder that only kinds of `LATER_RESPONSES` may use."""
-LATER_RESPONSES: Final = ("loop", "stall", "drift")
-"""Findings this version does not make: accepted with a warning, so that a file need not be changed for the next."""
 
 _VARIABLE_NAME = Text(max_chars=128, pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", hint="letters, digits and _")
 _COUNT = Count()
@@ -158,79 +152,6 @@ AGENT: Final = Section(
 )
 
 
-def _response(title: str, do: str, actions: tuple[str, ...] = ACTIONS) -> Section:
-    return Section(
-        title=title,
-        keys=(
-            Key(
-                name="confirm",
-                kind=Duration(high_s=3600),
-                default="250ms",
-                doc="How long a suspicion must stand before anything is done.",
-            ),
-            Key(
-                name="lasting",
-                kind=Duration(),
-                default="10s",
-                doc="How long a deadlock that a timer would end must last to count as one without.",
-            ),
-            Key(
-                name="do",
-                kind=Listing(of=Choice(options=actions), min_items=1, max_items=len(actions), unique=True),
-                default=do,
-                doc="What to do, in this order.",
-            ),
-            Key(name="shadow", kind=Flag(), default="false", doc="Report what would be done, and do not do it."),
-        ),
-    )
-
-
-REPEAT: Final = Section(
-    title="repeat",
-    keys=(
-        Key(name="times", kind=Whole(low=2, high=1000), default="3", doc="How often the same ring must have closed."),
-        Key(name="within", kind=Duration(positive=True), default="10m", doc="Within how long."),
-    ),
-)
-_ONLY_DEADLOCKS: Final = (
-    Key(
-        name="victim",
-        kind=Choice(options=("least_work", "youngest", "priority")),
-        default="least_work",
-        doc="How the wait to break is chosen among those with no started work behind them.",
-    ),
-    Key(name="repeat", kind=REPEAT, default="see below", doc="When the same ring again is told as a fault of design."),
-)
-
-
-def _responses() -> Section:
-    now = (
-        ("deadlock", "[break, escalate]", "Agents that wait for each other and cannot go on."),
-        ("orphan", "[break]", "An agent that waits for one that is gone."),
-        ("crash", "[warn]", "A process that ended with an error."),
-        ("restart_intensity", "[warn, escalate]", "An agent that crashed too often to be started again."),
-        ("malformed", "[warn]", "A message that breaks the protocol."),
-        ("forgery", "[warn, escalate]", "A message that claims, or tries, what its sender may not."),
-        ("intrusion", "[warn, escalate]", "A login that was refused, or somebody else under an agent's name."),
-        ("survivor", "[warn, escalate]", "An agent that was to be ended and is not known to be."),
-        ("flood", "[pause, kill, escalate]", "An agent that sends more than `limits` allow."),
-        ("unknown_tool", "[warn]", "A call of a tool that does not exist, or not for its caller."),
-        ("bad_arguments", "[warn]", "Arguments that do not fit a tool."),
-        ("policy_denied", "[warn]", "A call that a rule denies."),
-        ("budget_soft", "[warn]", "A budget that is nearly spent: see `warn_percent`."),
-        ("budget_spent", "[warn, escalate]", "A budget that is spent."),
-    )
-    keys = [Key(name=name, kind=_response(name, do), default=do, doc=doc) for name, do, doc in now]
-    deadlock = _response("deadlock", now[0][1])
-    keys[0] = msgspec.structs.replace(keys[0], kind=Section(title="deadlock", keys=deadlock.keys + _ONLY_DEADLOCKS))
-    every = ACTIONS + LATER_ACTIONS
-    keys += [
-        Key(name=name, kind=_response(name, "[warn]", every), default="[warn]", doc="Not detected by this version.")
-        for name in LATER_RESPONSES
-    ]
-    return Section(title="responses", keys=tuple(keys))
-
-
 WEBHOOK: Final = Section(
     title="escalate",
     keys=(
@@ -311,7 +232,7 @@ CREW: Final = Section(
         ),
         Key(name="restart", kind=RESTART, default="see below", doc="How every agent is restarted."),
         Key(name="budget", kind=BUDGET, default="no limits", doc="Limits of the whole crew."),
-        Key(name="responses", kind=_responses(), default="see below", doc="What to do about each kind of finding."),
+        Key(name="responses", kind=RESPONSES, default="see below", doc="What to do about each kind of finding."),
         Key(
             name="escalate",
             kind=Listing(of=WEBHOOK, max_items=20),

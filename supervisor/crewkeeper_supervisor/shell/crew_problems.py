@@ -42,7 +42,6 @@ CODES: Final[dict[str, str]] = {
     "CREW-121": "a malformed reference to an environment variable",
     "CREW-122": "not a web address",
     "CREW-123": "a condition that does not compile",
-    "CREW-201": "declared, not enforced by this version",
     "CREW-202": "without effect",
     "CREW-203": "a secret written into the file",
     "CREW-204": "shell syntax where no shell runs",

@@ -9,6 +9,7 @@ from pathlib import Path as FilePath
 from typing import Any, Final
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from crewkeeper_supervisor.core.crew import (
     Agent,
@@ -23,7 +24,7 @@ from crewkeeper_supervisor.core.crew import (
 )
 from crewkeeper_supervisor.core.lint import lint
 from crewkeeper_supervisor.gate.trial import Trial
-from crewkeeper_supervisor.shell.crew_format import CREW, LATER_RESPONSES, MAX_INSTANCES
+from crewkeeper_supervisor.shell.crew_format import CREW, MAX_INSTANCES
 from crewkeeper_supervisor.shell.crew_gate import GateChecks, prices_of, redact_of, rules_of, tools_of, trials_of
 from crewkeeper_supervisor.shell.crew_model_proxy import ProxyChecks, proxy_of
 from crewkeeper_supervisor.shell.crew_problems import Collector, CrewFileError, Path, Problem, path_text, render, shown
@@ -146,7 +147,6 @@ def parse(data: bytes, file: str, folder: FilePath) -> CrewFile:
         checks.run()
         GateChecks(reading, surface, text, checks.replicas).run()
         ProxyChecks(reading, surface).run()
-        checks.not_enforced()
     found.raise_if_any()
     crew = _crew(surface, folder)
     trials = trials_of(surface, reading)
@@ -318,18 +318,6 @@ class _Checks:
                     warning=True,
                 )
 
-    def not_enforced(self) -> None:
-        responses: dict[str, Any] = self.surface.get("responses", {})
-        for name in LATER_RESPONSES:
-            if name in responses:
-                self.reading.add_at_key(
-                    "CREW-201",
-                    ("responses", name),
-                    f"this version does not detect {name}",
-                    "nothing to do; the response begins to work with a version that does",
-                    warning=True,
-                )
-
 
 def _crew(surface: dict[str, Any], folder: FilePath) -> Crew:
     limits = surface.get("limits", {})
@@ -381,15 +369,15 @@ def _budget(given: dict[str, Any]) -> Budget:
 
 def _responses(given: dict[str, Any]) -> Responses:
     defaults = Responses()
-    units = {"confirm": "confirm_s", "lasting": "lasting_s"}
+    units = {key: f"{key}_s" for key in ("confirm", "lasting", "climb", "cool_down", "hold")}
     made: dict[str, Response] = {}
     for name, response in given.items():
-        if name in LATER_RESPONSES:
-            continue
-        default: Response = getattr(defaults, name)
         values = {units.get(key, key): value for key, value in response.items()}
         if "repeat" in values:
             again = {"within_s" if key == "within" else key: value for key, value in values["repeat"].items()}
             values["repeat"] = Repeat(**again)
-        made[name] = Response(**({"do": default.do} | values | ({"do": tuple(values["do"])} if "do" in values else {})))
+        if "do" in values:
+            values["do"] = tuple(values["do"])
+        default: Response = getattr(defaults, name)
+        made[name] = replace(default, **values)
     return Responses(**made)

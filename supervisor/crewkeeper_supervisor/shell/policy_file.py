@@ -63,8 +63,7 @@ def read_policy(path: str | FilePath) -> PolicyFile:
             rules=crew.rules,
             default=crew.policy_default,
             roles={name: agent.name for agent in crew.agents for name in agent.instances},
-            # What a running crew does with the rules is not the question here.
-            warnings=tuple(each for each in whole.warnings if each.code != "CREW-201"),
+            warnings=whole.warnings,
             crew=crew.name,
         )
         return replace(policy, trials=tuple(replace(each, call=policy.placed(each.call)) for each in whole.trials))
