@@ -77,6 +77,12 @@ class Free(Struct, frozen=True, kw_only=True):
     """A mapping of whatever JSON can hold, left as it is: arguments of a call, a JSON Schema."""
 
 
+class Ref(Struct, frozen=True, kw_only=True):
+    """A value that another format defines, by name: see `Reading.read_ref`. Crew files themselves have none."""
+
+    name: str
+
+
 class Listing(Struct, frozen=True, kw_only=True):
     """A list of one kind of value. `unique`: none twice."""
 
@@ -118,5 +124,19 @@ class Section(Struct, frozen=True, kw_only=True):
 
 
 Kind = (
-    Text | Name | Flag | Whole | Duration | Money | Count | Size | Choice | Command | Free | Listing | Table | Section
+    Text
+    | Name
+    | Flag
+    | Whole
+    | Duration
+    | Money
+    | Count
+    | Size
+    | Choice
+    | Command
+    | Free
+    | Ref
+    | Listing
+    | Table
+    | Section
 )

@@ -6,7 +6,7 @@ What keys mean together (who calls whom, what excludes what) is checked in `crew
 from enum import Enum
 from typing import Any, Final, Literal
 
-from crewkeeper_supervisor.shell.crew_kinds import Command, Free, Key, Kind, Listing, Section, Table, Text
+from crewkeeper_supervisor.shell.crew_kinds import Command, Free, Key, Kind, Listing, Ref, Section, Table, Text
 from crewkeeper_supervisor.shell.crew_problems import Collector, Path, shown
 from crewkeeper_supervisor.shell.crew_values import Unfit, parse_free, parse_scalar
 from crewkeeper_supervisor.shell.yaml_nodes import Mapping, Node, Refused, Scalar, Sequence
@@ -71,14 +71,20 @@ class Reading:
             case Listing():
                 return self._listing(node, kind, path)
             case Free():
-                return self._free(node, path) if isinstance(node, Mapping) else self._misshapen(node, path)
+                return self.free(node, path) if isinstance(node, Mapping) else self._misshapen(node, path)
             case Command() if isinstance(node, Sequence):
                 return self._command(node, path)
+            case Ref():
+                return self.read_ref(node, kind, path)
         if not isinstance(node, Scalar):
             shape = "a list" if isinstance(node, Sequence) else "a mapping"
             self.add("CREW-112", path, f"is {shape}, not a single value", "give it one value")
             return INVALID
         return self._scalar(node, kind, path)
+
+    def read_ref(self, node: Node, kind: Ref, path: Path) -> Any:
+        """The value of `node` under a kind that a format defines for itself; a format that has some overrides this."""
+        raise AssertionError(f"no format here defines {kind.name}")
 
     def _scalar(self, node: Scalar, kind: Kind, path: Path) -> Any:
         try:
@@ -87,7 +93,7 @@ class Reading:
             self.add(unfit.code, path, unfit.message, unfit.remedy)
             return INVALID
 
-    def _free(self, node: Node, path: Path) -> Any:
+    def free(self, node: Node, path: Path) -> Any:
         """A value without a format, as JSON would have it. Depth is bounded by the tree."""
         self.places[path] = (node.line, node.column)
         match node:
@@ -96,10 +102,10 @@ class Reading:
             case Mapping():
                 for name, _ in node.entries:
                     self.keys[(*path, name.value)] = (name.line, name.column)
-                made = {name.value: self._free(child, (*path, name.value)) for name, child in node.entries}
+                made = {name.value: self.free(child, (*path, name.value)) for name, child in node.entries}
                 return INVALID if INVALID in made.values() else made
             case Sequence():
-                items = [self._free(item, (*path, index)) for index, item in enumerate(node.items)]
+                items = [self.free(item, (*path, index)) for index, item in enumerate(node.items)]
                 return INVALID if INVALID in items else items
             case Scalar():
                 try:

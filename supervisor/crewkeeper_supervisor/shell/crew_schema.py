@@ -19,6 +19,7 @@ from crewkeeper_supervisor.shell.crew_kinds import (
     Listing,
     Money,
     Name,
+    Ref,
     Section,
     Size,
     Table,
@@ -65,10 +66,15 @@ def describe(kind: Kind) -> str:
             return f"list of {_plural(of)}"
         case Table():
             return f"mapping of {kind.what} names to {_plural(kind.of)}"
-        case Section():
+        case Section() | Ref():
             return "section"
         case Free():
             return "mapping of any values"
+
+
+def schema_of(kind: Kind) -> dict[str, Any]:
+    """The schema of one kind of value, as plain data; what a `Ref` names is to be found under `$defs`."""
+    return _of(kind)
 
 
 def _plural(kind: Kind) -> str:
@@ -112,6 +118,8 @@ def _of(kind: Kind) -> dict[str, Any]:
             }
         case Free():
             return {"type": "object"}
+        case Ref(name=name):
+            return {"$ref": f"#/$defs/{name}"}
         case Command():
             words = {"type": "string", "minLength": 1}
             return {"anyOf": [words, {"type": "array", "items": words, "minItems": 1}]}
