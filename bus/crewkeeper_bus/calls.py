@@ -21,6 +21,7 @@ from crewkeeper_bus.errors import (
 )
 from crewkeeper_bus.messages import Cancel, Fault, OnAll, OnCall, OnSome, Reply, Request, SupervisorReply
 from crewkeeper_bus.outgoing import Outgoing, clip, new_id
+from crewkeeper_bus.reach import Reach
 from crewkeeper_bus.subjects import SUPERVISOR, Kind, check_token
 from crewkeeper_bus.tasks import CHAIN_MAX, Task, Tasks
 from crewkeeper_bus.waits import Waits, check_timeout, outcome_of
@@ -141,6 +142,7 @@ class Calls:
         self.open: dict[str, Call] = {}
         self.replicas: Mapping[str, int] | None = None
         """Roles and how many instances they have; None: not known yet."""
+        self.reach = Reach()
         self._turns = itertools.count(1)
         self._given_up: OrderedDict[str, str] = OrderedDict()
         """Calls to a role that were cancelled before it was known who has them: call id to role."""
@@ -156,11 +158,13 @@ class Calls:
         Raises:
             SubjectError: `to` or `verb` is not a name.
             CodecError: The body cannot be sent.
-            Refused: Too many calls are open, or this one descends from too many others.
+            Refused: Too many calls are open, this one descends from too many others, or it goes to whom this agent may
+                not call.
         """
         check_token(to, "agent")
         check_token(verb, "verb")
         check_timeout(deadline_s)
+        self.check_reach(to)
         raw = codec.encode_body(body, self._outgoing.body_limit_bytes)
         if len(self.open) >= CALLS_MAX:
             raise Refused(f"{CALLS_MAX} calls are open, the most there may be: wait for some", reason="too_many_calls")
@@ -264,6 +268,15 @@ class Calls:
     def _is_asked(self, sender: str, callee: str, to: str) -> bool:
         """Whether `sender` may answer: it is the callee or, unless that is known, an instance of the role."""
         return sender == callee or (callee == to and self._is_instance(sender, to))
+
+    def check_reach(self, to: str, *, tell: bool = False) -> None:
+        """Let pass what this agent may send.
+
+        Raises:
+            Refused: It may not.
+        """
+        role = to.rpartition("-")[0]
+        self.reach.check(to, role if self._is_instance(to, role) else to, tell=tell)
 
     def _is_instance(self, sender: str, role: str) -> bool:
         name, _, number = sender.rpartition("-")

@@ -12,7 +12,6 @@ from typing import Any, TypeVar
 
 import anyio
 import anyio.lowlevel
-from msgspec import Raw
 
 from crewkeeper_bus import codec
 from crewkeeper_bus.activity import Activity
@@ -278,12 +277,13 @@ class Client(ToolVerbs):
 
         Raises:
             CodecError: The body cannot be sent.
+            Refused: This agent may send nothing to `to`.
         """
         parts = self._membership
         check_token(to, "agent")
-        raw: Raw = codec.encode_body(body, parts.outgoing.body_limit_bytes)
+        parts.calls.check_reach(to, tell=True)
+        raw, id_ = codec.encode_body(body, parts.outgoing.body_limit_bytes), new_id()
         await parts.checkpoint.hold()
-        id_ = new_id()
         parts.outgoing.send(Kind.MSG, to, id_, WireMessage, task=parts.tasks.current().id, body=raw)
         return id_
 
@@ -378,7 +378,7 @@ class Client(ToolVerbs):
             Timeout: No supervisor answered.
         """
         await self._membership.checkpoint.hold()
-        return await self._membership.delegations.ask(name, peers, tools, limit_s)
+        return await self._membership.delegate(name, peers, tools, limit_s)
 
     # --- work ---
 

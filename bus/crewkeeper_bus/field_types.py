@@ -1,6 +1,6 @@
 """Field types: what the values in messages may be, with their limits."""
 
-from typing import Annotated
+from typing import Annotated, Final
 
 from msgspec import Meta
 
@@ -9,4 +9,5 @@ NameOrNone = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-]{0,32}\Z", description=
 Text = Annotated[str, Meta(max_length=2000)]
 Seconds = Annotated[float, Meta(ge=0, le=366 * 24 * 3600)]
 Count = Annotated[int, Meta(ge=0, le=2**53)]
-Names = Annotated[tuple[Name, ...], Meta(max_length=256)]
+NAMES_MAX: Final = 256
+Names = Annotated[tuple[Name, ...], Meta(max_length=NAMES_MAX)]

@@ -7,7 +7,7 @@ import asyncio
 import contextlib
 import os
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from importlib import import_module
 from types import TracebackType
 from typing import Any, Final, assert_never
@@ -20,11 +20,13 @@ from crewkeeper_bus import codec
 from crewkeeper_bus.calls import Calls
 from crewkeeper_bus.checkpoint import Checkpoint
 from crewkeeper_bus.control import Control
+from crewkeeper_bus.credentials import Credentials
 from crewkeeper_bus.delegation import Delegations
 from crewkeeper_bus.errors import (
     BusError,
     Cancelled,
     CodecError,
+    ConfigError,
     ConnectionLost,
     Killed,
     Refused,
@@ -39,6 +41,7 @@ from crewkeeper_bus.mailbox import Mailbox
 from crewkeeper_bus.messages import Begin, Break, Ctl, Granted, Joined, Left, Pause, Probe, Resume, Stop
 from crewkeeper_bus.outgoing import Outgoing, clip
 from crewkeeper_bus.outgoing_redaction import OutgoingRedaction
+from crewkeeper_bus.reach import Reach
 from crewkeeper_bus.serving import Serving
 from crewkeeper_bus.settings import Settings
 from crewkeeper_bus.slots import Slots
@@ -48,6 +51,8 @@ from crewkeeper_bus.tool_calls import ToolCalls
 from crewkeeper_bus.transport import Transport
 from crewkeeper_bus.waits import Waits
 
+RENEW_S: Final = 10.0
+"""How long a new login may take for which nothing waits."""
 REFUSED_GRACE_S: Final = 1.0
 """How long code may go on once the server refuses the agent for good, before it is cancelled."""
 LEAVE_LIMIT_S: Final = 5.0
@@ -321,6 +326,7 @@ class Membership:
             case Begin():
                 self.peers = command.peers
                 self.calls.replicas = command.replicas
+                self.calls.reach = Reach(command.may_call, command.may_tell)
                 self.serving.begin()
                 self._begun.set()
             case Break():
@@ -348,6 +354,23 @@ class Membership:
             command.why, path=command.path, finding=command.finding, retry_after_s=command.retry_after_s
         )
         return self.waits.finish(wait, "broken", error)
+
+    async def delegate(self, name: str, peers: Sequence[str], tools: Sequence[str], limit_s: float) -> Credentials:
+        """Let in a helper; raises as `Client.delegate`."""
+        given = await self.delegations.ask(name, peers, tools, limit_s)
+        if self.calls.reach.is_narrow:
+            await self._reach(name)
+        return given
+
+    async def _reach(self, name: str) -> None:
+        """Where this agent may address few, the server lets it address a new helper, too, from its next login on."""
+        assert self._transport is not None
+        with anyio.move_on_after(RENEW_S):
+            try:
+                await self._transport.renew()
+            except (ConfigError, ConnectionLost) as error:
+                log.warning("bus.helper_not_reached", agent=self.settings.agent, helper=name, reason=str(error)[:200])
+        self.calls.reach.add(name)
 
     async def flush(self) -> None:
         """Return when all that was said is at the server. Raises ConnectionLost; the caller sets a limit."""

@@ -342,6 +342,10 @@ class Begin(Control, frozen=True, kw_only=True, omit_defaults=True, tag_field="t
     peers: Names = ()
     replicas: dict[Name, Count] = field(default_factory=dict)
     """Roles with several instances, and how many: `<role>-1` to `<role>-<n>`. Nobody else answers calls to a role."""
+    may_call: Names | None = None
+    """Agents and roles that it may call and tell something; the server takes nothing for others. Null: anybody."""
+    may_tell: Names = ()
+    """Those that it may tell something besides."""
 
 
 class Break(Control, frozen=True, kw_only=True, omit_defaults=True, tag_field="t", tag="break"):

@@ -187,6 +187,7 @@ def agent_permissions(
     peers: Iterable[str] | None = None,
     *,
     tools: Iterable[str] | None = None,
+    tells: Iterable[str] = (),
 ) -> Permissions:
     """The permissions of exactly one agent in one run (NATS server syntax); everything else is denied.
 
@@ -209,6 +210,7 @@ def agent_permissions(
         peers: Names of agents and roles that it may address; None: every one of the run.
         tools: Names of the tools it may ask the gate for; None: what the gate allows. With none at all, the server
             refuses tool calls; which of several tools are asked for, the gate checks.
+        tells: Besides the peers: names that it may send one-way messages to.
 
     Raises:
         SubjectError: A name is invalid.
@@ -218,6 +220,9 @@ def agent_permissions(
     check_agent(role)
     receivers = ["*"] if peers is None else sorted({check_agent(peer) for peer in peers})
     publish = [f"crew.{run}.{kind}.{agent}.{to}.*" for kind in NARROWED_KINDS for to in receivers]
+    if peers is not None:
+        told = sorted({check_agent(each) for each in tells} - set(receivers))
+        publish += [f"crew.{run}.{Kind.MSG}.{agent}.{to}.*" for to in told]
     publish += [f"crew.{run}.{kind}.{agent}.*.*" for kind in OWED_KINDS]
     if tools is None or any(True for _ in tools):
         publish.append(f"crew.{run}.{Kind.TOOL}.{agent}.*.*")

@@ -45,6 +45,24 @@ def test_a_denied_call_fails_for_its_caller_and_is_taken_from_its_callee() -> No
     assert room.kinds() == ["policy_denied"]
 
 
+def test_where_no_server_holds_an_agent_to_may_call_the_core_does() -> None:
+    narrow = Agent(name="a", may_call=("c",), may_tell=("b",))
+    room = Room(crew_of(narrow, B, Agent(name="c", replicas=2)))
+    for to in ("c", "c-2"):
+        said = room.say("a", m.Request, to=to, id_=to, task="t", verb="ask", chain=("a",), body=msgspec.Raw(b"{}"))
+        assert not [each for each in said if isinstance(each, AnswerCall) and each.error.code == "denied"]
+    for to in ("b", "c"):
+        room.say("a", m.Message, to=to, id_=f"m{to}", task="t", body=msgspec.Raw(b"{}"))
+    assert room.kinds() == []
+    (answer,) = [each for each in ask(room, "c1", {}) if isinstance(each, AnswerCall)]
+    assert answer.error is not None
+    assert (answer.error.code, "may call c" in answer.error.text) == ("denied", True)
+    assert room.kinds() == ["policy_denied"]
+    room.say("c-1", m.Message, to="a", id_="m9", task="t", body=msgspec.Raw(b"{}"))
+    room.say("a", m.Message, to="a", id_="m8", task="t", body=msgspec.Raw(b"{}"))
+    assert room.kinds() == ["policy_denied"] * 2, "to itself is not named, either"
+
+
 def test_a_denied_message_is_a_finding() -> None:
     room = room_of(Rule(id="quiet", do="deny", hop="agent", agents=("a",), when="args.body == 'psst'"))
     for text in ("hello", "psst"):

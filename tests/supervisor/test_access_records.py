@@ -22,6 +22,7 @@ from crewkeeper_supervisor.shell.access import (
     AccessRefused,
     Damaged,
     NoAccess,
+    Reach,
 )
 from crewkeeper_supervisor.shell.nats_link import connect
 
@@ -216,9 +217,28 @@ async def test_a_helper_gets_no_more_than_its_parents_credentials_have(tmp_path)
         assert await access.get("r1", "sub") is None
         record = await access.admit("r1", "sub", "sub", peers=("a", "b"), tools=("search",), **wanted)
         assert (record.peers, record.tools) == (("a", "b"), ("search",))
+        parent = await access.get("r1", "a")
+        assert parent is not None
+        assert parent.helpers == ("sub",)
+        assert "crew.r1.req.a.sub.*" in permissions_of(parent).publish
         await access.set_state("r1", "a", "killed")
         with pytest.raises(AccessRefused, match="let in nobody"):
             await access.admit("r1", "sub2", "sub2", peers=("b",), tools=(), **wanted)
+
+
+async def test_the_crew_file_says_whom_a_new_agent_may_address_and_an_operator_from_then_on(tmp_path):
+    async with linked(tmp_path) as (_, link):
+        access = await opened(link)
+
+        async def reached(agent, reach, **fields):
+            await access.issue("r1", agent, reach=reach, **fields)
+            record = await access.get("r1", agent)
+            return record.peers, record.tells
+
+        assert await reached("a", Reach(("b",), ("c",))) == (("b",), ("c",))
+        assert await reached("a", None, peers=()) == ((), ("c",))
+        assert await reached("a", Reach(("b", "d"))) == ((), ("c",))  # a host that starts again changes nothing
+        assert await reached("b", Reach(tuple(f"p{n}" for n in range(129)))) == (None, ())  # the core refuses instead
 
 
 async def test_only_a_host_lets_in_services_and_nobody_else_bears_their_names(tmp_path):

@@ -331,8 +331,8 @@ def test_rendering_points_at_the_place() -> None:
         "crew.yaml:3:7: error: agents.a.rn: unknown key 'rn' in agent (did you mean 'run'?) [CREW-110]\n"
         "      a: {rn: python a.py, run: x}\n"
         "          ^\n"
-        "    fix: use one of run, external, replicas, concurrency, reentrant, mailbox, may_call, env, cwd, restart, "
-        "budget, task_budget, tools, priority, never_victim, restart_cost"
+        "    fix: use one of run, external, replicas, concurrency, reentrant, mailbox, may_call, may_tell, env, cwd, "
+        "restart, budget, task_budget, tools, priority, never_victim, restart_cost"
     )
 
 

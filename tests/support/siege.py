@@ -1,7 +1,8 @@
 """A siege: `supervisor up` with a crew that goes on for as long as a test wants, and outsiders who have credentials.
 
 The crew: `keeper`, which waits for a file; `worker-1` and `worker-2`, which answer whoever calls; and `eve`, `bob`,
-`mallory`, external agents whom nobody starts: tests log in as them, over raw sockets or with the client.
+`mallory`, `carol`, external agents whom nobody starts: tests log in as them, over raw sockets or with the client. All
+may call everybody but for `carol`, who may call `worker` and tell `bob`.
 """
 
 import contextlib
@@ -34,7 +35,7 @@ from support.raw_nats import Raw
 LIMIT_S = 60.0
 LOOK_S = 0.05
 """Pause between two readings of the whole journal."""
-OUTSIDERS = ("eve", "bob", "mallory")
+OUTSIDERS = ("eve", "bob", "mallory", "carol")
 
 
 def _wait(condition: Any, what: str, log: Path) -> Any:
@@ -59,6 +60,7 @@ def crew_file(gate: Path) -> dict[str, Any]:
             "keeper": scripted({"main": [{"barrier": {"file": str(gate)}}], **answering}),
             "worker": scripted(answering, replicas=2),
             **{name: {"external": True} for name in OUTSIDERS},
+            "carol": {"external": True, "may_call": ["worker"], "may_tell": ["bob"]},
         },
     }
 

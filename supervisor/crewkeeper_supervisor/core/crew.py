@@ -72,6 +72,8 @@ class Agent(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     may_call: tuple[AgentName, ...] | None = None
     """Roles it may call; None: any."""
     env: dict[str, str] = field(default_factory=dict)
+    may_tell: tuple[AgentName, ...] = ()
+    """Roles it may send one-way messages to, besides those."""
     cwd: str = ""
     """Working directory, absolute."""
     restart: Restart = field(default_factory=Restart)

@@ -21,6 +21,7 @@ from crewkeeper_supervisor.core import (
     lifecycle,
     locks,
     quotas,
+    reach,
     withdrawal,
 )
 from crewkeeper_supervisor.core.detection import Detector
@@ -164,6 +165,8 @@ class Intake:
         if call is None:
             self._forged(event, "reused the id of another agent's call")
             return
+        if reach.request_refused(state, view, call):
+            return
         if state.gate.limits_calls and (why := allowance.too_much(state, view, call)):
             allowance.refuse(state, view, call, why)
             return
@@ -213,6 +216,7 @@ class Intake:
 
     def _message(self, event: Recorded, view: AgentView, message: m.Message) -> None:
         self._count(view)
+        reach.message_looked_at(self._state, view, event.to)
         if self._state.gate.judges_messages:
             hops.message_judged(self._state, view, message.task, event.to, bytes(message.body))
         boxes = self._state.graph.agents

@@ -9,6 +9,7 @@ from typing import Final
 import msgspec
 from msgspec import Raw
 
+from crewkeeper_bus.field_types import NAMES_MAX
 from crewkeeper_bus.messages import (
     Begin,
     Fault,
@@ -96,7 +97,16 @@ def begin_if_complete(state: RunState) -> None:
 def _begin(state: RunState, view: AgentView) -> None:
     if not view.began:
         view.began = True
-        state.tell(view.name, Begin, peers=tuple(islice(state.agents, 256)), replicas=state.replicas)
+        spec = view.spec
+        few = spec.may_call is not None and len(spec.may_call) + len(spec.may_tell) <= NAMES_MAX
+        state.tell(
+            view.name,
+            Begin,
+            peers=tuple(islice(state.agents, NAMES_MAX)),
+            replicas=state.replicas,
+            may_call=spec.may_call if few else None,
+            may_tell=spec.may_tell if few else (),
+        )
 
 
 def process_started(state: RunState, message: ProcessStarted) -> None:

@@ -118,7 +118,7 @@ def _ring_warning(agents: dict[str, Agent], members: list[str], cycle: list[str]
         )
         remedy = (
             f"set reentrant: chain on {_names(hard)} to let calls come back, or concurrency above the requests under "
-            "way at once; or remove a may_call of the ring, or use tell there"
+            "way at once; or remove a may_call of the ring, or use tell there, with may_tell"
         )
         return LintWarning(code="CREW-210", path=path, message=message, remedy=remedy)
     several = [name for name in cycle if name not in chain and agents[name].reentrant == "none"]

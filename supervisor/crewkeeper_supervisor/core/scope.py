@@ -20,6 +20,9 @@ SUBSCRIPTIONS_MAX: Final = 20
 """How many subscriptions a connection may have: an agent needs seven. Stated in what is signed; nats-server 2.15 does
 not hold connections to it, nor to the size of messages, when they were let in by a callout."""
 
+HELPERS_KEPT: Final = 16
+"""Names of helpers in a record: as many as an agent may have at a time."""
+
 AccessState = Literal["running", "paused", "killed"]
 """`paused`: it may connect, hear the supervisor, and say nothing. `killed`: for good; nothing leads out of it."""
 
@@ -54,6 +57,10 @@ class Record(Struct, frozen=True, kw_only=True, omit_defaults=True):
     role: str
     peers: tuple[str, ...] | None = None
     """Names it may address; None: any."""
+    tells: tuple[str, ...] = ()
+    """Besides its peers: names that it may send one-way messages to."""
+    helpers: tuple[str, ...] = ()
+    """Helpers it has let in, which it may address beside its peers; the newest `HELPERS_KEPT`."""
     tools: tuple[str, ...] | None = None
     """Tools it may ask for; None: any that the gate allows."""
     state: AccessState = "running"
@@ -137,7 +144,8 @@ def permissions_of(record: Record) -> Permissions:
         return service_permissions(record.run, record.agent)
     if record.state == "paused":
         return paused_permissions(record.run, record.agent)
-    return agent_permissions(record.run, record.agent, record.role, record.peers, tools=record.tools)
+    peers = None if record.peers is None else (*record.peers, *record.helpers)
+    return agent_permissions(record.run, record.agent, record.role, peers, tools=record.tools, tells=record.tells)
 
 
 def _presented(tokens: Iterable[Token], login: Login) -> Token | None:

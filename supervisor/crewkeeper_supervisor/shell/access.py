@@ -18,7 +18,16 @@ from msgspec.structs import replace
 from crewkeeper_bus.codec import PAYLOAD_MAX_BYTES
 from crewkeeper_bus.credentials import Credentials
 from crewkeeper_bus.subjects import SERVICES, check_agent, check_token
-from crewkeeper_supervisor.core.scope import SESSION_S, AccessState, Record, Scope, Token, Wider, narrow
+from crewkeeper_supervisor.core.scope import (
+    HELPERS_KEPT,
+    SESSION_S,
+    AccessState,
+    Record,
+    Scope,
+    Token,
+    Wider,
+    narrow,
+)
 from crewkeeper_supervisor.shell import tokens
 from crewkeeper_supervisor.shell.errors import ShellError, StoreUnavailable
 from crewkeeper_supervisor.shell.nats_link import LINK_ERRORS, Link, WrongLastSequence
@@ -33,8 +42,9 @@ TOKENS_MAX: Final = 32
 ENDED_KEEP_S: Final = 24 * 3600
 """How long the records of a run stay after its end: so long its tokens are known to be over, then they are unknown."""
 PEERS_MAX: Final = 128
-"""Names in a list of peers or of tools: the answer to a login, which is one message, holds six subjects for each peer,
-for three kinds each under `crew` and under `held`."""
+"""Names in a list of peers or of tools. The answer to a login holds six subjects for each peer, for three kinds each
+under `crew` and under `held`: 90 KB for so many, 0.7 MB of the server's 1 MiB for a thousand, in every login of every
+agent, and the server keeps them for each connection. Beyond that the core refuses what the server could."""
 
 _STREAM: Final = f"KV_{BUCKET}"
 _PREFIX: Final = f"$KV.{BUCKET}."
@@ -42,6 +52,15 @@ _TRIES: Final = 20
 _REVOKED_KEPT: Final = 32
 
 Names = tuple[str, ...] | None
+
+
+class Reach(NamedTuple):
+    """Whom an agent may address by the crew file."""
+
+    peers: Names = None
+    """Names it may call; None: any."""
+    tells: tuple[str, ...] = ()
+    """Besides those, names that it may send one-way messages to."""
 
 
 class AccessRefused(ShellError):  # noqa: N818 - what the operator reads
@@ -115,6 +134,7 @@ class Access:
         *,
         peers: Names | UnsetType = UNSET,
         tools: Names | UnsetType = UNSET,
+        reach: Reach | None = None,
         ttl_s: float = TTL_S,
         by: str = "",
         replaces: bool = False,
@@ -129,6 +149,8 @@ class Access:
             peers: Names it may address; None: any; not given: as before. It holds for the agent, so for all its tokens,
                 from each one's next login on.
             tools: Names of its tools; the same.
+            reach: Whom the crew file lets it address, for an agent that nothing was issued to yet: what an operator has
+                said of it since stays.
             ttl_s: How long the token lives.
             by: Who issues it, for people.
             replaces: Revoke the tokens that the same `by` issued before.
@@ -148,7 +170,7 @@ class Access:
         token = Token(id=made.id, digest=made.digest, issued_at=now_s, expires_at=now_s + ttl_s, by=by[:200])
 
         def change(found: Record | None) -> Record:
-            record = found or Record(run=run, agent=agent, role=role or agent, since_s=now_s)
+            record = found or _first(run, agent, role or agent, reach, now_s)
             _check_admits(record, role)
             return replace(
                 record,
@@ -227,7 +249,9 @@ class Access:
             task=task,
             tokens=(made,),
         )
-        return await self._change(run, agent, lambda found: new if found is None else _admitted(found, new))
+        record = await self._change(run, agent, lambda found: new if found is None else _admitted(found, new))
+        await self._change(run, parent, lambda found: _with_helper(found, parent, agent))
+        return record
 
     # --- looking ---
 
@@ -415,6 +439,22 @@ def _admitted(found: Record, wanted: Record) -> Record:
     if (found.parent, found.task) != (wanted.parent, wanted.task) or wanted.tokens[0].id not in ids:
         raise AccessRefused(f"run {found.run} has an agent {found.agent!r} already; choose another name")
     return found
+
+
+def _first(run: str, agent: str, role: str, reach: Reach | None, now_s: float) -> Record:
+    peers, tells = reach or Reach()
+    if len(peers or ()) + len(tells) > PEERS_MAX:
+        peers, tells = None, ()  # the core refuses then
+    return Record(run=run, agent=agent, role=role, peers=peers, tells=tells if peers is not None else (), since_s=now_s)
+
+
+def _with_helper(parent: Record | None, name: str, helper: str) -> Record:
+    """The record of who let in a helper: who may address few may address the helper, too, from its next login on."""
+    if parent is None:
+        raise AccessRefused(f"{name} may not be in the run itself: it can let in nobody")
+    if parent.peers is None or helper in parent.helpers:
+        return parent
+    return replace(parent, helpers=(*parent.helpers, helper)[-HELPERS_KEPT:])
 
 
 def _check_within(parent: Record | None, name: str, peers: Names, tools: Names) -> None:

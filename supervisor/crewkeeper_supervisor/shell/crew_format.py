@@ -113,7 +113,13 @@ AGENT: Final = Section(
             name="may_call",
             kind=Listing(of=Name(), unique=True),
             default="anybody",
-            doc="Agents it may call and wait for; `[]` is nobody. Declared for the check of rings, not enforced.",
+            doc="Agents it may call, and tell something; `[]` is nobody. The server refuses it all others.",
+        ),
+        Key(
+            name="may_tell",
+            kind=Listing(of=Name(), unique=True),
+            default="[]",
+            doc="Besides `may_call`: agents that it may send one-way messages to.",
         ),
         Key(
             name="env",

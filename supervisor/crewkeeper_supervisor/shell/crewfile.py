@@ -244,6 +244,7 @@ class _Checks:
 
     def _may_call(self, agent: dict[str, Any], path: Path) -> None:
         self._known_agents(agent.get("may_call", ()), (*path, "may_call"))
+        self._known_agents(agent.get("may_tell", ()), (*path, "may_tell"))
 
     def _known_agents(self, listed: Any, path: Path) -> None:
         for index, callee in enumerate(listed):
@@ -346,7 +347,9 @@ def _crew(surface: dict[str, Any], folder: FilePath) -> Crew:
 def _agent(name: str, agent: dict[str, Any], restart: dict[str, Any], folder: FilePath) -> Agent:
     given = dict(agent)
     budgets: dict[str, Any] = {key: _budget(given.pop(key)) for key in ("budget", "task_budget") if key in given}
-    tuples: dict[str, Any] = {key: tuple(given.pop(key)) for key in ("run", "may_call", "tools") if key in given}
+    tuples: dict[str, Any] = {
+        key: tuple(given.pop(key)) for key in ("run", "may_call", "may_tell", "tools") if key in given
+    }
     return Agent(
         name=name,
         cwd=str((folder / given.pop("cwd", ".")).resolve()),

@@ -3,7 +3,7 @@
 import contextlib
 import os
 import time
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Final
 from urllib.parse import quote, urlsplit
@@ -18,7 +18,7 @@ from crewkeeper_bus.errors import ConnectionLost, ServerError
 from crewkeeper_bus.server import EmbeddedServer, find
 from crewkeeper_supervisor.core.scope import SESSION_S, SUBSCRIPTIONS_MAX, Record, permissions_of
 from crewkeeper_supervisor.shell import admission, system_link
-from crewkeeper_supervisor.shell.access import TTL_MAX_S, Access
+from crewkeeper_supervisor.shell.access import TTL_MAX_S, Access, Reach
 from crewkeeper_supervisor.shell.authority import SIGNED_LIFE_S
 from crewkeeper_supervisor.shell.errors import ShellError
 from crewkeeper_supervisor.shell.eviction import evict
@@ -56,7 +56,12 @@ class Ground:
         return f"{parts.scheme}://{user}{parts.netloc}"
 
     async def let_in(
-        self, link: Link, run: str, agents: Iterable[tuple[str, str]], payload_bytes: int
+        self,
+        link: Link,
+        run: str,
+        agents: Iterable[tuple[str, str]],
+        payload_bytes: int,
+        reaches: Mapping[str, Reach] | None = None,
     ) -> dict[str, Credentials]:
         """Credentials for agents of a run, by agent name; good until the run ends.
 
@@ -68,6 +73,7 @@ class Ground:
             run: The run.
             agents: (agent, role) pairs.
             payload_bytes: The largest message they may publish.
+            reaches: Whom each role may address; anybody, if it is not said.
 
         Raises:
             AccessRefused: One of them was issued to before, in another role.
@@ -78,7 +84,10 @@ class Ground:
             return {name: self.place.credentials for name, _ in wanted}
         access = Access(link)
         await access.open()
-        issued = {name: await _issue(access, run, name, role, payload_bytes) for name, role in wanted}
+        allowed = reaches or {}
+        issued = {
+            name: await _issue(access, run, name, role, payload_bytes, allowed.get(role)) for name, role in wanted
+        }
         return await self.signed(link, run, issued) if self.authority.mode == "signing" else issued
 
     async def service_keys(
@@ -167,9 +176,13 @@ class Ground:
             raise first
 
 
-async def _issue(access: Access, run: str, agent: str, role: str, payload_bytes: int) -> Credentials:
+async def _issue(
+    access: Access, run: str, agent: str, role: str, payload_bytes: int, reach: Reach | None = None
+) -> Credentials:
     # A restarted process finds the same password in its environment, so the token lives as long as a run may.
-    issued = await access.issue(run, agent, role, ttl_s=TTL_MAX_S, by="its host", payload_bytes=payload_bytes)
+    issued = await access.issue(
+        run, agent, role, reach=reach, ttl_s=TTL_MAX_S, by="its host", payload_bytes=payload_bytes
+    )
     return msgspec.structs.replace(issued.credentials, session_s=float(SESSION_S))
 
 

@@ -20,6 +20,8 @@ class AgentPage(Struct, frozen=True, kw_only=True):
     """Why it is held or was ended, and what the server said; empty if it is neither."""
     may_call: tuple[str, ...] | None
     """Roles it may call; none: any."""
+    may_tell: tuple[str, ...]
+    """Roles it may send one-way messages to besides."""
     reentrant: str
     mailbox: int
     restart: str
@@ -44,6 +46,7 @@ def agent_page(fold: Fold, agent: AgentView, log: str) -> AgentPage:
         command=spec.run,
         why=_why(agent),
         may_call=spec.may_call,
+        may_tell=spec.may_tell,
         reentrant=spec.reentrant,
         mailbox=spec.mailbox,
         restart=f"{policy.policy}, at most {policy.intensity} restarts in {policy.period_s:g} s, "
@@ -82,7 +85,7 @@ def page_lines(page: AgentPage, now: datetime) -> list[str]:
         ("command", command),
         ("restart", page.restart),
         ("slots", f"{row.concurrency}, reentrant: {page.reentrant}, mailbox {page.mailbox}"),
-        ("may call", "anybody" if page.may_call is None else safe(", ".join(page.may_call)) or "nobody"),
+        ("may call", _reach(page)),
         ("work", f"{row.tasks} tasks, {row.queued} calls queued"),
         ("progress", safe(row.progress) or "-"),
         ("usage", spent),
@@ -102,3 +105,10 @@ def page_lines(page: AgentPage, now: datetime) -> list[str]:
         lines += ["", "Incidents"]
         lines += [f"  {each.id} {each.kind} {each.state}: {safe(each.summary)}" for each in page.incidents]
     return lines
+
+
+def _reach(page: AgentPage) -> str:
+    if page.may_call is None:
+        return "anybody"
+    told = f", and tell {safe(', '.join(page.may_tell))}" if page.may_tell else ""
+    return (safe(", ".join(page.may_call)) or "nobody") + told
