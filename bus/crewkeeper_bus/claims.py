@@ -297,6 +297,27 @@ def unverified(jwt: str) -> dict[str, Any]:
         raise ClaimsError("not a JWT") from None
 
 
+def signed_by(jwt: str, kind: KeyKind) -> dict[str, Any]:
+    """The claims of a JWT that is truly signed by the key that it names, which is of this kind.
+
+    Whether that key is one to trust is for the caller to say.
+
+    Raises:
+        ClaimsError: It is no JWT, or not signed so.
+    """
+    claims = unverified(jwt)
+    try:
+        signed, _, signature = jwt.encode("ascii").rpartition(b".")
+        head = msgspec.json.decode(_unpart(signed.partition(b".")[0]), type=_Header)
+        signer = _decoded(str(claims.get("iss", "")), _PREFIXES[kind])
+        if signer is None or head.alg != "ed25519-nkey":
+            raise ValueError
+        VerifyKey(signer).verify(signed, _unpart(signature))
+    except (BadSignatureError, ValueError, RecursionError):
+        raise ClaimsError(f"a JWT without a right signature of a {kind}'s key") from None
+    return claims
+
+
 # --- the wire form of a request ---
 
 

@@ -6,7 +6,8 @@ from nats_process import linked, until
 
 from crewkeeper_bus.messages import Break, Fault, StopProcess
 from crewkeeper_supervisor.core.commands import AnswerCall, AskHost, Escalate, TellAgent
-from crewkeeper_supervisor.shell import ledger
+from crewkeeper_supervisor.shell import audit_keys, ledger
+from crewkeeper_supervisor.shell.chain import FIRST, Record, digest
 from crewkeeper_supervisor.shell.errors import Fenced, StoreUnavailable
 from crewkeeper_supervisor.shell.ledger import Ledger
 
@@ -120,23 +121,42 @@ async def test_it_survives_a_killed_server(tmp_path):
         assert [r.id for r in await ledger.read(link, "r1")] == ["term-1", "1-0", "2-0"]
 
 
-async def test_every_kind_of_tampering_is_named(tmp_path):
+async def test_records_are_authenticated_with_the_key_that_their_owner_names(tmp_path):
     async with linked(tmp_path) as (_, link):
         log = await opened(link)
-        await log.commit([tell(f"{number}-0") for number in range(1, 6)])
-        good = await ledger.read(link, "r1")
+        await log.commit([tell("1-0"), AnswerCall(id="2-0", agent="a", call="c", body=msgspec.Raw(b'{ "b": 1.0e2 }'))])
+        records = await ledger.read(link, "r1")
+    key = audit_keys.load(tmp_path)
+    assert key is not None
+    assert records[0].command == {"owner": "owner 1", "key": key.public}
+    assert all(key.is_right(record) for record in records)
+    assert not key.is_right(msgspec.structs.replace(records[0], mac="00" * 32))
+    assert (log.n, log.head) == (3, records[-1].hash)
 
-    def edited(n, **changes):
-        copy = list(good)
-        copy[n] = msgspec.structs.replace(copy[n], **changes)
-        return copy
 
-    assert ledger.verify(good) == []
-    assert any("was changed" in each for each in ledger.verify(edited(2, command={"other": 1})))
-    rehashed = edited(2, term=9)
-    rehashed[2] = msgspec.structs.replace(rehashed[2], hash=ledger.digest(rehashed[2]))
-    assert any("does not follow" in each for each in ledger.verify(rehashed))
-    assert any("term" in each for each in ledger.verify(rehashed))
-    assert ledger.verify(good[:2] + good[3:])
-    assert ledger.verify([good[1], good[0], *good[2:]])
-    assert ledger.verify([*good[:3], good[2], *good[3:]])
+async def test_a_ledger_of_the_first_format_is_gone_on_with(tmp_path):
+    async with linked(tmp_path) as (_, link):
+        await ledger.open_stream(link)
+        first = Record(run="r1", n=1, id="1-0", kind="TellAgent", term=1, command={"id": "1-0"}, prev=FIRST)
+        first = msgspec.structs.replace(first, hash=digest(first))
+        # What was written then knew neither of these.
+        plain = {k: v for k, v in msgspec.to_builtins(first).items() if k not in ("digest", "mac", "v")}
+        await link.store("ledger.r1", msgspec.json.encode([plain]))
+        log = await opened(link, term=2)
+        assert log.has("1-0")
+        records = await ledger.read(link, "r1")
+    assert [(record.v, bool(record.mac)) for record in records] == [(1, False), (2, True)]
+    assert ledger.verify(records) == []
+
+
+async def test_without_a_key_records_are_chained_all_the_same(tmp_path):
+    async with linked(tmp_path) as (_, link):
+        file = tmp_path / "keys" / audit_keys.AUDIT_FILE
+        file.parent.mkdir(mode=0o700)
+        file.write_text("{}")
+        file.chmod(0o644)
+        log = await opened(link)
+        assert log.key is None
+        records = await ledger.read(link, "r1")
+    assert [record.mac for record in records] == [""]
+    assert ledger.verify(records) == []

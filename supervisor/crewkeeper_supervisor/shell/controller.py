@@ -17,7 +17,7 @@ from msgspec import Struct
 
 from crewkeeper_bus.errors import ConnectionLost
 from crewkeeper_supervisor.gate.rules import make_fold
-from crewkeeper_supervisor.shell import lease, ledger, outbox, powers
+from crewkeeper_supervisor.shell import heads, lease, ledger, outbox, powers
 from crewkeeper_supervisor.shell.errors import LeaseLost, RunNotFound, StoreUnavailable
 from crewkeeper_supervisor.shell.lease import Leases
 from crewkeeper_supervisor.shell.logbook import logger
@@ -105,6 +105,7 @@ class _Controller:
             try:
                 await self._registry.open()
                 await ledger.open_stream(self._link)
+                await heads.open_stream(self._link)
                 await self._outbox.open()
                 await self._leases.open()
                 await self._power.open()

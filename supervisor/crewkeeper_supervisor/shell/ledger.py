@@ -1,72 +1,55 @@
-"""Ledger: decisions that must not be lost or made twice, hash-chained, in stream LEDGER on `ledger.<run>`.
+"""Ledger: decisions that must not be lost or made twice, chained as `chain` says, in stream LEDGER on `ledger.<run>`.
 
 Every commit expects the subject's last sequence to be the one this owner knows. A new owner begins with a record of
 its own, so from then on every commit of the old one is refused by the server: that is the fence. An effect is carried
 out only after its record is acknowledged.
 """
 
-import hashlib
 import time
 from collections.abc import Iterable, Sequence
-from typing import Any, Final
+from typing import Final
 
 import anyio
 import msgspec
-import nats.errors
-from msgspec import Struct
-from nats.js.api import AckPolicy, ConsumerConfig, RetentionPolicy, StorageType, StoreCompression, StreamConfig
+from msgspec import Raw
+from nats.js.api import RetentionPolicy, StorageType, StoreCompression, StreamConfig
 
 from crewkeeper_bus import subjects
 from crewkeeper_supervisor.core.commands import AnswerCall, Command, Escalate, TellAgent
+from crewkeeper_supervisor.shell import audit_keys, chain, stored
+from crewkeeper_supervisor.shell.audit_keys import AuditKey
+from crewkeeper_supervisor.shell.chain import FIRST, FORMAT, Record, digest
 from crewkeeper_supervisor.shell.errors import Fenced, StoreUnavailable
-from crewkeeper_supervisor.shell.nats_link import LINK_ERRORS, Link, WrongLastSequence, replicas
+from crewkeeper_supervisor.shell.nats_link import Link, WrongLastSequence, replicas
 
 STREAM: Final = "LEDGER"
 BATCH_MAX: Final = 200
 BATCH_MAX_BYTES: Final = 512 * 1024
 COMMIT_LIMIT_S: Final = 10.0
-FIRST: Final = "0" * 64
-"""What the first record of a run has for its predecessor's hash."""
-_FETCH: Final = 500
-
-
-class Record(Struct, frozen=True, kw_only=True):
-    """One decision, bound to the one before."""
-
-    run: str
-    n: int
-    """1, 2, 3, … in this run."""
-    id: str
-    """Command id; `term-<n>` where an owner begins."""
-    kind: str
-    """Class of the command, or `Owner`."""
-    finding: str = ""
-    cause_seq: int = 0
-    """Journal sequence of the event that the decision follows from."""
-    term: int
-    command: Any
-    """The whole command as plain data."""
-    prev: str
-    hash: str = ""
-    """SHA-256 over the canonical JSON of everything else."""
 
 
 _DECODER: Final = msgspec.json.Decoder(list[Record])
-_CANONICAL: Final = msgspec.json.Encoder(order="deterministic")
 
 
 class Ledger:
-    """One owner's writing end of one run's ledger."""
+    """One owner's writing end of one run's ledger.
+
+    Attributes:
+        n: Number of the last record that is stored.
+        head: Its hash.
+        key: What records are authenticated with; None: they are not.
+    """
 
     def __init__(self, link: Link, run: str, term: int, owner: str) -> None:
+        self.n = 0
+        self.head = FIRST
+        self.key: AuditKey | None = audit_keys.make_or_warn(link.place.state)
         self._link = link
         self._run = run
         self._subject = subjects.ledger_subject(run)
         self._term = term
         self._owner = owner
         self._last_seq = 0
-        self._n = 0
-        self._head = FIRST
         self._ids: set[str] = set()
 
     @classmethod
@@ -82,11 +65,12 @@ class Ledger:
         for seq, records in batches:
             ledger._last_seq = seq
             for record in records:
-                ledger._n, ledger._head = record.n, record.hash
+                ledger.n, ledger.head = record.n, record.hash
                 ledger._ids.add(record.id)
                 if record.term > term:
                     raise Fenced(f"run {run}: term {record.term} is writing; term {term} is over")
-        await ledger._commit([ledger._record(f"term-{term}", "Owner", {"owner": owner})])
+        begun = {"owner": owner, "key": "" if ledger.key is None else ledger.key.public}
+        await ledger._commit([ledger._record(f"term-{term}", "Owner", chain.canonical(begun))])
         return ledger
 
     def has(self, command_id: str) -> bool:
@@ -105,8 +89,8 @@ class Ledger:
         for command in commands:
             if command.id in self._ids:
                 continue
-            plain = msgspec.json.decode(msgspec.json.encode(command))
-            length = len(_CANONICAL.encode(plain))
+            plain = chain.canonical(msgspec.json.decode(msgspec.json.encode(command)))
+            length = len(plain)
             if batch and (len(batch) >= BATCH_MAX or size + length > BATCH_MAX_BYTES):
                 await self._commit(batch)
                 batch, size = [], 0
@@ -117,20 +101,24 @@ class Ledger:
             await self._commit(batch)
 
     def _record(
-        self, id_: str, kind: str, plain: Any, command: Command | None = None, previous: Record | None = None
+        self, id_: str, kind: str, plain: bytes, command: Command | None = None, previous: Record | None = None
     ) -> Record:
-        record = Record(
+        bound = Record(
             run=self._run,
-            n=(previous.n if previous else self._n) + 1,
+            n=(previous.n if previous else self.n) + 1,
             id=id_,
             kind=kind,
             finding=_finding(command),
             cause_seq=_cause_seq(command),
             term=self._term,
-            command=plain,
-            prev=previous.hash if previous else self._head,
+            command=Raw(plain),
+            digest=chain.digest_of_text(plain),
+            prev=previous.hash if previous else self.head,
+            v=FORMAT,
         )
-        return msgspec.structs.replace(record, hash=digest(record))
+        hash_ = digest(bound)
+        mac = "" if self.key is None else self.key.code(hash_)
+        return msgspec.structs.replace(bound, hash=hash_, mac=mac)
 
     async def _commit(self, batch: list[Record]) -> None:
         payload = msgspec.json.encode(batch)
@@ -151,7 +139,7 @@ class Ledger:
                     raise
                 await anyio.sleep(0.1)
         self._last_seq = seq
-        self._n, self._head = batch[-1].n, batch[-1].hash
+        self.n, self.head = batch[-1].n, batch[-1].hash
         self._ids.update(record.id for record in batch)
 
 
@@ -186,49 +174,13 @@ async def read(link: Link, run: str) -> list[Record]:
 
 
 def verify(records: Sequence[Record]) -> list[str]:
-    """What is wrong with a run's records: edited, removed, swapped or inserted ones. Empty: nothing is.
-
-    A cut-off end cannot be seen from the records alone; compare the last hash with one noted elsewhere.
-    """
-    problems: list[str] = []
-    head, term = FIRST, 0
-    for n, record in enumerate(records, start=1):
-        if record.n != n:
-            problems.append(f"record {n} has number {record.n}: one is missing, added or out of place")
-        if record.prev != head:
-            problems.append(f"record {n} ({record.id}) does not follow from the one before it")
-        if record.hash != digest(record):
-            problems.append(f"record {n} ({record.id}) was changed after it was written")
-        if record.term < term:
-            problems.append(f"record {n} ({record.id}) has term {record.term} after term {term}")
-        head, term = record.hash, max(term, record.term)
-    return problems
-
-
-def digest(record: Record) -> str:
-    """The hash a record should have."""
-    return hashlib.sha256(_CANONICAL.encode(msgspec.structs.replace(record, hash=""))).hexdigest()
+    """What is wrong with a run's records as far as that shows without a key; see `chain.check`. Empty: nothing is."""
+    return [str(problem) for problem in chain.check(records)]
 
 
 async def _read_batches(link: Link, run: str) -> list[tuple[int, list[Record]]]:
-    subject = subjects.ledger_subject(run)
-    last = await link.last(STREAM, subject)
-    batches: list[tuple[int, list[Record]]] = []
-    if last is None:
-        return batches
-    config = ConsumerConfig(ack_policy=AckPolicy.NONE, mem_storage=True, num_replicas=1, inactive_threshold=30)
-    try:
-        pulled = await link.js.pull_subscribe(subject, stream=STREAM, config=config)
-        try:
-            while not batches or batches[-1][0] < int(last.seq or 0):
-                fetched = await pulled.fetch(_FETCH, timeout=3)
-                batches.extend((msg.metadata.sequence.stream, _DECODER.decode(msg.data)) for msg in fetched)
-        finally:
-            with anyio.move_on_after(1, shield=True):
-                await pulled.unsubscribe()
-    except (nats.errors.TimeoutError, *LINK_ERRORS) as error:
-        raise StoreUnavailable(f"ledger of {run}: {type(error).__name__}") from error
-    return batches
+    found = await stored.of_subject(link, STREAM, subjects.ledger_subject(run))
+    return [(seq, _DECODER.decode(data)) for seq, data in found]
 
 
 def _finding(command: Command | None) -> str:

@@ -26,6 +26,7 @@ from crewkeeper_supervisor.shell import effects, journal
 from crewkeeper_supervisor.shell.access_orders import AccessOrders
 from crewkeeper_supervisor.shell.effects import Effects
 from crewkeeper_supervisor.shell.errors import LeaseLost, StoreUnavailable
+from crewkeeper_supervisor.shell.heads import Sealer
 from crewkeeper_supervisor.shell.journal import Entry, Follower
 from crewkeeper_supervisor.shell.lease import Lease
 from crewkeeper_supervisor.shell.ledger import Ledger
@@ -85,6 +86,9 @@ class Fold(Protocol):
     def next_tick_at_s(self) -> float | None:
         """When the clock is needed."""
 
+    def digest(self) -> str:
+        """SHA-256 over the state."""
+
 
 MakeFold = Callable[[str], Fold]
 
@@ -117,6 +121,7 @@ class Owner:
         self._hooks = LiveHooks(link, lease.run)
         self._effects = Effects(link, lease.run, lease.term, outbox, self._orders, self._hooks.give)
         self._ledger: Ledger | None = None
+        self._sealer = Sealer(link, lease.run, lease.term)
         self._log = logger().bind(crew=lease.run, term=lease.term)
         self._seq = 0
         self._heard_s = time.monotonic()
@@ -175,6 +180,8 @@ class Owner:
                 await self._carry_out(commands)
                 await self._carry_out(self._due())
                 await self._keep_clock()
+                await self._sealer.seal(self._ledger, self.fold)
+            await self._sealer.seal_the_end(self._ledger, self.fold)
         self._log.info("run.over", seq=self._seq, state=self.fold.state)
 
     async def _catch_up(self, entries: Follower) -> None:
@@ -206,6 +213,7 @@ class Owner:
                 self._tick_again_s = time.monotonic() + TICK_GAP_S
         if batch:
             self._heard_s = time.monotonic()
+            self._sealer.take(batch)
             if self._ledger is not None:
                 self._say_findings()
         pending = self.fold.pending
