@@ -70,6 +70,7 @@ agents:
     priority: 90
     never_victim: true
     restart_cost: 20k
+    stall: 1h
   b: {external: true, may_call: []}
 restart: {intensity: 5, period: 2h}
 responses:
@@ -77,6 +78,8 @@ responses:
   orphan: {shadow: true}
 escalate:
   - {webhook: "https://ops.example/hook", secret: "${S}"}
+watch: {stall: 5m, depth: 20, fan_out: 1k}
+outcome: {must_mention: [Lisbon], never: [TBD], schema: {type: object}}
 limits: {payload: 1MiB, heartbeat: 250ms, start_timeout: 1m}
 tools:
   t:
@@ -86,6 +89,7 @@ tools:
     timeout: 5s
     concurrency: 2
     rate: {calls: 10, per: 1m}
+    poll: true
     args_size: 1KiB
     result_size: 2KiB
     env: {KEY: "${BANK_KEY}"}
@@ -177,7 +181,10 @@ def test_every_key_arrives_in_the_crew() -> None:
     assert (a.may_call, b.may_call) == (("b",), ())
     assert a.cwd == str(FOLDER.resolve())
     assert a.never_victim
-    assert a.restart_cost == 20_000
+    assert (a.restart_cost, a.stall_s) == (20_000, 3600)
+    assert (crew.watch.stall_s, crew.watch.depth, crew.watch.fan_out) == (300, 20, 1000)
+    assert crew.outcome is not None
+    assert (crew.outcome.must_mention, crew.outcome.never) == (("Lisbon",), ("TBD",))
     assert a.tools == ("t.read",)
     assert (a.restart.policy, a.restart.intensity, a.restart.period_s, a.restart.shutdown_s) == (
         "permanent",
@@ -207,6 +214,7 @@ def test_every_key_arrives_in_the_crew() -> None:
             timeout_s=5,
             concurrency=2,
             rate=CallRate(calls=10, per_s=60),
+            poll=True,
             args_bytes=1024,
             result_bytes=2048,
             env={"KEY": "${BANK_KEY}"},
@@ -332,7 +340,7 @@ def test_rendering_points_at_the_place() -> None:
         "      a: {rn: python a.py, run: x}\n"
         "          ^\n"
         "    fix: use one of run, external, replicas, concurrency, reentrant, mailbox, may_call, may_tell, env, cwd, "
-        "restart, budget, task_budget, tools, priority, never_victim, restart_cost"
+        "restart, budget, task_budget, tools, priority, never_victim, restart_cost, stall"
     )
 
 

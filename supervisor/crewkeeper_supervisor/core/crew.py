@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 from msgspec import Meta, Struct, field
 
 from crewkeeper_supervisor.core.model_proxy import ModelProxy
+from crewkeeper_supervisor.core.outcome import Outcome
 from crewkeeper_supervisor.core.rules import Rule
 from crewkeeper_supervisor.core.tools import Price, Tool
 
@@ -71,9 +72,9 @@ class Agent(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     mailbox: Annotated[int, Meta(ge=0, le=1_000_000)] = 1000
     may_call: tuple[AgentName, ...] | None = None
     """Roles it may call; None: any."""
-    env: dict[str, str] = field(default_factory=dict)
     may_tell: tuple[AgentName, ...] = ()
     """Roles it may send one-way messages to, besides those."""
+    env: dict[str, str] = field(default_factory=dict)
     cwd: str = ""
     """Working directory, absolute."""
     restart: Restart = field(default_factory=Restart)
@@ -86,6 +87,8 @@ class Agent(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     never_victim: bool = False
     restart_cost: Annotated[int, Meta(ge=0, le=2**53)] = 0
     """Tokens it takes this agent to get going again after a failed wait: part of what a victim loses."""
+    stall_s: Annotated[float, Meta(ge=0, le=366 * 24 * 3600)] | None = None
+    """How long it may go without progress; 0: it is not judged; None: as the crew's."""
 
     @property
     def instances(self) -> tuple[str, ...]:
@@ -157,6 +160,17 @@ class Responses(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     depth: Response = field(default_factory=lambda: _ladder("warn", "nudge", "escalate", climb_s=20.0))
 
 
+class Watching(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """From when on conduct is a finding. Nothing here refuses anything; `Budget` has the limits that do."""
+
+    stall_s: Annotated[float, Meta(ge=0, le=366 * 24 * 3600)] = 600.0
+    """How long an agent may go without progress that nothing excuses; 0: nobody is judged."""
+    depth: Annotated[int, Meta(ge=2, le=64)] = 32
+    """How long a chain of calls may grow."""
+    fan_out: Annotated[int, Meta(ge=2, le=10_000)] = 500
+    """How many calls one task, or all below one root, may have open at once."""
+
+
 class Rate(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How much one agent may send before its messages are counted and not read."""
 
@@ -226,3 +240,11 @@ class Crew(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Prices by model or pattern of models, before those of the bundled table."""
     model_proxy: ModelProxy | None = None
     """Where agents call models; None: as they like."""
+    watch: Watching = field(default_factory=Watching)
+    """When conduct is a finding."""
+    outcome: Outcome | None = None
+    """What the final answer of the crew must be like."""
+    fleet: dict[str, int] = field(default_factory=dict)
+    """What all crews of the server may spend together, as it stood when the run was declared; not of the crew file."""
+    fleet_revision: Annotated[int, Meta(ge=0)] = 0
+    """How often that had been changed by then."""

@@ -30,6 +30,8 @@ class Tool(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     timeout_s: Annotated[float, Meta(gt=0)] = 60.0
     concurrency: Annotated[int, Meta(ge=1)] = 16
     rate: CallRate | None = None
+    poll: bool = False
+    """It is meant to be asked again and again until something changes: no loop for a long while."""
     args_bytes: Annotated[int, Meta(ge=64)] = 64 * 1024
     result_bytes: Annotated[int, Meta(ge=64)] = 1024 * 1024
     env: dict[str, str] = field(default_factory=dict)

@@ -27,6 +27,7 @@ from crewkeeper_supervisor.shell.crew_kinds import (
 )
 from crewkeeper_supervisor.shell.crew_proxy_format import MODEL_PROXY
 from crewkeeper_supervisor.shell.crew_response_format import RESPONSES
+from crewkeeper_supervisor.shell.crew_watch_format import OUTCOME, STALL, WATCH
 
 CREW_NAME_MAX_CHARS: Final = 20
 """A run id is the crew's name, a dash and what makes the run unique, within the 32 characters of a subject token."""
@@ -154,6 +155,7 @@ AGENT: Final = Section(
             default="0",
             doc="Tokens it takes to get going again after a broken wait; added to what a victim loses.",
         ),
+        STALL,
     ),
 )
 
@@ -245,6 +247,8 @@ CREW: Final = Section(
             default="[]",
             doc="Who is told when a response says `escalate`.",
         ),
+        WATCH,
+        OUTCOME,
         Key(name="limits", kind=LIMITS, default="see below", doc="Limits of the bus."),
         *GATE_KEYS,
         MODEL_PROXY,

@@ -50,6 +50,9 @@ class GateChecks:
         for name, tool in self.tools.items():
             if tool is not INVALID:
                 self._tool(("tools", name), tool)
+        outcome = self.surface.get("outcome", {})
+        if isinstance(outcome, dict) and isinstance(outcome.get("schema"), dict):
+            self._schema(("outcome", "schema"), outcome["schema"])
         listed = self.surface.get("rules", ())
         good = [(index, rule) for index, rule in enumerate(listed) if rule is not INVALID]
         for index, rule in good:
@@ -92,11 +95,7 @@ class GateChecks:
             add("CREW-119", (*path, "schema"), "an MCP server tells the schemas of its tools itself", "remove schema")
         schema = tool.get("schema")
         if isinstance(schema, dict):
-            try:
-                check_schema(schema)
-            except SchemaRefused as refused:
-                self.reading.add("CREW-114", (*path, "schema"), str(refused), refused.remedy)
-
+            self._schema((*path, "schema"), schema)
         for variable in tool.get("env", {}):
             if variable.startswith(RESERVED_ENV):
                 add(
@@ -112,6 +111,12 @@ class GateChecks:
                 "it runs inside the agent, which has an environment of its own",
                 "move it to the agent's env",
             )
+
+    def _schema(self, path: Path, schema: dict[str, Any]) -> None:
+        try:
+            check_schema(schema)
+        except SchemaRefused as refused:
+            self.reading.add("CREW-114", path, str(refused), refused.remedy)
 
     def _names(self, rule: dict[str, Any], path: Path) -> None:
         if self.names is None:

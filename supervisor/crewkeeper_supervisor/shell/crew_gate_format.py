@@ -67,6 +67,12 @@ TOOL: Final = Section(
         Key(name="timeout", kind=Duration(positive=True), default="60s", doc="When a call is cut."),
         Key(name="concurrency", kind=Whole(low=1, high=10_000), default="16", doc="Calls at once."),
         Key(name="rate", kind=RATE, default="no limit", doc="Calls within a time."),
+        Key(
+            name="poll",
+            kind=Flag(),
+            default="false",
+            doc="It is asked again and again until something changes: no loop until that has cost 4000 tokens.",
+        ),
         Key(name="args_size", kind=Size(low=64, high=MAX_SIZE_BYTES), default="64KiB", doc="Largest arguments."),
         Key(
             name="env",

@@ -20,9 +20,11 @@ from crewkeeper_supervisor.core.crew import (
     Response,
     Responses,
     Restart,
+    Watching,
     Webhook,
 )
 from crewkeeper_supervisor.core.lint import lint
+from crewkeeper_supervisor.core.outcome import Outcome
 from crewkeeper_supervisor.gate.trial import Trial
 from crewkeeper_supervisor.shell.crew_format import CREW, MAX_INSTANCES
 from crewkeeper_supervisor.shell.crew_gate import GateChecks, prices_of, redact_of, rules_of, tools_of, trials_of
@@ -338,6 +340,8 @@ def _crew(surface: dict[str, Any], folder: FilePath) -> Crew:
         folder=str(folder),
         redact=redact_of(surface),
         model_proxy=proxy_of(surface),
+        watch=_watching(surface.get("watch", {})),
+        outcome=_outcome(surface.get("outcome")),
         **{_APPROVAL_FIELDS[key]: value for key, value in surface.get("approvals", {}).items()},
         rate=Rate(**{key: value for key, value in limits.items() if key not in timing}),
         **{timing[key]: value for key, value in limits.items() if key in timing},
@@ -345,7 +349,7 @@ def _crew(surface: dict[str, Any], folder: FilePath) -> Crew:
 
 
 def _agent(name: str, agent: dict[str, Any], restart: dict[str, Any], folder: FilePath) -> Agent:
-    given = dict(agent)
+    given = {"stall_s" if key == "stall" else key: value for key, value in agent.items()}
     budgets: dict[str, Any] = {key: _budget(given.pop(key)) for key in ("budget", "task_budget") if key in given}
     tuples: dict[str, Any] = {
         key: tuple(given.pop(key)) for key in ("run", "may_call", "may_tell", "tools") if key in given
@@ -358,6 +362,16 @@ def _agent(name: str, agent: dict[str, Any], restart: dict[str, Any], folder: Fi
         **tuples,
         **given,
     )
+
+
+def _watching(given: dict[str, Any]) -> Watching:
+    return Watching(**{"stall_s" if key == "stall" else key: value for key, value in given.items()})
+
+
+def _outcome(given: dict[str, Any] | None) -> Outcome | None:
+    if not given:
+        return None
+    return Outcome(**{key: tuple(value) if isinstance(value, list) else value for key, value in given.items()})
 
 
 def _restart(given: dict[str, Any]) -> Restart:
