@@ -11,6 +11,7 @@ from nats_process import linked, nats_process, until
 
 from crewkeeper_bus.errors import ConfigError, SubjectError
 from crewkeeper_bus.subjects import service_permissions
+from crewkeeper_supervisor.core.reach import Reach
 from crewkeeper_supervisor.core.scope import permissions_of
 from crewkeeper_supervisor.shell import access as access_module
 from crewkeeper_supervisor.shell import tokens
@@ -22,7 +23,6 @@ from crewkeeper_supervisor.shell.access import (
     AccessRefused,
     Damaged,
     NoAccess,
-    Reach,
 )
 from crewkeeper_supervisor.shell.nats_link import connect
 

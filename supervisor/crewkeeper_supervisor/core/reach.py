@@ -5,6 +5,8 @@ agent logs in. Here they are checked once more, for servers that enforce nothing
 signed, and for credentials that an operator has made wider.
 """
 
+from typing import NamedTuple
+
 from crewkeeper_bus.messages import Fault
 from crewkeeper_supervisor.core.crew import Agent, Crew
 from crewkeeper_supervisor.core.lifecycle import report
@@ -17,14 +19,21 @@ from crewkeeper_supervisor.core.withdrawal import give_up
 Names = tuple[str, ...]
 
 
-def calls_of(crew: Crew, agent: Agent) -> Names | None:
-    """Everybody whom the instances of an agent may call, roles and instances; None: anybody."""
-    return None if agent.may_call is None else expand_peers(agent.may_call, _roles(crew))
+class Reach(NamedTuple):
+    """Whom an agent may address: roles, and all of their instances."""
+
+    peers: Names | None = None
+    """Who may be called and told something; None: anybody."""
+    tells: Names = ()
+    """Besides those, who may be sent one-way messages."""
 
 
-def tells_of(crew: Crew, agent: Agent) -> Names:
-    """Everybody whom they may send one-way messages to without being allowed to call them."""
-    return () if agent.may_call is None else expand_peers(agent.may_tell, _roles(crew))
+def reach_of(crew: Crew, agent: Agent) -> Reach:
+    """Whom the instances of an agent may address by the crew file."""
+    if agent.may_call is None:
+        return Reach()
+    roles = {instance: each.name for each in crew.agents for instance in each.instances}
+    return Reach(expand_peers(agent.may_call, roles), expand_peers(agent.may_tell, roles))
 
 
 def request_refused(state: RunState, view: AgentView, call: Call) -> bool:
@@ -67,7 +76,3 @@ def _is_helper(state: RunState, view: AgentView, to: str) -> bool:
 
 def _is_somebody(state: RunState, to: str) -> bool:
     return to in state.agents or to in state.replicas
-
-
-def _roles(crew: Crew) -> dict[str, str]:
-    return {instance: agent.name for agent in crew.agents for instance in agent.instances}

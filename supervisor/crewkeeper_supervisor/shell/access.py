@@ -18,6 +18,7 @@ from msgspec.structs import replace
 from crewkeeper_bus.codec import PAYLOAD_MAX_BYTES
 from crewkeeper_bus.credentials import Credentials
 from crewkeeper_bus.subjects import SERVICES, check_agent, check_token
+from crewkeeper_supervisor.core.reach import Reach
 from crewkeeper_supervisor.core.scope import (
     HELPERS_KEPT,
     SESSION_S,
@@ -52,15 +53,6 @@ _TRIES: Final = 20
 _REVOKED_KEPT: Final = 32
 
 Names = tuple[str, ...] | None
-
-
-class Reach(NamedTuple):
-    """Whom an agent may address by the crew file."""
-
-    peers: Names = None
-    """Names it may call; None: any."""
-    tells: tuple[str, ...] = ()
-    """Besides those, names that it may send one-way messages to."""
 
 
 class AccessRefused(ShellError):  # noqa: N818 - what the operator reads
@@ -146,11 +138,10 @@ class Access:
             run: The run.
             agent: The agent's name.
             role: Its role; empty: the one it has, or its own name.
-            peers: Names it may address; None: any; not given: as before. It holds for the agent, so for all its tokens,
-                from each one's next login on.
+            peers: Names it may address; None: any; not given: as before. It holds for all its tokens, from the next
+                login on.
             tools: Names of its tools; the same.
-            reach: Whom the crew file lets it address, for an agent that nothing was issued to yet: what an operator has
-                said of it since stays.
+            reach: Whom the crew file lets it address; only for an agent that nothing was issued to yet.
             ttl_s: How long the token lives.
             by: Who issues it, for people.
             replaces: Revoke the tokens that the same `by` issued before.
@@ -181,14 +172,11 @@ class Access:
             )
 
         await self._change(run, agent, change)
+        ends_s, user = token.expires_at, f"{run}.{agent}"
         credentials = Credentials(
-            url=self._link.place.url,
-            user=f"{run}.{agent}",
-            password=made.password,
-            expires_at=token.expires_at,
-            session_s=float(SESSION_S),
+            url=self._link.place.url, user=user, password=made.password, expires_at=ends_s, session_s=float(SESSION_S)
         )
-        return Issued(run=run, agent=agent, token=made.id, credentials=credentials, expires_at=token.expires_at)
+        return Issued(run=run, agent=agent, token=made.id, credentials=credentials, expires_at=ends_s)
 
     async def admit(
         self,
@@ -230,13 +218,8 @@ class Access:
         now_s = time.time()
         # What the crew file says of the parent, the core has looked at; an operator may have left it less than that.
         _check_within(await self.get(run, parent), parent, peers, tools)
-        made = Token(
-            id=tokens.check_id(token),
-            digest=tokens.check_digest(digest),
-            issued_at=now_s,
-            expires_at=now_s + expires_s,
-            by=parent,
-        )
+        id_, digest = tokens.check_id(token), tokens.check_digest(digest)
+        made = Token(id=id_, digest=digest, issued_at=now_s, expires_at=now_s + expires_s, by=parent)
         new = Record(
             run=run,
             agent=agent,

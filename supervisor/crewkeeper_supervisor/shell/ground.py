@@ -16,9 +16,10 @@ from crewkeeper_bus.codec import PAYLOAD_MAX_BYTES
 from crewkeeper_bus.credentials import Credentials
 from crewkeeper_bus.errors import ConnectionLost, ServerError
 from crewkeeper_bus.server import EmbeddedServer, find
+from crewkeeper_supervisor.core.reach import Reach
 from crewkeeper_supervisor.core.scope import SESSION_S, SUBSCRIPTIONS_MAX, Record, permissions_of
 from crewkeeper_supervisor.shell import admission, system_link
-from crewkeeper_supervisor.shell.access import TTL_MAX_S, Access, Reach
+from crewkeeper_supervisor.shell.access import TTL_MAX_S, Access
 from crewkeeper_supervisor.shell.authority import SIGNED_LIFE_S
 from crewkeeper_supervisor.shell.errors import ShellError
 from crewkeeper_supervisor.shell.eviction import evict

@@ -21,10 +21,9 @@ from crewkeeper_bus.credentials import Credentials
 from crewkeeper_bus.errors import ConnectionLost
 from crewkeeper_bus.messages import RunEnded
 from crewkeeper_bus.subjects import HOST, TOOLS
-from crewkeeper_supervisor.core import reach
 from crewkeeper_supervisor.core.crew import Crew, Restart
+from crewkeeper_supervisor.core.reach import reach_of
 from crewkeeper_supervisor.shell import journal, tool_hosts
-from crewkeeper_supervisor.shell.access import Reach
 from crewkeeper_supervisor.shell.authority import SIGNED_LIFE_S
 from crewkeeper_supervisor.shell.errors import ShellError, StoreUnavailable
 from crewkeeper_supervisor.shell.ground import Ground
@@ -138,7 +137,7 @@ class Host:
 
     async def _launches(self, run: str, crew: Crew) -> list[tuple[Launch, Restart]]:
         names = [(instance, agent.name) for agent in crew.agents for instance in agent.instances]
-        reaches = {agent.name: Reach(reach.calls_of(crew, agent), reach.tells_of(crew, agent)) for agent in crew.agents}
+        reaches = {agent.name: reach_of(crew, agent) for agent in crew.agents}
         credentials = await self._ground.let_in(self._link, run, names, crew.payload_bytes, reaches)
         models = await self._model_settings(run, names, credentials)
         directory = self._ground.place.state / "runs" / run
