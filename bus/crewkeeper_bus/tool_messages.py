@@ -21,6 +21,8 @@ Dimension = Annotated[
     ),
 ]
 """What can be limited."""
+Amounts = Annotated[dict[Dimension, Count], Meta(max_length=16)]
+"""By dimension."""
 
 # --- agent to gate, on `tool` ---
 
@@ -290,6 +292,40 @@ class BudgetChanged(Struct, frozen=True, kw_only=True, omit_defaults=True, tag_f
     by: Text = ""
 
 
+class FleetTold(Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field="t", tag="fleet"):
+    """From the controller: what all crews of this server may spend together, and whether others lack what is idle."""
+
+    limits: Amounts = {}
+    """Dimensions without one are not limited."""
+    revision: Count = 0
+    """Of the limits; what has none newer than those known changes no limit."""
+    round: Count = 0
+    """Asks for everything that is neither spent nor held, once for each number."""
+    by: Text = ""
+    """Who changed the limits."""
+
+
+class ShareLeased(Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field="t", tag="share"):
+    """From the controller: the run's share of what all crews may spend together, in answer to its order."""
+
+    command: str
+    n: Count
+    """Number of the order."""
+    leased: Amounts = {}
+    """The most that the run may have spent and held from here on."""
+    over: Amounts = {}
+    """Spent beyond that."""
+    lacking: Text = ""
+    """The dimension of which there is not enough, although no run keeps more than it needs; empty: it was given."""
+    limits: Amounts = {}
+    left: Amounts = {}
+    """What nobody has a share in."""
+    crossed: Annotated[tuple[Dimension, ...], Meta(max_length=16)] = ()
+    """Dimensions that are nearly spent now and were not before."""
+    closed: bool = False
+    """The run has ended, and what it has spent is in the books."""
+
+
 class HookAnswered(Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field="t", tag="hook"):
     """What a Python hook says of one call."""
 
@@ -313,4 +349,6 @@ GateOp = (
     | PolicyChanged
     | BudgetChanged
     | HookAnswered
+    | FleetTold
+    | ShareLeased
 )

@@ -16,9 +16,8 @@ from crewkeeper_supervisor.core.crew import Agent, Budget
 from crewkeeper_supervisor.core.gate_state import GateState
 from crewkeeper_supervisor.core.rules import Rule
 from crewkeeper_supervisor.core.tools import CallRate
-from crewkeeper_supervisor.shell.ledger import Record
 from crewkeeper_supervisor.shell.spending import add_up
-from support.gate_room import LOOK, PAY, Room, bookings, crew_of
+from support.gate_room import LOOK, PAY, Room, bookings, crew_of, records
 from support.journal import fold
 
 QUICK = settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -124,18 +123,6 @@ def total(accounts: Any, dimension: str, part: str) -> int:
     if part == "held":
         return sum(each.held.get(dimension, 0) for each in accounts)
     return sum(each.settled.get(dimension, 0) + each.over.get(dimension, 0) for each in accounts)
-
-
-def records(room: Room) -> list[Record]:
-    """The commands as the ledger has them: plain data."""
-    return [
-        Record(run="r", n=n, id=each.id, kind=type(each).__name__, term=1, prev="", command=plain(each))
-        for n, each in enumerate((each for each in room.commands if each.durable), start=1)
-    ]
-
-
-def plain(command: Any) -> Any:
-    return msgspec.json.decode(msgspec.json.encode(command))
 
 
 def lived(seed: int, length: int = 80) -> Room:

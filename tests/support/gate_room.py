@@ -11,6 +11,7 @@ from crewkeeper_supervisor.core.commands import AnswerCall, AskApproval, Command
 from crewkeeper_supervisor.core.crew import Agent, Budget, Crew
 from crewkeeper_supervisor.core.gate_state import Approval
 from crewkeeper_supervisor.core.tools import Price, Tool
+from crewkeeper_supervisor.shell.ledger import Record
 from support.journal import Journal
 
 NUMBER = {
@@ -34,6 +35,19 @@ def bookings(commands: list[Command]) -> list[Booking]:
     """Bookings of commands, in order."""
     found = [getattr(command, "booking", None) for command in commands]
     return [booking for booking in found if booking is not None]
+
+
+def records(room: "Room") -> list[Record]:
+    """A room's commands as the ledger has them: plain data."""
+    return [
+        Record(run="r", n=n, id=each.id, kind=type(each).__name__, term=1, prev="", command=plain(each))
+        for n, each in enumerate((each for each in room.commands if each.durable), start=1)
+    ]
+
+
+def plain(command: Command) -> Any:
+    """A command as JSON has it."""
+    return msgspec.json.decode(msgspec.json.encode(command))
 
 
 class Room(Journal):

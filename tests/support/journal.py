@@ -26,6 +26,7 @@ from crewkeeper_supervisor.core.commands import (
     CancelCall,
     Command,
     Escalate,
+    OrderShare,
     SetAccess,
     TellAgent,
     TellService,
@@ -138,6 +139,8 @@ class Journal:
         """What comes of asking the server: it `obeys`, `fails`, is `silent`, or `absent`: nobody has power over it."""
         self.hold = False
         """Whether deliveries wait in the inboxes until they are received."""
+        self.orders: list[OrderShare] = []
+        """Orders to the fleet's account, for a test to answer."""
         self._incs = 0
         self.op(m.RunDeclared(crew=msgspec.to_builtins(crew), host="here"))
 
@@ -175,9 +178,12 @@ class Journal:
             self._deliver(event)
             for command in self.core.handle(event):
                 given.append(command)
-                encoded = wire(command)
+                encoded: tuple[str, bytes] | None = wire(command)
                 if isinstance(command, SetAccess | Admit):
                     encoded = self._by_the_server(command)
+                elif isinstance(command, OrderShare):
+                    self.orders.append(command)
+                    encoded = None
                 if self.obey and encoded is not None:
                     waiting.append(encoded)
         self.commands += given
@@ -451,6 +457,9 @@ def wire(command: Command) -> tuple[str, bytes]:
         case AskHook():
             subject = subjects.build(RUN, Kind.OP, SUPERVISOR, "_", command.id)
             payload = codec.encode(unanswered(command))
+        case OrderShare():
+            subject = subjects.build(RUN, Kind.OP, SUPERVISOR, "_", command.id)
+            payload = codec.encode(t.ShareLeased(command=command.id, n=command.n, leased=command.kept))
     codec.decode_supervisor(subjects.parse(subject).kind, payload)
     return subject, payload
 

@@ -12,7 +12,7 @@ from msgspec import UNSET
 
 from crewkeeper_bus import messages as m
 from crewkeeper_bus.subjects import HOST, SUPERVISOR, Kind
-from crewkeeper_bus.tool_messages import GateOp
+from crewkeeper_bus.tool_messages import GateOp, ShareLeased
 from crewkeeper_supervisor.chaos.bus import RUN, Bus, Envelope
 from crewkeeper_supervisor.chaos.chance import Faults, Stream
 from crewkeeper_supervisor.chaos.clock import Clock
@@ -26,6 +26,7 @@ from crewkeeper_supervisor.core.commands import (
     CancelCall,
     Command,
     Escalate,
+    OrderShare,
     SetAccess,
     TellAgent,
     TellService,
@@ -148,6 +149,8 @@ class Owner:
                 self.state_fact(asked_of_people(command))
             case AskHook():
                 self.state_fact(unanswered(command))
+            case OrderShare():  # there is no other crew here, and no limit beside the crew's
+                self.state_fact(ShareLeased(command=command.id, n=command.n, leased=command.kept))
 
     def state_fact(self, fact: m.Op | GateOp, sender: str = SUPERVISOR) -> None:
         """Publish a fact of the supervisor's side."""

@@ -7,8 +7,8 @@ from typing import Final
 
 from crewkeeper_bus.messages import Fault
 from crewkeeper_bus.tool_messages import BudgetChanged
-from crewkeeper_supervisor.core import budget
-from crewkeeper_supervisor.core.budget import Account, Amounts, Path, amount
+from crewkeeper_supervisor.core import budget, fleet
+from crewkeeper_supervisor.core.budget import FLEET, Account, Amounts, Path, amount
 from crewkeeper_supervisor.core.crew import Budget
 from crewkeeper_supervisor.core.lifecycle import report
 from crewkeeper_supervisor.core.nodes import Call, Task
@@ -43,6 +43,7 @@ def noted(state: RunState, view: AgentView, task: str, spent: Amounts) -> None:
     for dimension, value in spent.items():
         notes[dimension] = notes.get(dimension, 0) + value
     watch(state, view.name, path)
+    fleet.order(state)
 
 
 def counted(state: RunState, view: AgentView) -> None:
@@ -53,7 +54,8 @@ def counted(state: RunState, view: AgentView) -> None:
 
 
 def watch(state: RunState, agent: str, path: Path) -> None:
-    """Tell of accounts whose limits are nearly or wholly spent, once for each limit."""
+    """Tell of accounts whose limits are nearly or wholly spent, once for each limit; of the fleet's, `fleet` tells."""
+    path = tuple(account for account in path if account.name != FLEET)
     for account in path:
         for dimension, limit in account.limit.items():
             percent = account.spent_percent(dimension)

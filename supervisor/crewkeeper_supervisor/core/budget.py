@@ -1,9 +1,9 @@
 """Budget: how much of each dimension may be spent, is held back for what is under way, and was spent.
 
-Theory of operation. Accounts form a tree: the crew, its agents, their tasks. What may be spent is reserved in all
-accounts of a path, or in none; it stays held until it is settled, given back, or its time is over, when it is charged
-in full. One spending is charged once, to the task that spent it, and stands in the accounts above because it stands
-below. All amounts are whole numbers: micro-USD, tokens, calls.
+Theory of operation. Accounts form a tree: the fleet, its crews, their agents, their tasks. What may be spent is
+reserved in all accounts of a path, or in none; it stays held until it is settled, given back, or its time is over, when
+it is charged in full. One spending is charged once, to the task that spent it, and stands in the accounts above because
+it stands below. All amounts are whole numbers: micro-USD, tokens, calls.
 
 `settled + held` never exceeds a limit. What was really spent can: a call may cost more than was reserved for it, and
 words cannot be taken back. What does not fit under the limit stands apart in `over`, leaves no room for anything more,
@@ -32,13 +32,15 @@ SPENT: Final = (
 """Dimensions that add up."""
 TASKS_MAX: Final = 1000
 """Accounts of tasks that are kept; those with nothing held are forgotten first."""
+FLEET: Final = "fleet"
+"""Name of the account of all crews of a server, of which a run has a share."""
 
 
 class Account(Struct, kw_only=True):
     """One node of the tree."""
 
     name: str
-    """`crew`, `agent:<name>` or `task:<agent>/<task>`."""
+    """`fleet`, `crew`, `agent:<name>` or `task:<agent>/<task>`."""
     limit: Amounts = field(default_factory=dict)
     settled: Amounts = field(default_factory=dict)
     held: Amounts = field(default_factory=dict)
@@ -132,7 +134,7 @@ class Shortage(Struct, frozen=True, kw_only=True):
 
 
 Path = tuple[Account, ...]
-"""Accounts from the task, or the agent, up to the crew."""
+"""Accounts from the task, or the agent, up to the crew and its share of the fleet's."""
 
 
 class Accounts:
@@ -144,6 +146,8 @@ class Accounts:
 
     def __init__(self, budget: Budget) -> None:
         self.crew = account("crew", budget)
+        self.fleet: Account | None = None
+        """The run's share of what all crews may spend: its limits are what was leased. None: there is no such limit."""
         self.agents: dict[str, Account] = {}
         self.tasks: dict[str, Account] = {}
 
@@ -156,7 +160,9 @@ class Accounts:
 
     def path(self, agent: str, budget: Budget | None, task: str, task_budget: Budget | None) -> Path:
         """The accounts that a spending of this task stands in."""
-        above = (self.agent(agent, budget), self.crew)
+        above: Path = (self.agent(agent, budget), self.crew)
+        if self.fleet is not None:
+            above += (self.fleet,)
         if task_budget is None or not task:
             return above
         key = f"{agent}/{task}"

@@ -2,16 +2,18 @@
 
 A command's id is derived from the journal (`<sequence>-<index>`), so whoever folds the same log decides the same
 commands under the same ids, and nobody obeys one twice. Every command leaves a trace in the journal (its message, or
-an `AccessSet`, `Delegated` or `Outcome` that names it), which is how the core learns that it was carried out.
+an `AccessSet`, `Delegated`, `ShareLeased` or `Outcome` that names it), which is how the core learns that it was
+carried out.
 """
 
 from typing import Any, Literal
 
-from msgspec import Raw, Struct
+from msgspec import Raw, Struct, field
 
 from crewkeeper_bus.messages import Ctl, Fault, HostCtl
 from crewkeeper_bus.tool_messages import ModelCtl, ToolHostCtl
 from crewkeeper_supervisor.core.booking import Booking
+from crewkeeper_supervisor.core.budget import Amounts
 from crewkeeper_supervisor.core.gate_rules import Asked
 
 
@@ -81,6 +83,27 @@ class AskHook(Struct, frozen=True, kw_only=True):
     durable: bool = False
 
 
+class OrderShare(Struct, frozen=True, kw_only=True):
+    """Give back and ask for a share of what all crews may spend; the shell states the answer as `ShareLeased`."""
+
+    id: str
+    n: int
+    """1, 2, 3, … in this run; one at a time is under way."""
+    kept: Amounts
+    """What the run has spent and holds: all that it keeps until it is given more."""
+    over: Amounts = field(default_factory=dict)
+    """Spent beyond its share."""
+    need: Amounts = field(default_factory=dict)
+    """What the first call that waits takes."""
+    want: Amounts = field(default_factory=dict)
+    """What all calls that wait take."""
+    revision: int = 0
+    """The limits that the core knows."""
+    closes: bool = False
+    """The run is over, and this is what it has spent."""
+    durable: bool = True
+
+
 class CancelCall(Struct, frozen=True, kw_only=True):
     """Give up a call in its caller's stead, on `cancel._.<agent>.<call>`; `agent` is the callee."""
 
@@ -145,5 +168,15 @@ class Admit(Struct, frozen=True, kw_only=True):
 
 
 Command = (
-    TellAgent | AnswerCall | CancelCall | AskHost | Escalate | SetAccess | Admit | TellService | AskApproval | AskHook
+    TellAgent
+    | AnswerCall
+    | CancelCall
+    | AskHost
+    | Escalate
+    | SetAccess
+    | Admit
+    | TellService
+    | AskApproval
+    | AskHook
+    | OrderShare
 )

@@ -15,8 +15,8 @@ from msgspec import Raw
 from crewkeeper_bus.messages import Fault
 from crewkeeper_bus.subjects import MODEL, TOOLS
 from crewkeeper_bus.tool_messages import ModelCall, RunTool, SpendAsked, SpendGranted, SpendRefused, ToolCall, Withhold
-from crewkeeper_supervisor.core import allowance, approvals, budget, settlement
-from crewkeeper_supervisor.core.budget import Amounts
+from crewkeeper_supervisor.core import allowance, approvals, budget, fleet, settlement
+from crewkeeper_supervisor.core.budget import FLEET, Amounts, Shortage
 from crewkeeper_supervisor.core.findings import FindingKind
 from crewkeeper_supervisor.core.gate_rules import Asked, GateRules, HookNeeded, Refused
 from crewkeeper_supervisor.core.gate_state import OPEN_MAX, GateCall
@@ -91,6 +91,7 @@ def _model_call(state: RunState, view: AgentView, message: ModelCall | SpendAske
         via="agent" if inc else "proxy",
         name=message.model,
         digest=hashlib.sha256(msgspec.json.encode(asked)).hexdigest(),
+        content=message.digest,
         input_tokens=message.input_tokens,
         output_tokens=message.max_output_tokens,
         opened_s=state.now_s,
@@ -119,6 +120,8 @@ def _take(state: RunState, view: AgentView, call: GateCall) -> None:
         _tell(state, call, Fault(code="rate_limited", text=f"{OPEN_MAX} calls are open; wait for some to end"))
     else:
         gate.opened(call)
+        if state.watch is not None:
+            state.watch.opened(call)
         advance(state, call)
         settle_down(state)
 
@@ -194,6 +197,7 @@ def settle_down(state: RunState) -> None:
                 del gate.asking[key]
                 advance(state, call)
     gate.eased = False
+    fleet.order(state)
     due_s = gate.next_due_s()
     if due_s is None:
         state.due_s.pop("gate", None)
@@ -339,28 +343,35 @@ def _is_affordable(state: RunState, rules: GateRules, call: GateCall) -> Verdict
     amounts = _amounts(rules, call, state.now_s)
     call.path = allowance.path_of(state, view, call.task)
     lacking = budget.reserve(call.path, amounts)
-    if lacking is not None and call.kind == "model" and _hands_back(state, call, amounts):
-        lacking, call.last = None, True
+    if lacking is not None and lacking.account != FLEET and call.kind == "model":
+        lacking = _hand_back(state, call, amounts, lacking)
     if lacking is None:
         call.held = amounts
         allowance.watch(state, call.agent, call.path)
         return None
-    account = next(each for each in call.path if each.name == lacking.account)
-    allowance.spent(state, call.agent, account, lacking.dimension)
+    if lacking.account == FLEET:
+        if fleet.lease(state, call, amounts):
+            return "wait"
+        why = fleet.refuse(state, call.agent, amounts, lacking.dimension)
+    else:
+        account = next(each for each in call.path if each.name == lacking.account)
+        allowance.spent(state, call.agent, account, lacking.dimension)
+        why = lacking.text()
     ask_s = state.crew.budget.ask_s if state.crew is not None else 0.0
     if ask_s > 0 and (call.stage != "asking" or state.now_s < call.due_s):
-        _ask_for_more(state, call, ask_s, lacking.text())
+        _ask_for_more(state, call, ask_s, why)
         return "wait"
-    return Fault(code="budget_spent", text=f"{lacking.text()}; nothing was executed: answer with what you have")
+    return Fault(code="budget_spent", text=f"{why}; nothing was executed: answer with what you have")
 
 
-def _hands_back(state: RunState, call: GateCall, amounts: Amounts) -> bool:
-    """Whether the call can be granted as the agent's last one, out of what is kept for that."""
+def _hand_back(state: RunState, call: GateCall, amounts: Amounts, lacking: Shortage) -> Shortage | None:
+    """Grant a call as the agent's last one, out of what is kept for that; returns what is lacking if it cannot be."""
     mine = state.gate.accounts.agents[call.agent]
     if mine.handed_back or not any(each.hand_back_percent for each in call.path):
-        return False
-    mine.handed_back = budget.reserve(call.path, amounts, hand_back=True) is None
-    return mine.handed_back
+        return lacking
+    still = budget.reserve(call.path, amounts, hand_back=True)
+    mine.handed_back = call.last = still is None
+    return still if still is None or still.account == FLEET else lacking
 
 
 def _ask_for_more(state: RunState, call: GateCall, ask_s: float, why: str) -> None:

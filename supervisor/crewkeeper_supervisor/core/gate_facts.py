@@ -12,17 +12,19 @@ from crewkeeper_bus.tool_messages import (
     BudgetChanged,
     CallGivenUp,
     CutTool,
+    FleetTold,
     HookAnswered,
     PolicyChanged,
     Proposed,
     Settled,
+    ShareLeased,
     SpendAsked,
     Spent,
     ToolRan,
     ToolsGone,
     ToolsReady,
 )
-from crewkeeper_supervisor.core import allowance, approvals, gate, settlement
+from crewkeeper_supervisor.core import allowance, approvals, fleet, gate, settlement
 from crewkeeper_supervisor.core.gate_rules import Refused
 from crewkeeper_supervisor.core.gate_state import GateCall
 from crewkeeper_supervisor.core.lifecycle import report
@@ -56,6 +58,10 @@ def stated(state: RunState, message: Any) -> None:
             _policy_changed(state, message)
         case BudgetChanged():
             allowance.changed(state, message)
+        case FleetTold():
+            fleet.told(state, message)
+        case ShareLeased():
+            fleet.leased(state, message)
     gate.settle_down(state)
 
 
@@ -125,13 +131,20 @@ def watch(state: RunState) -> None:
                 else:
                     approvals.close(state, approval, "expired")
                 gate.advance(state, call)
-            case "starting" | "asking":
+            case "starting" | "leasing" | "asking":
                 gate.advance(state, call)
             case "hook":
                 gate.refuse(state, call, Fault(code="denied", text="a hook of the policy has not answered in time"))
             case _:
                 text = f"other calls of {call.name!r} have not ended in time; nothing was run; try later"
                 gate.refuse(state, call, Fault(code="rate_limited", text=text))
+    gate.settle_down(state)
+
+
+def rested(state: RunState) -> None:
+    """Calls that are held for want of what all crews share may ask for it again."""
+    del state.due_s["fleet"]
+    state.gate.eased = True
     gate.settle_down(state)
 
 
@@ -144,6 +157,7 @@ def run_over(state: RunState) -> None:
         else:
             _cancel(state, call, "the run has ended")
     state.gate.freed.clear()
+    fleet.run_over(state)
     gate.settle_down(state)
 
 

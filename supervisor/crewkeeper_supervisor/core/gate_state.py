@@ -8,6 +8,7 @@ import heapq
 from collections.abc import Iterable
 from typing import Any, Final, Literal
 
+import msgspec
 from msgspec import Raw, Struct, field
 
 from crewkeeper_bus.messages import Fault
@@ -33,9 +34,9 @@ HARD_POINTS: Final = 4
 REST_S: Final = 30.0
 """How long it is not called then; after that one call tries it."""
 
-Stage = Literal["new", "starting", "hook", "approval", "queued", "asking", "running"]
+Stage = Literal["new", "starting", "hook", "approval", "queued", "leasing", "asking", "running"]
 """What a call waits for: `starting` for its tool to tell what it has, `hook` and `approval` for an answer, `queued` for
-others to end, `asking` for a higher limit, `running` for its result."""
+others to end, `leasing` for a share of the fleet's budget, `asking` for a higher limit, `running` for its result."""
 
 ApprovalState = Literal["pending", "approved", "denied", "expired", "cancelled"]
 
@@ -82,6 +83,14 @@ class GateCall(Struct, kw_only=True):
     last: bool = False
     """Granted out of what is kept for handing back."""
     given_up: bool = False
+    opened_seq: int = 0
+    """Journal sequence of what asked for it."""
+    content: str = ""
+    """Model: digest of the request; empty if nobody said."""
+    beside: bool = False
+    """Model: the same request was open when it was asked for."""
+    made_tokens: int = 0
+    """Model: tokens of the answer."""
 
     @property
     def key(self) -> tuple[str, str]:
@@ -164,6 +173,45 @@ class ToolUse(Struct, kw_only=True):
             self.points = BROKEN_POINTS - 1  # whatever fails when it is tried again closes it at once
 
 
+class FleetShare(Struct, kw_only=True):
+    """What a run knows of the limits that all crews share; how it is used is in `fleet`."""
+
+    limits: Amounts = field(default_factory=dict)
+    revision: int = 0
+    left: Amounts = field(default_factory=dict)
+    """What nobody had a share in when that was last told."""
+    n: int = 0
+    """Number of the last order."""
+    pending: str = ""
+    """The order that is under way, as a command; empty: none is."""
+    waiting: dict[tuple[str, str], Amounts] = field(default_factory=dict)
+    """Calls that wait for a larger share, with what they take."""
+    need: Amounts = field(default_factory=dict)
+    """What the last order could not do without."""
+    refused: Amounts = field(default_factory=dict)
+    """The dimension that was lacking, with what was refused of it."""
+    rests_until_s: float = 0.0
+    told_over: Amounts = field(default_factory=dict)
+    """Spent beyond the share, as the fleet's account knows it."""
+    round: int = 0
+    swept: int = 0
+    """The last round for which an order gives back what is not needed."""
+    is_stale: bool = False
+    """Whether the fleet's account does not know yet of which limits we know, or what we have spent of a new one."""
+    is_over: bool = False
+    closed: bool = False
+
+    def facts(self) -> list[Any]:
+        """Everything that a digest of the state must show; nothing where nothing is shared."""
+        if not self.revision:
+            return []
+        return [msgspec.structs.replace(self, waiting={}), [[*key, amounts] for key, amounts in self.waiting.items()]]
+
+    def is_refused(self, amounts: Amounts, now_s: float) -> bool:
+        """Whether so much was refused a moment ago."""
+        return now_s < self.rests_until_s and any(amounts.get(name, 0) >= least for name, least in self.refused.items())
+
+
 class GateState:
     """What is known of the gate of one run."""
 
@@ -174,6 +222,7 @@ class GateState:
         self.closed = "this supervisor runs without a gate"
         """Why every call is refused; empty: none is for that."""
         self.accounts = Accounts(Budget())
+        self.fleet = FleetShare()
         self.open: dict[tuple[str, str], GateCall] = {}
         self.open_of: dict[str, int] = {}
         self.ended: dict[str, dict[str, Ended]] = {}
@@ -196,13 +245,13 @@ class GateState:
         self.counts_messages = False
         """Whether anybody has a limit of messages."""
         self.limits_calls = False
+        """Whether any limit bears on calls between agents."""
         self.judges_messages = False
         """Whether a rule can be about messages between agents."""
         self.in_force: tuple[Rule, ...] = ()
         self.default = "allow"
         self.applied: dict[tuple[str, str], int] = {}
         """How often a rule did something, or in shadow would have done: by rule and effect."""
-        """Whether any limit bears on calls between agents."""
         self.due: list[tuple[float, str, str]] = []
         """When stages are over: a heap of times with calls, some of them over before."""
 
@@ -302,6 +351,8 @@ class GateState:
     def facts(self) -> list[Any]:
         """Everything that a digest of the state must show."""
         accounts = [self.accounts.crew, *self.accounts.agents.values(), *self.accounts.tasks.values()]
+        if self.accounts.fleet is not None:
+            accounts.append(self.accounts.fleet)
         return [
             self.closed,
             self.rules.version if self.rules is not None else "",
@@ -312,6 +363,7 @@ class GateState:
             self.host,
             [[a.id, a.state, a.by, a.digest] for a in self.approvals.values()],
             self.noted,
+            *self.fleet.facts(),
             [[*key, count] for key, count in self.applied.items()],
         ]
 

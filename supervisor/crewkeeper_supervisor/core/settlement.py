@@ -59,8 +59,11 @@ def refuse(state: RunState, call: GateCall, fault: Fault, asked: Amounts) -> Non
 def finish(state: RunState, call: GateCall, error: Fault | None, body: Raw | None, booking: Booking) -> None:
     """The call is over: whoever asked is told, now and whenever it asks again."""
     gate = state.gate
+    if state.watch is not None:
+        state.watch.called(call, error, body)
     gate.over(call, Ended(digest=call.digest, error=error, body=body))
     gate.asking.pop(call.key, None)
+    gate.fleet.waiting.pop(call.key, None)
     state.graph.asked_of.pop(f"{call.agent}/{call.id}", None)
     if call.has_slot:
         gate.use(call.declared).running -= 1
@@ -125,6 +128,7 @@ def tool_ran(state: RunState, message: ToolRan) -> None:
 def settled(state: RunState, call: GateCall, message: Settled) -> None:
     """An agent says what became of a call that it was granted and has carried out itself."""
     tokens = (message.input_tokens, message.output_tokens, message.cached_tokens)
+    call.made_tokens = message.output_tokens
     if call.kind == "model":
         spent = _model_spent(state, call, call.name, (*tokens, 0))
     else:
@@ -151,6 +155,7 @@ def spent(state: RunState, message: Spent) -> None:
         finish(state, call, None, None, booking)
         return
     tokens = (message.input_tokens, message.output_tokens, message.cached_tokens, message.cache_write_tokens)
+    call.made_tokens = message.output_tokens
     _settle(state, call, _model_spent(state, call, message.model or call.name, tokens), None, None)
 
 

@@ -5,7 +5,7 @@ The parts of the core (`lifecycle`, `detection`, `response`) read and change thi
 
 import hashlib
 from collections import UserDict
-from typing import Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 import msgspec
 from msgspec import Raw, Struct, field
@@ -22,6 +22,7 @@ from crewkeeper_supervisor.core.commands import (
     CancelCall,
     Command,
     Escalate,
+    OrderShare,
     SetAccess,
     TellAgent,
     TellService,
@@ -34,6 +35,9 @@ from crewkeeper_supervisor.core.gate_state import GateState
 from crewkeeper_supervisor.core.rates import Bucket
 from crewkeeper_supervisor.core.roster import AgentView, Usage
 from crewkeeper_supervisor.core.wait_graph import WaitGraph
+
+if TYPE_CHECKING:
+    from crewkeeper_supervisor.core.watch import Watch
 
 _NEVER: Final = float("inf")
 
@@ -114,6 +118,8 @@ class RunState:
     def __init__(self, run: str, gate: MakeGateRules | None = None) -> None:
         self.run = run
         self.gate = GateState(gate)
+        self.watch: Watch | None = None
+        """The detectors of conduct, once the crew is known."""
         self.crew: Crew | None = None
         self.host = ""
         self.seq = 0
@@ -281,6 +287,12 @@ class RunState:
         self._write(AskHook(id=id_, **fields))
         return id_
 
+    def order_share(self, **fields: Any) -> str:
+        """Order a share of what all crews may spend: the fields of `OrderShare` without its id."""
+        id_ = self.next_id()
+        self._write(OrderShare(id=id_, **fields))
+        return id_
+
     def cancel(self, agent: str, call: str, caller: str, why: str) -> str:
         """Give up a call at its callee, in its caller's stead."""
         id_ = self.next_id()
@@ -361,5 +373,6 @@ class RunState:
             "apart": [[*pair, step] for pair, step in self.apart.items()],
             "due": self.due_s.data,
             "gate": self.gate.facts(),
+            "watch": self.watch.facts() if self.watch is not None else [],
         }
         return hashlib.sha256(msgspec.json.encode(facts)).hexdigest()

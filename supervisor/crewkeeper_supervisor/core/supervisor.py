@@ -14,6 +14,7 @@ from crewkeeper_supervisor.core import (
     delegation,
     enforcement,
     events,
+    fleet,
     gate_facts,
     lifecycle,
     locks,
@@ -31,6 +32,7 @@ from crewkeeper_supervisor.core.intake import TEXT_SHOWN_CHARS, Intake
 from crewkeeper_supervisor.core.response import note
 from crewkeeper_supervisor.core.roster import AgentView, Usage
 from crewkeeper_supervisor.core.state import Question, RunState
+from crewkeeper_supervisor.core.watch import Watch
 
 _OUR_SIDE: Final = frozenset(SIDE)
 
@@ -93,6 +95,10 @@ class Supervisor:
         state = self._state
         if state.is_due("gate"):
             gate_facts.watch(state)
+        if state.is_due("fleet"):
+            gate_facts.rested(state)
+        if state.watch is not None and state.is_due("watch"):
+            state.watch.look()
         if state.is_due("wall"):
             allowance.watch_clock(state)
         if state.is_due("confinement"):
@@ -201,13 +207,16 @@ class Supervisor:
             case m.SupervisorReply():
                 state.traced(message.id)
                 if message.final:
-                    self._answered(event, failed=message.error is not None)
+                    self._answered(event, message)
             case m.Control():
                 state.traced(message.id)
                 locks.told(state, message)
             case m.RunDeclared():
                 lifecycle.declare(state, message)
+                if state.crew is not None and state.watch is None:
+                    state.watch = Watch(state)
                 allowance.set_clock(state)
+                fleet.declare(state)
             case m.OwnerChanged():
                 state.term = max(state.term, message.term)
             case m.ProcessStarted():
@@ -226,14 +235,16 @@ class Supervisor:
             case _:
                 self._access(message)
 
-    def _answered(self, event: Recorded, *, failed: bool) -> None:
+    def _answered(self, event: Recorded, message: m.SupervisorReply) -> None:
         state = self._state
         question, call = state.questions.get(event.id), state.graph.calls.get(event.id)
         if question is not None and question.agent == event.to:
             del state.questions[event.id]
         if call is not None and call.caller == event.to:
             call.answered_s = state.now_s
-            state.graph.call_answered(event.id, failed=failed)
+            if message.error is not None and state.watch is not None:
+                state.watch.unanswered(call, message.error)
+            state.graph.call_answered(event.id, failed=message.error is not None)
 
     def _access(self, message: m.Op | GateOp) -> None:
         match message:

@@ -19,6 +19,7 @@ from crewkeeper_bus.errors import ConnectionLost
 from crewkeeper_supervisor.gate.rules import make_fold
 from crewkeeper_supervisor.shell import heads, lease, ledger, outbox, powers
 from crewkeeper_supervisor.shell.errors import LeaseLost, RunNotFound, StoreUnavailable
+from crewkeeper_supervisor.shell.fleet import Fleet
 from crewkeeper_supervisor.shell.lease import Leases
 from crewkeeper_supervisor.shell.logbook import logger
 from crewkeeper_supervisor.shell.nats_link import LINK_ERRORS, Link, connect
@@ -96,6 +97,7 @@ class _Controller:
         self._power = power
         self._registry = Registry(link)
         self._leases = Leases(lease_link, name, settings.lease_ttl_s)
+        self._fleet = Fleet(link)
         self._outbox = Outbox(link, settings.retries_s)
         self._minded: set[str] = set()
 
@@ -108,6 +110,7 @@ class _Controller:
                 await heads.open_stream(self._link)
                 await self._outbox.open()
                 await self._leases.open()
+                await self._fleet.open()
                 await self._power.open()
             except StoreUnavailable:
                 if not left:
@@ -122,6 +125,7 @@ class _Controller:
             try:
                 group.start_soon(self._power.work)
                 group.start_soon(self._outbox.work)
+                group.start_soon(self._fleet.work)
                 group.start_soon(self._watch, group)
                 await self._until_closed()
             except ConnectionLost as error:
@@ -150,7 +154,11 @@ class _Controller:
 
     def _is_ours(self, info: RunInfo) -> bool:
         wanted = self._wanted is None or info.run in self._wanted
-        return wanted and info.state not in ENDED and info.run not in self._minded
+        return wanted and not self._is_done_with(info) and info.run not in self._minded
+
+    def _is_done_with(self, info: RunInfo) -> bool:
+        """Whether a run has ended, and has given back what it had of the fleet's."""
+        return info.state in ENDED and info.run not in self._fleet.account.shares
 
     async def _mind(self, run: str) -> None:
         """Stand by for a run and own it when it can be owned, until it has ended."""
@@ -166,6 +174,7 @@ class _Controller:
                     self._make_fold,
                     name=self._name,
                     powers=self._power,
+                    fleet=self._fleet,
                     timing=self._settings.timing,
                 )
                 self._power.guard(run, held.term)
@@ -194,7 +203,7 @@ class _Controller:
     async def _has_ended(self, run: str) -> bool:
         with contextlib.suppress(StoreUnavailable):
             info = await self._registry.get(run)
-            return info is None or info.state in ENDED
+            return info is None or self._is_done_with(info)
         return False
 
     async def _record_end(self, run: str, owner: Owner) -> None:

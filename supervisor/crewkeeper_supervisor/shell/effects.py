@@ -21,6 +21,7 @@ from crewkeeper_supervisor.core.commands import (
     CancelCall,
     Command,
     Escalate,
+    OrderShare,
     SetAccess,
     TellAgent,
     TellService,
@@ -47,9 +48,11 @@ class Effects:
         outbox: Outbox,
         orders: AccessOrders,
         hooks: AskHooks,
+        shares: Callable[[OrderShare], None],
     ) -> None:
         self._link = link
         self._hooks = hooks
+        self._shares = shares
         self._orders = orders
         self._run = run
         self._term = term
@@ -82,6 +85,8 @@ class Effects:
                 self._hooks(command, crew)
             case Escalate():
                 await self._escalate(command, crew)
+            case OrderShare():
+                self._shares(command)
             case SetAccess() | Admit():
                 self._orders.give(command, PAYLOAD_MAX_BYTES if crew is None else crew.payload_bytes)
             case _:
@@ -155,7 +160,7 @@ def target(command: Command) -> str:
             return command.to
         case AskHost():
             return HOST
-        case Escalate():
+        case Escalate() | OrderShare():
             return ""
         case _:
             assert_never(command)
@@ -170,7 +175,9 @@ def finding(command: Command) -> str:
             return command.error.finding if command.error is not None else ""
         case Escalate():
             return command.incident
-        case AskHost() | CancelCall() | SetAccess() | Admit() | TellService() | AskApproval() | AskHook():
+        case (
+            AskHost() | CancelCall() | SetAccess() | Admit() | TellService() | AskApproval() | AskHook() | OrderShare()
+        ):
             return ""
         case _:
             assert_never(command)

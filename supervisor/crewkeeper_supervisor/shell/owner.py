@@ -22,10 +22,12 @@ from crewkeeper_supervisor.core.commands import Command, Escalate
 from crewkeeper_supervisor.core.crew import Crew
 from crewkeeper_supervisor.core.events import Event
 from crewkeeper_supervisor.core.findings import Incident
+from crewkeeper_supervisor.core.gate_state import FleetShare, GateState
 from crewkeeper_supervisor.shell import effects, journal
 from crewkeeper_supervisor.shell.access_orders import AccessOrders
 from crewkeeper_supervisor.shell.effects import Effects
 from crewkeeper_supervisor.shell.errors import LeaseLost, StoreUnavailable
+from crewkeeper_supervisor.shell.fleet import Fleet, FleetDesk
 from crewkeeper_supervisor.shell.heads import Sealer
 from crewkeeper_supervisor.shell.journal import Entry, Follower
 from crewkeeper_supervisor.shell.lease import Lease
@@ -77,6 +79,10 @@ class Fold(Protocol):
     def incidents(self) -> dict[str, Incident]:
         """Findings over time."""
 
+    @property
+    def gate(self) -> GateState:
+        """What is known of budgets."""
+
     def read(self, seq: int, at_s: float, subject: str, payload: bytes) -> Event:
         """Read the next entry."""
 
@@ -109,6 +115,7 @@ class Owner:
         *,
         name: str,
         powers: Powers | None = None,
+        fleet: Fleet | None = None,
         timing: Timing | None = None,
     ) -> None:
         self.fold = make_fold(lease.run)
@@ -119,7 +126,8 @@ class Owner:
         self._timing = timing or Timing()
         self._orders = AccessOrders(link, lease.run, lease.term, powers, self._journal_now_s)
         self._hooks = LiveHooks(link, lease.run)
-        self._effects = Effects(link, lease.run, lease.term, outbox, self._orders, self._hooks.give)
+        self._desk = FleetDesk(fleet or Fleet(link), link, lease.run, self._known_of_fleet)
+        self._effects = Effects(link, lease.run, lease.term, outbox, self._orders, self._hooks.give, self._desk.give)
         self._ledger: Ledger | None = None
         self._sealer = Sealer(link, lease.run, lease.term)
         self._log = logger().bind(crew=lease.run, term=lease.term)
@@ -158,6 +166,7 @@ class Owner:
             group.start_soon(keep)
             group.start_soon(self._orders.work)
             group.start_soon(self._hooks.work)
+            group.start_soon(self._desk.work)
             try:
                 await self._work()
             except Exception as error:  # noqa: BLE001 - raised below, out of the group, as itself
@@ -229,6 +238,9 @@ class Owner:
             self._reported.add(id_)
             found = incident.finding
             self._log.warning(f"finding.{found.kind}", finding=id_, seq=found.seq, agents=list(found.agents)[:20])
+
+    def _known_of_fleet(self) -> FleetShare | None:
+        return None if self._ledger is None else self.fold.gate.fleet
 
     # --- effects ---
 

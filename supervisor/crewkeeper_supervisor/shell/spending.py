@@ -11,6 +11,7 @@ from typing import Any
 
 from msgspec import Struct, field
 
+from crewkeeper_supervisor.core.budget import FLEET
 from crewkeeper_supervisor.shell.ledger import Record
 
 
@@ -35,6 +36,8 @@ class Spending(Struct, kw_only=True):
     refusals: int = 0
     sums: dict[tuple[str, str], Sums] = field(default_factory=dict)
     """By account and dimension."""
+    is_shared: bool = False
+    """Whether the run spends out of what all crews share."""
 
     def total(self, account: str, dimension: str) -> Sums:
         """One dimension of one account; zero where nothing was booked."""
@@ -58,8 +61,13 @@ def _book(found: Spending, open_: dict[tuple[str, str], dict[str, int]], booking
     key = booking["agent"], booking["call"]
     amounts, freed = booking.get("amounts", {}), booking.get("freed", {})
     accounts = booking.get("accounts", [])
+    if FLEET in accounts and not found.is_shared:
+        found.is_shared = True  # under way or not: from here on the crew's spending stands there too
+        for (account, dimension), sums in list(found.sums.items()):
+            if account == "crew":
+                found.sums[FLEET, dimension] = Sums(held=sums.held, spent=sums.spent)
     for agent, noted in booking.get("noted", {}).items():
-        for account in (f"agent:{agent}", "crew"):
+        for account in (f"agent:{agent}", "crew", *([FLEET] if found.is_shared else [])):
             _add(found, account, noted, "spent")
     match booking["act"]:
         case "refuse":
