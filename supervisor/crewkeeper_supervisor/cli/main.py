@@ -36,6 +36,7 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "questions": ("questions:questions", "List and answer what agents ask people."),
     "budget": ("budget:budget", "Show and change what a run may spend."),
     "approvals": ("approvals:approvals", "List, show, approve and deny calls that wait for a person."),
+    "audit": ("audit:audit", "Verify, export and import what is recorded of runs."),
     "crew": ("crew:crew", "Check crew files, print their schema."),
     "policy": ("policy:policy", "Check, test, explain and apply policy rules."),
     "mcp": ("mcp:mcp", "Put MCP servers behind the gate."),

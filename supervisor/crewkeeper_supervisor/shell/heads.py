@@ -69,6 +69,11 @@ class Head(Struct, frozen=True, kw_only=True):
     """The whole head, signed."""
 
 
+def sha256(payload: bytes) -> bytes:
+    """The digest of a payload, as `next_hash` takes it."""
+    return hashlib.sha256(payload).digest()
+
+
 def next_hash(before: bytes, seq: int, at_s: float, subject: str, payload_sha256: bytes) -> bytes:
     """The journal's hash after one more entry."""
     return hashlib.sha256(before + _PLACE.pack(seq, at_s) + payload_sha256 + subject.encode()).digest()

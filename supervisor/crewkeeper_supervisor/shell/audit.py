@@ -1,0 +1,251 @@
+"""Audit: whether what is recorded of a run is what was written, and how much of that is proven; no server needed.
+
+Three things are held against each other: the chain of the records, the signed heads (and one that was kept
+elsewhere), and the journal's hash. What nothing vouches for is said.
+"""
+
+from collections.abc import Collection
+from typing import Literal
+
+from msgspec import Struct, field
+
+from crewkeeper_supervisor.shell import chain, heads
+from crewkeeper_supervisor.shell.audit_keys import AuditKey
+from crewkeeper_supervisor.shell.chain import Problem, Record
+from crewkeeper_supervisor.shell.heads import Head, HeadError
+from crewkeeper_supervisor.shell.source import OfFile, Source
+
+Proof = Literal["none", "part", "whole"]
+
+
+class Report(Struct, kw_only=True):
+    """What an audit found."""
+
+    run: str
+    where: str
+    records: int = 0
+    unchained: int = 0
+    """Records of the first format: one hash, no key."""
+    redacted_records: int = 0
+    entries: int = 0
+    """Journal entries that were read."""
+    redacted_entries: int = 0
+    heads: int = 0
+    final: bool = False
+    """Whether a trusted head says that the run was over."""
+    proof: Proof = "none"
+    """How many records a trusted key vouches for."""
+    proven: int = 0
+    """Records up to this number are vouched for."""
+    sealed_seq: int = 0
+    """Journal entries up to this one are vouched for."""
+    last: str = ""
+    """Hash of the last record."""
+    signer: str = ""
+    """Who signed the file, if it is one."""
+    keys: tuple[str, ...] = ()
+    """Public names of all keys that are named."""
+    problems: list[Problem] = field(default_factory=list)
+    remarks: list[str] = field(default_factory=list)
+    """What is not wrong, and should be known."""
+    schema_version: int = 1
+
+    @property
+    def first(self) -> Problem | None:
+        """The first problem."""
+        return self.problems[0] if self.problems else None
+
+
+async def examine(
+    source: Source,
+    *,
+    key: AuditKey | None = None,
+    trusted: Collection[str] = (),
+    kept: str = "",
+    with_journal: bool = True,
+) -> Report:
+    """Examine what is recorded of a run.
+
+    Args:
+        source: Records, heads and journal.
+        key: The key that records may be authenticated with.
+        trusted: Public names of keys that are known to be the supervisors'; the one of `key` always is.
+        kept: A head that was kept elsewhere; empty: none.
+        with_journal: Whether to read the journal, too.
+
+    Raises:
+        HeadError: `kept` is no head of this run.
+        RecordingError: The file cannot be read, or exceeds a limit.
+    """
+    return await _Audit(source, key, trusted, kept).run(with_journal)
+
+
+class _Audit:
+    def __init__(self, source: Source, key: AuditKey | None, trusted: Collection[str], kept: str) -> None:
+        self._source, self._key = source, key
+        self._trusted = {*trusted, *([key.public] if key is not None else ())}
+        self._kept = _kept(kept, source.run)
+        if self._kept is not None:
+            self._trusted.add(self._kept.iss)
+        self._owners = {
+            record.term: str(record.command.get("key", ""))
+            for record in source.records
+            if record.kind == "Owner" and isinstance(record.command, dict)
+        }
+        self._found = Report(run=source.run, where=source.where)
+        self._heads: list[Head] = []
+
+    async def run(self, with_journal: bool) -> Report:
+        found, source = self._found, self._source
+        found.records = len(source.records)
+        found.unchained = sum(record.v == 1 for record in source.records)
+        found.last = source.records[-1].hash if source.records else chain.FIRST
+        check_mac = self._is_right if self._key is not None else None
+        found.problems += chain.check(source.records, redacted=source.redacted, check_mac=check_mac)
+        self._read_heads()
+        self._hold_against_heads()
+        if with_journal:
+            await self._read_journal()
+        self._name_keys()
+        self._prove()
+        found.redacted_records, found.redacted_entries = len(source.redacted), len(source.altered)
+        # The records are named before the file: its digest only says that something of it is wrong.
+        found.problems.sort(key=lambda problem: problem.n == 0)
+        return found
+
+    def _is_right(self, record: Record) -> bool:
+        named = self._owners.get(record.term, "")
+        if self._key is None or (named and named != self._key.public):
+            return True
+        return not (named or record.mac) or self._key.is_right(record)
+
+    # --- heads ---
+
+    def _read_heads(self) -> None:
+        for token in self._source.heads:
+            try:
+                head = heads.read_token(token)
+            except HeadError as error:
+                self._wrong("edited", f"a stored head is wrong: {error}")
+                continue
+            if head.run != self._source.run:
+                self._wrong("inserted", f"a stored head is of run {head.run}")
+                continue
+            self._heads.append(head)
+        self._found.heads = len(self._heads)
+        if self._kept is not None:
+            self._heads.append(self._kept)
+        self._heads.sort(key=lambda head: (head.n, head.seq))
+
+    def _hold_against_heads(self) -> None:
+        by_n = {record.n: record for record in self._source.records}
+        last = max(by_n, default=0)
+        good = 0
+        for head in self._heads:
+            if not self._counts(head):
+                continue
+            record = by_n.get(head.n)
+            if head.n > last:
+                self._wrong(
+                    "truncated",
+                    f"the ledger ends with record {last}; a signed head names record {head.n}: "
+                    f"{'record' if head.n == last + 1 else 'records'} {_span(last + 1, head.n)} were cut off",
+                    last + 1,
+                )
+                return
+            if record is None or record.hash != head.hash:
+                if not self._found.problems:
+                    what = f"records {_span(good + 1, head.n)} are not those of the head signed at record {head.n}"
+                    self._wrong("edited", what, good + 1)
+                return
+            good = head.n
+            self._found.proven = max(self._found.proven, good)
+            self._found.final = self._found.final or head.final
+
+    def _counts(self, head: Head) -> bool:
+        """Whether a head can vouch for something: where no key is known, it is only held against the rest."""
+        return not self._trusted or head.iss in self._trusted
+
+    # --- the journal ---
+
+    async def _read_journal(self) -> None:
+        source, found = self._source, self._found
+        sealed = {head.seq: head for head in self._heads if self._counts(head)}
+        source.wanted.update(sealed)
+        seq = 0
+        async for batch in source.batches():
+            found.entries += len(batch)
+            seq = batch[-1].seq if batch else seq
+        if isinstance(source, OfFile):
+            found.problems += source.reader.problems
+            found.signer = source.reader.signer
+        good = 0
+        for at, head in sorted(sealed.items()):
+            if at > seq:
+                self._wrong("truncated", f"the journal ends with entry {seq}; a signed head names entry {at}", seq + 1)
+                return
+            if at and source.hashes.get(at) != head.journal:
+                text = f"entries {_span(good + 1, at)} of the journal are not those of the head signed at entry {at}"
+                self._wrong("edited", text, good + 1)
+                return
+            good = at
+        found.sealed_seq = good
+
+    # --- what it is worth ---
+
+    def _name_keys(self) -> None:
+        found = self._found
+        named = dict.fromkeys([*self._owners.values(), *(head.iss for head in self._heads), found.signer])
+        found.keys = tuple(name for name in named if name)
+        strangers = [name for name in found.keys if name not in self._trusted]
+        if strangers and self._trusted:
+            self._wrong(
+                "edited",
+                f"{', '.join(strangers)} signed or wrote part of it and is not known here; "
+                "if it is a supervisor of yours, name it with --key",
+            )
+
+    def _prove(self) -> None:
+        found, records = self._found, self._source.records
+        if not self._trusted:
+            found.proven = found.sealed_seq = 0
+            found.remarks.append(
+                "nothing proves who wrote it: no key is known here; compare the key above with what you were told, "
+                "and give it with --key"
+            )
+        elif self._key is not None:
+            for record in records:
+                if self._owners.get(record.term) == self._key.public and record.n == found.proven + 1:
+                    found.proven = record.n
+            if found.signer == self._key.public and not found.problems:
+                found.proven, found.sealed_seq = len(records), found.entries
+        if self._trusted and found.signer in self._trusted and not found.problems:
+            found.proven, found.sealed_seq = len(records), found.entries
+        whole = bool(records) and found.proven >= len(records)
+        found.proof = "whole" if whole else "part" if found.proven else "none"
+        if found.unchained:
+            found.remarks.append(
+                f"{found.unchained} records are unchained: written before records had codes, so whoever could write "
+                "the stream could change them with their hashes"
+            )
+        if records and not self._heads:
+            found.remarks.append("no head was signed yet: records cut off at the end would not be missed")
+        elif records and not found.final and not found.signer:
+            newest = max((head.n for head in self._heads), default=0)
+            found.remarks.append(f"the run goes on: records cut off after number {newest} would not be missed")
+
+    def _wrong(self, kind: Literal["edited", "inserted", "truncated"], text: str, n: int = 0) -> None:
+        self._found.problems.append(Problem(kind=kind, n=n, id="", text=text))
+
+
+def _kept(token: str, run: str) -> Head | None:
+    if not token:
+        return None
+    head = heads.read_token(token)
+    if head.run != run:
+        raise HeadError(f"the head is of run {head.run}, not of {run}")
+    return head
+
+
+def _span(first: int, last: int) -> str:
+    return str(first) if first == last else f"{first} to {last}"

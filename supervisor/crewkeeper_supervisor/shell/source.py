@@ -1,0 +1,127 @@
+"""Source: what is recorded of one run, from its server or from a file, for whoever goes through it once."""
+
+import contextlib
+from collections.abc import AsyncIterator, Collection, Iterator, Sequence
+from pathlib import Path
+from typing import Final, Protocol
+
+import anyio.lowlevel
+
+from crewkeeper_supervisor.shell import heads, journal, ledger, recording
+from crewkeeper_supervisor.shell.chain import Record
+from crewkeeper_supervisor.shell.journal import Entry
+from crewkeeper_supervisor.shell.nats_link import Link
+
+IMPORTED: Final = "imported"
+"""Folder of imported recordings, in a state directory."""
+
+
+class Source(Protocol):
+    """What is recorded of one run.
+
+    Attributes:
+        run: Its id.
+        where: Where it comes from, for people.
+        records: Its ledger.
+        heads: Its signed heads, oldest first.
+        redacted: Numbers of records whose commands were redacted in this copy.
+        altered: Sequences of journal entries that were redacted in this copy; complete at the end.
+        wanted: Sequences at which the hash of the journal is to be noted.
+        hashes: These hashes, in hexadecimal; complete at the end.
+    """
+
+    run: str
+    where: str
+    records: Sequence[Record]
+    heads: Sequence[str]
+    redacted: Collection[int]
+    altered: Sequence[int]
+    wanted: set[int]
+    hashes: dict[int, str]
+
+    def batches(self) -> AsyncIterator[list[Entry]]:
+        """The journal from its first entry to the one that is newest now, in batches; once."""
+
+
+class OfRun:
+    """A run on a server. Make it with `of_run`."""
+
+    def __init__(self, link: Link, run: str, records: Sequence[Record], tokens: Sequence[str]) -> None:
+        self.run, self.where = run, f"run {run}"
+        self.records, self.heads = records, tokens
+        self.redacted: Collection[int] = ()
+        self.altered: Sequence[int] = ()
+        self.wanted: set[int] = set()
+        self.hashes: dict[int, str] = {}
+        self._link = link
+
+    async def batches(self) -> AsyncIterator[list[Entry]]:
+        """The journal.
+
+        Raises:
+            RunNotFound: It has none.
+            JournalGap: Entries are missing.
+            StoreUnavailable: The server did not answer.
+        """
+        end = await journal.last_seq(self._link, self.run)
+        known, seq = heads.START, 0
+        if not end:
+            return
+        async with journal.follow(self._link, self.run) as entries:
+            while seq < end:
+                batch = [entry for entry in await entries.batch() if entry.seq <= end]
+                for entry in batch if self.wanted else ():
+                    known = heads.next_hash(known, *entry[:3], heads.sha256(entry.payload))
+                    if entry.seq in self.wanted:
+                        self.hashes[entry.seq] = known.hex()
+                seq = batch[-1].seq if batch else seq
+                yield batch
+
+
+class OfFile:
+    """A recording."""
+
+    def __init__(self, reader: recording.Reader) -> None:
+        self.reader = reader
+        self.run, self.where = reader.header.run, str(reader.path)
+        self.records: Sequence[Record] = reader.records
+        self.heads: Sequence[str] = reader.heads
+        self.redacted: Collection[int] = reader.redacted
+        self.altered: Sequence[int] = reader.altered
+        self.wanted, self.hashes = reader.wanted, reader.hashes
+
+    async def batches(self) -> AsyncIterator[list[Entry]]:
+        """The journal.
+
+        Raises:
+            RecordingError: A limit is exceeded, or a line cannot be read.
+        """
+        for batch in self.reader.entries():
+            await anyio.lowlevel.checkpoint()
+            yield batch
+
+
+async def of_run(link: Link, run: str) -> OfRun:
+    """What a server has of a run.
+
+    Raises:
+        StoreUnavailable: It did not answer.
+    """
+    return OfRun(link, run, await ledger.read(link, run), await heads.read(link, run))
+
+
+@contextlib.contextmanager
+def of_file(path: Path) -> Iterator[OfFile]:
+    """What a recording has.
+
+    Raises:
+        RecordingError: It is none, or exceeds a limit.
+        OSError: It cannot be read.
+    """
+    with recording.Reader(path) as reader:
+        yield OfFile(reader)
+
+
+def imported(state: Path, run: str) -> Path:
+    """Where the imported recording of a run is, if there is one."""
+    return state / IMPORTED / f"{run}{recording.SUFFIX}"
