@@ -8,6 +8,7 @@ from crewkeeper_supervisor.core.crew import Agent, Budget
 from crewkeeper_supervisor.core.rules import Rule
 from crewkeeper_supervisor.core.tools import Price
 from support.gate_room import LOOK, PAY, Room, bookings, crew_of
+from support.journal import fold
 
 with_ = msgspec.structs.replace
 ASK = (Rule(id="big", do="approve", tools=("pay",), because="sums are checked"),)
@@ -296,3 +297,41 @@ def test_models_and_inside_tools_can_need_approval_too() -> None:
     room.ask("c1", "look")
     room.decide(room.approval())
     assert room.body("c1")["grant"] == "c1"
+
+
+# --- people ---
+
+
+def test_depth_fan_out_and_time_can_be_changed_like_the_rest() -> None:
+    room = three(depth=1, wall_s=100)
+    room.op(t.BudgetChanged(dimension="depth", add=1, by="kim"))
+    room.op(t.BudgetChanged(agent="b", dimension="fan_out", limit=1, by="kim"))
+    room.call("a", "t", "q1", "b")
+    room.begin_call("b", "q1", "h1")
+    room.call("b", "h1", "q2", "c")
+    room.call("b", "h1", "q3", "c")
+    assert (room.code("q2"), "2 calls open at once; the budget allows 1" in room.text("q3")) == ("", True)
+    room.tick(100.1)
+    room.ask("c1")
+    assert room.code("c1") == "budget_spent"
+    room.op(t.BudgetChanged(dimension="wall_s", add=50, by="kim"))
+    room.ask("c2")
+    assert room.code("c2") != "budget_spent"
+    assert [each.state for each in room.core.incidents.values() if "wall" in each.finding.evidence["key"]] == [
+        "resolved"
+    ]
+    room.tick(50.1)
+    room.ask("c3")
+    assert room.code("c3") == "budget_spent"
+    room.op(t.BudgetChanged(dimension="wall_s", by="kim"))
+    room.ask("c4")
+    assert room.code("c4") != "budget_spent"
+    core, _ = fold(room.entries)
+    assert core.digest() == room.core.digest()
+
+
+def test_more_of_what_is_not_limited_is_no_limit() -> None:
+    room = Room(crew_of(budget=Budget()))
+    room.op(t.BudgetChanged(dimension="tool_calls", add=1, by="kim"))
+    room.op(t.BudgetChanged(dimension="depth", add=1, by="kim"))
+    assert (room.core.gate.accounts.crew.limit, room.core.limit_of("", "depth")) == ({}, None)

@@ -91,22 +91,41 @@ def _members(state: RunState, agent: str, account: Account) -> list[str]:
 # --- calls between agents ---
 
 
+def limit_of(state: RunState, who: str, dimension: str) -> float | None:
+    """How deep, how far fanned out, or how many seconds long, as it stands now; None: there is no limit.
+
+    Args:
+        state: The run.
+        who: An agent; empty: the crew.
+        dimension: `depth`, `fan_out` or `wall_s`.
+    """
+    changed = state.gate.changed.get(who, {})
+    if dimension in changed:
+        return changed[dimension]
+    declared: Budget | None = None
+    if who:
+        declared = state.agents[who].spec.budget if who in state.agents else None
+    elif state.crew is not None:
+        declared = state.crew.budget
+    found: float | None = getattr(declared, dimension, None)
+    return found
+
+
+def _strictest(state: RunState, agent: str, dimension: str) -> float | None:
+    limits = [limit_of(state, who, dimension) for who in ("", agent)]
+    return min((limit for limit in limits if limit is not None), default=None)
+
+
 def too_much(state: RunState, view: AgentView, call: Call) -> str:
     """Why a call between agents exceeds a budget; empty: it does not."""
-    crew = state.crew
-    if crew is None:
-        return ""
-    mine = view.spec.budget
-    if crew.budget.depth is not None or (mine is not None and mine.depth is not None):
-        limit = min(each.depth for each in (crew.budget, mine) if each is not None and each.depth is not None)
+    if (limit := _strictest(state, view.name, "depth")) is not None:
         depth = len(lineage(state, call.task)) + 1
         if depth > limit:
-            return f"the chain of calls would be {depth} deep; the budget allows {limit}"
-    if crew.budget.fan_out is not None or (mine is not None and mine.fan_out is not None):
-        limit = min(each.fan_out for each in (crew.budget, mine) if each is not None and each.fan_out is not None)
+            return f"the chain of calls would be {depth} deep; the budget allows {limit:g}"
+    if (limit := _strictest(state, view.name, "fan_out")) is not None:
         count = sum(1 for each in call.task.calls.values() if each.state in ("open", "started"))
         if count > limit:
-            return f"its task would have {count} calls open at once; the budget allows {limit}"
+            return f"its task would have {count} calls open at once; the budget allows {limit:g}"
     if over := overdue(state, view):
         return over
     for account in path_of(state, view) if state.gate.counts_messages else ():
@@ -128,16 +147,16 @@ def refuse(state: RunState, view: AgentView, call: Call, why: str) -> None:
 
 def overdue(state: RunState, view: AgentView) -> str:
     """Whether the time of the crew or of this agent is over; empty: it is not."""
-    crew = state.crew.budget if state.crew is not None else Budget()
-    for name, limits in (("the crew", crew), (view.name, view.spec.budget)):
-        if limits is not None and limits.wall_s is not None and state.now_s - state.gate.began_s >= limits.wall_s:
-            return f"the time of {name} is over: {limits.wall_s:g} s from the beginning of the run"
+    for who in ("", view.name):
+        limit_s = limit_of(state, who, "wall_s")
+        if limit_s is not None and state.now_s - state.gate.began_s >= limit_s:
+            return f"the time of {who or 'the crew'} is over: {limit_s:g} s from the beginning of the run"
     return ""
 
 
 def set_clock(state: RunState) -> None:
     """Ask for the clock when somebody's time is over."""
-    ends = [state.gate.began_s + limits.wall_s for _, limits in _timed(state) if limits.wall_s is not None]
+    ends = [state.gate.began_s + limit_s for _, limit_s in _timed(state)]
     ends = [end for end in ends if end > state.now_s]
     state.due_s.pop("wall", None)
     if ends:
@@ -146,20 +165,20 @@ def set_clock(state: RunState) -> None:
 
 def watch_clock(state: RunState) -> None:
     """Somebody's time may be over."""
-    for name, limits in _timed(state):
-        if limits.wall_s is not None and state.now_s - state.gate.began_s >= limits.wall_s:
-            agents = [name] if name in state.agents else list(state.agents)[:50]
-            said = f"{name or 'the crew'} has used up its {limits.wall_s:g} s"
-            key = f"{name or 'crew'} wall"
-            if not any(each.finding.evidence.get("key") == key for each in state.incidents.values()):
+    for who, limit_s in _timed(state):
+        if state.now_s - state.gate.began_s >= limit_s:
+            agents = [who] if who else list(state.agents)[:50]
+            said = f"{who or 'the crew'} has used up its {limit_s:g} s"
+            key = f"{who or 'crew'} wall"
+            open_ = (each for each in state.incidents.values() if each.state != "resolved")
+            if not any(each.finding.evidence.get("key") == key for each in open_):
                 report(state, "budget_spent", said, agents, key=key)
     set_clock(state)
 
 
-def _timed(state: RunState) -> list[tuple[str, Budget]]:
-    found = [("", state.crew.budget)] if state.crew is not None else []
-    found += [(view.name, view.spec.budget) for view in state.agents.values() if view.spec.budget is not None]
-    return [(name, limits) for name, limits in found if limits.wall_s is not None]
+def _timed(state: RunState) -> list[tuple[str, float]]:
+    limits = [(who, limit_of(state, who, "wall_s")) for who in ("", *state.agents)]
+    return [(who, limit_s) for who, limit_s in limits if limit_s is not None]
 
 
 # --- people ---
@@ -171,13 +190,16 @@ def changed(state: RunState, message: BudgetChanged) -> None:
     if state.crew is None or (message.agent and view is None):
         return
     if message.dimension not in budget.SPENT:
-        return  # depth, fan-out and time are part of the declaration
+        _changed_shape(state, message)
+        return
     account = state.gate.accounts.crew
     if view is not None:
         account = state.gate.accounts.agent(view.name, view.spec.budget)
     limit = message.limit
     if message.add:
-        limit = account.limit.get(message.dimension, 0) + message.add
+        if message.dimension not in account.limit:
+            return  # more of what is not limited is not a limit
+        limit = account.limit[message.dimension] + message.add
     if message.dimension == "messages" and "messages" not in account.settled:
         account.settled["messages"] = (state.usage if view is None else view.usage).messages
     account.set_limit(message.dimension, limit)
@@ -185,8 +207,31 @@ def changed(state: RunState, message: BudgetChanged) -> None:
     if message.dimension == "messages":
         state.gate.counts_messages = state.gate.limits_calls = True
     state.gate.eased = True
-    key = f"{account.name} {message.dimension}"
+    if account.spent_percent(message.dimension) < account.warn_percent:
+        _eased(state, f"{account.name} {message.dimension}")
+
+
+def _changed_shape(state: RunState, message: BudgetChanged) -> None:
+    """How deep, how far, how long: nothing of these is spent or held."""
+    before = limit_of(state, message.agent, message.dimension)
+    limit: float | None = message.limit
+    if message.add:
+        if before is None:
+            return
+        limit = before + message.add
+    state.gate.changed.setdefault(message.agent, {})[message.dimension] = limit
+    state.gate.limits_calls = True
+    if message.dimension == "wall_s":
+        _eased(state, f"{message.agent or 'crew'} wall")
+        watch_clock(state)
+    else:
+        for name in [message.agent] if message.agent else state.agents:
+            _eased(state, f"agent:{name} calls")
+
+
+def _eased(state: RunState, key: str) -> None:
+    """What was found of this limit is over."""
     for incident in state.incidents.values():
         about = incident.finding.kind in ("budget_soft", "budget_spent") and incident.finding.evidence.get("key") == key
-        if about and incident.state != "resolved" and account.spent_percent(message.dimension) < account.warn_percent:
+        if about and incident.state != "resolved":
             incident.state, incident.resolved_at_s = "resolved", state.now_s

@@ -244,6 +244,8 @@ class GateState:
         """Agents that are being ended, and whose calls are still open."""
         self.counts_messages = False
         """Whether anybody has a limit of messages."""
+        self.changed: dict[str, dict[str, float | None]] = {}
+        """Limits of depth, fan-out and time that people have changed, by agent; those of the crew under no name."""
         self.limits_calls = False
         """Whether any limit bears on calls between agents."""
         self.judges_messages = False
@@ -363,6 +365,7 @@ class GateState:
             self.host,
             [[a.id, a.state, a.by, a.digest] for a in self.approvals.values()],
             self.noted,
+            self.changed,
             *self.fleet.facts(),
             [[*key, count] for key, count in self.applied.items()],
         ]

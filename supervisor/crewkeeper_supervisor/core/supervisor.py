@@ -182,6 +182,10 @@ class Supervisor:
         """Calls of tools and models, budgets, approvals."""
         return self._state.gate
 
+    def limit_of(self, who: str, dimension: str) -> float | None:
+        """How deep, how far fanned out, or how many seconds long: `allowance.limit_of`."""
+        return allowance.limit_of(self._state, who, dimension)
+
     @property
     def usage(self) -> Usage:
         """What the crew spent."""

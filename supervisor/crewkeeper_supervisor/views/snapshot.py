@@ -355,18 +355,18 @@ def _budget_rows(fold: Fold, usage: UsageRow, now_s: float) -> tuple[BudgetRow, 
     crew = fold.supervisor.crew
     if crew is None:
         return ()
-    limits = crew.budget
+    limits, wall_s = fold.supervisor.gate.accounts.crew.limit, fold.supervisor.limit_of("", "wall_s")
     rows = []
-    if limits.microusd is not None:
-        rows.append(BudgetRow(what="usd", used=usage.cost_usd, limit=money(limits.microusd)))
-    if limits.tokens is not None:
+    if (microusd := limits.get("microusd")) is not None:
+        rows.append(BudgetRow(what="usd", used=usage.cost_usd, limit=money(microusd)))
+    if (tokens := limits.get("tokens")) is not None:
         used = usage.input_tokens + usage.output_tokens
-        rows.append(BudgetRow(what="tokens", used=Decimal(used), limit=Decimal(limits.tokens)))
-    if limits.messages is not None:
-        rows.append(BudgetRow(what="messages", used=Decimal(usage.messages), limit=Decimal(limits.messages)))
-    if limits.wall_s is not None:
+        rows.append(BudgetRow(what="tokens", used=Decimal(used), limit=Decimal(tokens)))
+    if (messages := limits.get("messages")) is not None:
+        rows.append(BudgetRow(what="messages", used=Decimal(usage.messages), limit=Decimal(messages)))
+    if wall_s is not None:
         spent_s = 0.0 if fold.began_at_s is None else max(0.0, now_s - fold.began_at_s)
-        rows.append(BudgetRow(what="wall_s", used=Decimal(f"{spent_s:.1f}"), limit=Decimal(str(limits.wall_s))))
+        rows.append(BudgetRow(what="wall_s", used=Decimal(f"{spent_s:.1f}"), limit=Decimal(str(wall_s))))
     return tuple(rows)
 
 
