@@ -1,12 +1,14 @@
 """The reduction against a reference that plays on what could still happen, on thousands of random small states."""
 
 import random
+from collections.abc import Callable
 
 import networkx as nx
-from hypothesis import HealthCheck, given, settings
+import pytest
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from crewkeeper_bus.messages import OnCall, OnResource
+from crewkeeper_bus.messages import OnAll, OnCall, OnResource, OnSome
 from crewkeeper_supervisor.core.anatomy import anatomy
 from crewkeeper_supervisor.core.reduction import Reduction, Verdict, blockers_of, surely_live
 from crewkeeper_supervisor.core.wait_graph import WaitGraph
@@ -30,6 +32,7 @@ def crews(seed: int, rounds: int = ROUNDS) -> list[RandomCrew]:
 
 @SEEDS
 @given(st.integers(0, 2**32))
+@example(6591)  # a task that asks for many units, and then for few: the few can be had alone
 def test_every_verdict_is_what_playing_on_finds(seed: int) -> None:
     for crew in crews(seed):
         graph = crew.graph
@@ -158,3 +161,28 @@ def test_units_the_task_itself_gets_before_make_a_request_impossible() -> None:
     graph.wait_began(b, "t", 1, OnResource(resource="gpu", ticket="k3"), 0.0, None)
     assert Reduction(graph).of(graph.waiting.values()) == {"b/t": Verdict.STUCK}
     assert verdicts(graph) == {"b/t": Verdict.STUCK}
+
+
+def either(parts: tuple[OnResource, ...]) -> OnSome:
+    return OnSome(k=1, of=parts)
+
+
+def both_of(parts: tuple[OnResource, ...]) -> OnAll:
+    return OnAll(of=parts)
+
+
+@pytest.mark.parametrize(("condition", "verdict"), [(either, Verdict.LIVE), (both_of, Verdict.STUCK)])
+def test_a_larger_request_of_the_same_task_stands_in_the_way_only_if_both_are_needed(
+    condition: Callable[[tuple[OnResource, ...]], OnAll | OnSome], verdict: Verdict
+) -> None:
+    graph = WaitGraph()
+    a, b = graph.agent("a"), graph.agent("b")
+    for agent in (a, b):
+        graph.task_began(agent, "t", 0.0, slot=True)
+    graph.requested(a, "t", "gpu", "k1", "x", 3, 3, 0.0)
+    graph.requested(b, "t", "gpu", "k2", "x", 3, 3, 0.0)
+    graph.requested(b, "t", "gpu", "k3", "x", 1, 3, 0.0)
+    parts = tuple(OnResource(resource="gpu", ticket=ticket) for ticket in ("k2", "k3"))
+    graph.wait_began(b, "t", 1, condition(parts), 0.0, None)
+    assert Reduction(graph).of(graph.waiting.values()) == {"b/t": verdict}
+    assert verdicts(graph) == {"b/t": verdict}

@@ -479,7 +479,8 @@ class TrueCrew:
         if res.kind == "lock":
             return self.fits(res, task, mode, units, left) and not any(other not in ended for other, _ in before)
         served = sum(n for other, n in before if other not in ended)
-        own = sum(p["n"] for p in self._earlier(task, part)) if res.fifo else 0
+        first = [p for p in self._earlier(task, part) if p["n"] <= units or needed(task.wait or {}, p)]
+        own = sum(p["n"] for p in first) if res.fifo else 0
         return units + own + served + sum(hold.units for hold in left) <= res.units
 
     def _earlier(self, task: Task, part: Event) -> list[Event]:
@@ -565,6 +566,13 @@ def leaves(part: Event) -> Iterator[Event]:
         yield part
     for each in inner or ():
         yield from leaves(each)
+
+
+def needed(part: Event, leaf: Event) -> bool:
+    """Whether nothing makes a condition come true without this leaf."""
+    inner = part.get("all") or part.get("any") or part.get("of") or []
+    every = "all" in part or part.get("k", 1) == len(inner)
+    return part is leaf or (every and any(needed(each, leaf) for each in inner))
 
 
 def replaced(part: Event, leaf: Event) -> Event:

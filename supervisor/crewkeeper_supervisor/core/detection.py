@@ -77,9 +77,9 @@ class Detector:
 
     def check(self) -> None:
         """Examine what the last event touched, and whatever the clock makes due."""
-        state, graph = self._state, self._state.graph
-        in_hand = bool(self._suspicions or self._watches)
-        if not in_hand and not graph.dirty and not state.is_due("sweep"):
+        state = self._state
+        graph, in_hand = state.graph, bool(self._suspicions or self._watches)
+        if not in_hand and not graph.dirty and state.due_s.soonest_s > state.now_s:
             return  # the ordinary case: nothing is in hand, and the event took support from nobody
         if in_hand:
             self._settle()
@@ -89,7 +89,7 @@ class Detector:
                 suspects.append(task)  # noqa: PERF401 - a comprehension costs a call, and mostly there is one task or none
         graph.dirty.clear()
         if not suspects and not in_hand and not state.is_due("sweep"):
-            if "sweep" not in state.due_s:
+            if not state.due_s.sweeps:
                 self._schedule()
             return
         graph.watched = True

@@ -48,44 +48,30 @@ def is_plain(condition: AnyCondition) -> bool:
     return isinstance(condition, _PLAIN)
 
 
-class Task:
+class Task(Struct, eq=False):
     """One thing an agent is doing."""
 
-    __slots__ = (
-        "agent",
-        "answers",
-        "asked",
-        "began_s",
-        "call",
-        "holds",
-        "id",
-        "key",
-        "name",
-        "parent",
-        "slot",
-        "tokens",
-        "wait",
-    )
-
-    def __init__(self, agent: "AgentNode", id_: str, *, slot: bool, began_s: float, call: "Call | None" = None) -> None:
-        self.agent = agent
-        self.id = id_
-        self.key = f"{agent.name}/{id_}"
-        self.slot = slot
-        self.began_s = began_s
-        self.call = call
-        self.answers = ""
-        """Id of the call it handles, also after the caller has given that up."""
-        self.parent: Task | None = None
-        """On whose behalf it works once `call` is answered or given up; only where lineage outlives a call."""
-        self.name = ""
-        self.tokens = 0
-        self.wait: Wait | None = None
-        self.asked: Call | dict[str, Call] | None = None
-        """What it asked for and has not done with: most tasks ask for one thing at a time, and need no dict for that.
-        To be read through `calls` or `open_calls`, and written through `adopt` and `disown`."""
-        self.holds = _NO_TICKETS
-        """Its requests for locks, granted or not; to be written by `hold` and `drop` alone."""
+    agent: "AgentNode"
+    id: str
+    key: str
+    """`agent/id`, which names it in the whole crew."""
+    slot: bool
+    """Whether it holds one of its agent's slots."""
+    began_s: float
+    call: "Call | None" = None
+    """The call that it handles."""
+    wait: Wait | None = None
+    asked: "Call | dict[str, Call] | None" = None
+    """What it asked for and has not done with: most tasks ask for one thing at a time, and need no dict for that.
+    To be read through `calls` or `open_calls`, and written through `adopt` and `disown`."""
+    holds: dict[str, Ticket] = _NO_TICKETS
+    """Its requests for locks, granted or not; to be written by `hold` and `drop` alone."""
+    answers: str = ""
+    """Id of the call it handles, also after the caller has given that up."""
+    tokens: int = 0
+    name: str = ""
+    parent: "Task | None" = None
+    """On whose behalf it works once `call` is answered or given up; only where lineage outlives a call."""
 
     @property
     def calls(self) -> "dict[str, Call]":

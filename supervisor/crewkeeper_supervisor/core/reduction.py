@@ -322,14 +322,35 @@ def blockers_of(ticket: Ticket) -> tuple[list[Ticket], list[Ticket]]:
 
 
 def _counted(ticket: Ticket) -> list[Ticket]:
-    """Tickets of a semaphore whose units are taken when this one's turn comes, unless their tasks end before."""
+    """Tickets of a semaphore whose units are taken when this one's turn comes, unless their tasks end before.
+
+    A larger one of the same task ahead is among them only if the task needs both: units can come free that suffice
+    for this one alone.
+    """
     counted = [other for other in ticket.resource.queue.values() if other.granted]
     for other in ticket.resource.queue.values():
         if other is ticket or ticket.resource.barging:
             break
-        if not other.granted:
+        if other.granted:
+            continue
+        if other.task is not ticket.task or other.units <= ticket.units or _needs(other):
             counted.append(other)
     return counted
+
+
+def _needs(ticket: Ticket) -> bool:
+    """Whether its task cannot go on without what it asks for."""
+    wait = ticket.task.wait
+    return wait is not None and ticket.id in _needed(wait.condition)
+
+
+def _needed(condition: AnyCondition) -> set[str]:
+    """Tickets without which a condition cannot come true."""
+    if isinstance(condition, OnResource):
+        return {condition.ticket}
+    if isinstance(condition, OnAll) or (isinstance(condition, OnSome) and condition.k == len(condition.of)):
+        return {ticket for part in condition.of for ticket in _needed(part)}
+    return set()
 
 
 def descends(task: Task, node: AgentNode) -> bool:
@@ -405,7 +426,7 @@ def _leads_to_a_runner(condition: AnyCondition, task: Task, graph: WaitGraph) ->
     return False
 
 
-_FREE: Final = Task(AgentNode("_", "_"), "_", slot=False, began_s=0.0)
+_FREE: Final = Task(AgentNode("_", "_"), "_", "_/_", False, 0.0)
 """Stands for a supporter that is no task: a free slot, a grant already made. It runs."""
 
 

@@ -39,17 +39,18 @@ class Usage(Struct, kw_only=True):
 class AgentView(Usage, kw_only=True):
     """One instance of an agent; what it spent stands in itself, which spares every message one look elsewhere."""
 
-    name: str
-    role: str
-    spec: Agent
+    # What every message looks at stands first and together, so that it takes few lines of the processor's cache.
     node: AgentNode
     status: AgentStatus = "expected"
     inc: str = ""
     last_seq: int = 0
+    last_seen_s: float = 0.0
+    name: str
+    role: str
+    spec: Agent
     old_incs: tuple[str, ...] = ()
     pid: int = 0
     restarts: int = 0
-    last_seen_s: float = 0.0
     began: bool = False
     """Whether this incarnation was told to begin."""
     told_to_stop: bool = False

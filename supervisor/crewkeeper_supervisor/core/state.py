@@ -94,10 +94,12 @@ class Dues(UserDict[str, float]):
     Attributes:
         soonest_s: The earliest of all; infinite if there is none.
         restless: Whether a need stands that any event may settle before its time.
+        sweeps: Whether the next look at all waits is arranged.
     """
 
     soonest_s = _NEVER
     restless = False
+    sweeps = False
 
     def __setitem__(self, need: str, at_s: float) -> None:
         super().__setitem__(need, at_s)
@@ -109,6 +111,7 @@ class Dues(UserDict[str, float]):
 
     def _keep_ready(self) -> None:
         self.soonest_s = min(self.data.values(), default=_NEVER)
+        self.sweeps = "sweep" in self.data
         self.restless = "quiet" in self.data or "withdrawal" in self.data
 
 
@@ -154,7 +157,8 @@ class RunState:
         self.mains_over: dict[str, bool] = {}
         """Agents whose main activity is over, with whether it came to its end."""
         self.due_s = Dues()
-        self._out: list[Command] = []
+        self.written: list[Command] = []
+        """Commands written while this event is handled."""
         self._index = 0
 
     def admits(self, sender: str, at_s: float, size_bytes: int, address: Address | None = None) -> bool:
@@ -228,13 +232,11 @@ class RunState:
 
     def take_commands(self) -> list[Command]:
         """The commands written while this event was handled."""
-        if not self._out:
-            return []
-        out, self._out = self._out, []
-        return out
+        written, self.written = self.written, []
+        return written
 
     def _write(self, command: Command) -> None:
-        self._out.append(command)
+        self.written.append(command)
         self.pending[command.id] = command
 
     def tell(self, agent: str, message: type[Any], *, durable: bool = False, **fields: Any) -> str:

@@ -83,7 +83,7 @@ class Supervisor:
         if state.has_chores():
             self._do_chores(event.sender)
         self._detector.check()
-        return state.take_commands()
+        return state.take_commands() if state.written else []
 
     def _unread(self, event: Rejected | Throttled) -> None:
         if isinstance(event, Rejected):

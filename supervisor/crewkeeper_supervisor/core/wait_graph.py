@@ -165,7 +165,7 @@ class WaitGraph:
         """A handler begins to work on a call."""
         known = self.calls.get(call)
         if known is None:
-            owner = Task(self.agent(caller), "", slot=False, began_s=at_s)  # stands in until its own stream names it
+            owner = Task(self.agent(caller), "", f"{caller}/", False, at_s)  # stands in until its own stream names it
             known = self.calls[call] = Call(call, "", owner, node.name, "", at_s)
         if known.state in ("answered", "lost"):
             self._begin_handler(node, task, at_s, None).answers = call
@@ -344,7 +344,7 @@ class WaitGraph:
             self.dirty.pop(task.key, None)
 
     def _begin(self, node: AgentNode, task: str, at_s: float, *, slot: bool, call: Call | None = None) -> Task:
-        known = node.tasks[task] = Task(node, task, slot=slot, began_s=at_s, call=call)
+        known = node.tasks[task] = Task(node, task, f"{node.name}/{task}", slot, at_s, call)
         node.slot_tasks += slot  # whoever counted on the free slot now counts on this task, which runs
         return known
 
