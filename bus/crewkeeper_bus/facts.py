@@ -62,13 +62,14 @@ class RestartsExhausted(Struct, frozen=True, kw_only=True, omit_defaults=True, t
 class OperatorAsked(Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field="t", tag="operator"):
     """A person asks for something."""
 
-    action: Annotated[str, Meta(pattern="^(pause|resume|kill|stop_run|answer)$")]
+    action: Annotated[str, Meta(pattern="^(pause|resume|kill|stop_run|answer|goal)$")]
     agent: _NameOrNone = ""
     """Empty: the whole crew."""
     peer: _NameOrNone = ""
     """To pause or resume only what the two say to each other."""
     question: _NameOrNone = ""
     answer: Text = ""
+    """To a question; or the new goal, which takes the place of the objective."""
     grace_s: Seconds | None = None
     by: Text = ""
     why: Text = ""

@@ -136,6 +136,8 @@ class TaskEnded(Sent, frozen=True, kw_only=True, omit_defaults=True, tag_field="
     """A task is over: an activity, or a handler whose answer went out early."""
 
     task: Name
+    result: Raw | UnsetType = UNSET
+    """Main activity: what it came to. The last one of a crew is its final answer."""
 
 
 class CallStarted(Sent, frozen=True, kw_only=True, omit_defaults=True, tag_field="t", tag="start"):

@@ -116,6 +116,9 @@ class GateRules(Protocol):
         `tokens`: in, out, cached, written to a cache; the last two are part of the first.
         """
 
+    def misfits(self, schema: dict[str, Any], document: Any) -> list[str]:
+        """What is wrong with a document by a JSON Schema, each in words; empty if nothing is."""
+
     def tools_ready(self, message: ToolsReady) -> tuple[str, ...]:
         """Sources have told their tools; returns what is wrong with any of them."""
 

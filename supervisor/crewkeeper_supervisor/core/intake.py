@@ -7,6 +7,8 @@ What does not fit is a finding about its sender; nothing an agent sends raises.
 from collections.abc import Callable
 from typing import Any, Final
 
+from msgspec import Raw
+
 from crewkeeper_bus import messages as m
 from crewkeeper_bus import tool_messages as t
 from crewkeeper_supervisor.core import (
@@ -28,10 +30,12 @@ from crewkeeper_supervisor.core.detection import Detector
 from crewkeeper_supervisor.core.events import Recorded, Rejected, Throttled
 from crewkeeper_supervisor.core.heartbeat import claims_of_others, reconcile
 from crewkeeper_supervisor.core.lifecycle import report
+from crewkeeper_supervisor.core.live_steps import EMPTY_MAX_BYTES
 from crewkeeper_supervisor.core.nodes import Call
 from crewkeeper_supervisor.core.quotas import Quota
 from crewkeeper_supervisor.core.roster import AgentView
 from crewkeeper_supervisor.core.state import Question, RunState
+from crewkeeper_supervisor.core.watch import Watch
 
 TEXT_SHOWN_CHARS: Final = 200
 
@@ -172,6 +176,8 @@ class Intake:
             return
         if state.gate.judges_messages and hops.request_denied(state, view, call, message.verb, bytes(message.body)):
             return
+        if state.watch is not None:
+            _watched(state.watch, view, call, message)
         call.timed = message.deadline_s is not None
         if state.withdrawals.fenced:
             withdrawal.asked_anew(state, event.id)
@@ -199,10 +205,25 @@ class Intake:
                 self._forged(event, f"answered a call that was made to {call.to}")
                 return
             known = call.handler is not None
+            if self._state.watch is not None:
+                self._hear_answer(self._state.watch, view, call, message)
             call.answered_s = self._state.now_s
             graph.answered(call, early=message.early, failed=message.error is not None)
         if not known and not message.early:
             graph.handler_replied(view.node, event.id)
+
+    def _hear_answer(self, watch: Watch, view: AgentView, call: Call, message: m.Reply) -> None:
+        """Detectors hear of an answer with words, or to a question with words."""
+        body = message.body
+        says = type(body) is Raw and len(body) > EMPTY_MAX_BYTES
+        if says or message.error is not None or (watch.asked and call.id in watch.asked):
+            watch.replied(view, call, body if isinstance(body, Raw) else None, message.error)
+        elif watch.storms.is_failing:
+            watch.answered(view, call)
+        if watch.answer is not None and message.error is None:
+            caller = self._state.agents.get(call.caller)
+            if caller is not None and caller.external and not view.external:
+                watch.answer.replied(view.name, caller.name, body if isinstance(body, Raw) else Raw(b"null"))
 
     def _cancel(self, event: Recorded, view: AgentView, message: m.Cancel) -> None:
         self._count(view)
@@ -212,6 +233,8 @@ class Intake:
         else:
             if call is not None:
                 withdrawal.fence(self._state, event.id)
+                if self._state.watch is not None and event.id in self._state.watch.asked:
+                    self._state.watch.maker.forget(view.name, event.id)
             self._state.graph.call_closed(event.id)
 
     def _message(self, event: Recorded, view: AgentView, message: m.Message) -> None:
@@ -219,6 +242,8 @@ class Intake:
         reach.message_looked_at(self._state, view, event.to)
         if self._state.gate.judges_messages:
             hops.message_judged(self._state, view, message.task, event.to, bytes(message.body))
+        if self._state.watch is not None and len(message.body) > EMPTY_MAX_BYTES:
+            self._state.watch.messaged(view, event.to, event.id, message)
         boxes = self._state.graph.agents
         if event.to in self._state.agents and not self._full(
             view,
@@ -229,11 +254,14 @@ class Intake:
             self._state.graph.message_sent(view.name, event.to, event.id, self._state.now_s)
 
     def _taken(self, event: Recorded, view: AgentView, message: m.Taken) -> None:
+        watch = self._state.watch
+        if watch is not None and watch.told:
+            watch.maker.taken(view.tasks.get(message.task), message.message)
         self._state.graph.message_taken(view.node, message.sender, message.message, message.task)
 
     def _call_progress(self, event: Recorded, view: AgentView, message: m.CallProgress) -> None:
         self._count(view)
-        view.progress = message.text or view.progress
+        self._got_on(view, "", message.text)
         call = self._state.graph.calls.get(event.id)
         if call is not None and call.state == "open" and call.to == view.role != view.name:
             self._state.graph.pin(call, view.node)  # this is how an instance acknowledges a call to its role
@@ -276,6 +304,8 @@ class Intake:
 
     def _task_ended(self, event: Recorded, view: AgentView, message: m.TaskEnded) -> None:
         state = self._state
+        if isinstance(message.result, Raw) and state.mains.get(view.name) == message.task and state.watch is not None:
+            state.watch.concluded(view, message.result)
         lost = state.graph.task_ended(view.node, message.task)
         if lost is not None:
             lifecycle.orphaned(state, [lost], f"{view.name} ended its handler without an answer")
@@ -356,7 +386,14 @@ class Intake:
         )
 
     def _progress(self, event: Recorded, view: AgentView, message: m.Progress) -> None:
-        view.progress = message.text
+        self._got_on(view, message.task, message.text)
+
+    def _got_on(self, view: AgentView, task: str, text: str) -> None:
+        """An agent says that it got on; a progress bar that stands still is no progress."""
+        new = not text or text != view.progress
+        view.progress = text or view.progress
+        if self._state.watch is not None:
+            self._state.watch.progressed(view, task, text, new=new)
 
     def _standing(self, event: Recorded, view: AgentView, message: m.Standing) -> None:
         if view.status in ("up", "paused"):
@@ -398,6 +435,16 @@ class Intake:
 
     def _proposed(self, event: Recorded, view: AgentView, message: t.Proposed) -> None:
         gate_facts.proposed(self._state, view, message)
+
+
+def _watched(watch: Watch, view: AgentView, call: Call, message: m.Request) -> None:
+    """Detectors hear of a call with words, and of one too many."""
+    if len(message.body) > EMPTY_MAX_BYTES:
+        watch.requested(view, call, message)
+    if view.node.calls_made >= watch.fan_out:
+        watch.spread(view, call)
+    if len(message.chain) >= watch.depth:
+        watch.deep(view, call, len(message.chain) + 1)
 
 
 def _is_callee(call: Call, view: AgentView) -> bool:

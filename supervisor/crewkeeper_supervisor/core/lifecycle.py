@@ -65,6 +65,8 @@ def joined(state: RunState, view: AgentView, message: Joined | Heartbeat) -> Non
     if view.present:
         gone(state, view, "crashed", "it was replaced by a new incarnation", returning=True)
     view.incarnate(message.inc, message.seq)
+    if state.watch is not None:
+        state.watch.rejoined(view)
     view.status = "up"
     state.mains_over.pop(view.name, None)
     if view.external:
@@ -233,10 +235,23 @@ def operator_asked(state: RunState, message: OperatorAsked) -> None:
                 kill(state, view.name, reason, message.grace_s)
         case "stop_run":
             stop_crew(state, "stopped", reason)
-        case "answer":
-            question = state.questions.pop(message.question, None)
-            if question is not None:
-                state.answer(question.agent, question.id, body=Raw(msgspec.json.encode(message.answer)))
+        case "goal" | "answer":
+            _told(state, message)
+
+
+def _told(state: RunState, message: OperatorAsked) -> None:
+    """A person says what the run is for from now on, or answers a question."""
+    if message.action == "goal":
+        if state.crew is not None:
+            state.crew = msgspec.structs.replace(state.crew, objective=message.answer)
+        if state.watch is not None:
+            state.watch.goal_changed(message.answer)
+        return
+    question = state.questions.pop(message.question, None)
+    if question is not None:
+        if state.watch is not None:
+            state.watch.people_said(message.answer, question.agent)
+        state.answer(question.agent, question.id, body=Raw(msgspec.json.encode(message.answer)))
 
 
 def _pair_asked(state: RunState, message: OperatorAsked, why: str) -> None:
@@ -320,6 +335,8 @@ def _watch_quiet(state: RunState) -> None:
         said += [f"{', '.join(missing)} never joined"] if missing else []
         stop_crew(state, "failed", "; ".join(said))
     else:
+        if state.watch is not None and state.watch.answer is not None:
+            state.watch.answer.finished()
         stop_crew(state, "done", "the work is done")
 
 

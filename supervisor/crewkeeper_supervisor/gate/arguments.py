@@ -4,6 +4,7 @@ Schemas come from MCP servers and are not trusted: nothing is fetched, their reg
 their size and nesting are bounded before they are compiled.
 """
 
+from itertools import islice
 from typing import Any, Final
 
 import jsonschema_rs
@@ -69,6 +70,23 @@ def check_schema(schema: dict[str, Any]) -> None:
             not run in linear time.
     """
     _compile(schema)
+
+
+def misfits(schema: dict[str, Any], document: Any) -> list[str]:
+    """What is wrong with any document by a schema, each in words, at most `PROBLEMS_MAX`.
+
+    Raises:
+        SchemaRefused: The schema cannot be used.
+    """
+    validator = _compile(schema)
+    if too_deep(document):
+        return [f"is nested deeper than {MAX_DEPTH} levels"]
+    try:
+        found = list(islice(validator.iter_errors(document), PROBLEMS_MAX))
+    except (ValueError, OverflowError) as error:
+        return [f"cannot be held to its schema: {error}"[:_SHOWN_MAX_CHARS]]
+    told = [(_path(error.instance_path), error.message) for error in found]
+    return [f"is not as its schema says: {f'{path}: ' if path else ''}{text}"[:_SHOWN_MAX_CHARS] for path, text in told]
 
 
 class ArgumentCheck:

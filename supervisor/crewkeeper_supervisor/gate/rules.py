@@ -180,6 +180,15 @@ class Rules:
         except (LookupError, ValueError):
             return None
 
+    def misfits(self, schema: dict[str, Any], document: Any) -> list[str]:
+        """Implements the protocol."""
+        from crewkeeper_supervisor.gate.arguments import SchemaRefused, misfits
+
+        try:
+            return misfits(schema, document)
+        except SchemaRefused as refused:
+            return [f"cannot be held to its schema: {refused}"]
+
     def tools_ready(self, message: ToolsReady) -> tuple[str, ...]:
         """Sources have told their tools."""
         problems: list[str] = []

@@ -349,7 +349,7 @@ def _crew(surface: dict[str, Any], folder: FilePath) -> Crew:
 
 
 def _agent(name: str, agent: dict[str, Any], restart: dict[str, Any], folder: FilePath) -> Agent:
-    given = {"stall_s" if key == "stall" else key: value for key, value in agent.items()}
+    given: dict[str, Any] = {"stall_s" if key == "stall" else key: value for key, value in agent.items()}
     budgets: dict[str, Any] = {key: _budget(given.pop(key)) for key in ("budget", "task_budget") if key in given}
     tuples: dict[str, Any] = {
         key: tuple(given.pop(key)) for key in ("run", "may_call", "may_tell", "tools") if key in given
