@@ -8,7 +8,7 @@ caller. A wait that ends early says so (`CallGivenUp`), unless it ended by its o
 
 import asyncio
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 import msgspec
@@ -39,7 +39,7 @@ from crewkeeper_bus.messages import Fault, OnTool, Sent, SupervisorReply
 from crewkeeper_bus.outgoing import Outgoing, clip, new_id
 from crewkeeper_bus.subjects import SUPERVISOR, Kind, check_token
 from crewkeeper_bus.tasks import Tasks
-from crewkeeper_bus.tool_messages import CallGivenUp, ModelCall, Proposed, ToolCall
+from crewkeeper_bus.tool_messages import CallGivenUp, ModelCall, Proposed, Survey, ToolCall
 from crewkeeper_bus.waits import Wait, Waits, check_timeout, outcome_of
 
 OPEN_MAX: Final = 1000
@@ -49,6 +49,9 @@ AGAIN_S: Final = 2.0
 AGAIN_MAX_S: Final = 30.0
 TOOL_MAX_CHARS: Final = 200
 """What is sent of a name: no tool has a longer one."""
+TARGET_MAX_CHARS: Final = 2000
+"""The same, of names of resources and prompts, which rules match as a whole."""
+SURVEYED_MAX_CHARS: Final = 500
 PROPOSED_MAX: Final = 128
 ENVELOPE_BYTES: Final = 4096
 """What a message needs around the arguments."""
@@ -119,13 +122,24 @@ class ToolCalls:
         self._open: dict[str, _Asked] = {}
 
     async def call(
-        self, tool: str, args: Any, call_id: str | None, limit_s: float | None, *, wait: bool, inside: bool = False
+        self,
+        tool: str,
+        args: Any,
+        call_id: str | None,
+        limit_s: float | None,
+        *,
+        wait: bool,
+        inside: bool = False,
+        kind: str = "tool",
     ) -> Raw:
         """Ask for a tool and wait for what came of it; raises as `Client.call_tool`."""
         call = new_id() if call_id is None else check_token(call_id, "call id")
-        name = _sendable(tool)
+        if kind != "tool" and len(tool) > TARGET_MAX_CHARS:  # rules judge the whole name, or nothing
+            text = f"the name of the {kind} has {len(tool)} characters; at most {TARGET_MAX_CHARS} can be judged"
+            raise BadArguments(text, reason="too_large", tool=clip(tool, TOOL_MAX_CHARS), call=call)
+        name = _sendable(tool, TOOL_MAX_CHARS if kind == "tool" else TARGET_MAX_CHARS)
         raw = encode_args(args, name, call, self._outgoing.body_limit_bytes)
-        fields: dict[str, Any] = {"tool": name, "args": raw, "inside": inside, "deadline_s": limit_s}
+        fields: dict[str, Any] = {"tool": name, "args": raw, "inside": inside, "what": kind, "deadline_s": limit_s}
         return await self._ask(call, name, ToolCall, fields, limit_s, wait=wait)
 
     async def model(self, call_id: str | None, limit_s: float | None, **fields: Any) -> tuple[str, Raw]:
@@ -133,6 +147,21 @@ class ToolCalls:
         call = new_id() if call_id is None else check_token(call_id, "call id")
         fields["model"] = model = _sendable(fields["model"])
         return call, await self._ask(call, model, ModelCall, fields, limit_s, wait=True)
+
+    async def survey(self, names: Sequence[str], kind: str, limit_s: float) -> list[str]:
+        """Those of the names that no call could be made of; raises as `Client.never_callable`.
+
+        A name that is too long to be sent whole is one of them.
+        """
+        never = [name for name in names if len(name) > SURVEYED_MAX_CHARS]
+        sent = [name for name in names if len(name) <= SURVEYED_MAX_CHARS]
+        for begin in range(0, len(sent), PROPOSED_MAX):
+            page = sent[begin : begin + PROPOSED_MAX]
+            shown = tuple(_sendable(name, SURVEYED_MAX_CHARS) for name in page)
+            raw = await self._ask(new_id(), kind, Survey, {"names": shown, "what": kind}, limit_s, wait=False)
+            told = codec.decode_body(raw, dict[str, tuple[int, ...]]).get("never", ())
+            never += [page[place] for place in told if 0 <= place < len(page)]
+        return never
 
     def propose(self, tools: tuple[str, ...], unsafe: str = "") -> None:
         """Say which tools a model wants to call, or why nobody may call them."""
@@ -270,6 +299,6 @@ def _plain(value: Any) -> Any:
     return bytes(value) if isinstance(value, Raw) else value
 
 
-def _sendable(name: str) -> str:
+def _sendable(name: str, limit_chars: int = TOOL_MAX_CHARS) -> str:
     """A name as a model made it up: whatever it is, it can be sent, and is answered."""
-    return clip(str(name).encode("utf-8", "replace").decode(), TOOL_MAX_CHARS)
+    return clip(str(name).encode("utf-8", "replace").decode(), limit_chars)

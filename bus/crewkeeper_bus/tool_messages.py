@@ -24,6 +24,10 @@ Dimension = Annotated[
 Amounts = Annotated[dict[Dimension, Count], Meta(max_length=16)]
 """By dimension."""
 
+Reachable = Annotated[str, Meta(pattern=r"^(tool|resource|prompt)\Z")]
+"""What an agent may ask the gate for, besides models. Resources and prompts are those of MCP servers."""
+
+
 # --- agent to gate, on `tool` ---
 
 
@@ -37,6 +41,8 @@ class ToolCall(Sent, frozen=True, kw_only=True, omit_defaults=True, tag_field="t
     """A JSON object."""
     inside: bool = False
     """The agent runs it itself once it is granted, and then sends `Settled`."""
+    what: Reachable = "tool"
+    """A resource is read and a prompt is fetched by the agent itself: the policy decides, and nothing is charged."""
     deadline_s: Seconds | None = None
 
 
@@ -84,7 +90,18 @@ class Proposed(Sent, frozen=True, kw_only=True, omit_defaults=True, tag_field="t
     """Why the agent's own side lets nobody call them, as where a server has changed what it says of them."""
 
 
-ToolAsk = ToolCall | ModelCall | Settled | CallGivenUp | Proposed
+class Survey(Sent, frozen=True, kw_only=True, omit_defaults=True, tag_field="t", tag="survey"):
+    """Which of these could be called at all? The answer on `rep._.<agent>.<id>` has the places of those that could not.
+
+    So what a model may never call need not be shown to it. Nothing is decided, booked or charged.
+    """
+
+    task: Name
+    names: ToolNames
+    what: Reachable = "tool"
+
+
+ToolAsk = ToolCall | ModelCall | Settled | CallGivenUp | Proposed | Survey
 
 
 # --- gate to tool host and model proxy, on `ctl` ---

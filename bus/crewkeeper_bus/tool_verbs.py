@@ -142,17 +142,18 @@ class GrantedTool(_Granting):
     """`async with crew.grant_tool(…) as grant`: `Client.grant_tool` makes one."""
 
     def __init__(
-        self, membership: Membership, tool: str, args: Any, call_id: str | None, limit_s: float | None
+        self, membership: Membership, tool: str, args: Any, call_id: str | None, limit_s: float | None, kind: str
     ) -> None:
         super().__init__(membership, call_id or membership.tool_calls.fresh_id(), limit_s)
         self._tool = tool
         self._args = args
+        self._kind = kind
 
     async def __aenter__(self) -> ToolGrant:
         assert self._grant is None, "a grant is for one use: ask for another"
         await self._membership.checkpoint.hold()
         raw = await self._membership.tool_calls.call(
-            self._tool, self._args, self._call_id, self._limit_s, wait=True, inside=True
+            self._tool, self._args, self._call_id, self._limit_s, wait=True, inside=True, kind=self._kind
         )
         assert self._call_id is not None
         grant = ToolGrant(self._call_id, self._tool, codec.decode_body(raw, _Granted))
@@ -229,6 +230,7 @@ class ToolVerbs:
         *,
         call_id: str | None = None,
         limit_s: float | None = None,
+        kind: str = "tool",
     ) -> GrantedTool:
         """Ask leave to run a tool here, `async with crew.grant_tool("search", {…}) as grant`; run it with `grant.args`.
 
@@ -240,8 +242,24 @@ class ToolVerbs:
             args: Its arguments.
             call_id: As `call_tool`.
             limit_s: Declared deadline for the grant, seconds.
+            kind: `tool`; or `resource` or `prompt` of an MCP server: policy alone decides, and nothing is charged.
         """
-        return GrantedTool(self._membership, name, args, call_id, limit_s)
+        return GrantedTool(self._membership, name, args, call_id, limit_s, kind)
+
+    async def never_callable(self, names: Sequence[str], *, kind: str = "tool", limit_s: float = 10.0) -> list[str]:
+        """Those of these tools that no call of this agent can come of, whatever its arguments: to be shown to no model.
+
+        What the agent does not have is one of them, and what a rule denies without a condition.
+
+        Args:
+            names: Names as `call_tool` takes them.
+            kind: As in `grant_tool`.
+            limit_s: How long the gate may take, seconds.
+
+        Raises:
+            Timeout: It has not answered.
+        """
+        return await self._membership.tool_calls.survey(names, kind, limit_s)
 
     def give_up_call(self, call_id: str, why: str = "") -> None:
         """Tell the gate that nobody waits for a call any more: it is not run, or is cut and charged.

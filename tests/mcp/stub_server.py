@@ -12,6 +12,15 @@ VERSION_KEY = "io.modelcontextprotocol/protocolVersion"
 OUT = sys.stdout.buffer
 LOCK = threading.Lock()
 LOG = sys.argv[1] if len(sys.argv) > 1 else os.devnull
+OTHERS: dict[str, dict[str, Any]] = {
+    "resources/list": {"resources": [{"uri": f"memo://{name}", "name": name} for name in ("plan", "salaries")]},
+    "resources/templates/list": {"resourceTemplates": [{"uriTemplate": "memo://salaries/{year}", "name": "by year"}]},
+    "resources/read": {"contents": [{"uri": "memo://plan", "text": "the plan"}]},
+    "resources/subscribe": {},
+    "prompts/list": {"prompts": [{"name": "brief"}, {"name": "persuade"}]},
+    "prompts/get": {"messages": [{"role": "user", "content": {"type": "text", "text": "be brief"}}]},
+    "completion/complete": {"completion": {"values": ["2026"]}},
+}
 STATE: dict[str, Any] = {"description": "Say it again.", "twice": False, "asked": {}}
 
 
@@ -133,6 +142,9 @@ def answer(message: dict[str, Any]) -> None:
         result = {"tools": listed[:5], "nextCursor": "5"} if "cursor" not in params else {"tools": listed[5:]}
         if VERSION_KEY in params.get("_meta", {}):
             result |= {"resultType": "complete", "ttlMs": 0, "cacheScope": "private"}
+    elif method in OTHERS:
+        note(f"{method} {params.get('uri', params.get('name', ''))} {json.dumps(params.get('arguments'))}")
+        result = OTHERS[method] | {"resultType": "complete"}
     elif method == "ping":
         result = {}
     elif method == "tools/call":

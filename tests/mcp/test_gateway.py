@@ -105,6 +105,8 @@ async def test_each_client_is_the_agent_whose_credentials_it_brings(tmp_path: Pa
                 assert "was cut" in late.content[0].text
                 assert "did you mean" in (await made.call_tool("ecko", {})).content[0].text.lower()
             async with client(address, guest) as made:
+                assert "echo" not in await ready(made)
+                assert "'echo'" not in (await made.call_tool("ecko", {})).content[0].text
                 denied = await made.call_tool("echo", {"text": "hello"})
                 assert denied.is_error
                 assert "guests do not speak" in denied.content[0].text

@@ -70,6 +70,7 @@ async def test_mistakes_are_answered_before_the_gate_is_asked(tmp_path: Path, er
 @ERAS
 async def test_what_the_gate_does_not_know_is_listed_no_more(tmp_path: Path, era: str) -> None:
     door = MemoryDoor()
+    door.never = None
     door.refuse["echo"] = Refusal("unknown_tool", "there is no tool 'echo'")
     async with proxied(tmp_path, door=door) as stage:
         await stage.client.greet(era)

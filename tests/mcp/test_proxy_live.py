@@ -77,7 +77,11 @@ async def granted(client: McpClient, name: str, **args: Any) -> dict[str, Any]:
 
 
 async def test_calls_are_decided_by_the_gate_of_a_run(tmp_path: Path) -> None:
-    rules = [{"tools": ["stub.fail"], "do": "deny", "because": "it always fails"}]
+    rules = [
+        {"tools": ["stub.fail"], "do": "deny", "because": "it always fails"},
+        {"hop": "resource", "to": ["stub.memo://salaries*"], "do": "deny", "because": "not for agents"},
+        {"hop": "prompt", "agents": ["desk"], "when": "has(args.tone) && args.tone == 'rude'", "do": "deny"},
+    ]
     declared = crew(rules=rules, budget={"usd": 3})
     async with up(tmp_path, declared) as (state, _):
         options = ("--agent", "desk", "--name", "stub", "--state", str(state))
@@ -88,6 +92,16 @@ async def test_calls_are_decided_by_the_gate_of_a_run(tmp_path: Path) -> None:
             denied = await client.call("fail")
             assert denied["_meta"][rpc.REFUSAL_KEY] == "denied"
             assert "it always fails" in text_of(denied)
+            assert "fail" not in await client.tools(), "it could never be called"
+            assert "env" in await client.tools()
+            listed = (await client.ask("resources/list"))["result"]["resources"]
+            assert [each["uri"] for each in listed] == ["memo://plan"]
+            read = await client.ask("resources/read", {"uri": "memo://plan"})
+            assert read["result"]["contents"][0]["text"] == "the plan"
+            secret = await client.ask("resources/read", {"uri": "memo://salaries"})
+            assert "not for agents" in secret["error"]["message"]
+            rude = await client.ask("prompts/get", {"name": "brief", "arguments": {"tone": "rude"}})
+            assert rude["error"]["data"] == {rpc.REFUSAL_KEY: "denied"}
             cut = await client.call("hang")
             assert cut["_meta"][rpc.REFUSAL_KEY] == "tool_timeout"
             assert text_of(await client.call("echo", text="two")) == "two"
@@ -99,7 +113,7 @@ async def test_calls_are_decided_by_the_gate_of_a_run(tmp_path: Path) -> None:
             run = await the_run(link)
             info = await link.js.stream_info("LEDGER", subjects_filter=ledger_subject(run.run))
             subjects = info.state.subjects or {}
-            assert sum(subjects.values()) >= 5
+            assert sum(subjects.values()) >= 8
 
 
 async def test_while_nothing_runs_tools_are_listed_and_every_call_is_refused(tmp_path: Path) -> None:

@@ -52,6 +52,7 @@ _KINDS: dict[type[Any], Kind] = {
     t.Settled: Kind.TOOL,
     t.CallGivenUp: Kind.TOOL,
     t.Proposed: Kind.TOOL,
+    t.Survey: Kind.TOOL,
 }
 
 

@@ -43,14 +43,18 @@ class MemoryDoor:
         self.on_joined: Callable[[], None] = lambda: None
         self.unknown: list[str] = []
         self.unsafe: list[str] = []
+        self.never: frozenset[str] | None = frozenset()
         self.refuse: dict[str, Refusal] = {}
         self.replace: dict[str, dict[str, Any]] = {}
         self.limit_s = LIMIT_S
         self.hold: anyio.Event | None = None
 
+    async def hidden(self, names: Sequence[str], kind: str = "tool") -> frozenset[str] | None:
+        return None if self.never is None else frozenset(names) & self.never
+
     @asynccontextmanager
-    async def grant(self, tool: str, args: dict[str, Any]) -> AsyncIterator[Grant]:
-        self.asked.append((tool, args))
+    async def grant(self, tool: str, args: dict[str, Any], kind: str = "tool") -> AsyncIterator[Grant]:
+        self.asked.append((tool, args) if kind == "tool" else (f"{kind} {tool}", args))
         if self.hold is not None:
             await self.hold.wait()
         if tool in self.refuse:

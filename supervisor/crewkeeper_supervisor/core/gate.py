@@ -32,6 +32,9 @@ HOOK_GRACE_S: Final = 2.0
 GRACE_S: Final = 5.0
 """After the time-out of a granted call, which whoever carries it out keeps, before it is taken for lost."""
 MODEL_LIMIT_S: Final = 900.0
+READ_LIMIT_S: Final = 60.0
+"""How long reading a resource or fetching a prompt may take."""
+_LIMITS_S: Final = {"model": MODEL_LIMIT_S, "resource": READ_LIMIT_S, "prompt": READ_LIMIT_S}
 
 _FINDINGS: Final[dict[str, FindingKind]] = {
     "unknown_tool": "unknown_tool",
@@ -56,16 +59,20 @@ def called(state: RunState, view: AgentView, message: ToolCall, id_: str) -> Non
         id=id_,
         inc=message.inc,
         task=message.task,
-        kind="tool",
+        kind=message.what,  # type: ignore[arg-type]
         via="agent",
         name=message.tool,
-        digest=hashlib.sha256(message.tool.encode() + b"\0" + raw).hexdigest(),
+        digest=hashlib.sha256(_told_kind(message) + message.tool.encode() + b"\0" + raw).hexdigest(),
         args=_decoded(raw),
         args_bytes=len(raw),
         opened_s=state.now_s,
         until_s=None if message.deadline_s is None else state.now_s + message.deadline_s,
     )
     _take(state, view, call)
+
+
+def _told_kind(message: ToolCall) -> bytes:
+    return b"" if message.what == "tool" else message.what.encode() + b"\0"
 
 
 def modelled(state: RunState, view: AgentView, message: ModelCall, id_: str) -> None:
@@ -282,7 +289,7 @@ def _is_allowed(state: RunState, rules: GateRules, call: GateCall) -> Verdict:
         role=view.role,
         hop=call.kind,
         tool=call.name if call.kind == "tool" else "",
-        to=call.name if call.kind == "model" else "",
+        to=call.name if call.kind != "tool" else "",
         args=call.args if isinstance(call.args, dict) else {},
         crew=state.crew.name if state.crew is not None else "",
         task=call.task,
@@ -300,13 +307,14 @@ def _is_allowed(state: RunState, rules: GateRules, call: GateCall) -> Verdict:
     call.decided = decided
     state.gate.count(decided)
     if decided.effect == "deny":
-        what = "the model" if call.kind == "model" else "the tool"
+        what = f"the {call.kind}"
         rule = f" (rule {decided.rule})" if decided.rule else ""
         why = decided.because or decided.error or "a rule denies it"
         return Fault(
-            code="denied", text=f"{what} {call.name!r} may not be called so: {why}{rule}; nothing was executed"[:2000]
+            code="denied",
+            text=f"{what} {call.name[:500]!r} may not be called so: {why}{rule}; nothing was executed"[:2000],
         )
-    if decided.redactions and call.kind == "tool":
+    if decided.redactions and call.kind != "model":
         call.args = rules.clean(call.args, decided)
     return None
 
@@ -387,7 +395,7 @@ def _ask_for_more(state: RunState, call: GateCall, ask_s: float, why: str) -> No
 
 
 def _grant(state: RunState, rules: GateRules, call: GateCall) -> Verdict:
-    limit_s = MODEL_LIMIT_S if call.tool is None else call.tool.timeout_s
+    limit_s = _LIMITS_S.get(call.kind, 0.0) if call.tool is None else call.tool.timeout_s
     if call.until_s is not None:
         limit_s = max(0.1, min(limit_s, call.until_s - state.now_s))
     call.limit_s = round(limit_s, 3)
@@ -419,8 +427,14 @@ def _say_granted(state: RunState, call: GateCall, booking: Any) -> None:
         state.tell_service(MODEL, SpendGranted, booking=booking, call=call.id, agent=call.agent, **fields)
         return
     told: dict[str, Any] = {"grant": call.id, "limit_s": call.limit_s}
-    told |= {"args": call.args} if call.kind == "tool" else {"last": call.last}
+    told |= {"args": call.args} if call.kind != "model" else {"last": call.last}
     state.answer(call.agent, call.id, body=Raw(msgspec.json.encode(told)), booking=booking)
+
+
+def _is_mapping(state: RunState, rules: GateRules, call: GateCall) -> Verdict:
+    if isinstance(call.args, dict):
+        return None
+    return Fault(code="bad_arguments", text=f"the arguments of the {call.kind} are no mapping; nothing was executed")
 
 
 def _is_priced(state: RunState, rules: GateRules, call: GateCall) -> Verdict:
@@ -430,6 +444,8 @@ def _is_priced(state: RunState, rules: GateRules, call: GateCall) -> Verdict:
 
 def _amounts(rules: GateRules | None, call: GateCall, now_s: float) -> Amounts:
     """The most that a call can spend, as far as that is known."""
+    if call.kind in ("resource", "prompt"):
+        return {}
     if call.kind == "tool":
         cost = call.tool.cost_microusd if call.tool is not None else 0
         return {"tool_calls": 1} | ({"microusd": cost} if cost else {})
@@ -451,6 +467,7 @@ def _fault(refused: Refused) -> Fault:
 
 _Step = Callable[[RunState, GateRules, GateCall], Verdict]
 _LAST: Final[tuple[_Step, ...]] = (_is_affordable, _grant)
+_READING: Final[tuple[_Step, ...]] = (_is_open, _is_mapping, _is_allowed, _is_approved, _is_open, *_LAST)
 # Time may have passed before the last steps: whether anybody still wants it, and the tool is there, is asked again.
 _STEPS: Final[dict[str, tuple[_Step, ...]]] = {
     "tool": (
@@ -458,4 +475,6 @@ _STEPS: Final[dict[str, tuple[_Step, ...]]] = {
         *(_has_slot, _is_open, _is_known, *_LAST),
     ),
     "model": (_is_open, _is_priced, _is_allowed, _is_approved, _is_open, *_LAST),
+    "resource": _READING,
+    "prompt": _READING,
 }

@@ -3,6 +3,7 @@
 from typing import Any
 
 import msgspec
+from msgspec import Raw
 
 from crewkeeper_bus.messages import Fault
 from crewkeeper_bus.subjects import TOOLS
@@ -20,12 +21,13 @@ from crewkeeper_bus.tool_messages import (
     ShareLeased,
     SpendAsked,
     Spent,
+    Survey,
     ToolRan,
     ToolsGone,
     ToolsReady,
 )
 from crewkeeper_supervisor.core import allowance, approvals, fleet, gate, settlement
-from crewkeeper_supervisor.core.gate_rules import Refused
+from crewkeeper_supervisor.core.gate_rules import Asked, Refused
 from crewkeeper_supervisor.core.gate_state import GateCall
 from crewkeeper_supervisor.core.lifecycle import report
 from crewkeeper_supervisor.core.roster import AgentView
@@ -105,6 +107,26 @@ def proposed(state: RunState, view: AgentView, message: Proposed) -> None:
         if isinstance(found, Refused):
             said = f"{view.name}: {found.text}"[:300]
             report(state, "unknown_tool", said, [view.name], key=f"{view.name} {name[:64]}")
+
+
+def surveyed(state: RunState, view: AgentView, message: Survey, id_: str) -> None:
+    """Which of these could be called at all; while nobody can say, all of them."""
+    rules = state.gate.prepared()
+    never = []
+    for place, name in enumerate(message.names) if rules is not None else ():
+        assert rules is not None
+        is_tool = message.what == "tool"
+        asked = Asked(
+            agent=view.name,
+            role=view.role,
+            hop=message.what,  # type: ignore[arg-type]
+            tool=name if is_tool else "",
+            to="" if is_tool else name,
+        )
+        unknown = is_tool and isinstance(rules.find(view.role, view.spec.tools, name), Refused)
+        if unknown or rules.never(asked):
+            never.append(place)
+    state.answer(view.name, id_, body=Raw(msgspec.json.encode({"never": never})))
 
 
 def too_large(state: RunState, agent: str, call: str, why: str) -> None:

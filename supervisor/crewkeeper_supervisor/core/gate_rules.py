@@ -101,6 +101,9 @@ class GateRules(Protocol):
             HookNeeded: The answer of a hook is missing in `hooks`.
         """
 
+    def never(self, asked: Asked) -> str:
+        """Why the policy allows no call like this, whatever its arguments; empty: it may allow one."""
+
     def clean(self, args: dict[str, Any], decided: Decided) -> dict[str, Any]:
         """The arguments without what the decision wants out of them."""
 

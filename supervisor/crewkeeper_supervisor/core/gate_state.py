@@ -49,7 +49,7 @@ class GateCall(Struct, kw_only=True):
     inc: str
     """The incarnation that asked; empty for a proxy."""
     task: str
-    kind: Literal["tool", "model"]
+    kind: Literal["tool", "model", "resource", "prompt"]
     via: Literal["agent", "proxy"]
     name: str
     """The tool or the model."""
@@ -100,7 +100,7 @@ class GateCall(Struct, kw_only=True):
     @property
     def is_own(self) -> bool:
         """Whether who asked carries it out and settles it."""
-        return self.inside or self.kind == "model"
+        return self.inside or self.kind != "tool"
 
 
 class Ended(Struct, frozen=True, kw_only=True):

@@ -68,6 +68,7 @@ class Intake:
             m.Delegate: self._delegate,
             m.Left: self._left,
             t.ToolCall: self._tool_call,
+            t.Survey: self._surveyed,
             t.ModelCall: self._model_call,
             t.Settled: self._settled,
             t.CallGivenUp: self._given_up,
@@ -432,6 +433,9 @@ class Intake:
 
     def _given_up(self, event: Recorded, view: AgentView, message: t.CallGivenUp) -> None:
         gate_facts.given_up(self._state, view, message, event.id)
+
+    def _surveyed(self, event: Recorded, view: AgentView, message: t.Survey) -> None:
+        gate_facts.surveyed(self._state, view, message, event.id)
 
     def _proposed(self, event: Recorded, view: AgentView, message: t.Proposed) -> None:
         gate_facts.proposed(self._state, view, message)

@@ -4,8 +4,8 @@ from typing import Annotated, Literal
 
 from msgspec import Meta, Struct
 
-Hop = Literal["tool", "agent", "model"]
-"""Where a call goes: to a tool, to another agent, to a model."""
+Hop = Literal["tool", "agent", "model", "resource", "prompt"]
+"""Where a call goes: to a tool, to another agent, to a model, to a resource or a prompt of an MCP server."""
 
 RuleEffect = Literal["allow", "deny", "approve", "redact", "warn"]
 """What a rule does. The first three decide, the others add to whatever is decided."""
@@ -27,7 +27,7 @@ class Rule(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     agents: tuple[str, ...] | None = None
     """Who calls, by the name of the instance or of its role."""
     to: tuple[str, ...] | None = None
-    """Who is called: agents, or models with hop `model`."""
+    """Who is called: agents, or what the hop says: models, resources, prompts."""
     when: str = ""
     """CEL; empty is always."""
     hook: str = ""

@@ -131,6 +131,8 @@ def settled(state: RunState, call: GateCall, message: Settled) -> None:
     call.made_tokens = message.output_tokens
     if call.kind == "model":
         spent = _model_spent(state, call, call.name, (*tokens, 0))
+    elif call.kind != "tool":
+        spent = {"microusd": 0}
     else:
         assert call.tool is not None
         # The agent cannot make a tool cheaper than it was declared to be.

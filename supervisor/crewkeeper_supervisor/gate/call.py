@@ -20,7 +20,7 @@ class Call(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Its role in the crew file; empty: the same as `agent`."""
     tool: str = ""
     to: str = ""
-    """The agent or the model called."""
+    """The agent, model, resource or prompt called."""
     to_role: str = ""
     args: dict[str, Any] = field(default_factory=dict)
     """Arguments as JSON values. A message that is no mapping is `{"body": message}`."""

@@ -137,6 +137,17 @@ class Policy:
         selected = self._scope(call.hop, call.tool, call.agent, call.role, call.to, call.to_role)
         return _Deciding(self, call).run(selected, None)
 
+    def never(self, call: Call) -> str:
+        """Why no call like this can be allowed, whatever its arguments, its cost and the time; empty: one may be."""
+        for each in self._scope(call.hop, call.tool, call.agent, call.role, call.to, call.to_role):
+            if not each.decides or each.rule.shadow:
+                continue
+            if each.rule.do != "deny":
+                return ""
+            if each.condition is None and not each.rule.hook:
+                return each.rule.because or f"rule {each.rule.id} denies it"
+        return _unless(self.default)
+
     def explain(self, call: Call) -> Explanation:
         """The decision on `call`, and what every rule had to do with it."""
         told: list[Considered] = []

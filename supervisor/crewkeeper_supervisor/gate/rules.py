@@ -138,6 +138,12 @@ class Rules:
         decision = self._policy.decide(Call(**{name: getattr(asked, name) for name in asked.__struct_fields__}))
         return _decided(decision)
 
+    def never(self, asked: Asked) -> str:
+        """Why the policy allows no call like this, whatever its arguments; empty: it may allow one."""
+        from crewkeeper_supervisor.gate.call import Call
+
+        return self._policy.never(Call(**{name: getattr(asked, name) for name in asked.__struct_fields__}))
+
     def clean(self, args: dict[str, Any], decided: Decided) -> dict[str, Any]:
         """The arguments without what the decision wants out of them."""
         from crewkeeper_supervisor.gate.call import Redaction

@@ -20,6 +20,10 @@ ANSWER_S: Final = 20.0
 """How long the gate may be silent about a call; a tool that is busy for so long is not waited for, either."""
 APPROVAL_S: Final = 50.0
 """How long a person is waited for. MCP clients commonly give up after a minute."""
+JOIN_S: Final = 5.0
+"""How long a listing waits for the first connection."""
+SURVEY_S: Final = 5.0
+"""How long it waits for the gate to say what can be shown."""
 UNSAFE_MAX: Final = 1000
 """Withheld tools that are told."""
 PENDING_MAX: Final = 100
@@ -48,7 +52,10 @@ class Door(Protocol):
 
     on_joined: Callable[[], None]
 
-    def grant(self, tool: str, args: dict[str, Any]) -> Any:
+    async def hidden(self, names: Sequence[str], kind: str = "tool") -> frozenset[str] | None:
+        """Those that no call could be made of, and that are shown to nobody; None: nobody can say now."""
+
+    def grant(self, tool: str, args: dict[str, Any], kind: str = "tool") -> Any:
         """An async context manager of a `Granted`; leaving it settles the call, by an exception as failed.
 
         Raises:
@@ -120,6 +127,18 @@ class GateDoor:
             await self._tried.wait()
         return self._client is not None
 
+    async def hidden(self, names: Sequence[str], kind: str = "tool") -> frozenset[str] | None:
+        """As `Door.hidden`. A connection that is being made is waited for, so that it holds for the first listing."""
+        await self.opened(JOIN_S)
+        client = self._client
+        if client is None or not client.is_connected:
+            return None
+        try:
+            return frozenset(await client.never_callable(names, kind=kind, limit_s=SURVEY_S))
+        except (BusError, TimeoutError) as error:
+            log.warning("mcp.not_surveyed", error=str(error)[:300])
+            return None
+
     async def tell_unknown(self, tool: str) -> None:
         """A tool was asked for that there is not."""
         if self._client is not None and self._client.is_connected:
@@ -139,7 +158,7 @@ class GateDoor:
                     await self._client.propose(names, unsafe=why)
 
     @asynccontextmanager
-    async def grant(self, tool: str, args: dict[str, Any]) -> AsyncIterator[Granted]:
+    async def grant(self, tool: str, args: dict[str, Any], kind: str = "tool") -> AsyncIterator[Granted]:
         """As `Door.grant`."""
         client = self._client
         if client is None or not client.is_connected:
@@ -147,12 +166,14 @@ class GateDoor:
             raise _unavailable(why)
         try:
             async with AsyncExitStack() as stack:
-                yield await self._granted(client, stack, tool, args)
+                yield await self._granted(client, stack, tool, args, kind)
         except ToolTimeout as cut:  # what the gate itself refused has become a refusal above
             raise Refusal("tool_timeout", f"{cut}.") from None
 
-    async def _granted(self, client: Client, stack: AsyncExitStack, tool: str, args: dict[str, Any]) -> Granted:
-        key = _key(tool, args)
+    async def _granted(
+        self, client: Client, stack: AsyncExitStack, tool: str, args: dict[str, Any], kind: str
+    ) -> Granted:
+        key = _key(tool, args, kind)
         call = self._pending.pop(key, "") or new_id()
         end_s = time.monotonic() + self._approval_s
         try:
@@ -162,7 +183,7 @@ class GateDoor:
             approval = ""
             while not approval or time.monotonic() < end_s:
                 limit_s = min(self._answer_s, max(0.1, end_s - time.monotonic()))
-                context = client.grant_tool(tool, args, call_id=call, limit_s=limit_s)
+                context = client.grant_tool(tool, args, call_id=call, limit_s=limit_s, kind=kind)
                 try:
                     return await stack.enter_async_context(context)
                 except Pending as pending:
@@ -199,5 +220,5 @@ def _pending_text(tool: str, approval: str) -> str:
     )
 
 
-def _key(tool: str, args: dict[str, Any]) -> str:
-    return hashlib.sha256(msgspec.json.encode([tool, args], order="deterministic")).hexdigest()
+def _key(tool: str, args: dict[str, Any], kind: str) -> str:
+    return hashlib.sha256(msgspec.json.encode([kind, tool, args], order="deterministic")).hexdigest()

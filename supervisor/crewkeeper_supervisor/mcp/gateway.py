@@ -234,8 +234,9 @@ def make_app(behind: Behind, doors: Doors, host: str) -> App:
     import mcp_types as types
     from mcp.server.lowlevel import Server
 
-    async def list_tools(_context: Any, _params: Any) -> "types.ListToolsResult":
-        tools = [types.Tool.model_validate(each.told) for each in behind.offer.tools]
+    async def list_tools(context: Any, _params: Any) -> "types.ListToolsResult":
+        hidden = await hidden_from(behind, context.request.scope[_DOOR])
+        tools = [types.Tool.model_validate(each.told) for each in behind.offer.tools if each.name not in hidden]
         return types.ListToolsResult(tools=tools)
 
     async def call_tool(context: Any, params: "types.CallToolRequestParams") -> "types.CallToolResult":
@@ -248,10 +249,17 @@ def make_app(behind: Behind, doors: Doors, host: str) -> App:
     return guarded(server.streamable_http_app(stateless_http=True, host=host), doors)
 
 
+async def hidden_from(behind: Behind, door: GateDoor) -> frozenset[str]:
+    """Tools that this agent could not call, so that it is not told of them; all are shown while nobody can say."""
+    own = {behind.offer.gate_name(name): name for name in behind.offer.names}
+    return frozenset(own[name] for name in await door.hidden(list(own)) or () if name in own)
+
+
 async def call(behind: Behind, door: GateDoor, name: str, args: dict[str, Any]) -> dict[str, Any]:
     """One call, through the gate; whatever comes of it is a result that a model can read."""
     try:
-        behind.offer.check(name, args)
+        hidden = frozenset() if name in behind.offer.names else await hidden_from(behind, door)
+        behind.offer.check(name, args, hidden)
         async with door.grant(behind.offer.gate_name(name), args) as granted:
             result = await behind.call(name, granted.args)
             if result.get("isError") is True:

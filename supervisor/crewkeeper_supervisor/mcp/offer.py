@@ -1,7 +1,7 @@
 """Offer: which tools of a server are shown and may be asked for; whether a call may happen is decided at the gate."""
 
 import asyncio
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any, Final
 
 from crewkeeper_supervisor.gate.arguments import ArgumentCheck
@@ -60,6 +60,16 @@ class Offer:
         """What may be used, by name."""
         return [self._good[name] for name in sorted(self._good) if name not in self._hidden]
 
+    @property
+    def hidden(self) -> frozenset[str]:
+        """What is not shown, because the gate says that nothing could come of it."""
+        return frozenset(self._hidden)
+
+    @property
+    def names(self) -> list[str]:
+        """All that may be used, hidden or not."""
+        return sorted(self._good)
+
     def gate_name(self, name: str) -> str:
         """What the gate calls a tool of this server."""
         return f"{self._prefix}.{name}" if self._prefix else name
@@ -71,6 +81,10 @@ class Offer:
         self._hidden.add(name)
         return True
 
+    def hide_only(self, names: Iterable[str]) -> None:
+        """Of the tools that are known, show all but these: the gate was asked about every one of them."""
+        self._hidden = set(names)
+
     def show_all(self) -> None:
         """Hide nothing: another run may be asked."""
         self._hidden.clear()
@@ -80,7 +94,7 @@ class Offer:
         self.is_complete = False
 
     async def take(self, tools: Any) -> list[dict[str, Any]]:
-        """Look at one page of a listing; returns what of it may be shown, in its order.
+        """Look at one page of a listing; returns what of it may be used, in its order, hidden or not.
 
         Raises:
             PinsUnusable: Nothing can be compared.
@@ -103,7 +117,7 @@ class Offer:
             self.changed[name] = definition.digest
             self._good.pop(name, None)
         # Each once: a name that was told twice in the same words needs no second entry.
-        shown = {each.name: each.told for each in wanted if each.name in judged.good and each.name not in self._hidden}
+        shown = {each.name: each.told for each in wanted if each.name in judged.good}
         meta = {
             tool["name"]: tool["_meta"]
             for tool in listed
@@ -117,8 +131,13 @@ class Offer:
         self._good = {name: definition for name, definition in self._good.items() if name in there}
         self.is_complete = True
 
-    def check(self, name: str, args: Any) -> None:
+    def check(self, name: str, args: Any, hidden: Collection[str] = ()) -> None:
         """Let a call pass that can be put to the gate.
+
+        Args:
+            name: The tool.
+            args: Its arguments.
+            hidden: Tools that are not named to who asks.
 
         Raises:
             Refusal: It cannot.
@@ -133,7 +152,7 @@ class Offer:
             raise Refusal("tool_unusable", f"The tool {name!r} cannot be used: {self.unusable[name]}; {NOT_RUN}.")
         definition = self._good.get(name)
         if definition is None:
-            names = [each.name for each in self.tools]
+            names = [each.name for each in self.tools if each.name not in hidden]
             omitted = max(0, len(names) - LISTED_MAX)
             unknown = UnknownTool(
                 name=name, near=near(name, names), available=tuple(names[:LISTED_MAX]), omitted=omitted

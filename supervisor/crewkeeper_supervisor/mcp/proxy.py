@@ -15,7 +15,7 @@ import anyio
 import anyio.abc
 import structlog
 
-from crewkeeper_supervisor.mcp import rpc
+from crewkeeper_supervisor.mcp import reading, rpc
 from crewkeeper_supervisor.mcp.gate_door import Door, Granted
 from crewkeeper_supervisor.mcp.lines import LineReader, LineWriter, Stalled, TooLong
 from crewkeeper_supervisor.mcp.offer import NOT_RUN, Offer, Refusal
@@ -34,6 +34,8 @@ CHANGED: Final = "its definition is another than the pinned one"
 DENIED_BY_DEFAULT: Final = ("sampling/createMessage", "elicitation/create")
 """What servers may not ask of the client."""
 _CAPABILITY_OF: Final = {"sampling/createMessage": "sampling", "elicitation/create": "elicitation"}
+_OURS: Final = ("tools/", "tasks/", "resources/", "prompts/")
+"""What only passes in ways that are known here."""
 _CALL_KEYS: Final = ("_meta", "inputResponses", "requestState")
 _ERA_KEYS: Final = (rpc.VERSION_KEY, rpc.CLIENT_KEY, rpc.CAPABILITIES_KEY)
 
@@ -78,12 +80,14 @@ class Proxy:
         self._door = door
         self._reader, self._writer = client
         self._denied = tuple(method for method in DENIED_BY_DEFAULT if method not in allow)
-        door.on_joined = offer.show_all
+        door.on_joined = self._joined
         self.upstream = make_upstream(on_frame=self._from_server, on_restart=self._greet_again)
         self._requests: dict[int | str, anyio.CancelScope] = {}
         self._asked_client: dict[int | str, None] = {}
         self._greeting: dict[str, Any] | None = None
         self._listing = anyio.Lock()
+        self._unjudged: set[str] = set()
+        """Kinds of which something was listed while nobody could say what may be shown."""
         self._quiet = anyio.Event()
         self._group: anyio.abc.TaskGroup | None = None
 
@@ -184,7 +188,13 @@ class Proxy:
                     return await self._list(frame)
                 case "initialize" | "server/discover":
                     return await self._greet(frame)
-                case method if method.startswith(("tools/", "tasks/")):
+                case "completion/complete":
+                    return await self._complete(frame)
+                case method if method in reading.LISTINGS:
+                    return await self._list_others(frame, reading.LISTINGS[method])
+                case method if method in reading.READERS:
+                    return await self._read(frame)
+                case method if method.startswith(_OURS) and method not in reading.HARMLESS:
                     return rpc.failure(frame.id, rpc.METHOD_NOT_FOUND, f"{method[:80]} is not passed on by this proxy")
                 case _:
                     return await self._pass_on(frame)
@@ -266,9 +276,31 @@ class Proxy:
             return given
         result = given.result_dict()
         before = set(self.offer.changed)
-        result["tools"] = await self.offer.take(result.get("tools"))
+        tools = await self.offer.take(result.get("tools"))
         self._report_changed(before)
+        hidden = await self._hidden("tool", [tool["name"] for tool in tools])
+        self.offer.hide_only((self.offer.hidden - {tool["name"] for tool in tools}) | hidden)
+        result["tools"] = [tool for tool in tools if tool["name"] not in hidden]
         return rpc.answer(frame.id, result)
+
+    async def _hidden(self, kind: str, names: list[str]) -> set[str]:
+        """Those of the server's names that the agent could do nothing with: they are shown to nobody."""
+        if not names:
+            return set()
+        own = {self.offer.gate_name(name): name for name in names}
+        hidden = await self._door.hidden(list(own), kind)
+        if hidden is None:
+            self._unjudged.add(kind)
+            return set(names) & self.offer.hidden if kind == "tool" else set()
+        return {own[name] for name in hidden if name in own}
+
+    def _joined(self) -> None:
+        """There is a gate again: what was listed without one is worth listing again."""
+        self.offer.show_all()
+        kinds, self._unjudged = self._unjudged, set()
+        if self._greeting is not None and self._group is not None:
+            for kind in sorted(kinds):
+                self._group.start_soon(self._tell, rpc.notification(f"notifications/{kind}s/list_changed"))
 
     async def _know(self, meta: dict[str, Any] | None) -> None:
         """Hear of all tools, unless that is done.
@@ -372,6 +404,44 @@ class Proxy:
             raise _Failed(given, _text_of(result))
         granted.result = {key: value for key, value in result.items() if key != "_meta"}
         return given
+
+    # --- resources and prompts ---
+
+    async def _list_others(self, frame: Frame, listing: reading.Listing) -> Frame:
+        given = await self.upstream.ask(self._curbed(frame))
+        if given.error is not None:
+            return given
+        result = given.result_dict()
+        hidden = await self._hidden(listing.kind, reading.names_of(result, listing))
+        return rpc.answer(frame.id, reading.without(result, listing, hidden))
+
+    async def _read(self, frame: Frame) -> Frame:
+        params = frame.params_dict()
+        want = reading.wanted(frame.method, params)
+        try:
+            async with self._door.grant(self.offer.gate_name(want.name), want.args, want.kind) as granted:
+                told = reading.granted(want, granted.args)
+                told |= {key: params[key] for key in _CALL_KEYS if key in params}
+                assert frame.id is not None
+                given = await self._pass_on(rpc.request(frame.id, frame.method, told))
+                if given.error is not None:
+                    raise _Failed(given, f"the server says: {rpc.error_text(given)}")
+                return given
+        except _Failed as failed:
+            return failed.frame
+        except Refusal as refused:
+            log.info("mcp.refused", what=want.name[:128], kind=want.kind, code=refused.code)
+            return reading.refusal(frame, refused.code, str(refused))
+
+    async def _complete(self, frame: Frame) -> Frame:
+        """Completions tell what a server has: of what may not be read there are none."""
+        kind, name = reading.completed(frame.params_dict())
+        hidden = await self._door.hidden([self.offer.gate_name(name)], kind)
+        if hidden is None:
+            return reading.refusal(frame, "gate_unavailable", f"The gate cannot be asked; {NOT_RUN}.")
+        if hidden:
+            return reading.refusal(frame, "denied", f"The {kind} {name[:200]!r} may not be used; {NOT_RUN}.")
+        return await self._pass_on(frame)
 
     # --- from the server ---
 

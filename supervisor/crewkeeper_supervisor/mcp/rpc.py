@@ -144,9 +144,10 @@ def answer(id_: int | str | None, result: dict[str, Any]) -> Frame:
     return Frame(kind="answer", id=id_, result=_raw(result))
 
 
-def failure(id_: int | str | None, code: int, text: str) -> Frame:
+def failure(id_: int | str | None, code: int, text: str, data: dict[str, Any] | None = None) -> Frame:
     """An error of our own: for programs; models are not shown it."""
-    return Frame(kind="answer", id=id_, error=_raw({"code": code, "message": text}))
+    told = {"code": code, "message": text} | ({} if data is None else {"data": data})
+    return Frame(kind="answer", id=id_, error=_raw(told))
 
 
 def refusal(id_: int | str | None, code: str, text: str) -> Frame:

@@ -132,7 +132,7 @@ class GateChecks:
                 f"no tool is named {shown(tool)}{hint}",
                 "declare it under tools, or correct the name",
             )
-        for key in ("agents", "to") if rule.get("hop") != "model" else ("agents",):
+        for key in ("agents", "to") if rule.get("hop") in (None, INVALID, "agent") else ("agents",):
             for index, agent in enumerate(_listed(rule, key)):
                 if agent is not INVALID and not self._is_agent(agent):
                     hint = self.reading.found.suggest(agent, self.names)

@@ -34,13 +34,16 @@ _AGENT_GLOB = Text(max_chars=64, pattern=r"^[A-Za-z0-9_*-]+$", hint="an agent, o
 _PARTNER_GLOB = Text(
     max_chars=128, pattern=r"^[A-Za-z0-9_.:/@*-]+$", hint="an agent or a model, or a pattern with * for any characters"
 )
+_TARGET_GLOB = Text(
+    max_chars=256, pattern=r"^[!-~]+$", hint="an agent, a model, a resource or a prompt; * stands for any characters"
+)
 _FUNCTION = Text(
     max_chars=200,
     pattern=r"^[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)*:[A-Za-z_][A-Za-z0-9_]*$",
     hint="module:name",
 )
 _VARIABLE_NAME = Text(max_chars=128, pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", hint="letters, digits and _")
-_HOP = Choice(options=("tool", "agent", "model"))
+_HOP = Choice(options=("tool", "agent", "model", "resource", "prompt"))
 
 RATE: Final = Section(
     title="rate",
@@ -104,9 +107,9 @@ RULE: Final = Section(
         ),
         Key(
             name="to",
-            kind=Listing(of=_PARTNER_GLOB, min_items=1),
+            kind=Listing(of=_TARGET_GLOB, min_items=1),
             default="everybody",
-            doc="Agents, or with `hop: model` models, that are called.",
+            doc="Agents that are called, or what `hop` says: models, resources, prompts.",
         ),
         Key(name="when", kind=Text(max_chars=4000), default="always", doc="Condition (CEL); see policy.md."),
         Key(

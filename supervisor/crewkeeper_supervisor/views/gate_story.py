@@ -46,6 +46,10 @@ def replied(to: str, message: m.SupervisorReply) -> Told:
 
 def _asked(who: str, message: Any) -> Told:
     match message:
+        case t.ToolCall(tool=tool, what=kind) if kind != "tool":
+            return f"{who} wants the {kind} {safe(tool)!r}", "normal"
+        case t.Survey(names=names, what=kind):
+            return f"{who} asks which of {len(names)} {kind}s it could call", "detail"
         case t.ToolCall(tool=tool):
             return f"{who} calls the tool {safe(tool)!r}", "normal"
         case t.ModelCall(model=model):
