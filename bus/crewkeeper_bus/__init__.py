@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from crewkeeper_bus.errors import Pending as Pending
     from crewkeeper_bus.errors import PolicyDenied as PolicyDenied
     from crewkeeper_bus.errors import Refused as Refused
+    from crewkeeper_bus.errors import Repeated as Repeated
     from crewkeeper_bus.errors import ServerError as ServerError
     from crewkeeper_bus.errors import SubjectError as SubjectError
     from crewkeeper_bus.errors import Timeout as Timeout
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from crewkeeper_bus.grants import Grant as Grant
     from crewkeeper_bus.grants import Hold as Hold
     from crewkeeper_bus.mailbox import Message as Message
+    from crewkeeper_bus.nudges import Nudge as Nudge
     from crewkeeper_bus.serving import Request as Request
 
 _HOMES: Final = {
@@ -62,6 +64,7 @@ _HOMES: Final = {
         "Pending",
         "PolicyDenied",
         "Refused",
+        "Repeated",
         "ServerError",
         "SubjectError",
         "Timeout",
@@ -74,6 +77,7 @@ _HOMES: Final = {
     ),
     "grants": ("Grant", "Hold"),
     "mailbox": ("Message",),
+    "nudges": ("Nudge",),
     "serving": ("Request",),
 }
 _HOME_OF: Final = {name: home for home, names in _HOMES.items() for name in names}

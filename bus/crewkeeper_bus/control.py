@@ -4,12 +4,12 @@ from collections import OrderedDict
 from collections.abc import Callable
 from typing import Final
 
-from crewkeeper_bus.messages import Begin, Break, Ctl, Granted, HostCtl, Pause, Probe, Resume, Stop
+from crewkeeper_bus.messages import Begin, Break, Ctl, Granted, HostCtl, Nudge, Pause, Probe, Resume, Stop
 
 REMEMBERED_MAX: Final = 10_000
 """Command ids that are kept: a command re-sent after more than so many others would be obeyed twice."""
 
-_FOR_AGENTS: Final = (Begin, Break, Granted, Pause, Probe, Resume, Stop)
+_FOR_AGENTS: Final = (Begin, Break, Granted, Nudge, Pause, Probe, Resume, Stop)
 
 
 class Control:

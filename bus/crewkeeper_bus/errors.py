@@ -136,6 +136,18 @@ class WouldDeadlock(BusError):  # noqa: N818
         self.retry_after_s = retry_after_s
 
 
+class Repeated(BusError):  # noqa: N818
+    """This wait was failed because it repeats what has led nowhere: do something else, or finish.
+
+    Attributes:
+        finding: Id of the supervisor's finding, for `supervisor incidents show`.
+    """
+
+    def __init__(self, message: str, *, finding: str = "") -> None:
+        super().__init__(message)
+        self.finding = finding
+
+
 class PeerGone(BusError):  # noqa: N818
     """The peer that owed the answer is not there: crashed, exited, or never joined.
 

@@ -30,6 +30,7 @@ from crewkeeper_bus.errors import (
     ConnectionLost,
     Killed,
     Refused,
+    Repeated,
     SubjectError,
     Timeout,
     WouldDeadlock,
@@ -38,7 +39,8 @@ from crewkeeper_bus.grants import Grants
 from crewkeeper_bus.heartbeat import Heartbeats
 from crewkeeper_bus.humans import Humans
 from crewkeeper_bus.mailbox import Mailbox
-from crewkeeper_bus.messages import Begin, Break, Ctl, Granted, Joined, Left, Pause, Probe, Resume, Stop
+from crewkeeper_bus.messages import Begin, Break, Ctl, Granted, Joined, Left, Nudge, Pause, Probe, Resume, Stop
+from crewkeeper_bus.nudges import Nudges
 from crewkeeper_bus.outgoing import Outgoing, clip
 from crewkeeper_bus.outgoing_redaction import OutgoingRedaction
 from crewkeeper_bus.reach import Reach
@@ -102,6 +104,7 @@ class Membership:
             self.checkpoint,
         )
         self.control = Control(self._obey)
+        self.nudges = Nudges(self.outgoing)
         self.waits.on_change = self.checkpoint.look
         self.tasks.after_end = self.checkpoint.look
         self.dropped: Counter[str] = Counter()
@@ -342,6 +345,8 @@ class Membership:
                 self.stop(command)
             case Granted():
                 return self.grants.accept(command)
+            case Nudge():
+                self.nudges.accept(command)
             case _:
                 assert_never(command)
         return True
@@ -350,9 +355,11 @@ class Membership:
         wait = self.waits.open.get(command.epoch)
         if wait is None or wait.task.id != command.task:
             return False
-        error = WouldDeadlock(
+        error: BusError = WouldDeadlock(
             command.why, path=command.path, finding=command.finding, retry_after_s=command.retry_after_s
         )
+        if command.code == "repeated":
+            error = Repeated(command.why, finding=command.finding)
         return self.waits.finish(wait, "broken", error)
 
     async def delegate(self, name: str, peers: Sequence[str], tools: Sequence[str], limit_s: float) -> Credentials:

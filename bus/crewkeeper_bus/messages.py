@@ -248,6 +248,12 @@ class Delegate(Sent, frozen=True, kw_only=True, omit_defaults=True, tag_field="t
     """The token's id."""
 
 
+class NudgeTaken(Sent, frozen=True, kw_only=True, omit_defaults=True, tag_field="t", tag="nudge_taken"):
+    """What a nudge says has been handed to the model: it is not told again."""
+
+    nudge: Name
+
+
 class Left(Sent, frozen=True, kw_only=True, omit_defaults=True, tag_field="t", tag="left"):
     """The incarnation goes: its last note."""
 
@@ -271,6 +277,7 @@ Note = (
     | Progress
     | Standing
     | Delegate
+    | NudgeTaken
     | Left
 )
 
@@ -355,8 +362,8 @@ class Break(Control, frozen=True, kw_only=True, omit_defaults=True, tag_field="t
 
     task: Name
     epoch: Annotated[int, Meta(ge=1, le=2**53)]
-    code: Annotated[str, Meta(pattern="^(would_deadlock|peer_gone)$")] = "would_deadlock"
-    """Which error the wait fails with: `WouldDeadlock` or `PeerGone`."""
+    code: Annotated[str, Meta(pattern="^(would_deadlock|peer_gone|repeated)$")] = "would_deadlock"
+    """Which error the wait fails with: `WouldDeadlock`, `PeerGone` or `Repeated`."""
     finding: str
     why: Text
     path: tuple[Text, ...] = ()
@@ -395,7 +402,16 @@ class Granted(Control, frozen=True, kw_only=True, omit_defaults=True, tag_field=
     """Journal sequence of the grant: a fencing token for whatever the resource guards."""
 
 
-Ctl = Begin | Break | Probe | Pause | Resume | Stop | Granted
+class Nudge(Control, frozen=True, kw_only=True, omit_defaults=True, tag_field="t", tag="nudge"):
+    """Let the agent's model read this, once: what it should do otherwise. It may come again until it was taken."""
+
+    nudge: Name
+    """Known again by this id, whichever command it came with."""
+    finding: str
+    text: Text
+
+
+Ctl = Begin | Break | Probe | Pause | Resume | Stop | Granted | Nudge
 
 
 class StopProcess(Control, frozen=True, kw_only=True, omit_defaults=True, tag_field="t", tag="stop_process"):

@@ -96,7 +96,7 @@ def encode_args(args: Any, tool: str, call: str, limit_bytes: int) -> Raw:
 class _Asked:
     """One call and everybody here who waits for its answer."""
 
-    __slots__ = ("approval", "delay_s", "patient", "reply", "say", "timer", "tool", "what")
+    __slots__ = ("approval", "delay_s", "patient", "reply", "say", "timer", "tool", "what", "why")
 
     def __init__(self, tool: str, what: tuple[Any, ...], say: Callable[[], None]) -> None:
         self.tool = tool
@@ -106,6 +106,8 @@ class _Asked:
         self.patient: dict[int, tuple[Wait, bool]] = {}
         """Open waits by epoch, and whether they last until a person has decided."""
         self.approval = ""
+        self.why = ""
+        """Why it has to wait, where that is not for a person to approve it."""
         self.reply: SupervisorReply | None = None
         self.delay_s = AGAIN_S
         self.timer: asyncio.TimerHandle | None = None
@@ -218,9 +220,9 @@ class ToolCalls:
         return Raw(b"null") if asked.reply.body is msgspec.UNSET else asked.reply.body
 
     def _pending(self, asked: _Asked, call: str) -> Pending:
+        waits = f"has to wait ({asked.why})" if asked.why else f"waits for a person to approve it ({asked.approval})"
         return Pending(
-            f"{asked.tool} waits for a person to approve it (approval {asked.approval}); it has not run. Ask again "
-            f"under call id {call} to hear what was decided.",
+            f"{asked.tool} {waits}; it has not run. Ask again under call id {call} to hear what was decided.",
             approval=asked.approval,
             tool=asked.tool,
             call=call,
@@ -267,6 +269,7 @@ class ToolCalls:
         except CodecError:
             return False
         asked.approval = str(told.get("pending") or "?")[:32]
+        asked.why = clip(str(told.get("why") or ""), 500)
         for wait, lasts in list(asked.patient.values()):
             if not lasts:
                 self._waits.finish(wait, "met")

@@ -141,6 +141,8 @@ class SpendGranted(Control, frozen=True, kw_only=True, omit_defaults=True, tag_f
     """The budget is spent: this one call is granted for an answer to hand back."""
     redact: ToolNames = ()
     """What policy wants out of the request before it is sent: classes and kinds of findings, `args.` and paths."""
+    nudges: Annotated[tuple[Text, ...], Meta(max_length=16)] = ()
+    """What the model is to read at the end of this request, each text once."""
 
 
 class SpendRefused(Control, frozen=True, kw_only=True, omit_defaults=True, tag_field="t", tag="spend_refused"):

@@ -1,6 +1,6 @@
 """Tool verbs: what authors call for tools and models, run by the gate or here, once the gate has granted it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Final
 
@@ -11,6 +11,7 @@ from msgspec import Raw
 from crewkeeper_bus import codec
 from crewkeeper_bus.errors import CodecError, Refused, ToolTimeout
 from crewkeeper_bus.membership import Membership
+from crewkeeper_bus.nudges import Nudge, appended
 from crewkeeper_bus.outgoing import clip
 from crewkeeper_bus.subjects import check_token
 from crewkeeper_bus.tool_messages import CallGivenUp, Settled
@@ -315,6 +316,28 @@ class ToolVerbs:
         """
         await self._membership.checkpoint.hold()
         self._membership.tool_calls.propose(tuple(names), unsafe)
+
+    # --- what the supervisor wants the model to read ---
+
+    def take_nudges(self) -> list[Nudge]:
+        """What the supervisor wants this agent's model to read, oldest first; every nudge is given once.
+
+        Take them when the model is about to read something, and let it read their `text`: whatever is taken counts as
+        read. Ask before every call of a model; it costs nothing where there are none.
+        """
+        return self._membership.nudges.take()
+
+    def with_nudges(self, text: str) -> str:
+        """A text that the model reads next, a tool's result say, with the nudges that were not taken after it."""
+        return appended(text, self.take_nudges())
+
+    def on_nudge(self, listener: Callable[[Nudge], None]) -> Callable[[Nudge], None]:
+        """Register a function, also as a decorator, that is given every nudge as soon as it is there.
+
+        It then counts as read, and `take_nudges` has none, unless the function raises. It must not wait.
+        """
+        self._membership.nudges.listen(listener)
+        return listener
 
 
 def _told(error: BaseException | None) -> str:

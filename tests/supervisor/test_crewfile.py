@@ -15,7 +15,7 @@ from crewkeeper_supervisor.core.tools import CallRate, Price, Tool
 from crewkeeper_supervisor.shell.crew_format import AGENT, CREW, LIMITS, RESTART
 from crewkeeper_supervisor.shell.crew_kinds import Section
 from crewkeeper_supervisor.shell.crew_problems import CODES, MAX_PROBLEMS
-from crewkeeper_supervisor.shell.crew_response_format import LADDER_KINDS
+from crewkeeper_supervisor.shell.crew_response_format import ESCALATION, LADDER_KINDS
 from crewkeeper_supervisor.shell.crewfile import (
     CrewFile,
     CrewFileError,
@@ -80,6 +80,7 @@ escalate:
   - {webhook: "https://ops.example/hook", secret: "${S}"}
 watch: {stall: 5m, depth: 20, fan_out: 1k}
 outcome: {must_mention: [Lisbon], never: [TBD], schema: {type: object}}
+escalation: {per_minute: 3}
 limits: {payload: 1MiB, heartbeat: 250ms, start_timeout: 1m}
 tools:
   t:
@@ -204,6 +205,7 @@ def test_every_key_arrives_in_the_crew() -> None:
         repeat=Repeat(times=5, within_s=3600),
     )
     assert crew.responses.orphan == Response(do=("break",), shadow=True)
+    assert crew.escalations_per_minute == 3
     assert (crew.payload_bytes, crew.heartbeat_s, crew.start_timeout_s) == (1024 * 1024, 0.25, 60)
     here = str(FOLDER)
     assert crew.tools == {
@@ -293,6 +295,7 @@ def test_the_documented_defaults_are_those_of_the_core() -> None:
         "responses:",
         *(f"  {key.name}: {written_out(key.kind, *told)}" for key in responses.kind.keys),  # type: ignore[arg-type]
         "escalate: []",
+        f"escalation: {written_out(ESCALATION, 'per_minute')}",
         "tools: {}",
         "rules: []",
     ]

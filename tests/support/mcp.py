@@ -48,6 +48,12 @@ class MemoryDoor:
         self.replace: dict[str, dict[str, Any]] = {}
         self.limit_s = LIMIT_S
         self.hold: anyio.Event | None = None
+        self.nudges: list[str] = []
+
+    def nudged(self, result: dict[str, Any]) -> dict[str, Any]:
+        texts, self.nudges = self.nudges, []
+        told = [{"type": "text", "text": text} for text in texts]
+        return result | {"content": [*result["content"], *told]} if told else result
 
     async def hidden(self, names: Sequence[str], kind: str = "tool") -> frozenset[str] | None:
         return None if self.never is None else frozenset(names) & self.never

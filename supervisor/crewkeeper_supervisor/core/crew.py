@@ -213,6 +213,8 @@ class Crew(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     budget: Budget = field(default_factory=Budget)
     responses: Responses = field(default_factory=Responses)
     escalate: tuple[Webhook, ...] = ()
+    escalations_per_minute: Annotated[int, Meta(ge=1, le=1000)] = 10
+    """Findings that people are told of one by one; those beyond that are told together in a digest."""
     payload_bytes: Annotated[int, Meta(ge=1024, le=8 * 1024 * 1024)] = 256 * 1024
     rate: Rate = field(default_factory=Rate)
     """What each agent may send."""

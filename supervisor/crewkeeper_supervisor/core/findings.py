@@ -126,6 +126,12 @@ class Incident(Struct, kw_only=True):
     told: bool = False
     """Whether people were to be told of it; then they are also told when it is over."""
     resolved_at_s: float | None = None
+    rung: int = 0
+    """How many rungs of its ladder were taken."""
+    rung_at_s: float = 0.0
+    """When the last one was, journal time."""
+    let_go: bool = False
+    """A person has let go on whom it held: it holds nobody again."""
 
     @property
     def id(self) -> str:

@@ -12,7 +12,7 @@ from crewkeeper_supervisor.core.confinement import NEVER, Flood
 from crewkeeper_supervisor.core.crew import Rate
 from crewkeeper_supervisor.core.ending import kill
 from crewkeeper_supervisor.core.findings import Finding
-from crewkeeper_supervisor.core.response import carry_out, note, open_incident, resolve
+from crewkeeper_supervisor.core.response import carry_out, note, open_incident, resolve, would
 from crewkeeper_supervisor.core.roster import AgentView
 from crewkeeper_supervisor.core.state import RunState
 
@@ -52,6 +52,7 @@ def pressed(state: RunState, view: AgentView, count: int) -> None:
     flood.cut = True
     for action in incident.actions:
         if action == "kill":
+            state.ladder.count("flood", action, shadow=False)
             note(state, incident, f"it went on ({flood.pressure} more): kill {view.name}")
             kill(state, view.name, incident.finding.summary, 0.0, incident.id)
         elif action == "stop":
@@ -109,7 +110,7 @@ def _found(state: RunState, view: AgentView, flood: Flood, detail: str = "") -> 
     incident = open_incident(state, finding, act=False)
     flood.incident = incident.id
     if incident.shadow:
-        note(state, incident, f"shadow mode: would {', '.join(incident.actions)}")
+        would(state, incident, incident.actions)
         return
     holds = "pause" in incident.actions
     if not holds:
@@ -117,6 +118,7 @@ def _found(state: RunState, view: AgentView, flood: Flood, detail: str = "") -> 
     for action in incident.actions:
         if action == "pause":
             note(state, incident, f"hold {view.name}")
+            state.ladder.count("flood", action, shadow=False)
             holding.pause(state, view, summary, 0.0, keep=False)
         elif action not in _LAST_RESORTS or not holds:
             carry_out(state, incident, action)

@@ -15,7 +15,7 @@ from msgspec import Raw
 from crewkeeper_bus.messages import Fault
 from crewkeeper_bus.subjects import MODEL, TOOLS
 from crewkeeper_bus.tool_messages import ModelCall, RunTool, SpendAsked, SpendGranted, SpendRefused, ToolCall, Withhold
-from crewkeeper_supervisor.core import allowance, approvals, budget, fleet, settlement
+from crewkeeper_supervisor.core import allowance, approvals, budget, fleet, gate_holds, nudges, settlement
 from crewkeeper_supervisor.core.budget import FLEET, Amounts, Shortage
 from crewkeeper_supervisor.core.findings import FindingKind
 from crewkeeper_supervisor.core.gate_rules import Asked, GateRules, HookNeeded, Refused
@@ -84,6 +84,7 @@ def spend_asked(state: RunState, message: SpendAsked) -> None:
     """The model proxy asks for an agent."""
     view = state.agents.get(message.agent)
     if view is not None:
+        state.gate.proxied[view.name] = None
         _take(state, view, _model_call(state, view, message, message.call, ""))
 
 
@@ -137,6 +138,8 @@ def _again(state: RunState, known: GateCall, call: GateCall) -> None:
     """The same call again while it is open: its caller may not have heard what it was told."""
     if known.stage == "approval":
         approvals.say_pending(state, known)
+    elif known.stage == "held":
+        gate_holds.say(state, known)
     elif known.stage == "running" and known.is_own:
         if known.inc == call.inc:
             _say_granted(state, known, None)
@@ -237,6 +240,10 @@ def _is_open(state: RunState, rules: GateRules, call: GateCall) -> Verdict:
         return Fault(code="gate_closed", text=f"no call is let through: the crew is {state.phase}")
     over = allowance.overdue(state, state.agents[call.agent])
     return Fault(code="budget_spent", text=f"{over}; answer with what you have") if over else None
+
+
+def _is_free(state: RunState, rules: GateRules, call: GateCall) -> Verdict:
+    return gate_holds.passes(state, call)
 
 
 def _is_known(state: RunState, rules: GateRules, call: GateCall) -> Verdict:
@@ -348,6 +355,7 @@ def _has_slot(state: RunState, rules: GateRules, call: GateCall) -> Verdict:
 
 def _is_affordable(state: RunState, rules: GateRules, call: GateCall) -> Verdict:
     view = state.agents[call.agent]
+    nudges.carry(state, call)
     amounts = _amounts(rules, call, state.now_s)
     call.path = allowance.path_of(state, view, call.task)
     lacking = budget.reserve(call.path, amounts)
@@ -424,6 +432,8 @@ def _say_granted(state: RunState, call: GateCall, booking: Any) -> None:
         fields: dict[str, Any] = {"max_output_tokens": call.output_tokens, "limit_s": call.limit_s, "last": call.last}
         if call.decided is not None and call.decided.redactions:
             fields["redact"] = tuple(dict.fromkeys(word for _, what in call.decided.redactions for word in what))
+        if call.nudges:
+            fields["nudges"] = nudges.texts(state, call)
         state.tell_service(MODEL, SpendGranted, booking=booking, call=call.id, agent=call.agent, **fields)
         return
     told: dict[str, Any] = {"grant": call.id, "limit_s": call.limit_s}
@@ -471,10 +481,10 @@ _READING: Final[tuple[_Step, ...]] = (_is_open, _is_mapping, _is_allowed, _is_ap
 # Time may have passed before the last steps: whether anybody still wants it, and the tool is there, is asked again.
 _STEPS: Final[dict[str, tuple[_Step, ...]]] = {
     "tool": (
-        *(_is_open, _is_known, _fits, _is_in_rate, _is_allowed, _is_approved),
-        *(_has_slot, _is_open, _is_known, *_LAST),
+        *(_is_open, _is_free, _is_known, _fits, _is_in_rate, _is_allowed, _is_approved),
+        *(_is_free, _has_slot, _is_open, _is_known, *_LAST),
     ),
-    "model": (_is_open, _is_priced, _is_allowed, _is_approved, _is_open, *_LAST),
+    "model": (_is_open, _is_free, _is_priced, _is_allowed, _is_approved, _is_free, _is_open, *_LAST),
     "resource": _READING,
     "prompt": _READING,
 }

@@ -26,7 +26,7 @@ from crewkeeper_bus.tool_messages import (
     ToolsGone,
     ToolsReady,
 )
-from crewkeeper_supervisor.core import allowance, approvals, fleet, gate, settlement
+from crewkeeper_supervisor.core import allowance, approvals, fleet, gate, gate_holds, settlement
 from crewkeeper_supervisor.core.gate_rules import Asked, Refused
 from crewkeeper_supervisor.core.gate_state import GateCall
 from crewkeeper_supervisor.core.lifecycle import report
@@ -153,7 +153,7 @@ def watch(state: RunState) -> None:
                 else:
                     approvals.close(state, approval, "expired")
                 gate.advance(state, call)
-            case "starting" | "leasing" | "asking":
+            case "held" | "starting" | "leasing" | "asking":
                 gate.advance(state, call)
             case "hook":
                 gate.refuse(state, call, Fault(code="denied", text="a hook of the policy has not answered in time"))
@@ -192,11 +192,26 @@ def shut_out(state: RunState) -> None:
     gate.settle_down(state)
 
 
-def _cancel(state: RunState, call: GateCall, why: str) -> None:
+def released(state: RunState) -> None:
+    """Agents may go on, or what they have begun is failed: what becomes of their calls."""
+    agents = list(state.gate.released)
+    state.gate.released.clear()
+    for agent in agents:
+        calls = [call for call in state.gate.open.values() if call.agent == agent]
+        failed, why = gate_holds.to_fail(state, agent, calls)
+        for call in failed:
+            _cancel(state, call, why, code="repeated")
+        for call in calls:
+            if call.stage == "held" and call.key in state.gate.open:
+                _take_on(state, call, past_step=False)
+    gate.settle_down(state)
+
+
+def _cancel(state: RunState, call: GateCall, why: str, code: str = "cancelled") -> None:
     approval = state.gate.approvals.get(call.approval)
     if approval is not None:
         approvals.close(state, approval, "cancelled", reason=why)
-    gate.refuse(state, call, Fault(code="cancelled", text=f"the call was not run: {why}"[:2000]))
+    gate.refuse(state, call, Fault(code=code, text=f"the call was not run: {why}"[:2000]))
 
 
 def _take_on(state: RunState, call: GateCall | None, *, past_step: bool) -> None:

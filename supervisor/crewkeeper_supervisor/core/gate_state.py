@@ -34,9 +34,10 @@ HARD_POINTS: Final = 4
 REST_S: Final = 30.0
 """How long it is not called then; after that one call tries it."""
 
-Stage = Literal["new", "starting", "hook", "approval", "queued", "leasing", "asking", "running"]
-"""What a call waits for: `starting` for its tool to tell what it has, `hook` and `approval` for an answer, `queued` for
-others to end, `leasing` for a share of the fleet's budget, `asking` for a higher limit, `running` for its result."""
+Stage = Literal["new", "held", "starting", "hook", "approval", "queued", "leasing", "asking", "running"]
+"""What a call waits for: `held` for its agent to be let go on, `starting` for its tool to tell what it has, `hook` and
+`approval` for an answer, `queued` for others to end, `leasing` for a share of the fleet's budget, `asking` for a higher
+limit, `running` for its result."""
 
 ApprovalState = Literal["pending", "approved", "denied", "expired", "cancelled"]
 
@@ -91,6 +92,8 @@ class GateCall(Struct, kw_only=True):
     """Model: the same request was open when it was asked for."""
     made_tokens: int = 0
     """Model: tokens of the answer."""
+    nudges: tuple[str, ...] = ()
+    """Ids of nudges that its grant carries to the model."""
 
     @property
     def key(self) -> tuple[str, str]:
@@ -212,6 +215,15 @@ class FleetShare(Struct, kw_only=True):
         return now_s < self.rests_until_s and any(amounts.get(name, 0) >= least for name, least in self.refused.items())
 
 
+class CallHold(Struct, frozen=True, kw_only=True):
+    """Why the new calls of an agent wait."""
+
+    incident: str
+    until_s: float
+    """When it is over at the latest, journal time."""
+    why: str
+
+
 class GateState:
     """What is known of the gate of one run."""
 
@@ -242,6 +254,14 @@ class GateState:
         """Whether there may be more to spend than when they were held."""
         self.shut: dict[str, None] = {}
         """Agents that are being ended, and whose calls are still open."""
+        self.holds: dict[str, dict[str, CallHold]] = {}
+        """Agents whose new calls wait, by the incidents that hold them."""
+        self.released: dict[str, None] = {}
+        """Agents whose waiting calls are to be looked at again: let go on, or to be failed."""
+        self.breaks: dict[str, CallHold] = {}
+        """Agents whose open calls, or the next one, are to be failed, until when that counts."""
+        self.proxied: dict[str, None] = {}
+        """Agents that have called models through the proxy."""
         self.counts_messages = False
         """Whether anybody has a limit of messages."""
         self.changed: dict[str, dict[str, float | None]] = {}
@@ -368,6 +388,9 @@ class GateState:
             self.changed,
             *self.fleet.facts(),
             [[*key, count] for key, count in self.applied.items()],
+            [[agent, [[h.incident, h.until_s] for h in holds.values()]] for agent, holds in self.holds.items()],
+            [[agent, each.incident, each.until_s] for agent, each in self.breaks.items()],
+            list(self.proxied),
         ]
 
 

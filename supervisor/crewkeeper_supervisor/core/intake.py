@@ -22,6 +22,7 @@ from crewkeeper_supervisor.core import (
     hops,
     lifecycle,
     locks,
+    nudges,
     quotas,
     reach,
     withdrawal,
@@ -33,6 +34,7 @@ from crewkeeper_supervisor.core.lifecycle import report
 from crewkeeper_supervisor.core.live_steps import EMPTY_MAX_BYTES
 from crewkeeper_supervisor.core.nodes import Call
 from crewkeeper_supervisor.core.quotas import Quota
+from crewkeeper_supervisor.core.response import note
 from crewkeeper_supervisor.core.roster import AgentView
 from crewkeeper_supervisor.core.state import Question, RunState
 from crewkeeper_supervisor.core.watch import Watch
@@ -66,6 +68,7 @@ class Intake:
             m.Progress: self._progress,
             m.Standing: self._standing,
             m.Delegate: self._delegate,
+            m.NudgeTaken: self._nudge_taken,
             m.Left: self._left,
             t.ToolCall: self._tool_call,
             t.Survey: self._surveyed,
@@ -399,6 +402,11 @@ class Intake:
     def _standing(self, event: Recorded, view: AgentView, message: m.Standing) -> None:
         if view.status in ("up", "paused"):
             holding.stands(self._state, view, message.state)
+
+    def _nudge_taken(self, event: Recorded, view: AgentView, message: m.NudgeTaken) -> None:
+        incident = self._state.incidents.get(nudges.taken(self._state, view.name, message.nudge))
+        if incident is not None:
+            note(self._state, incident, f"{view.name}'s model was given the nudge")
 
     def _delegate(self, event: Recorded, view: AgentView, message: m.Delegate) -> None:
         delegation.asked(self._state, view, message, event.id)

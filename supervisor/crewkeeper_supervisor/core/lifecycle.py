@@ -23,7 +23,7 @@ from crewkeeper_bus.messages import (
     RunEnded,
     StopProcess,
 )
-from crewkeeper_supervisor.core import holding
+from crewkeeper_supervisor.core import escalation, gate_holds, holding, nudges
 from crewkeeper_supervisor.core.crew import Crew
 from crewkeeper_supervisor.core.ending import SILENT_S, arm, incarnation_over, kill
 from crewkeeper_supervisor.core.evidence import edges_of
@@ -76,6 +76,7 @@ def joined(state: RunState, view: AgentView, message: Joined | Heartbeat) -> Non
     if state.phase == "running":
         _begin(state, view)
     holding.again(state, view)
+    nudges.joined(state, view.name)
     begin_if_complete(state)
 
 
@@ -224,12 +225,14 @@ def operator_asked(state: RunState, message: OperatorAsked) -> None:
             holding.pause_all(state, reason, message.grace_s)
         case "resume" if not message.agent:
             holding.resume_all(state)
+            _let_go(state, present, message.by)
         case "pause":
             for view in present:
                 holding.pause(state, view, reason, message.grace_s)
         case "resume":
             for view in present:
                 holding.resume_one(state, view)
+            _let_go(state, present, message.by)
         case "kill":
             for view in present:
                 kill(state, view.name, reason, message.grace_s)
@@ -254,6 +257,16 @@ def _told(state: RunState, message: OperatorAsked) -> None:
         state.answer(question.agent, question.id, body=Raw(msgspec.json.encode(message.answer)))
 
 
+def _let_go(state: RunState, views: list[AgentView], by: str) -> None:
+    """A person lets agents go on, also those whose new calls wait at the gate."""
+    for view in views:
+        for id_ in gate_holds.resume(state, view.name):
+            incident = state.incidents.get(id_)
+            if incident is not None:
+                incident.let_go = True
+                note(state, incident, f"{view.name} was let go on by {by or 'an operator'}")
+
+
 def _pair_asked(state: RunState, message: OperatorAsked, why: str) -> None:
     one, other = state.agents.get(message.agent), state.agents.get(message.peer)
     if one is None or other is None or one is other:
@@ -267,6 +280,7 @@ def _pair_asked(state: RunState, message: OperatorAsked, why: str) -> None:
 def run_ended(state: RunState, message: RunEnded) -> None:
     """The host has nothing left of the run."""
     state.phase = message.state
+    escalation.flush(state)
     for need in [need for need in state.due_s if need != "confinement"]:
         del state.due_s[need]
     for view in state.agents.values():

@@ -10,10 +10,11 @@ from typing import Any, Final
 import msgspec
 
 from crewkeeper_bus.messages import Break, Stop, StopRun
-from crewkeeper_supervisor.core.crew import Response, Responses
+from crewkeeper_supervisor.core import conduct_break, escalation, gate_holds, nudges
+from crewkeeper_supervisor.core.crew import Action, Response, Responses
 from crewkeeper_supervisor.core.ending import kill
 from crewkeeper_supervisor.core.evidence import arrow, ring
-from crewkeeper_supervisor.core.findings import Finding, Incident, Step
+from crewkeeper_supervisor.core.findings import Finding, FindingKind, Incident, Step
 from crewkeeper_supervisor.core.holding import pause
 from crewkeeper_supervisor.core.repetition import retry_after_s
 from crewkeeper_supervisor.core.state import RunState
@@ -36,7 +37,8 @@ def open_incident(
         history: What led to it.
         closed: Deadlock: how often its ring has closed lately.
     """
-    policy = _policy(state, finding)
+    policy = policy_of(state, finding.kind)
+    state.ladder.of(finding.kind).found += 1
     incident = Incident(finding=finding, state="open", actions=policy.do, shadow=policy.shadow, closed=closed)
     incident.steps += history
     state.incidents[finding.id] = incident
@@ -63,22 +65,39 @@ def _record(state: RunState, incident: Incident, act: bool) -> None:
         act_on(state, incident)
 
 
-def _policy(state: RunState, finding: Finding) -> Response:
+def policy_of(state: RunState, kind: FindingKind) -> Response:
+    """What the crew file says about a kind of finding."""
     responses = state.crew.responses if state.crew is not None else Responses()
-    policy: Response = getattr(responses, finding.kind)
+    policy: Response = getattr(responses, kind)
     return policy
 
 
 def act_on(state: RunState, incident: Incident) -> None:
     """Do what policy says about an incident, in order; in shadow mode only say so."""
     if incident.shadow:
-        note(state, incident, f"shadow mode: would {', '.join(incident.actions)}")
+        would(state, incident, incident.actions)
         return
     for action in incident.actions:
         carry_out(state, incident, action)
     helpless = incident.finding.kind == "deadlock" and "break" in incident.actions and incident.finding.victim is None
-    if helpless or incident.closed == _policy(state, incident.finding).repeat.times:
+    if helpless or incident.closed == policy_of(state, incident.finding.kind).repeat.times:
         _tell_people(state, incident, "opened")
+
+
+def act(state: RunState, incident: Incident, action: Action) -> None:
+    """Carry out one action of policy; in shadow mode only say so."""
+    if incident.shadow:
+        would(state, incident, [action])
+    else:
+        carry_out(state, incident, action)
+
+
+def would(state: RunState, incident: Incident, actions: Iterable[Action]) -> None:
+    """Say what would have been done, were it not for shadow mode."""
+    actions = list(actions)
+    note(state, incident, f"shadow mode: would {', '.join(actions)}")
+    for action in actions:
+        state.ladder.count(incident.finding.kind, action, shadow=True)
 
 
 def warn(state: RunState, incident: Incident) -> None:
@@ -110,8 +129,8 @@ def resolve(state: RunState, incident: Incident, text: str) -> None:
     incident.state = "resolved"
     incident.resolved_at_s = state.now_s
     note(state, incident, text)
-    if incident.told and _receivers(state):
-        state.escalate(incident.id, "resolved", describe(state, incident))
+    if incident.told and escalation.has_receivers(state):
+        escalation.tell(state, incident, "resolved", describe(state, incident))
 
 
 def break_wait(state: RunState, incident: Incident) -> None:
@@ -145,12 +164,20 @@ def break_wait(state: RunState, incident: Incident) -> None:
         note(state, incident, f"{victim.agent} is asked to wait {retry_s:.0f} s before it tries again")
 
 
-def carry_out(state: RunState, incident: Incident, action: str) -> None:
+def carry_out(state: RunState, incident: Incident, action: Action) -> None:
     """Carry out one action of policy."""
     finding = incident.finding
+    state.ladder.count(finding.kind, action, shadow=False)
     match action:
+        case "nudge":
+            for agent in nudges.nudge(state, finding):
+                note(state, incident, f"nudge {agent}")
+        case "hold":
+            _hold(state, incident)
         case "break" if finding.kind == "deadlock" or finding.victim is not None:
             break_wait(state, incident)
+        case "break" if finding.kind != "orphan":
+            note(state, incident, conduct_break.fail(state, finding))
         case "pause":
             for agent in _present(state, finding):
                 pause(state, state.agents[agent], finding.summary)
@@ -163,25 +190,28 @@ def carry_out(state: RunState, incident: Incident, action: str) -> None:
             stop_crew(state, "stopped", finding.summary)
             note(state, incident, "stop the crew")
         case "escalate":
-            if incident.closed <= _policy(state, finding).repeat.times:
+            if incident.closed <= policy_of(state, finding.kind).repeat.times:
                 _tell_people(state, incident, "opened")
-            elif _receivers(state):
+            elif escalation.has_receivers(state):
                 note(state, incident, "people know of this ring")
         case _:
             return
 
 
-def _receivers(state: RunState) -> bool:
-    return state.crew is not None and bool(state.crew.escalate)
+def _hold(state: RunState, incident: Incident) -> None:
+    finding, hold_s = incident.finding, policy_of(state, incident.finding.kind).hold_s
+    held = gate_holds.hold(state, incident.id, _present(state, finding), state.now_s + hold_s, finding.summary)
+    for agent in held:
+        note(state, incident, f"hold new tool and model calls of {agent} for up to {hold_s:g} s")
 
 
 def _tell_people(state: RunState, incident: Incident, kind: str) -> None:
     """One escalation of each kind for an incident, where anybody is there to be told."""
-    if not _receivers(state) or (kind == "opened" and incident.told):
+    if not escalation.has_receivers(state) or (kind == "opened" and incident.told):
         return
     incident.told = True
-    state.escalate(incident.id, kind, describe(state, incident))
-    note(state, incident, "tell people")
+    how = escalation.tell(state, incident, kind, describe(state, incident))
+    note(state, incident, "tell people" if how == "told" else "tell people in the next digest: there are too many")
 
 
 def _present(state: RunState, finding: Finding) -> list[str]:
@@ -193,6 +223,7 @@ def stop_crew(state: RunState, end: str, why: str) -> None:
     if state.phase == "stopping" or state.phase in ("done", "failed", "stopped"):
         return
     state.phase = "stopping"
+    escalation.flush(state)
     for view in state.agents.values():
         if view.present:
             state.tell(view.name, Stop, durable=True, why=why[:2000], grace_s=view.spec.restart.shutdown_s)

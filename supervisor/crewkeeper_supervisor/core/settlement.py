@@ -12,7 +12,7 @@ from msgspec import Raw
 from crewkeeper_bus.messages import Fault
 from crewkeeper_bus.subjects import MODEL, TOOLS
 from crewkeeper_bus.tool_messages import CutTool, Settled, SpendBooked, SpendRefused, Spent, ToolRan
-from crewkeeper_supervisor.core import allowance, budget
+from crewkeeper_supervisor.core import allowance, budget, nudges
 from crewkeeper_supervisor.core.booking import Booking, balances
 from crewkeeper_supervisor.core.budget import Amounts
 from crewkeeper_supervisor.core.gate_state import Ended, GateCall
@@ -64,6 +64,8 @@ def finish(state: RunState, call: GateCall, error: Fault | None, body: Raw | Non
     gate.over(call, Ended(digest=call.digest, error=error, body=body))
     gate.asking.pop(call.key, None)
     gate.fleet.waiting.pop(call.key, None)
+    if call.nudges:
+        nudges.carried(state, call, forwarded=call.stage == "running" and booking.act != "release")
     state.graph.asked_of.pop(f"{call.agent}/{call.id}", None)
     if call.has_slot:
         gate.use(call.declared).running -= 1

@@ -32,6 +32,7 @@ from crewkeeper_supervisor.core.crew import Crew, Rate
 from crewkeeper_supervisor.core.findings import Incident
 from crewkeeper_supervisor.core.gate_rules import MakeGateRules
 from crewkeeper_supervisor.core.gate_state import GateState
+from crewkeeper_supervisor.core.ladder_state import LadderState
 from crewkeeper_supervisor.core.rates import Bucket
 from crewkeeper_supervisor.core.roster import AgentView, Usage
 from crewkeeper_supervisor.core.wait_graph import WaitGraph
@@ -109,6 +110,10 @@ class Dues(UserDict[str, float]):
         super().__delitem__(need)
         self._keep_ready()
 
+    def arm(self, need: str, at_s: float) -> None:
+        """Have the clock looked at then, if not sooner."""
+        self[need] = min(self.data.get(need, _NEVER), at_s)
+
     def _keep_ready(self) -> None:
         self.soonest_s = min(self.data.values(), default=_NEVER)
         self.sweeps = "sweep" in self.data
@@ -136,6 +141,7 @@ class RunState:
         self.incidents: dict[str, Incident] = {}
         self.questions: dict[str, Question] = {}
         self.usage = Usage()
+        self.ladder = LadderState()
         self.pending: dict[str, Command] = {}
         self.withdrawals = Withdrawals()
         self.escalations: dict[str, str] = {}
@@ -209,6 +215,7 @@ class RunState:
             or withdrawals.broken
             or withdrawals.overdue_s
             or self.gate.shut
+            or self.gate.released
         )
 
     def needs_watching(self) -> bool:
@@ -376,5 +383,6 @@ class RunState:
             "due": self.due_s.data,
             "gate": self.gate.facts(),
             "watch": self.watch.facts() if self.watch is not None else [],
+            "ladder": self.ladder.facts(),
         }
         return hashlib.sha256(msgspec.json.encode(facts)).hexdigest()

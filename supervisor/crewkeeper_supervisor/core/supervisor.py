@@ -16,6 +16,7 @@ from crewkeeper_supervisor.core import (
     events,
     fleet,
     gate_facts,
+    ladder,
     lifecycle,
     locks,
     withdrawal,
@@ -29,6 +30,7 @@ from crewkeeper_supervisor.core.findings import Edge, Incident
 from crewkeeper_supervisor.core.gate_rules import MakeGateRules
 from crewkeeper_supervisor.core.gate_state import GateState
 from crewkeeper_supervisor.core.intake import TEXT_SHOWN_CHARS, Intake
+from crewkeeper_supervisor.core.ladder_state import LadderState
 from crewkeeper_supervisor.core.response import note
 from crewkeeper_supervisor.core.roster import AgentView, Usage
 from crewkeeper_supervisor.core.state import Question, RunState
@@ -93,6 +95,10 @@ class Supervisor:
 
     def _do_chores(self, sender: str) -> None:
         state = self._state
+        if state.is_due("ladder"):
+            ladder.watch(state)
+        if state.gate.released:
+            gate_facts.released(state)
         if state.is_due("gate"):
             gate_facts.watch(state)
         if state.is_due("fleet"):
@@ -185,6 +191,11 @@ class Supervisor:
     def limit_of(self, who: str, dimension: str) -> float | None:
         """How deep, how far fanned out, or how many seconds long: `allowance.limit_of`."""
         return allowance.limit_of(self._state, who, dimension)
+
+    @property
+    def ladder(self) -> LadderState:
+        """What was done about findings, and who has yet to be told."""
+        return self._state.ladder
 
     @property
     def usage(self) -> Usage:

@@ -13,6 +13,7 @@ import structlog
 
 from crewkeeper_bus.client import Client
 from crewkeeper_bus.errors import BusError, Killed, Pending, Timeout, ToolRefused, ToolTimeout
+from crewkeeper_bus.nudges import HEADING
 from crewkeeper_bus.outgoing import new_id
 from crewkeeper_supervisor.mcp.offer import NOT_RUN, Refusal
 
@@ -61,6 +62,9 @@ class Door(Protocol):
         Raises:
             Refusal: The call may not be carried out, or it was cut.
         """
+
+    def nudged(self, result: dict[str, Any]) -> dict[str, Any]:
+        """The result of a call, with what the supervisor wants the model to read after it, each text once."""
 
     async def tell_unknown(self, tool: str) -> None:
         """A tool was asked for that there is not."""
@@ -139,6 +143,16 @@ class GateDoor:
             log.warning("mcp.not_surveyed", error=str(error)[:300])
             return None
 
+    def nudged(self, result: dict[str, Any]) -> dict[str, Any]:
+        """As `Door.nudged`."""
+        content = result.get("content")
+        if self._client is None or not isinstance(content, list):
+            return result
+        texts = [f"{HEADING} {nudge.text}" for nudge in self._client.take_nudges()]
+        if not texts:
+            return result
+        return result | {"content": [*content, *({"type": "text", "text": text} for text in texts)]}
+
     async def tell_unknown(self, tool: str) -> None:
         """A tool was asked for that there is not."""
         if self._client is not None and self._client.is_connected:
@@ -180,18 +194,20 @@ class GateDoor:
             # A pause has no limit of its own; the grant below must not be inside of one, as it outlives this function.
             with anyio.fail_after(self._answer_s):
                 await client.checkpoint()
-            approval = ""
+            approval = why = ""
             while not approval or time.monotonic() < end_s:
                 limit_s = min(self._answer_s, max(0.1, end_s - time.monotonic()))
                 context = client.grant_tool(tool, args, call_id=call, limit_s=limit_s, kind=kind)
                 try:
                     return await stack.enter_async_context(context)
                 except Pending as pending:
-                    approval = pending.approval
+                    approval, why = pending.approval, str(pending)
                 except Timeout:
                     if not approval:
                         raise
             self._remember(key, call)
+            if approval == "held":
+                raise Refusal("held", f"{why[:600]} {NOT_RUN[:1].upper()}{NOT_RUN[1:]}.")
             raise Refusal("approval_pending", _pending_text(tool, approval))
         except ToolRefused as refused:
             raise Refusal(refused.reason, str(refused)) from None

@@ -242,7 +242,7 @@ def make_app(behind: Behind, doors: Doors, host: str) -> App:
     async def call_tool(context: Any, params: "types.CallToolRequestParams") -> "types.CallToolResult":
         door: GateDoor = context.request.scope[_DOOR]
         result = await call(behind, door, params.name, params.arguments or {})
-        return types.CallToolResult.model_validate(result)
+        return types.CallToolResult.model_validate(door.nudged(result))
 
     server = Server("crewkeeper", on_list_tools=list_tools, on_call_tool=call_tool)
     # Without sessions, nobody can go on in one that somebody else has begun.

@@ -183,7 +183,7 @@ class Proxy:
         try:
             match frame.method:
                 case "tools/call":
-                    return await self._call(frame)
+                    return self._nudged(await self._call(frame))
                 case "tools/list":
                     return await self._list(frame)
                 case "initialize" | "server/discover":
@@ -370,6 +370,17 @@ class Proxy:
         except ServerGone as gone:
             text = f"The server of the tool {name[:128]!r} is gone: {gone}. The call may have been carried out."
             return rpc.refusal(frame.id, "tool_lost", text)
+
+    def _nudged(self, frame: Frame) -> Frame:
+        """The answer to a call, with what the supervisor wants the model to read after it."""
+        if frame.error is not None:
+            return frame
+        try:
+            result = frame.result_dict()
+        except BadFrame:
+            return frame
+        nudged = self._door.nudged(result)
+        return frame if nudged is result else rpc.answer(frame.id, nudged)
 
     async def _hide(self, name: str) -> None:
         """The gate says that the agent has no such tool: it is listed no more, until there is another run."""

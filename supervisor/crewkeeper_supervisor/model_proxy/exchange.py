@@ -17,6 +17,7 @@ from crewkeeper_bus.tool_messages import SpendAsked, SpendGranted, Spent
 from crewkeeper_supervisor.model_proxy.backlog import Backlog
 from crewkeeper_supervisor.model_proxy.doorkeeper import Standing
 from crewkeeper_supervisor.model_proxy.event_stream import Events, EventTooLarge, data_of, is_last
+from crewkeeper_supervisor.model_proxy.nudging import nudged
 from crewkeeper_supervisor.model_proxy.outlet import STREAM, Outlet
 from crewkeeper_supervisor.model_proxy.problem import Problem
 from crewkeeper_supervisor.model_proxy.request import ModelRequest
@@ -193,11 +194,11 @@ class _Carried:
         self, grant: SpendGranted, path: str, headers: Mapping[str, str], backlog: Backlog, begun: anyio.Event
     ) -> None:
         """Everything that the provider says into the backlog; its cost is told when it has ended, or has been cut."""
-        limit_s, redact = grant.limit_s, grant.redact
+        limit_s = grant.limit_s
         host = self._upstream.url.partition("://")[2].partition("/")[0]
         try:
             with anyio.fail_after(limit_s or None):
-                payload = self._request.redacted(redact)
+                payload = nudged(self._request, grant.nudges).redacted(grant.redact)
                 self._sent = True
                 async with self._exchange.providers.post(self._upstream, path, headers, payload) as answer:
                     await self._take(answer, backlog, begun)

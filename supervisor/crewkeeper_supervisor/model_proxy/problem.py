@@ -45,6 +45,7 @@ _STATUS_OF_FAULT: Final = {
     "rate_limited": 429,
     "circuit_open": 429,
     "gate_closed": 503,
+    "held": 503,
 }
 _WORTH_RETRYING: Final = ("rate_limited", "circuit_open", "gate_closed")
 

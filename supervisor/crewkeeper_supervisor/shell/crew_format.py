@@ -26,7 +26,7 @@ from crewkeeper_supervisor.shell.crew_kinds import (
     Whole,
 )
 from crewkeeper_supervisor.shell.crew_proxy_format import MODEL_PROXY
-from crewkeeper_supervisor.shell.crew_response_format import RESPONSES
+from crewkeeper_supervisor.shell.crew_response_format import ESCALATION, RESPONSES
 from crewkeeper_supervisor.shell.crew_watch_format import OUTCOME, STALL, WATCH
 
 CREW_NAME_MAX_CHARS: Final = 20
@@ -249,6 +249,7 @@ CREW: Final = Section(
         ),
         WATCH,
         OUTCOME,
+        Key(name="escalation", kind=ESCALATION, default="see below", doc="How often people are told."),
         Key(name="limits", kind=LIMITS, default="see below", doc="Limits of the bus."),
         *GATE_KEYS,
         MODEL_PROXY,

@@ -128,5 +128,16 @@ def _responses() -> Section:
 
 
 RESPONSES: Final = _responses()
+ESCALATION: Final = Section(
+    title="escalation",
+    keys=(
+        Key(
+            name="per_minute",
+            kind=Whole(low=1, high=1000),
+            default="10",
+            doc="Incidents that people are told of one by one in a minute; those beyond that come in one digest.",
+        ),
+    ),
+)
 LADDER_KINDS: Final = tuple(name for name, *_ in _LADDERS)
 """Kinds of findings that have the keys of the ladder."""

@@ -333,6 +333,7 @@ def _crew(surface: dict[str, Any], folder: FilePath) -> Crew:
         budget=_budget(surface.get("budget", {})),
         responses=_responses(surface.get("responses", {})),
         escalate=tuple(Webhook(**webhook) for webhook in surface.get("escalate", ())),
+        escalations_per_minute=surface.get("escalation", {}).get("per_minute", 10),
         tools=tools_of(surface, str(folder)),
         rules=rules_of(surface),
         policy_default=surface.get("policy", {}).get("default", "allow"),

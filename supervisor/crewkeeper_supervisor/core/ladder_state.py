@@ -1,0 +1,102 @@
+"""Ladder state: what is remembered of ladders, nudges and escalations of one run; what is done with it is elsewhere.
+
+Everything is bounded, and part of the digest of the state.
+"""
+
+from collections import deque
+from typing import Any, Final, Literal
+
+from msgspec import Struct, to_builtins
+
+from crewkeeper_supervisor.core.findings import FindingKind
+
+RESTED_MAX: Final = 1000
+"""Conditions that are over and remembered for their cool-down; the oldest is forgotten first."""
+
+Key = tuple[FindingKind, str]
+"""A condition: its kind, and which of that kind."""
+
+
+class Rested(Struct, frozen=True, kw_only=True):
+    """Where the ladder of a condition stood when it was over."""
+
+    rung: int
+    cleared_s: float
+
+
+class Counts(Struct, kw_only=True):
+    """What was done, or in shadow mode would have been, about one kind of finding, by action."""
+
+    found: int = 0
+    did: dict[str, int] = {}
+    would: dict[str, int] = {}
+
+
+class Owed(Struct, kw_only=True):
+    """A nudge that the agent's model has not been given yet, as far as is known."""
+
+    id: str
+    agent: str
+    finding: str
+    text: str
+    told_s: float
+    tries: int = 0
+    """How often the agent was sent it; 0: it waits for a model call through the proxy."""
+    call: str = ""
+    """The model call whose grant carries it."""
+
+
+class Escalations(Struct, kw_only=True):
+    """What people were told of late, and what they are told in the next digest."""
+
+    sent_s: deque[float]
+    withheld: dict[str, Literal["opened", "resolved"]]
+    """Incidents for the next digest."""
+    digested: dict[str, None]
+    """Incidents that people know of by a digest alone."""
+    due_s: float | None = None
+    """When the digest is sent, journal time."""
+
+
+class LadderState:
+    """Ladders of one run."""
+
+    def __init__(self) -> None:
+        self.open: dict[Key, str] = {}
+        """Conditions that stand, with their incidents."""
+        self.rested: dict[Key, Rested] = {}
+        self.counts: dict[FindingKind, Counts] = {}
+        self.owed: dict[str, Owed] = {}
+        """Nudges by id, oldest first."""
+        self.escalations = Escalations(sent_s=deque(), withheld={}, digested={})
+
+    def count(self, kind: FindingKind, action: str, *, shadow: bool) -> None:
+        """An action was carried out, or would have been."""
+        counts = self.of(kind)
+        done = counts.would if shadow else counts.did
+        done[action] = done.get(action, 0) + 1
+
+    def of(self, kind: FindingKind) -> Counts:
+        """The counts of a kind."""
+        known = self.counts.get(kind)
+        if known is None:
+            known = self.counts[kind] = Counts()
+        return known
+
+    def rest(self, key: Key, rested: Rested) -> None:
+        """Remember where a ladder stood."""
+        self.rested.pop(key, None)
+        self.rested[key] = rested
+        if len(self.rested) > RESTED_MAX:
+            del self.rested[next(iter(self.rested))]
+
+    def facts(self) -> list[Any]:
+        """Everything that a digest of the state must show."""
+        told = self.escalations
+        return [
+            [[*key, id_] for key, id_ in self.open.items()],
+            [[*key, each.rung, each.cleared_s] for key, each in self.rested.items()],
+            {kind: to_builtins(each) for kind, each in self.counts.items()},
+            [to_builtins(each) for each in self.owed.values()],
+            [list(told.sent_s), told.withheld, list(told.digested), told.due_s],
+        ]

@@ -1,0 +1,120 @@
+"""People are told one by one while that are few, and of all others in one digest that leaves nobody out."""
+
+from typing import Any
+
+from crewkeeper_supervisor.core.crew import Response
+from support.journal import RUN
+from support.ladder_room import LadderRoom, crew_with, scripted
+
+TELL = Response(do=("escalate",), climb_s=1.0, cool_down_s=0.0)
+
+
+def room_of(escalations: int = 10, **responses: Response) -> LadderRoom:
+    return LadderRoom(crew_with(escalations=escalations, **({"loop": TELL} | responses)))
+
+
+def named(body: dict[str, Any]) -> list[str]:
+    return [id_ for ids in body["ids"].values() for id_ in ids]
+
+
+def test_two_hundred_at_once_are_ten_and_a_digest_of_the_rest() -> None:
+    room = room_of()
+    for number in range(200):
+        room.hear(f"found loop k{number} search")
+    opened = [each.incident for each in room.escalated()]
+    assert len(opened) == 10
+    room.tick(60)
+    (digest,) = room.digests()
+    assert len(room.escalated()) == 11
+    assert sorted([*opened, *named(digest.body)]) == sorted(room.core.incidents)
+    assert digest.body["count"] == 190
+    assert "190 loop" in digest.body["summary"]
+    assert all("people" in each.steps[-1].text for each in room.core.incidents.values())
+    room.tick(600)
+    assert len(room.escalated()) == 11
+
+
+def test_never_more_than_the_cap_in_any_minute() -> None:
+    room = room_of(escalations=5)
+    times: list[float] = []
+    for number in range(120):
+        room.hear(f"found loop k{number} search", 2.5)
+        while len(times) < len(room.escalated()):
+            times.append(room.now_s)
+    room.tick(60)
+    for begin_s in times:
+        assert sum(begin_s <= at_s < begin_s + 60 for at_s in times) <= 5
+    told = [each.incident for each in room.escalated() if each.incident]
+    told += [id_ for each in room.digests() for id_ in named(each.body)]
+    assert sorted(told) == sorted(room.core.incidents), "each is told once, and none is missing"
+
+
+def test_few_are_told_one_by_one() -> None:
+    room = room_of()
+    for number in range(10):
+        room.hear(f"found loop k{number} search", 10)
+    assert (len(room.escalated()), room.digests()) == (10, [])
+
+
+def test_what_was_over_before_the_digest_is_told_there_alone() -> None:
+    room = room_of(escalations=1)
+    room.hear("found loop one search")
+    room.hear("found loop two search")
+    room.hear("cleared loop two")
+    room.hear("cleared loop one")
+    room.tick(60)
+    assert [each.kind for each in room.escalated()] == ["opened", "resolved", "digest"]
+    (told,) = room.digests()[0].body["incidents"]
+    assert (told["event"], told["state"]) == ("opened", "resolved")
+
+
+def test_what_a_digest_told_is_resolved_in_a_digest() -> None:
+    room = room_of(escalations=1)
+    for number in range(3):
+        room.hear(f"found loop k{number} search")
+    room.tick(60)
+    room.hear("cleared loop k1")
+    room.hear("cleared loop k2")
+    room.tick(60)
+    assert [each.kind for each in room.escalated()] == ["opened", "digest", "digest"]
+    assert [each["event"] for each in room.digests()[1].body["incidents"]] == ["resolved", "resolved"]
+
+
+def test_the_end_of_the_crew_waits_for_no_digest() -> None:
+    room = room_of(escalations=1)
+    for number in range(3):
+        room.hear(f"found loop k{number} search")
+    room.asks("stop_run")
+    (digest,) = room.digests()
+    assert digest.body["count"] == 2
+
+
+def test_nobody_to_tell_is_no_digest() -> None:
+    room = LadderRoom(crew_with(webhook=False, escalations=1, loop=TELL))
+    for number in range(3):
+        room.hear(f"found loop k{number} search")
+    room.tick(100)
+    assert room.escalated() == []
+
+
+def test_a_digest_fits_into_a_request_with_every_name() -> None:
+    from crewkeeper_supervisor.shell import webhook
+
+    room = room_of(escalations=1)
+    for number in range(800):
+        room.hear(f"found loop k{number} search", agent="a" if number % 2 else "b")
+    room.tick(61)
+    (digest,) = room.digests()
+    assert len(named(digest.body)) == 799
+    sent = webhook.body(RUN, "room", digest)
+    assert all(id_.encode() in sent for id_ in named(digest.body))
+
+
+def test_the_same_journal_tells_the_same() -> None:
+    room = room_of(escalations=2)
+    for number in range(30):
+        room.hear(f"found loop k{number} search", 4)
+    again = scripted(RUN)
+    for seq, (at_s, subject, payload) in enumerate(room.entries, start=1):
+        again.handle(again.read(seq, at_s, subject, payload))
+    assert again.digest() == room.core.digest()
