@@ -388,3 +388,17 @@ def test_the_fold_of_the_journal_is_the_same_again() -> None:
     room.tick(16.0)
     core, commands = fold(room.entries)
     assert (core.digest(), commands) == (room.core.digest(), room.commands)
+
+
+def test_a_tool_host_that_is_given_up_is_a_finding_and_its_calls_are_refused_at_once() -> None:
+    room = Room(ready=False)
+    room.ask("c1")
+    room.op(m.RestartsExhausted(agent=TOOLS, intensity=30, period_s=60.0), sender=HOST)
+    assert (room.code("c1"), room.kinds()) == ("gate_closed", ["restart_intensity"])
+    assert "'pay' cannot be run: the tool host has ended more than 30 times within 60 s" in room.text("c1")
+    room.ask("c2")
+    room.ask("c3", "look")
+    assert (room.code("c2"), room.body("c3")["grant"]) == ("gate_closed", "c3")
+    room.ready("h2")
+    room.ask("c4")
+    assert room.ran_calls() == ["c4"]

@@ -1,6 +1,7 @@
 """`supervisor budget`: what may be spent, what is spent and held, and changing it while the crew runs."""
 
 import re
+from collections.abc import Sequence
 from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -14,6 +15,7 @@ from crewkeeper_supervisor.cli.place_options import opened, place_options
 
 if TYPE_CHECKING:
     from crewkeeper_bus.tool_messages import BudgetChanged
+    from crewkeeper_supervisor.core.supervisor import Supervisor
 
 WHAT: Final = (
     "usd",
@@ -24,10 +26,16 @@ WHAT: Final = (
     "model_calls",
     "tool_calls",
     "messages",
+    "wall",
+    "depth",
+    "fan_out",
 )
+FLEET: Final = "fleet"
 _COUNT: Final = re.compile(r"(\d{1,16})([kM]?)\Z")
+_TIME: Final = re.compile(r"(\d{1,8})(s|m|h|d)?\Z")
 _USD: Final = re.compile(r"\d{1,10}(\.\d{1,6})?\Z")
 _FACTORS: Final = {"": 1, "k": 1000, "M": 1_000_000}
+_UNITS_S: Final = {None: 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
 _MAX: Final = 2**53
 _TIMEOUT = click.option(
     "--timeout", type=click.FloatRange(0.1, 3600), default=10.0, show_default=True, metavar="SECONDS"
@@ -37,15 +45,20 @@ _AGENT = click.option("--agent", default="", metavar="NAME", help="The limit of 
 
 @click.group()
 def budget() -> None:
-    """Show and change what a run may spend."""
+    """Show and change what a run may spend, or all crews of a server together (`fleet`)."""
 
 
 @budget.command()
-@click.argument("run", required=False)
+@click.argument("run", required=False, metavar="[RUN|fleet]")
 @output_option("table", "wide", "json", "yaml")
 @place_options
 def show(run: str | None, output: str, state: Path | None, nats: str | None) -> None:
-    """Show limits, what is spent, what is held for calls under way, and how long it lasts at this pace."""
+    """Show limits, what is spent, what is held for calls under way, and how long it lasts at this pace.
+
+    AT END is what will have been spent when the run's time is over (`wall`), or was when it ended. Of `fleet`, IDLE is
+    what runs have a share in and do not need now: others get it when they lack it. Runs that have ended are shown too,
+    also where nothing runs any more.
+    """
     anyio.run(_show, run, output, state, nats)
 
 
@@ -55,7 +68,10 @@ async def _show(run: str | None, output: str, state: Path | None, nats: str | No
     from crewkeeper_supervisor.cli.runs import find_run, folded
     from crewkeeper_supervisor.views.budget import budget_table, budgets
 
-    async with opened(state, nats) as link:
+    if run == FLEET:
+        await _show_fleet(output, state, nats)
+        return
+    async with opened(state, nats, stored=True) as link:
         info = await find_run(link, run)
         view = budgets(await folded(link, info.run), time.time())
     if output in ("json", "yaml"):
@@ -64,8 +80,37 @@ async def _show(run: str | None, output: str, state: Path | None, nats: str | No
         emit_table(budget_table(view, wide=output == "wide"))
 
 
+async def _show_fleet(output: str, state: Path | None, nats: str | None) -> None:
+    from crewkeeper_supervisor.cli.fleet_budget import shown
+    from crewkeeper_supervisor.views.fleet import fleet_table
+
+    async with opened(state, nats, stored=True) as link:
+        view = await shown(link)
+    if output in ("json", "yaml"):
+        emit_document(view, output, list)
+    else:
+        emit_table(fleet_table(view, wide=output == "wide"))
+
+
+async def _change_fleet(
+    amounts: dict[str, int | None],
+    agent: str,
+    add: bool,
+    anew: bool,
+    limit_s: float,
+    state: Path | None,
+    nats: str | None,
+) -> int:
+    from crewkeeper_supervisor.cli.fleet_budget import change
+
+    if agent:
+        raise Failure("--agent is for the budget of a run: agents have no limit of their own in the fleet", code=USAGE)
+    async with opened(state, nats, stored=True) as link:
+        return await change(link, amounts, add=add, anew=anew, limit_s=limit_s)
+
+
 @budget.command(name="top-up")
-@click.argument("words", nargs=-1, required=True, metavar="[RUN] WHAT=AMOUNT...")
+@click.argument("words", nargs=-1, required=True, metavar="[RUN|fleet] WHAT=AMOUNT...")
 @_AGENT
 @_TIMEOUT
 @place_options
@@ -73,29 +118,43 @@ async def _show(run: str | None, output: str, state: Path | None, nats: str | No
 def top_up(
     ctx: click.Context, words: tuple[str, ...], agent: str, timeout: float, state: Path | None, nats: str | None
 ) -> None:
-    """Allow so much more, as `usd=2.50`, `tokens=100k` or `tool_calls=20`.
+    """Allow so much more, as `usd=2.50`, `tokens=100k`, `tool_calls=20` or `wall=30m`.
 
-    Calls that are held for want of it go on at once.
+    Calls that are held for want of it go on at once. What has no limit gets none.
     """
-    run, amounts = _parsed(words, clear=False)
+    run, amounts = parsed(words, clear=False)
+    if run == FLEET:
+        ctx.exit(anyio.run(_change_fleet, amounts, agent, True, False, timeout, state, nats))
     changes = [{"dimension": what, "add": amount} for what, amount in amounts.items()]
     ctx.exit(anyio.run(_change, run, agent, changes, timeout, state, nats))
 
 
 @budget.command(name="set")
-@click.argument("words", nargs=-1, required=True, metavar="[RUN] WHAT=AMOUNT...")
+@click.argument("words", nargs=-1, required=True, metavar="[RUN|fleet] WHAT=AMOUNT...")
 @_AGENT
+@click.option("--anew", is_flag=True, help="Of the fleet: forget what runs that have ended have spent.")
 @_TIMEOUT
 @place_options
 @click.pass_context
 def set_(
-    ctx: click.Context, words: tuple[str, ...], agent: str, timeout: float, state: Path | None, nats: str | None
+    ctx: click.Context,
+    words: tuple[str, ...],
+    agent: str,
+    anew: bool,
+    timeout: float,
+    state: Path | None,
+    nats: str | None,
 ) -> None:
-    """Set limits, as `usd=10`, `tokens=1M` or `messages=none`.
+    """Set limits, as `usd=10`, `tokens=1M`, `wall=2h`, `depth=3` or `messages=none`.
 
-    A limit below what is spent and held becomes just that: what is spent is not undone.
+    A limit below what is spent and held becomes just that: what is spent is not undone. `fleet` stands for all crews of
+    the server together; what is spent counts until it is told to count anew, which can be done while nothing runs.
     """
-    run, amounts = _parsed(words, clear=True)
+    run, amounts = parsed(words, clear=True)
+    if run == FLEET:
+        ctx.exit(anyio.run(_change_fleet, amounts, agent, False, anew, timeout, state, nats))
+    if anew:
+        raise Failure("--anew is for the budget of the fleet: a run counts from its beginning", code=USAGE)
     changes = [{"dimension": what, "limit": amount} for what, amount in amounts.items()]
     ctx.exit(anyio.run(_change, run, agent, changes, timeout, state, nats))
 
@@ -128,20 +187,29 @@ async def _change(
 
         await observe(link, story, see, lambda: len(seen) == len(asked), limit_s)
     for message in seen.values():
-        say(_said(core.gate.accounts, message))
+        say(_said(core, message))
     if len(seen) < len(asked):
         say(f"within {limit_s:g} s the journal has taken {len(seen)} of {len(asked)} changes")
         return FAILED
     return 0
 
 
-def _said(accounts: Any, message: "BudgetChanged") -> str:
+def _said(core: "Supervisor", message: "BudgetChanged") -> str:
     from crewkeeper_supervisor.core.budget import amount
+    from crewkeeper_supervisor.views.budget import SHAPE
+    from crewkeeper_supervisor.views.wording import duration
 
+    if message.dimension in SHAPE:
+        who, what = message.agent or "the crew", message.dimension.removesuffix("_s")
+        shape = core.limit_of(message.agent, message.dimension)
+        if shape is None:
+            return f"{who}: no limit of {what}"
+        return f"{who}: the limit of {what} is {duration(shape) if what == 'wall' else f'{shape:g}'}"
+    accounts = core.gate.accounts
     account = accounts.agents.get(message.agent) if message.agent else accounts.crew
     what, whose = message.dimension, message.agent or "the crew"
     limit = None if account is None else account.limit.get(what)
-    if limit is None:
+    if account is None or limit is None:
         return f"{whose}: no limit of {'usd' if what == 'microusd' else what}"
     held, spent = account.held.get(what, 0), account.settled.get(what, 0) + account.over.get(what, 0)
     left = amount(what, max(0, limit - spent - held))
@@ -149,7 +217,16 @@ def _said(accounts: Any, message: "BudgetChanged") -> str:
     return f"{whose}: the limit is {amount(what, limit)}, {left} left{kept}"
 
 
-def _parsed(words: tuple[str, ...], *, clear: bool) -> tuple[str | None, dict[str, int | None]]:
+def parsed(words: Sequence[str], *, clear: bool) -> tuple[str | None, dict[str, int | None]]:
+    """Words of a command line as a run and amounts by dimension.
+
+    Args:
+        words: At most one run, and WHAT=AMOUNT.
+        clear: Whether an amount may be `none`.
+
+    Raises:
+        Failure: They are something else.
+    """
     names = [word for word in words if "=" not in word]
     if len(names) > 1 or len(names) == len(words):
         raise Failure("give at most one run, and what to change as WHAT=AMOUNT", code=USAGE, remedy="usd=2.50")
@@ -160,7 +237,7 @@ def _parsed(words: tuple[str, ...], *, clear: bool) -> tuple[str | None, dict[st
             continue
         if what not in WHAT:
             raise Failure(f"{what[:40]!r} has no limit to change", code=USAGE, remedy=f"one of {', '.join(WHAT)}")
-        key = "microusd" if what == "usd" else what
+        key = {"usd": "microusd", "wall": "wall_s"}.get(what, what)
         if key in amounts:
             raise Failure(f"{what} is given twice", code=USAGE)
         amounts[key] = None if clear and text == "none" else _amount(what, text)
@@ -169,10 +246,14 @@ def _parsed(words: tuple[str, ...], *, clear: bool) -> tuple[str | None, dict[st
 
 def _amount(what: str, text: str) -> int:
     try:
-        value = _microusd(text) if what == "usd" else _count(text)
+        value = {"usd": _microusd, "wall": _seconds}.get(what, _count)(text)
     except ValueError:
-        wanted = "US dollars as 2.50" if what == "usd" else "a whole number as 20, 100k or 1M"
+        wanted = {"usd": "US dollars as 2.50", "wall": "a time as 90s, 30m or 2h"}.get(
+            what, "a whole number as 20 or 100k"
+        )
         raise Failure(f"{what}={text[:40]!r} is not an amount", code=USAGE, remedy=wanted) from None
+    if what in ("wall", "depth", "fan_out") and not value:
+        raise Failure(f"{what}=0 would let nothing happen", code=USAGE, remedy="supervisor pause holds a crew")
     if not 0 <= value <= _MAX:
         raise Failure(f"{what}={text[:40]} is out of range", code=USAGE, remedy="0 to 9007199254740992 units")
     return value
@@ -182,6 +263,13 @@ def _microusd(text: str) -> int:
     if not _USD.match(text):
         raise ValueError(text)
     return int(Decimal(text) * 1_000_000)
+
+
+def _seconds(text: str) -> int:
+    found = _TIME.match(text)
+    if found is None:
+        raise ValueError(text)
+    return int(found[1]) * _UNITS_S[found[2]]
 
 
 def _count(text: str) -> int:

@@ -9,7 +9,7 @@ from typing import IO, TYPE_CHECKING, Final
 import anyio
 import click
 
-from crewkeeper_supervisor.cli.failure import FAILED, INTERRUPTED, INVALID, Failure
+from crewkeeper_supervisor.cli.failure import FAILED, INTERRUPTED, INVALID, USAGE, Failure
 from crewkeeper_supervisor.cli.output import is_live, say, stdout, use_color, write
 from crewkeeper_supervisor.cli.place_options import place_options
 
@@ -33,10 +33,22 @@ STATE_NAME: Final = ".crewkeeper"
 @click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="CREW...")
 @click.option("--name", default="", metavar="NAME", help="Name of this host in the journal; default: the machine's.")
 @click.option("--plain/--live", "plain", default=None, help="Lines of events, or a live view; default: by terminal.")
+@click.option(
+    "--fleet-budget",
+    metavar="WHAT=AMOUNT,…",
+    default="",
+    help="What all crews of this server may spend together, as usd=20,tool_calls=1k; counts on over restarts.",
+)
 @click.option("--no-controller", is_flag=True, help="Start none: a `supervisor serve` elsewhere supervises.")
 @place_options
 def up(
-    files: tuple[Path, ...], name: str, plain: bool | None, no_controller: bool, state: Path | None, nats: str | None
+    files: tuple[Path, ...],
+    name: str,
+    plain: bool | None,
+    fleet_budget: str,
+    no_controller: bool,
+    state: Path | None,
+    nats: str | None,
 ) -> int:
     """Run crews here, with a live view, until they are done.
 
@@ -45,9 +57,28 @@ def up(
 
     Exit status: 0 every run is done, 1 one failed or was stopped, 3 a crew file is invalid, 130 interrupted.
     """
+    limits = _limits(fleet_budget)
     crews = load(files)
     live = is_live(stdout()) if plain is None else not plain
-    return anyio.run(_up, crews, name, live, not no_controller, state, nats)
+    return anyio.run(_up, crews, name, live, limits, not no_controller, state, nats)
+
+
+def _limits(words: str) -> dict[str, int | None]:
+    """Limits of all crews together, from the command line.
+
+    Raises:
+        Failure: They are none.
+    """
+    from crewkeeper_supervisor.cli.budget import parsed
+    from crewkeeper_supervisor.cli.fleet_budget import check
+
+    if not words:
+        return {}
+    run, limits = parsed(words.split(","), clear=True)
+    if run is not None:
+        raise Failure(f"--fleet-budget {run[:40]!r} is not WHAT=AMOUNT", code=USAGE, remedy="--fleet-budget usd=20")
+    check(limits)
+    return limits
 
 
 def load(files: Sequence[Path]) -> "list[Crew]":
@@ -81,7 +112,13 @@ def load(files: Sequence[Path]) -> "list[Crew]":
 
 
 async def _up(
-    crews: "list[Crew]", name: str, live: bool, controller: bool, state: Path | None, nats: str | None
+    crews: "list[Crew]",
+    name: str,
+    live: bool,
+    limits: dict[str, int | None],
+    controller: bool,
+    state: Path | None,
+    nats: str | None,
 ) -> int:
     from crewkeeper_supervisor.shell import approval_hosting
     from crewkeeper_supervisor.shell.ground import open_ground
@@ -93,6 +130,8 @@ async def _up(
         connect(ground.place, name="supervisor host") as link,
         approval_hosting.serving(crews, ground, os.environ, say),
     ):
+        if limits:
+            await _set_limits(link, limits)
         host = Host(ground, link, name=name, controller=controller, tell=say)
         _introduce(ground, await host.declare(crews))
         results = await _run(host, ground, live)
@@ -104,6 +143,22 @@ async def _up(
     if host.interrupted:
         return INTERRUPTED
     return 0 if all(result.state == "done" for result in results) else FAILED
+
+
+async def _set_limits(link: "Link", limits: dict[str, int | None]) -> None:
+    """Set what all crews may spend together, before any of these is declared, and say how much of it is left."""
+    from crewkeeper_supervisor.cli.asking import operator
+    from crewkeeper_supervisor.cli.fleet_budget import said
+    from crewkeeper_supervisor.core import fleet_account
+    from crewkeeper_supervisor.shell.fleet import Fleet
+
+    fleet = Fleet(link)
+    await fleet.open()
+    account = await fleet.change(lambda before: fleet_account.set_limits(before, limits, operator()))
+    for dimension, limit in limits.items():
+        say(f"fleet  {said(account, dimension, limit)}")
+    if account.ended_count:
+        say(f"fleet  {account.ended_count} earlier runs count; to forget them: supervisor budget set fleet … --anew")
 
 
 def _introduce(ground: "Ground", runs: "list[HostedRun]") -> None:

@@ -83,9 +83,10 @@ class FleetAccount(Struct, frozen=True, kw_only=True, omit_defaults=True):
         return self.closed.get(dimension, 0) + given
 
     def bound(self, dimension: str) -> int | None:
-        """The limit that holds now: what was set, or what is taken where that is more, since nothing is undone."""
+        """The limit that holds now: what was set, or what is given where that is more, since nothing is undone."""
         limit = self.limit.get(dimension)
-        return None if limit is None else max(limit, self.taken(dimension))
+        given = self.closed.get(dimension, 0) + sum(share.leased.get(dimension, 0) for share in self.shares.values())
+        return None if limit is None else max(limit, given)
 
     def left(self, dimension: str) -> int:
         """What can still be given; 0 also where there is no limit."""
@@ -183,9 +184,8 @@ def set_limits(account: FleetAccount, limits: dict[str, int | None], by: str) ->
 
 
 def begin_anew(account: FleetAccount) -> FleetAccount:
-    """Forget what runs that have ended have spent. Only while there is no run that has a share."""
-    assert not account.shares, "a run still spends"
-    return msgspec.structs.replace(account, closed={}, ended={}, ended_count=0, warned={})
+    """Forget what was spent. Only while no run goes on: of runs that have ended the shares are forgotten, too."""
+    return msgspec.structs.replace(account, shares={}, closed={}, ended={}, ended_count=0, warned={})
 
 
 def _lacking(account: FleetAccount, share: Share) -> str:

@@ -253,6 +253,9 @@ def _is_known(state: RunState, rules: GateRules, call: GateCall) -> Verdict:
         return _fault(found)
     if found != "later":
         call.declared, call.tool, call.inside = found.declared, found.tool, found.tool.inside
+    if state.gate.given_up and (found == "later" or not call.inside):
+        text = f"{call.name!r} cannot be run: {state.gate.given_up}; nothing was executed: do without tools"
+        return Fault(code="gate_closed", text=text)
     if found == "later" or not (call.inside or state.gate.host):
         if call.stage == "starting" and call.due_s <= state.now_s:
             return Fault(code="tool_lost", text=f"{call.name!r} is not there: nothing has started it; nothing was run")

@@ -5,7 +5,7 @@ from typing import Any
 import msgspec
 from msgspec import Raw
 
-from crewkeeper_bus.messages import Fault
+from crewkeeper_bus.messages import Fault, RestartsExhausted
 from crewkeeper_bus.subjects import TOOLS
 from crewkeeper_bus.tool_messages import (
     ApprovalAsked,
@@ -237,11 +237,23 @@ def _tools_ready(state: RunState, message: ToolsReady) -> None:
         return
     if state.gate.host and message.host != state.gate.host:
         _lost(state, "the tool host was started anew")
-    state.gate.host = message.host
+    state.gate.host, state.gate.given_up = message.host, ""
     for problem in rules.tools_ready(message):
         report(state, "malformed", f"tools: {problem}"[:300], [], key=f"tools {problem[:64]}")
     for call in [each for each in state.gate.open.values() if each.stage == "starting"]:
         gate.advance(state, call)
+
+
+def tools_given_up(state: RunState, message: RestartsExhausted) -> None:
+    """The host no longer starts a tool host: whoever waits for one is told at once, and people are."""
+    often = f"more than {message.intensity} times within {message.period_s:g} s"
+    state.gate.host, state.gate.given_up = "", f"the tool host has ended {often} and is not started again"
+    said = f"{state.gate.given_up}: every call of its tools is refused"
+    report(state, "restart_intensity", said, [], key=TOOLS)
+    _lost(state, "the tool host has ended")
+    for call in [each for each in state.gate.open.values() if each.stage == "starting"]:
+        gate.advance(state, call)
+    gate.settle_down(state)
 
 
 def _lost(state: RunState, why: str) -> None:

@@ -242,6 +242,8 @@ class GateState:
         self.uses: dict[str, ToolUse] = {}
         self.host = ""
         """The tool host's incarnation; empty: none is there."""
+        self.given_up = ""
+        """Why no tool host is coming any more; empty: one is there, or may come."""
         self.approvals: dict[str, Approval] = {}
         self.noted: dict[str, Amounts] = {}
         """Charged without a reservation, and not in the ledger yet."""
@@ -382,7 +384,7 @@ class GateState:
             [[*key, c.digest, c.stage, c.step, c.due_s, c.held, c.approval] for key, c in self.open.items()],
             [[agent, [[id_, each.digest] for id_, each in ended.items()]] for agent, ended in self.ended.items()],
             [[name, u.running, u.queue, u.calls_left, u.points, u.rests_until_s] for name, u in self.uses.items()],
-            self.host,
+            [self.host, self.given_up],
             [[a.id, a.state, a.by, a.digest] for a in self.approvals.values()],
             self.noted,
             self.changed,

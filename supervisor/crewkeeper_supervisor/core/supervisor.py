@@ -7,7 +7,7 @@ met, and detection examines what the fact touched.
 from typing import Final
 
 from crewkeeper_bus import messages as m
-from crewkeeper_bus.subjects import SIDE
+from crewkeeper_bus.subjects import SIDE, TOOLS
 from crewkeeper_bus.tool_messages import GateOp
 from crewkeeper_supervisor.core import (
     allowance,
@@ -239,7 +239,8 @@ class Supervisor:
             case m.ProcessExited():
                 lifecycle.process_exited(state, message)
             case m.RestartsExhausted():
-                lifecycle.restarts_exhausted(state, message)
+                given_up = gate_facts.tools_given_up if message.agent == TOOLS else lifecycle.restarts_exhausted
+                given_up(state, message)
             case m.OperatorAsked():
                 lifecycle.operator_asked(state, message)
             case m.Outcome():

@@ -4,6 +4,7 @@ The host owns processes and decides nothing about agents: the controller does, a
 So a controller may die and come back while agents work; and when the host goes, by whatever means, all it started goes.
 """
 
+import contextlib
 import os
 import secrets
 import signal
@@ -26,6 +27,7 @@ from crewkeeper_supervisor.core.reach import reach_of
 from crewkeeper_supervisor.shell import journal, tool_hosts
 from crewkeeper_supervisor.shell.authority import SIGNED_LIFE_S
 from crewkeeper_supervisor.shell.errors import ShellError, StoreUnavailable
+from crewkeeper_supervisor.shell.fleet import Fleet
 from crewkeeper_supervisor.shell.ground import Ground
 from crewkeeper_supervisor.shell.hosted_run import SETTLE_S, HostedRun, RunResult
 from crewkeeper_supervisor.shell.launcher import Launch, command_line, environment
@@ -81,6 +83,7 @@ class Host:
         self._ground = ground
         self._link = link
         self._registry = Registry(link)
+        self._fleet = Fleet(link)
         self._name = name or socket.gethostname()
         self._tell = tell
         self._inherited = dict(os.environ if inherited is None else inherited)
@@ -102,6 +105,8 @@ class Host:
         for run, crew in named:
             self._check_environment(run, crew)
         await self._registry.open()
+        await self._fleet.open()
+        named = [(run, self._shared(crew)) for run, crew in named]
         if self._ground.server is not None:
             await self._end_left_runs()
         for run, crew in named:
@@ -114,6 +119,11 @@ class Host:
             services = await self._services(run, crew)
             self.runs.append(HostedRun(self._link, self._registry, run, crew, launches, services))
         return self.runs
+
+    def _shared(self, crew: Crew) -> Crew:
+        """The crew under the limits that all crews of the server share."""
+        account = self._fleet.account
+        return msgspec.structs.replace(crew, fleet=dict(account.limit), fleet_revision=account.revision)
 
     async def _end_left_runs(self) -> None:
         """End what an earlier host of this state directory left open: it is dead, or the directory would be taken."""
@@ -229,6 +239,7 @@ class Host:
                     running.start_soon(self._serve_run, run, admitted)
             if self._controller is not None:
                 await self._wait_for_deliveries()
+                await self._wait_for_books()
                 await self._controller.stop(CONTROLLER_RULE.shutdown_s)
             tasks.cancel_scope.cancel()
         return [run.result for run in self.runs if run.result is not None]
@@ -311,6 +322,13 @@ class Host:
                 f"{waiting} message(s) to people could not be delivered yet; they are kept, and tried again whenever "
                 "a controller runs on this state directory"
             )
+
+    async def _wait_for_books(self) -> None:
+        """Give the controller a moment to write down what these runs have spent of what all crews share."""
+        runs = {run.run for run in self.runs}
+        with anyio.move_on_after(DELIVERY_LIMIT_S), contextlib.suppress(StoreUnavailable):
+            while runs & set((await self._fleet.read()).shares):  # noqa: ASYNC110 - no event
+                await anyio.sleep(0.05)
 
     async def _heed_signals(self, *, task_status: anyio.abc.TaskStatus[None]) -> None:
         with anyio.open_signal_receiver(*_SIGNALS) as received:

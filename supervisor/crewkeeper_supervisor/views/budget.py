@@ -7,13 +7,17 @@ from msgspec import Struct
 
 from crewkeeper_supervisor.core.budget import SPENT, Account
 from crewkeeper_supervisor.core.budget import amount as in_words
-from crewkeeper_supervisor.core.crew import Budget
+from crewkeeper_supervisor.core.supervisor import Supervisor
 from crewkeeper_supervisor.views.fold import Fold
 from crewkeeper_supervisor.views.snapshot import SCHEMA_VERSION
 from crewkeeper_supervisor.views.tables import Table
 from crewkeeper_supervisor.views.wording import duration, safe
 
 _HOUR_S: Final = 3600
+PACE_MIN_S: Final = 10.0
+"""A run that is younger has no pace yet: its first call would be taken for its habit."""
+SHAPE: Final = ("wall_s", "depth", "fan_out")
+"""Limits of what does not add up."""
 
 
 class DimensionRow(Struct, frozen=True, kw_only=True):
@@ -27,13 +31,14 @@ class DimensionRow(Struct, frozen=True, kw_only=True):
 
 
 class ProjectionRow(Struct, frozen=True, kw_only=True):
-    """Where one dimension of the crew goes at the pace of the run so far."""
+    """Where one dimension of the crew goes at the pace of the run so far, from its tenth second on."""
 
     per_hour: int
     reached_in_s: float | None = None
     """When the limit is reached; null: never, or there is none."""
     at_end: int | None = None
-    """What will be spent when the run's time is over; null: its time is not limited."""
+    """What will have been spent when the run's time is over, or was when it ended; never more than its limit allows.
+    Null: its time is not limited."""
 
 
 class TimeRow(Struct, frozen=True, kw_only=True):
@@ -52,6 +57,10 @@ class BudgetView(Struct, frozen=True, kw_only=True):
     tasks: dict[str, dict[str, DimensionRow]]
     """Only of tasks with limits of their own, as `agent/task`."""
     wall: TimeRow
+    shape: dict[str, dict[str, float]]
+    """Limits of `wall_s`, `depth` and `fan_out`, of the `crew` and of agents, where there are any."""
+    fleet: dict[str, DimensionRow]
+    """This run's share of what all crews of the server may spend; empty where there is no such limit."""
     projection: dict[str, ProjectionRow]
     schema_version: int = SCHEMA_VERSION
 
@@ -65,10 +74,11 @@ def budgets(fold: Fold, now_s: float | None = None) -> BudgetView:
     """
     core = fold.supervisor
     accounts = core.gate.accounts
-    limits = core.crew.budget if core.crew is not None else Budget()
     measured_s = fold.last_at_s if now_s is None or fold.ended else max(now_s, fold.last_at_s)
     elapsed_s = max(0.0, measured_s - (fold.began_at_s if fold.began_at_s is not None else measured_s))
-    left_s = None if limits.wall_s is None else max(0.0, limits.wall_s - elapsed_s)
+    wall_s = core.limit_of("", "wall_s")
+    left_s = 0.0 if fold.ended else None if wall_s is None else max(0.0, wall_s - elapsed_s)
+    share = accounts.fleet
     crew = _rows(accounts.crew, core.usage.messages)
     return BudgetView(
         run=fold.run,
@@ -78,7 +88,9 @@ def budgets(fold: Fold, now_s: float | None = None) -> BudgetView:
             for name, view in core.agents.items()
         },
         tasks={key: _rows(each, 0) for key, each in accounts.tasks.items()},
-        wall=TimeRow(limit_s=limits.wall_s, elapsed_s=round(elapsed_s, 3)),
+        wall=TimeRow(limit_s=wall_s, elapsed_s=round(elapsed_s, 3)),
+        shape=_shape(core),
+        fleet={} if share is None else {name: row for name, row in _rows(share, 0).items() if row.limit is not None},
         projection={name: _projection(row, elapsed_s, left_s) for name, row in crew.items()},
     )
 
@@ -86,12 +98,17 @@ def budgets(fold: Fold, now_s: float | None = None) -> BudgetView:
 def budget_table(view: BudgetView, *, wide: bool = False) -> Table:
     """Limits and what is spent of them; `wide` has everything that is spent, limited or not."""
     rows = []
-    for who, dimensions in [("crew", view.crew), *view.agents.items(), *view.tasks.items()]:
+    for who, dimensions in [
+        ("fleet share", view.fleet),
+        ("crew", view.crew),
+        *view.agents.items(),
+        *view.tasks.items(),
+    ]:
         for dimension, row in dimensions.items():
             spent = row.settled + row.over
             if row.limit is None and not (wide or (who == "crew" and spent)):
                 continue
-            ahead = view.projection[dimension].reached_in_s if who == "crew" else None
+            ahead = view.projection[dimension] if who == "crew" else ProjectionRow(per_hour=0)
             rows.append(
                 (
                     safe(who),
@@ -100,11 +117,20 @@ def budget_table(view: BudgetView, *, wide: bool = False) -> Table:
                     _short(dimension, spent),
                     _short(dimension, row.held),
                     "-" if row.limit is None else _short(dimension, max(0, row.limit - spent - row.held)),
-                    "-" if ahead is None else duration(ahead),
+                    "-" if ahead.reached_in_s is None else duration(ahead.reached_in_s),
+                    "-" if ahead.at_end is None else _short(dimension, ahead.at_end),
                 )
             )
+    for who, limits in view.shape.items():
+        for what, limit in limits.items():
+            if what == "wall_s":
+                spent_s, left_s = view.wall.elapsed_s, max(0.0, limit - view.wall.elapsed_s)
+                told = (duration(limit), duration(spent_s), "-", duration(left_s), duration(left_s), "-")
+            else:
+                told = (f"{limit:g}", "-", "-", "-", "-", "-")
+            rows.append((safe(who), what.removesuffix("_s"), *told))
     return Table(
-        columns=("WHO", "WHAT", "LIMIT", "SPENT", "HELD", "LEFT", "LASTS"),
+        columns=("WHO", "WHAT", "LIMIT", "SPENT", "HELD", "LEFT", "LASTS", "AT END"),
         rows=tuple(rows),
         empty="nothing is limited or spent",
     )
@@ -123,13 +149,26 @@ def _rows(account: Account, messages: int) -> dict[str, DimensionRow]:
 
 def _projection(row: DimensionRow, elapsed_s: float, left_s: float | None) -> ProjectionRow:
     spent = row.settled + row.over
-    pace = Decimal(spent) / Decimal(repr(elapsed_s)) if elapsed_s > 0 else Decimal(0)
+    pace = Decimal(spent) / Decimal(repr(elapsed_s)) if elapsed_s >= PACE_MIN_S else Decimal(0)
     left = None if row.limit is None else max(0, row.limit - spent - row.held)
+    at_end = None
+    if left_s is not None and (left_s == 0 or elapsed_s >= PACE_MIN_S):
+        more = row.held + int(pace * Decimal(repr(left_s)))  # what is held counts as spent until it is known better
+        at_end = spent + (more if left is None else min(more, left + row.held))
     return ProjectionRow(
         per_hour=int(pace * _HOUR_S),
-        reached_in_s=None if left is None or pace == 0 else round(float(left / pace), 1),
-        at_end=None if left_s is None else spent + int(pace * Decimal(repr(left_s))),
+        reached_in_s=None if left is None or pace == 0 or left_s == 0 else round(float(left / pace), 1),
+        at_end=at_end,
     )
+
+
+def _shape(core: Supervisor) -> dict[str, dict[str, float]]:
+    found = {}
+    for who in ("", *core.agents):
+        limits = {name: limit for name in SHAPE if (limit := core.limit_of(who, name)) is not None}
+        if limits:
+            found[who or "crew"] = limits
+    return found
 
 
 def _short(dimension: str, value: int) -> str:

@@ -1,5 +1,6 @@
 """Sentences about calls of tools and models, budgets and approvals: the gate's part of the story."""
 
+from collections import OrderedDict
 from typing import Any, Final, Literal
 
 import msgspec
@@ -8,95 +9,139 @@ from crewkeeper_bus import messages as m
 from crewkeeper_bus import tool_messages as t
 from crewkeeper_supervisor.core.budget import amount
 from crewkeeper_supervisor.core.events import Recorded
-from crewkeeper_supervisor.views.wording import safe
+from crewkeeper_supervisor.views.wording import duration, safe
 
 Weight = Literal["detail", "normal", "good", "bad"]
 Told = tuple[str, Weight] | None
 
+REMEMBERED_CALLS_MAX: Final = 10_000
+_CARRIED_OUT: Final = ("tool_failed", "tool_timeout", "tool_lost")
+"""Ends of calls that were let through."""
 _DECISIONS: Final = {"approve": "approves", "deny": "denies", "cancel": "cancels"}
 
 
-def told(event: Recorded) -> Told:
-    """The sentence for a message of the gate; None: it is none of its."""
-    message, who, to = event.message, safe(event.sender), safe(event.to)
-    asked = _asked(who, message)
-    return asked or _ordered(to, message) or _stated(message)
+class GateStory:
+    """Tells what becomes of calls; it remembers what they are calls of, to name that in later sentences."""
 
+    def __init__(self) -> None:
+        self._calls: OrderedDict[tuple[str, str], str] = OrderedDict()
 
-def replied(to: str, message: m.SupervisorReply) -> Told:
-    """The sentence for an answer that the gate gave to a call; None: it is another kind of answer."""
-    body = None if isinstance(message.body, msgspec.UnsetType) else message.body
-    if body is None or message.error is not None:
+    def told(self, event: Recorded) -> Told:
+        """The sentence for a message of the gate; None: it is none of its."""
+        message, who = event.message, safe(event.sender)
+        match message:
+            case t.ToolCall(tool=tool):
+                self._remember(event.sender, event.id, repr(safe(tool)))
+            case t.ModelCall(model=model):
+                self._remember(event.sender, event.id, f"the model {safe(model)}")
+        return self._asked(who, event.id, message) or self._ordered(message) or self._stated(message)
+
+    def replied(self, event: Recorded, message: m.SupervisorReply) -> Told:
+        """The sentence for an answer that the gate gave to a call; None: it is another kind of answer."""
+        to, what = safe(event.to), self._calls.get((event.to, event.id))
+        if what is None:
+            return None
+        if message.error is not None:
+            code, text = message.error.code, _in_one_line(message.error.text)
+            if code in _CARRIED_OUT:
+                return f"{to}'s call of {what} has failed ({safe(code)}): {text}", "normal"
+            return f"refuses {to}'s call of {what} ({safe(code)}): {text}", "normal"
+        body = None if isinstance(message.body, msgspec.UnsetType) else message.body
+        try:
+            said = None if body is None else msgspec.json.decode(body)
+        except msgspec.MsgspecError:
+            said = None
+        said = said if isinstance(said, dict) else {}
+        if not message.final and said.get("pending") == "budget":
+            why = safe(str(said.get("why", "")))
+            return f"holds {to}'s call of {what} until there is more to spend{f': {why}' if why else ''}", "bad"
+        if not message.final:
+            return f"{to}'s call of {what} waits for approval {safe(str(said.get('pending')))}", "normal"
+        if "grant" in said:
+            return f"lets {to} carry out its call of {what}", "normal"
+        if said.get("settled"):
+            return f"books what {to}'s call of {what} has cost", "detail"
+        return f"{to} has the result of {what}", "normal"
+
+    def _remember(self, agent: str, call: str, what: str) -> None:
+        self._calls[agent, call] = what
+        if len(self._calls) > REMEMBERED_CALLS_MAX:
+            self._calls.popitem(last=False)
+
+    def _call(self, agent: str, call: str) -> str:
+        what = self._calls.get((agent, call))
+        return f"{safe(agent)}'s call" + (f" of {what}" if what is not None else "")
+
+    def _asked(self, who: str, call: str, message: Any) -> Told:
+        match message:
+            case t.ToolCall(tool=tool):
+                return f"{who} calls the tool {safe(tool)!r}", "normal"
+            case t.ModelCall(model=model):
+                return f"{who} wants to call the model {safe(model)}", "normal"
+            case t.Settled(ok=ok, error=error):
+                failed = f" and failed: {safe(error)}" if error else " and failed"
+                return f"{self._call(who, call)} was carried out{'' if ok else failed}", "detail"
+            case t.CallGivenUp(why=why):
+                return f"{who} gives up its call{f': {safe(why)}' if why else ''}", "normal"
+            case t.Proposed(tools=tools, unsafe=why) if why:
+                return f"{who} withholds {safe(', '.join(tools))}: {safe(why)}", "normal"
+            case t.Proposed(tools=tools):
+                return f"{who}'s model proposes {safe(', '.join(tools))}", "detail"
         return None
-    try:
-        said = msgspec.json.decode(body)
-    except msgspec.MsgspecError:
+
+    def _ordered(self, message: Any) -> Told:
+        match message:
+            case t.RunTool(tool=tool, agent=agent):
+                return f"lets {safe(agent)}'s call of {safe(tool)!r} run", "normal"
+            case t.CutTool(agent=agent, call=call, why=why):
+                return f"cuts {self._call(agent, call)}{f': {safe(why)}' if why else ''}", "normal"
+            case t.SpendGranted(agent=agent, last=last):
+                out_of = ", for the last time: its budget is spent" if last else ""
+                return f"lets {safe(agent)} call its model{out_of}", "normal"
+            case t.SpendRefused(agent=agent, fault=fault):
+                return f"refuses {safe(agent)} its model: {_in_one_line(fault.text)}", "bad"
+            case t.Withhold(agent=agent, why=why):
+                return f"keeps {safe(agent)}'s call of a model waiting: {safe(why)}", "normal"
+            case t.SpendBooked(agent=agent):
+                return f"books what {safe(agent)}'s model has cost", "detail"
         return None
-    if not isinstance(said, dict):
-        return None
-    if not message.final:
-        waits = (
-            "for more to spend" if said.get("pending") == "budget" else f"for approval {safe(str(said.get('pending')))}"
-        )
-        return f"{to}'s call waits {waits}", "normal"
-    if "grant" in said:
-        return f"{to} may go on with its call {safe(said['grant'])}", "normal"
-    return None
+
+    def _stated(self, message: Any) -> Told:
+        match message:
+            case t.ToolsReady(tools=tools, failed=failed):
+                without = "".join(f"; {safe(name)} cannot be had: {safe(why)}" for name, why in failed.items())
+                return f"tools are ready: {safe(', '.join(tools)) or 'none'}{without}", "bad" if failed else "normal"
+            case t.ToolsGone(why=why):
+                return f"the tool host has ended{f': {safe(why)}' if why else ''}", "bad"
+            case t.ToolRan(agent=agent, call=call, ok=ok, error=error, took_ms=took_ms):
+                came = "ran" if ok else f"failed: {safe(error)}"
+                return f"{self._call(agent, call)} {came} ({took_ms} ms)", "detail"
+            case t.SpendAsked(agent=agent, model=model):
+                return f"{safe(agent)} wants to call the model {safe(model)}", "normal"
+            case t.Spent(agent=agent, input_tokens=read, output_tokens=written):
+                return f"{safe(agent)}'s model used {read + written} tokens", "detail"
+            case t.FleetTold() | t.ShareLeased():
+                return _of_fleet(message)
+            case _:
+                return _of_people(message)
 
 
-def _asked(who: str, message: Any) -> Told:
+def _of_fleet(message: t.FleetTold | t.ShareLeased) -> Told:
     match message:
-        case t.ToolCall(tool=tool, what=kind) if kind != "tool":
-            return f"{who} wants the {kind} {safe(tool)!r}", "normal"
-        case t.Survey(names=names, what=kind):
-            return f"{who} asks which of {len(names)} {kind}s it could call", "detail"
-        case t.ToolCall(tool=tool):
-            return f"{who} calls the tool {safe(tool)!r}", "normal"
-        case t.ModelCall(model=model):
-            return f"{who} wants to call the model {safe(model)}", "normal"
-        case t.Settled(ok=ok):
-            return f"{who} has carried out its call{'' if ok else ', which failed'}", "detail"
-        case t.CallGivenUp():
-            return f"{who} gives up its call", "normal"
-        case t.Proposed(tools=tools, unsafe=why) if why:
-            return f"{who} withholds {safe(', '.join(tools))}: {safe(why)}", "normal"
-        case t.Proposed(tools=tools):
-            return f"{who}'s model proposes {safe(', '.join(tools))}", "detail"
-    return None
-
-
-def _ordered(to: str, message: Any) -> Told:
-    match message:
-        case t.RunTool(tool=tool, agent=agent):
-            return f"lets {safe(agent)}'s call of {safe(tool)!r} run", "normal"
-        case t.CutTool(agent=agent):
-            return f"has a call of {safe(agent)} cut", "normal"
-        case t.SpendGranted(agent=agent):
-            return f"lets {safe(agent)} call its model", "normal"
-        case t.SpendRefused(agent=agent, fault=fault):
-            return f"refuses {safe(agent)} its model: {safe(fault.text)}", "bad"
-        case t.Withhold(agent=agent, why=why):
-            return f"keeps {safe(agent)}'s call of a model waiting: {safe(why)}", "normal"
-        case t.SpendBooked(agent=agent):
-            return f"books what {safe(agent)}'s model has cost", "detail"
-    return None
-
-
-def _stated(message: Any) -> Told:
-    match message:
-        case t.ToolsReady(tools=tools, failed=failed):
-            without = f", not {safe(', '.join(failed))}" if failed else ""
-            return f"tools are ready: {safe(', '.join(tools)) or 'none'}{without}", "bad" if failed else "normal"
-        case t.ToolsGone(why=why):
-            return f"the tool host has ended{f': {safe(why)}' if why else ''}", "bad"
-        case t.ToolRan(agent=agent, ok=ok, error=error, took_ms=took_ms):
-            return f"a tool of {safe(agent)} {'ran' if ok else 'failed: ' + safe(error)} ({took_ms} ms)", "detail"
-        case t.SpendAsked(agent=agent, model=model):
-            return f"{safe(agent)} wants to call the model {safe(model)}", "normal"
-        case t.Spent(agent=agent, input_tokens=read, output_tokens=written):
-            return f"{safe(agent)}'s model used {read + written} tokens", "detail"
-        case _:
-            return _of_people(message)
+        case t.FleetTold(limits=limits, by=by):
+            told = ", ".join(amount(*each) for each in limits.items()) or "no limit"
+            return f"what all crews together may spend, as set by {safe(by) or 'somebody'}: {told}", "detail"
+        case t.ShareLeased(lacking=lacking, left=left, limits=limits) if lacking:
+            rest = amount(lacking, left.get(lacking, 0))
+            return (
+                f"all crews together have {rest} left of {amount(lacking, limits.get(lacking, 0))}: not enough",
+                "normal",
+            )
+        case t.ShareLeased(closed=True):
+            return "what the crew has spent is in the books of all crews", "detail"
+        case t.ShareLeased(leased=leased, limits=limits):
+            told = ", ".join(amount(name, leased.get(name, 0)) for name in limits) or "whatever it likes"
+            return f"of what all crews share this one may spend {told}", "detail"
 
 
 def _of_people(message: Any) -> Told:
@@ -109,10 +154,23 @@ def _of_people(message: Any) -> Told:
         case t.PolicyChanged(version=version, by=by):
             return f"{safe(by) or 'somebody'} changes the policy to {safe(version[:8])}", "normal"
         case t.BudgetChanged(agent=agent, dimension=dimension, limit=limit, add=add, by=by):
-            what = (
-                f"by {amount(dimension, add)}" if add else "away" if limit is None else f"to {amount(dimension, limit)}"
-            )
-            return f"{safe(by) or 'somebody'} sets the limit of {safe(agent) or 'the crew'} {what}", "normal"
+            who, whose = safe(by) or "somebody", safe(agent) or "the crew"
+            if add:
+                return f"{who} allows {whose} {_limit(dimension, add)} more", "normal"
+            if limit is None:
+                what = "usd" if dimension == "microusd" else dimension.removesuffix("_s").replace("_", " ")
+                return f"{who} takes away the limit of {what} of {whose}", "normal"
+            return f"{who} sets the limit of {whose} to {_limit(dimension, limit)}", "normal"
         case t.HookAnswered(hook=hook, answer=answer):
             return f"the hook {safe(hook)} says {answer}", "detail"
     return None
+
+
+def _limit(dimension: str, value: int) -> str:
+    return f"{duration(value)} of time" if dimension == "wall_s" else amount(dimension, value)
+
+
+def _in_one_line(text: str) -> str:
+    """A refusal without the schema that it repeats for models."""
+    first, *more = [line for line in text.split("\n") if line and not line.startswith("Expected:")] or [""]
+    return safe("; ".join([first.rstrip(".") if more else first, *(line.removeprefix("- ") for line in more)]), 400)

@@ -5,18 +5,20 @@ people (progress, reasons, questions) are shown made safe.
 """
 
 from collections import OrderedDict
+from collections.abc import Callable
 from datetime import datetime
 from typing import Any, Final, Literal
 
 from msgspec import UNSET, Raw, Struct, json, to_builtins
 
 from crewkeeper_bus import messages as m
+from crewkeeper_bus.subjects import TOOLS
 from crewkeeper_supervisor.core.commands import Command, Escalate
 from crewkeeper_supervisor.core.events import Event, Recorded, Rejected, Throttled
 from crewkeeper_supervisor.core.findings import Incident
-from crewkeeper_supervisor.views import gate_story
 from crewkeeper_supervisor.views.approval_story import ApprovalEnds
 from crewkeeper_supervisor.views.fold import Fold, JournalEntry
+from crewkeeper_supervisor.views.gate_story import GateStory
 from crewkeeper_supervisor.views.incident import ring_text
 from crewkeeper_supervisor.views.snapshot import incident_row
 from crewkeeper_supervisor.views.wording import clock, duration, moment, safe
@@ -62,12 +64,22 @@ class Story:
         self._escalations: OrderedDict[str, Escalate] = OrderedDict()
         self._incidents: dict[str, str] = {}
         self._approvals = ApprovalEnds()
+        self._gate = GateStory()
         self._owned = False
         self._begun = False
 
-    def feed(self, entry: JournalEntry) -> tuple[Event, list[Line]]:
-        """Take in the next entry and tell it: first what happened, then what the core concludes."""
+    def feed(
+        self, entry: JournalEntry, decided: Callable[[list[Command]], None] | None = None
+    ) -> tuple[Event, list[Line]]:
+        """Take in the next entry and tell it: first what happened, then what the core concludes.
+
+        Args:
+            entry: The entry.
+            decided: Gets the commands that the core decides upon it.
+        """
         event, commands = self.fold.feed(entry)
+        if decided is not None:
+            decided(commands)
         lines = []
         told = self._tell(event)
         if told is not None:
@@ -123,12 +135,12 @@ class Story:
         if isinstance(message, m.Ctl | m.HostCtl):
             return self._control(event, message)
         if isinstance(message, m.SupervisorReply):
-            return gate_story.replied(safe(event.to), message) or self._supervisor_reply(event, message)
+            return self._gate.replied(event, message) or self._supervisor_reply(event, message)
         if isinstance(message, m.SupervisorCancel):
             return f"takes back {safe(message.caller)}'s call {self._verb(event.id)}{_because(message.why)}", "normal"
         if isinstance(message, m.Note):
             return self._note(safe(event.sender), message)
-        return self._talk(event, message) or gate_story.told(event)
+        return self._talk(event, message) or self._gate.told(event)
 
     def _op(self, message: m.Op) -> tuple[str, Weight] | None:
         match message:
@@ -141,12 +153,12 @@ class Story:
                 return f"controller {safe(owner)} takes charge (term {term})", "normal" if known else "detail"
             case m.ProcessStarted(agent=agent, pid=pid, restarts=restarts):
                 again = f", restart {restarts}" if restarts else ""
-                return f"{safe(agent)} started (process {pid}{again})", "normal"
+                return f"{_process(agent)} started (process {pid}{again})", "normal"
             case m.ProcessExited():
                 return _exited(message)
             case m.RestartsExhausted(agent=agent, intensity=intensity, period_s=period_s):
                 limit = f"more than {intensity} restarts in {duration(period_s)}"
-                return f"gave up on {safe(agent)}: {limit}", "bad"
+                return f"gave up on {_process(agent)}: {limit}", "bad"
             case m.OperatorAsked():
                 return _operator(message), "normal"
             case m.Outcome():
@@ -240,7 +252,7 @@ class Story:
             case m.Joined(pid=pid):
                 return f"{who} joined the crew (process {pid})", "normal"
             case m.WaitBegan(condition=condition):
-                silent = isinstance(condition, m.OnCall | m.OnTimer | m.OnResource | m.OnHuman)
+                silent = isinstance(condition, m.OnCall | m.OnTimer | m.OnResource | m.OnHuman | m.OnTool)
                 return f"{who} waits for {self._condition(condition)}", "detail" if silent else "normal"
             case m.WaitEnded(outcome=outcome):
                 return _woke(who, outcome)
@@ -318,18 +330,24 @@ def _declared(message: m.RunDeclared) -> str:
         [str(agent.get("name", "?")) for agent in agents if isinstance(agent, dict)] if isinstance(agents, list) else []
     )
     shown = safe(", ".join(names), 120)
-    return f"crew {safe(str(message.crew.get('name', '?')))} declared: {len(names)} agents ({shown})"
+    agents_said = "1 agent" if len(names) == 1 else f"{len(names)} agents"
+    return f"crew {safe(str(message.crew.get('name', '?')))} declared: {agents_said} ({shown})"
+
+
+def _process(name: str) -> str:
+    return "the tool host" if name == TOOLS else safe(name)
 
 
 def _exited(message: m.ProcessExited) -> tuple[str, Weight]:
-    who = safe(message.agent)
+    who = _process(message.agent)
     if message.code < 0:
         how = f"was {_SIGNALS[message.code]}" if message.code in _SIGNALS else f"died of signal {-message.code}"
     else:
         how = "ended" if message.code == 0 else f"failed with status {message.code}"
     again = ", it is started again" if message.restart else ""
     weight: Weight = "normal" if message.code in (0, -15) and not message.restart else "bad"
-    return f"{who}'s process {how}{again}{_because(message.why)}", weight
+    what = who if message.agent == TOOLS else f"{who}'s process"
+    return f"{what} {how}{again}{_because(message.why)}", weight
 
 
 def _operator(message: m.OperatorAsked) -> str:
@@ -388,6 +406,8 @@ def _woke(who: str, outcome: str) -> tuple[str, Weight]:
             return f"{who}'s wait has failed; it carries on", "normal"
         case "timeout":
             return f"{who}'s wait timed out", "normal"
+        case "failed":
+            return f"{who} has an error for an answer; it carries on", "detail"
         case "gone":
             return f"{who}'s wait failed: who should have answered is gone", "normal"
         case _:
