@@ -29,16 +29,21 @@ SHORT_LIKENESS: Final = 0.8
 MARKS_LOST: Final = 0.5
 MARKS_LOST_FEW: Final = 2
 """Share and number of its marks that a long text may lack: whichever is more."""
+MISREAD_LIKENESS: Final = 0.7
+"""Share of the letters of an identifier that are left when it is misread."""
+MISREAD_MAX: Final = 16
+"""Identifiers that are looked at for it."""
 DEPTH_MAX: Final = 30
 """Levels of nested arguments that are looked at."""
 PHRASE_WORDS: Final = 6
 """Words from which an argument is prose, which may be put in other words; a shorter one is a name."""
 _VOLATILE_KEYS: Final = (
     "request_id req_id trace_id span_id call_id tool_call_id correlation_id message_id session_id nonce ts timestamp "
-    "attempt attempts retry retries retry_count"
+    "attempt attempts retry retries retry_count max_retries "
+    "limit max_results top_k page_size timeout timeout_s timeout_ms verbose"
 )
 VOLATILE_KEYS: Final = frozenset(_VOLATILE_KEYS.split())
-"""Argument names whose values say nothing of what is asked for."""
+"""Argument names whose values say nothing of what is asked for, only how often, how much of it and how patiently."""
 
 # Every pattern begins with a digit, which is found fast; what stands before it is looked back at.
 _VOLATILE: Final = re.compile(
@@ -50,21 +55,30 @@ _VOLATILE: Final = re.compile(
     r"|\d*(?:\.\d+)?\s?(?:s|sec|secs|seconds?|min|minutes?|h|hours?|days?)\sago\b"
     r"|(?:(?<=\bin \d)|(?<=\btook \d)|(?<=\bafter \d)|(?<=\belapsed \d)|(?<=\belapsed: \d)|(?<=\bduration: \d))"
     r"\d*(?:\.\d+)?\s?(?:s|sec|secs|seconds?|min|minutes?|h|hours?)\b"
-    r"|(?:(?<=\battempt \d)|(?<=\battempt #\d)|(?<=\bretry \d)|(?<=\bretry #\d)|(?<=\btry \d)|(?<=\bmsg \d)"
-    r"|(?<=\bmessage \d)|(?<=\bmessage #\d)|(?<=\brequest \d)|(?<=\brequest #\d)|(?<=\bref \d)|(?<=\btrace \d))"
+    r"|(?:(?<=\battempt \d)|(?<=\battempt #\d)|(?<=\bretry \d)|(?<=\bretry #\d)|(?<=\btry \d))"
     r"\d*(?:\s?(?:of|/)\s?\d+)?\b"
+    # A message or request `3 of 20` is progress.
+    r"|(?:(?<=\bmsg \d)|(?<=\bmessage \d)|(?<=\bmessage #\d)|(?<=\brequest \d)|(?<=\brequest #\d)|(?<=\bref \d)"
+    r"|(?<=\btrace \d))\d*\b(?!\s?(?:of|/)\s?\d)"
     r"|(?<=1)[4-9]\d{8}(?:\d{3}|\.\d+)?\b"  # seconds or milliseconds since the Unix epoch
     r"|x[0-9a-f]{4,}\b"  # addresses
     r")"
 )
 _DIGESTS: Final = re.compile(
-    r"\b(?:[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}|(?=\d*[a-f])(?=[a-f]*\d)[0-9a-f]{16,})\b"
+    r"(?<![^\W_])(?:[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}"
+    r"|(?=\d*[a-f])(?=[a-f]*\d)[0-9a-f]{16,})(?![^\W_])"
 )
 _LIKE_DIGEST: Final = re.compile(r"\d[0-9a-f]*-?[0-9a-f]{4}-?[0-9a-f]{4}")
 _WORD: Final = re.compile(r"[^\W_]+")
 _NAME: Final = re.compile(r"[A-Z](?:(?<=[\w,;)]\s[A-Z])|(?<=[\w,;)]\s['\"(][A-Z]))\w+")
 _CODE: Final = re.compile(r"[{};=]|\w\(|\n\s+\S")
 _DIGIT: Final = re.compile(r"\d")
+_UNSPACED: Final = re.compile(r"[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff]+|[\u3400-\u9fff\uf900-\ufaff]+")
+"""Letters of tongues that put no space between words."""
+_GERMAN: Final = frozenset(
+    ("der", "die", "das", "und", "ein", "eine", "nicht", "ist", "den", "mit", "für", "von", "auf")
+)
+_GERMAN_LEAST: Final = 3
 
 
 class Fingerprint(Struct, frozen=True, gc=False):
@@ -111,12 +125,29 @@ def of_text(text: str, *, masked: bool = True, names: bool = False) -> Fingerpri
         if _LIKE_DIGEST.search(head):
             head = _DIGESTS.sub(" ", head)
         digest = _checksum(head) ^ middle
-    found = _WORD.findall(head)
-    words = frozenset(found)
-    marks = frozenset(word for word in words if not word.isalpha())
-    if names:
+    words = frozenset(words_of(head))
+    marks = frozenset([word for word in words if not word.isalpha()])
+    if named and len(words & _GERMAN) < _GERMAN_LEAST:  # German gives a capital to every noun
         marks |= {name.lower() for name in named}
     return Fingerprint(digest, literal, words, marks, len(text))
+
+
+def words_of(text: str) -> list[str]:
+    """The words of a text, in order; pairs of letters where a tongue puts no space between words."""
+    found = _WORD.findall(text)
+    if text.isascii() or not _UNSPACED.search(text):
+        return found
+    words: list[str] = []
+    for word in found:
+        at = 0
+        for run in _UNSPACED.finditer(word):
+            start, end = run.span()
+            words += [word[at:start]] if start > at else []
+            # A sign of Han is nearly a word; of other letters it takes two to say something.
+            words += list(run[0]) if run[0] >= "\u3400" else [word[here : here + 2] for here in range(start, end)]
+            at = end
+        words += [word[at:]] if at < len(word) else []
+    return words
 
 
 def _checksum(text: str) -> int:
@@ -136,14 +167,14 @@ def same_outcome(one: Fingerprint, other: Fingerprint) -> bool:
     if one.digest == other.digest:
         return True
     small, large = sorted((len(one.words), len(other.words)))
-    if not small:
-        return False  # signs only
+    if not small or one.words == other.words:
+        return False  # signs only, or the same words set in another way: a board, a list of things to tick off
     if small < SHORT_LIKENESS * large and small < LONG_LIKENESS * large:
         return False  # no pair of such sizes can be alike enough
     if large < LONG_WORDS:
         return one.marks == other.marks and likeness(one.words, other.words) >= SHORT_LIKENESS
     # Of many names one may be misread; a number that took another's place is news in a text of any length.
-    if _replaced(_numbers(one), _numbers(other)):
+    if _renumbered(one.marks, other.marks):
         return False
     few, many = sorted((len(one.marks), len(other.marks)))
     if many - few > max(MARKS_LOST_FEW, MARKS_LOST * many):
@@ -158,8 +189,21 @@ def same_request(one: Fingerprint, other: Fingerprint) -> bool:
     return not _replaced(one.marks, other.marks) and likeness(one.words, other.words) >= LONG_LIKENESS
 
 
-def _numbers(text: Fingerprint) -> frozenset[str]:
-    return frozenset(mark for mark in text.marks if mark.isdigit())
+def _renumbered(one: frozenset[str], other: frozenset[str]) -> bool:
+    """Whether a number, or an identifier that nobody misread, took the place of another."""
+    lost, gained = (sorted(marks) for marks in (one - other, other - one))
+    if not lost or not gained:
+        return False
+    if any(mark.isdigit() for mark in lost) and any(mark.isdigit() for mark in gained):
+        return True
+    few, many = sorted((lost, gained), key=len)
+    return not all(any(_misread(mark, read) for read in many) for mark in few[:MISREAD_MAX])
+
+
+def _misread(one: str, other: str) -> bool:
+    """Whether one is the other, read poorly: most of its letters stand in it."""
+    common = len(set(one) & set(other))
+    return common >= MISREAD_LIKENESS * max(len(set(one)), len(set(other)))
 
 
 def _replaced(one: frozenset[str], other: frozenset[str]) -> bool:

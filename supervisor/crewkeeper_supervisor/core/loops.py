@@ -19,29 +19,27 @@ Cost: at most `CLASSES_MAX` comparisons of bounded sets per step, tens of micros
 """
 
 import re
-from collections import deque
+from itertools import pairwise
 from typing import Final, Literal
 
 import msgspec
-from msgspec import Struct, field
+from msgspec import Struct
 
-from crewkeeper_supervisor.core.fingerprint import (
-    Arguments,
-    Fingerprint,
-    same_arguments,
-    same_outcome,
-    same_request,
+from crewkeeper_supervisor.core.fingerprint import same_arguments, same_outcome, same_request
+from crewkeeper_supervisor.core.loop_memory import (
+    KEYS_MAX,
+    REPEATS,
+    History,
+    Listener,
+    Occurrence,
+    Passed,
+    RepeatClass,
+    nothing_learned,
 )
-from crewkeeper_supervisor.core.steps import EVERYBODY, Step
+from crewkeeper_supervisor.core.steps import EVERYBODY, Step, tells_to_wait
 
-REPEATS: Final = 3
-"""Times the same must have happened."""
-PERIOD_MAX: Final = 4
-"""Steps of a cycle."""
 CLASSES_MAX: Final = 8
 """Classes that are remembered for one tool of an agent, or one direction between two."""
-KEYS_MAX: Final = 256
-"""Tools of agents, and directions, that are remembered."""
 TOKENS_MIN: Final = 20
 """What a loop must have cost at least: heartbeats are free."""
 POLL_TOKENS: Final = 4000
@@ -51,10 +49,10 @@ SAME_NEWS: Final = 2
 ALIKE_NEWS: Final = 1
 """News pardoned between the first and the last of the repeats: of a failing call, of equal steps, of similar ones.
 Of messages to somebody one less: each answer that says something new is a reason to ask again."""
-REMARK_WORDS: Final = 5
-"""Words that an answer may gain, once, without having grown: `visited before`."""
-ECHO_LETTERS: Final = 5
-"""Letters from which a word that comes back in an answer is an echo."""
+TRIES: Final = 5
+"""Times that a call may fail for a reason that passes by itself, such as a busy service."""
+ECHO_SHARE: Final = 0.5
+"""Share of the new words of an answer that must stand in what it answers to be its echo."""
 REPLY_WORDS: Final = 5
 """Words from which an answer says something; below, it is a mere `done`."""
 
@@ -91,133 +89,11 @@ class Loop(Struct, frozen=True, kw_only=True):
     """0: it is told for the first time. Otherwise the how manieth further repeat of it this is."""
 
 
-class _Occurrence(Struct, gc=False):
-    began: int
-    number: int
-    """Number of the step within the run."""
-    news: float
-    """What the run had brought its agent by then."""
-    exact: bool
-    """The same was asked for, literally."""
-    equal: bool
-    """And the same came back, literally."""
-
-
-class _Class(Struct):
-    """Steps that are the same."""
-
-    token: int
-    arguments: Arguments
-    said: Fingerprint
-    outcome: Fingerprint
-    failed: bool
-    seen: list[_Occurrence] = field(default_factory=list)
-    met: frozenset[str] = frozenset()
-    """All words that came back."""
-    remarked: bool = False
-    """Its answers have gained a few words."""
-    since_tokens: int = 0
-    """What the run had cost when the first of them began."""
-    told: int = 0
-    """Key of the loop of it that was told and has not been broken since."""
-
-
-class _Agent(Struct):
-    """What is known of one agent."""
-
-    news: int = 0
-    """Answers it had that were new."""
-    talk: int = 0
-    """New things it said."""
-    reply: Fingerprint | None = None
-    """What it last said or had."""
-    reply_failed: bool = False
-    reply_number: int = 0
-    """Number of that step."""
-
-    def heard(self, reply: Fingerprint, failed: bool, number: int) -> None:
-        """It said or had this."""
-        self.reply, self.reply_failed, self.reply_number = reply, failed, number
-
-
-class _Passed(Struct, gc=False):
-    """A step in the history of a chain."""
-
-    token: int
-    """The class it belongs to."""
-    agent: str
-    began: int
-    number: int
-    tokens: int
-    polls: bool
-
-
-class _History:
-    """The last steps of a chain, and for each period how long they have repeated with it."""
-
-    def __init__(self) -> None:
-        self.steps: deque[_Passed] = deque(maxlen=PERIOD_MAX * REPEATS + 1)
-        self.told = 0
-        """Key of the cycle that was told and still goes on."""
-        self._runs = [0] * (PERIOD_MAX + 1)
-        self._news: dict[str, int] = {}
-
-    def learned(self, agent: str, new: bool) -> float:
-        """Note what a tool brought an agent.
-
-        Returns:
-            News that it has had so far: its own, and of those of the others the average agent's.
-        """
-        self._news[agent] = self._news.get(agent, 0) + new
-        own = self._news[agent]
-        if len(self._news) > KEYS_MAX:
-            del self._news[next(iter(self._news))]
-        return own + (sum(self._news.values()) - own) / len(self._news)
-
-    def add(self, passed: _Passed) -> int:
-        """Take in a step.
-
-        Returns:
-            The shortest period from 2 on that has just been passed `REPEATS` times or once more, 0 if none has.
-        """
-        steps, found = self.steps, 0
-        for period in range(1, PERIOD_MAX + 1):
-            if len(steps) >= period and steps[-period].token == passed.token:
-                self._runs[period] += 1
-            else:
-                self._runs[period] = 0
-            times, rest = divmod(self._runs[period], period)
-            if period > 1 and not found and not rest and times >= REPEATS - 1 and not self._runs[1]:
-                found = period
-        if not any(self._runs[2:]):
-            self.told = 0
-        steps.append(passed)
-        return found
-
-    def period(self, length: int) -> list[_Passed]:
-        """The last period of this length if the one before it was the same, else nothing."""
-        if not 1 <= length <= PERIOD_MAX or self._runs[length] < length:
-            return []
-        return [self.steps[index] for index in range(-length, 0)]
-
-
-def _nothing_learned(group: _Class, outcome: Fingerprint) -> bool:
-    """Whether an answer brings nothing over those of a class; what merely grows, such as a log, does."""
-    if group.outcome.digest == outcome.digest:
-        return True
-    if not same_outcome(group.outcome, outcome):
-        return False
-    if not group.outcome.words <= outcome.words:
-        return True
-    gained = outcome.words - group.met
-    if gained and (group.remarked or len(gained) > REMARK_WORDS or not gained.isdisjoint(outcome.marks)):
-        return False
-    group.remarked = group.remarked or bool(gained)
-    return True
-
-
 def _polls(step: Step) -> bool:
-    return step.poll or (step.kind == "tool" and _POLLS.search(step.name) is not None)
+    """Whether it asks again until something changes: it says so, its tool's name does, or the answer does."""
+    if step.poll or step.kind != "tool":
+        return step.poll
+    return _POLLS.search(step.name) is not None or (not step.failed and tells_to_wait(step.outcome, failed=False))
 
 
 class LoopDetector:
@@ -230,13 +106,14 @@ class LoopDetector:
     def __init__(self, *, follow: bool = False) -> None:
         self._follow = follow
         self._again: dict[int, int] = {}
-        self._classes: dict[tuple[str, str, str], list[_Class]] = {}
-        self._agents: dict[str, _Agent] = {}
+        self._classes: dict[tuple[str, str, str], list[RepeatClass]] = {}
+        self._agents: dict[str, Listener] = {}
         self._news = 0
+        self._learned = 0
         self._number = 0
         self._tokens = 0
         self._next_token = 0
-        self._chains: dict[str, _History] = {}
+        self._chains: dict[str, History] = {}
         self._told: dict[str, tuple[int, int]] = {}
         self._keys = 0
 
@@ -270,7 +147,7 @@ class LoopDetector:
                 known.clear()
         self._chains.pop(step.chain, None)
 
-    def _told_something(self, step: Step, agent: _Agent) -> None:
+    def _told_something(self, step: Step, agent: Listener) -> None:
         """People and surroundings make no loops, but what they say may be news, and ends a cycle unless it is not."""
         known = self._known((step.agent, "", step.kind))
         same = next((group for group in known if same_outcome(group.said, step.said)), None)
@@ -279,29 +156,31 @@ class LoopDetector:
             agent.talk += 1
             self._news += 1
         agent.heard(step.said, step.failed, self._number)
-        self._history(step.chain).add(_Passed(same.token, step.agent, step.began, self._number, self._tokens, False))
+        self._history(step.chain).add(Passed(same.token, step.agent, step.began, self._number, self._tokens, False))
 
-    def _tool(self, step: Step, agent: _Agent) -> Loop | None:
-        known = self._known((step.agent, step.peer, step.name))
+    def _tool(self, step: Step, agent: Listener) -> Loop | None:
+        # What everybody hears nobody needs to ask for again, whoever asked first.
+        known = self._known((EVERYBODY if step.public else step.agent, step.peer, step.name))
         agent.heard(step.outcome, step.failed, self._number)
         same = None
         for group in known:
-            if not _nothing_learned(group, step.outcome):
+            if not nothing_learned(group, step.outcome):
                 if group.seen and group.arguments.digest == step.arguments.digest:
                     group.seen.clear()  # the same call, another answer: something moved
-                    group.told = 0
+                    group.told = group.count = 0
             elif same is None and same_arguments(group.arguments, step.arguments, in_other_words=step.failed):
                 same = group
         new = same is None and not step.failed and not step.outcome.empty
         agent.news += new
         self._news += new
+        self._learned += new
         if same is None:
             same = self._begin(known, step)
         exact = same.arguments.digest == step.arguments.digest
-        learned = self._history(step.chain).learned(step.agent, new)
+        learned = self._history(step.chain).learned(step.agent, new, step.public)
         return self._note(same, step, learned, exact, exact and same.outcome.literal == step.outcome.literal)
 
-    def _message(self, step: Step, agent: _Agent) -> Loop | None:
+    def _message(self, step: Step, agent: Listener) -> Loop | None:
         known = self._known((step.agent, "", step.peer))
         same = next((group for group in known if self._said_again(group, step)), None)
         agent.heard(step.said, step.failed, self._number)
@@ -310,13 +189,14 @@ class LoopDetector:
             agent.talk += 1
             self._news += 1
         exact = same.said.literal == step.said.literal
-        heard = self._news
+        heard: float = self._news
         if step.peer != EVERYBODY:
             peer = self._agent(step.peer)
-            heard = agent.news + peer.news + peer.talk
+            own = agent.news + peer.news
+            heard = own + peer.talk + (self._learned - own) / len(self._agents)
         return self._note(same, step, heard, exact, exact)
 
-    def _said_again(self, group: _Class, step: Step) -> bool:
+    def _said_again(self, group: RepeatClass, step: Step) -> bool:
         if group.said.literal == step.said.literal:
             return True
         if step.said.empty or not same_request(group.said, step.said):
@@ -327,22 +207,25 @@ class LoopDetector:
         since = group.seen[-1].number if group.seen else 0
         if peer is None or peer.reply is None or peer.reply_failed or peer.reply_number < since:
             return True
-        if len(peer.reply.words) < REPLY_WORDS and (changed or group.said.digest == step.said.digest):
+        if len(peer.reply.words) < REPLY_WORDS:
             return False
-        return not any(len(word) >= ECHO_LETTERS for word in changed & peer.reply.words)
+        # An echo is what makes up the difference between two answers: `done for Ann`, `done for Bob`.
+        answered = peer.reply.words - peer.before
+        return not answered or len(changed & answered) < ECHO_SHARE * len(answered)
 
-    def _note(self, group: _Class, step: Step, news: float, exact: bool, equal: bool) -> Loop | None:
+    def _note(self, group: RepeatClass, step: Step, news: float, exact: bool, equal: bool) -> Loop | None:
         """Count one more occurrence of a class, and judge."""
         if not group.seen:
             group.since_tokens = self._tokens
-        group.seen.append(_Occurrence(step.began, self._number, news, exact, equal))
+        group.seen.append(Occurrence(step.agent, step.began, self._number, news, exact, equal))
+        group.count += 1
         if len(group.seen) > REPEATS:
             del group.seen[0]
         group.arguments, group.said, group.outcome = step.arguments, step.said, step.outcome
         if not step.outcome.words <= group.met:
             group.met |= step.outcome.words
         history = self._history(step.chain)
-        cycle = history.add(_Passed(group.token, step.agent, step.began, self._number, self._tokens, _polls(step)))
+        cycle = history.add(Passed(group.token, step.agent, step.began, self._number, self._tokens, _polls(step)))
         found = self._repeated(group, step, news, history)
         if found is not None:
             group.told, told = self._tell(found, group.seen[0].number, group.told)
@@ -353,22 +236,27 @@ class LoopDetector:
             return told
         return None
 
-    def _repeated(self, group: _Class, step: Step, news: float, history: "_History") -> Loop | None:
+    def _repeated(self, group: RepeatClass, step: Step, news: float, history: History) -> Loop | None:
         """The loop that a class is, if it is one."""
         if len(group.seen) < REPEATS or (group.told and not self._follow):
             return None
         first, second = group.seen[0], group.seen[1]
         pardoned = SAME_NEWS if all(one.exact for one in group.seen[1:]) else ALIKE_NEWS
-        if group.failed and step.kind == "tool":
+        refused = group.failed and step.kind == "tool"
+        if refused:
             pardoned = REFUSED_NEWS
+            if group.count <= TRIES and tells_to_wait(step.outcome, failed=True):
+                return None
         elif step.kind == "message" and step.peer != EVERYBODY:
             pardoned -= 1
+        if not refused and all(one.news - before.news >= 1 for before, one in pairwise(group.seen)):
+            return None  # news each time: the repeats are looks at something while the work goes on
         spent = self._tokens - group.since_tokens
         if news - first.news > pardoned or spent < (POLL_TOKENS if _polls(step) else TOKENS_MIN):
             return None
         period = self._number - group.seen[-2].number
         passed = history.period(period)
-        agents = dict.fromkeys(one.agent for one in passed) if passed else {step.agent: None}
+        agents = dict.fromkeys(one.agent for one in passed or group.seen)
         if step.kind == "message" and step.peer != EVERYBODY:
             agents[step.peer] = None
         return Loop(
@@ -380,11 +268,11 @@ class LoopDetector:
             count=len(group.seen),
             tokens=spent,
             what=step.name or f"message to {step.peer}",
-            failed=group.failed and step.kind == "tool",
+            failed=refused,
             chain=step.chain,
         )
 
-    def _cycled(self, period: int, history: "_History", step: Step) -> Loop | None:
+    def _cycled(self, period: int, history: History, step: Step) -> Loop | None:
         """The loop that the last steps of a chain are, if they have passed often enough."""
         if not period or (history.told and not self._follow):
             return None
@@ -438,17 +326,17 @@ class LoopDetector:
             del self._again[next(iter(self._again))]
         return key, msgspec.structs.replace(loop, key=key, again=again, count=loop.count + again)
 
-    def _history(self, chain: str) -> "_History":
+    def _history(self, chain: str) -> History:
         history = self._chains.get(chain)
         if history is None:
             if len(self._chains) >= KEYS_MAX:
                 del self._chains[next(iter(self._chains))]
-            history = self._chains[chain] = _History()
+            history = self._chains[chain] = History()
         return history
 
-    def _begin(self, known: list[_Class], step: Step) -> _Class:
+    def _begin(self, known: list[RepeatClass], step: Step) -> RepeatClass:
         self._next_token += 1
-        group = _Class(
+        group = RepeatClass(
             token=self._next_token,
             arguments=step.arguments,
             said=step.said,
@@ -460,7 +348,7 @@ class LoopDetector:
             del known[0]
         return group
 
-    def _known(self, key: tuple[str, str, str]) -> list[_Class]:
+    def _known(self, key: tuple[str, str, str]) -> list[RepeatClass]:
         known = self._classes.pop(key, None)
         if known is None:
             known = []
@@ -469,10 +357,10 @@ class LoopDetector:
         self._classes[key] = known
         return known
 
-    def _agent(self, name: str) -> _Agent:
+    def _agent(self, name: str) -> Listener:
         agent = self._agents.get(name)
         if agent is None:
             if len(self._agents) >= KEYS_MAX:
                 del self._agents[next(iter(self._agents))]
-            agent = self._agents[name] = _Agent()
+            agent = self._agents[name] = Listener()
         return agent

@@ -24,9 +24,25 @@ TOKEN_CHARS: Final = 4
 FAILURES: Final = (
     "error", "exception", "traceback", "failed", "failure", "could not", "cannot", "can't", "unable to", "invalid",
     "not found", "no such", "denied", "refused", "forbidden", "unauthorized", "timeout", "timed out", "unknown",
-    "no results", "no matches", "nothing found", "no code", "does not exist", "unavailable",
+    "no results", "no matches", "0 results", "0 matches", "nothing found", "no code", "does not exist", "unavailable",
+    "not permitted", "not allowed", "rejected", "too many requests", "rate limit",
+    "fehler", "fehlgeschlagen", "nicht gefunden", "keine treffer", "keine ergebnisse", "abgelehnt", "ungültig",
+    "erreur", "échec", "introuvable", "aucun résultat", "refusé", "no encontrad", "sin resultados", "fallo", "denegado",
+    "错误", "失败", "未找到", "无法", "拒绝", "エラー", "失敗", "見つかりません",
 )  # fmt: skip
-"""Beginnings of answers that tell of a failure."""
+"""What the beginnings of answers say that tell of a failure, in the tongues that tools mostly speak."""
+_PASSING: Final = """
+    temporarily later retry retrying retries busy overloaded throttled 429 502 503 504
+    vorübergehend später überlastet réessayer ocupado
+"""
+_TEMPORARY: Final = frozenset(_PASSING.split())
+"""Words of a failure that passes by itself."""
+_UNFINISHED: Final = "pending queued waiting running starting progress processing scheduled incomplete unfinished"
+_PENDING: Final = frozenset(_UNFINISHED.split())
+"""Words of an answer about something that is not over; so is a state that ends with `ing`."""
+_STATES: Final = frozenset(("state", "status", "phase"))
+_PENDING_WORDS_MAX: Final = 20
+"""Words up to which an answer is nothing but that."""
 _FAILURE_HEAD_CHARS: Final = 80
 _NOTHING_FOUND: Final = frozenset(("[]", "{}", "null", "none", "nil", "()", '""', "''", "false", "-", "n/a"))
 
@@ -56,6 +72,8 @@ class Step(Struct, frozen=True, kw_only=True):
     """It was refused, went wrong, or brought nothing."""
     answered: bool = True
     """False: the answer never came."""
+    public: bool = False
+    """Everybody heard the answer, not only who asked."""
     poll: bool = False
     """The caller declared that it asks again and again until something changes."""
     chain: str = ""
@@ -83,6 +101,17 @@ def tells_failure(text: str) -> bool:
     if head.startswith(("exitcode: ", "exit code: ")):
         return head.split(":", 1)[1].strip()[:1] not in ("0", "")
     return any(sign in head for sign in FAILURES)
+
+
+def tells_to_wait(answer: Fingerprint, *, failed: bool) -> bool:
+    """Whether an answer says that it will be another one in time: something is not over, or somebody is busy."""
+    if len(answer.words) > _PENDING_WORDS_MAX:
+        return False
+    if failed:
+        return not answer.words.isdisjoint(_TEMPORARY)
+    if answer.words.isdisjoint(_STATES):
+        return not answer.words.isdisjoint(_PENDING)
+    return any(word in _PENDING or word.endswith("ing") for word in answer.words)
 
 
 def tokens_of(value: Any, chars: int) -> int:

@@ -145,6 +145,7 @@ class StepReader:
             outcome=fingerprint.of_text(text),
             failed=failed,
             answered=answer is not None,
+            public=answer is not None and answer is not call and answer.to == EVERYBODY,
             poll=call.poll,
             chain=call.chain,
             tokens=tokens + self._spent.pop(call.sender, 0),
