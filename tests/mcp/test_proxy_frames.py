@@ -288,6 +288,18 @@ async def test_no_other_way_to_a_call(tmp_path: Path, line: bytes) -> None:
         assert [each for each in stage.said() if each.startswith(("call", "request"))] == []
 
 
+async def test_a_call_without_an_id_is_none(tmp_path: Path) -> None:
+    async with proxied(tmp_path) as stage:
+        await stage.client.handshake()
+        for method in ("tools/call", "resources/read", "TOOLS/CALL"):
+            await stage.client.send({"method": method, "params": {"name": "echo", "arguments": {"text": "x"}}})
+        await stage.client.send({"method": "notifications/roots/list_changed"})
+        assert "error" in await stage.client.ask(" Tools/call", {"name": "echo", "arguments": {"text": "x"}})
+        await until(lambda: stage.said("told notifications/roots"), "true notifications pass")
+        assert len(stage.said("told")) == 2, "the handshake's and this one"
+        assert stage.said("call") + stage.said("request") == []
+
+
 async def test_repeated_and_oddly_spelled_keys_do_not_pass(tmp_path: Path) -> None:
     door = MemoryDoor()
     door.refuse["echo"] = Refusal("denied", "no")

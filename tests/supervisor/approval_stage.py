@@ -73,12 +73,15 @@ class Scene:
 
         await until(running)
 
-    async def ask(self, args: Any = None, *, tool: str = "pay", deadline_s: float | None = None) -> Approval:
+    async def ask(
+        self, args: Any = None, *, tool: str = "pay", deadline_s: float | None = None, **fields: Any
+    ) -> Approval:
         """The payer calls a tool and waits for it; returns what a person is asked, once it is asked."""
         self._calls += 1
         call = f"c{self._calls}"
         raw = msgspec.Raw(msgspec.json.encode({"cents": 100} if args is None else args))
-        await self.say("payer", Kind.TOOL, t.ToolCall, id_=call, task="t", tool=tool, args=raw, deadline_s=deadline_s)
+        fields = {"task": "t", "tool": tool, "args": raw, "deadline_s": deadline_s} | fields
+        await self.say("payer", Kind.TOOL, t.ToolCall, id_=call, **fields)
         waits = m.OnTool(call=call, tool=tool)
         await self.say("payer", Kind.NOTE, m.WaitBegan, task="t", epoch=self._calls, condition=waits)
 

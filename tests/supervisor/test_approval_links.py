@@ -25,6 +25,7 @@ from crewkeeper_supervisor.shell.approval_links import (
     opened,
     token,
 )
+from crewkeeper_supervisor.shell.approval_server import CONNECTIONS_MAX
 from crewkeeper_supervisor.shell.receiver import Receiver
 
 EVIL = "\x1b[2J\u202e<img src=x onerror=alert(1)>\n</pre><script>alert(1)</script>"
@@ -331,6 +332,21 @@ async def test_links_outlive_everything_that_is_killed(tmp_path):
 
                 await until(ran)
                 assert (await http.post(path)).status_code == 409
+
+
+@pytest.mark.live
+async def test_connections_on_which_nothing_comes_are_given_up(tmp_path):
+    async with served(tmp_path) as (_, http, _process):
+        with contextlib.ExitStack() as stack:
+            for _ in range(CONNECTIONS_MAX + 10):
+                idle = stack.enter_context(socket.create_connection(("127.0.0.1", http.base_url.port)))
+                idle.sendall(b"GET /a/x HTTP/1.1\r\nHost: ")
+            assert (await http.get("/a/x")).status_code == 503
+
+            async def answered():
+                return (await http.get("/a/x")).status_code == 403
+
+            await until(answered)
 
 
 @pytest.mark.live

@@ -148,8 +148,10 @@ class Proxy:
         elif frame.kind == "notification":
             if frame.method == "notifications/cancelled":
                 self._cancel(frame)
-            else:
+            elif frame.method.startswith("notifications/"):
                 await self.upstream.say(frame)
+            else:  # a call without an id, to which nobody could say no
+                log.warning("mcp.notification_dropped", method=frame.method[:80])
         elif frame.id in self._requests:
             await self._tell(rpc.failure(frame.id, rpc.INVALID_REQUEST, "a request of this id is open"))
         elif len(self._requests) >= REQUESTS_MAX:
@@ -194,7 +196,7 @@ class Proxy:
                     return await self._list_others(frame, reading.LISTINGS[method])
                 case method if method in reading.READERS:
                     return await self._read(frame)
-                case method if method.startswith(_OURS) and method not in reading.HARMLESS:
+                case method if method.strip().lower().startswith(_OURS) and method not in reading.HARMLESS:
                     return rpc.failure(frame.id, rpc.METHOD_NOT_FOUND, f"{method[:80]} is not passed on by this proxy")
                 case _:
                     return await self._pass_on(frame)

@@ -35,6 +35,8 @@ _HEADERS: Final = (
     (b"cross-origin-resource-policy", b"same-origin"),
     (b"cache-control", b"no-store"),
     (b"x-robots-tag", b"noindex, nofollow"),
+    # One request each: what comes on a connection after that would have no limit of time.
+    (b"connection", b"close"),
 )
 
 

@@ -3,6 +3,7 @@
 It may be killed and started again at any time: what it shows is the journal's, and what it decides is decided there.
 """
 
+import asyncio
 import contextlib
 import signal
 import socket
@@ -12,6 +13,7 @@ from typing import Final
 import anyio
 import anyio.abc
 import uvicorn
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from crewkeeper_bus.errors import ConfigError
 from crewkeeper_supervisor.shell.approval_guard import Guard
@@ -24,6 +26,20 @@ LISTEN: Final = "127.0.0.1:8790"
 CONNECTIONS_MAX: Final = 64
 GRACE_S: Final = 3
 HEAD_MAX_BYTES: Final = 16 * 1024
+HEAD_LIMIT_S: Final = 5.0
+"""How long the first line and the headers of a request may take."""
+
+
+class _Protocol(H11Protocol):
+    """Connections are few: one on which no request has come is given up, so that nobody can keep them all."""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self.loop.call_later(HEAD_LIMIT_S, self._give_up)
+
+    def _give_up(self) -> None:
+        if self.cycle is None and not self.transport.is_closing():
+            self.transport.close()
 
 
 class _Server(uvicorn.Server):
@@ -68,7 +84,7 @@ async def serve(place: Place, listen: str, url: str, ready: Callable[[str, bool]
 def _config(app: Guard) -> uvicorn.Config:
     return uvicorn.Config(
         app,
-        http="h11",
+        http=_Protocol,
         ws="none",
         lifespan="off",
         loop="none",
