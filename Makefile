@@ -9,13 +9,15 @@ PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11 p
 	command -v $$p >/dev/null 2>&1 && $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
 	&& echo $$p && break; done)
 
-.PHONY: help demo test lint bench bench-waits bench-memory bench-enforcement clean
+.PHONY: help demo test lint recordings bench bench-waits bench-replay bench-memory bench-enforcement clean
 
 help:
 	@echo "make demo   watch a crew deadlock, the supervisor break it, and the crew finish"
 	@echo "make test   everything a change must pass: format, lint, types, import contracts, tests"
 	@echo "make bench  ratios: supervised against unsupervised traffic, and time to a broken deadlock"
 	@echo "make bench-waits  the wait graph at 100 to 100,000 agents, beside plain graph checks (minutes)"
+	@echo "make bench-replay  a recorded run of a million entries, replayed (a minute)"
+	@echo "make recordings  record the runs anew that the tests replay (a minute)"
 	@echo "make bench-memory  resident memory of the core over ten million events (a minute)"
 	@echo "make bench-enforcement  kill, pause, login with 1, 100 and 1,000 agents connected (minutes)"
 	@echo "make lint   the part of 'make test' that runs nothing"
@@ -46,6 +48,12 @@ bench: $(STAMP)
 
 bench-waits: $(STAMP)
 	@$(BIN)/python -m benchmarks.wait_graph
+
+bench-replay: $(STAMP)
+	@$(BIN)/python -m benchmarks.replay
+
+recordings: $(STAMP)
+	@$(BIN)/python tests/support/record_runs.py
 
 bench-memory: $(STAMP)
 	@$(BIN)/python -m benchmarks.wait_memory
