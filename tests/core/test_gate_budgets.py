@@ -176,14 +176,17 @@ def test_a_chain_that_grows_too_deep_is_refused_and_taken_back() -> None:
     given = room.call("b", "h1", "q2", "c")
     assert {type(each).__name__ for each in given} == {"CancelCall", "AnswerCall"}
     assert "2 deep; the budget allows 1" in room.text("q2")
-    assert room.kinds() == ["budget_spent"]
+    assert room.code("q2") == "too_deep"
+    [incident] = room.core.incidents.values()
+    assert (incident.finding.kind, incident.finding.agents) == ("depth", ("b", "c", "a")), "caller, callee, and above"
 
 
 def test_a_task_that_fans_out_too_far_is_refused() -> None:
     room = three(fan_out=1)
     room.call("a", "t", "q1", "b")
     room.call("a", "t", "q2", "c")
-    assert (room.code("q1"), room.code("q2")) == ("", "budget_spent")
+    assert (room.code("q1"), room.code("q2")) == ("", "too_many_calls")
+    assert room.kinds() == ["fan_out"]
 
 
 def test_messages_beyond_their_limit_end_further_calls() -> None:

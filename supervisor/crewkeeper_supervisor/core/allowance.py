@@ -3,7 +3,9 @@
 Messages are delivered before they are counted, so a limit of theirs ends further calls; it takes back none.
 """
 
-from typing import Final
+from typing import Final, Literal
+
+from msgspec import Struct
 
 from crewkeeper_bus.messages import Fault
 from crewkeeper_bus.tool_messages import BudgetChanged
@@ -116,30 +118,50 @@ def _strictest(state: RunState, agent: str, dimension: str) -> float | None:
     return min((limit for limit in limits if limit is not None), default=None)
 
 
-def too_much(state: RunState, view: AgentView, call: Call) -> str:
-    """Why a call between agents exceeds a budget; empty: it does not."""
+class Excess(Struct, frozen=True):
+    """Why a call between agents is one too many."""
+
+    kind: Literal["depth", "fan_out", "budget_spent"]
+    text: str
+
+    @property
+    def code(self) -> str:
+        """What its caller is told, as the code of an error."""
+        return {"depth": "too_deep", "fan_out": "too_many_calls"}.get(self.kind, self.kind)
+
+
+def too_much(state: RunState, view: AgentView, call: Call) -> Excess | None:
+    """Why a call between agents exceeds a budget; None: it does not."""
     if (limit := _strictest(state, view.name, "depth")) is not None:
         depth = len(lineage(state, call.task)) + 1
         if depth > limit:
-            return f"the chain of calls would be {depth} deep; the budget allows {limit:g}"
+            return Excess("depth", f"the chain of calls would be {depth} deep; the budget allows {limit:g}")
     if (limit := _strictest(state, view.name, "fan_out")) is not None:
         count = sum(1 for each in call.task.calls.values() if each.state in ("open", "started"))
         if count > limit:
-            return f"its task would have {count} calls open at once; the budget allows {limit:g}"
+            return Excess("fan_out", f"its task would have {count} calls open at once; the budget allows {limit:g}")
     if over := overdue(state, view):
-        return over
+        return Excess("budget_spent", over)
     for account in path_of(state, view) if state.gate.counts_messages else ():
         if account.over.get("messages"):
-            return f"{whose(account.name)} has sent all {account.limit['messages']} messages of its budget"
-    return ""
+            limit = account.limit["messages"]
+            return Excess("budget_spent", f"{whose(account.name)} has sent all {limit} messages of its budget")
+    return None
 
 
-def refuse(state: RunState, view: AgentView, call: Call, why: str) -> None:
-    """A call between agents is one too many: its caller hears why, its callee that nobody wants it."""
-    report(state, "budget_spent", f"{view.name}: {why}", [view.name], key=f"agent:{view.name} calls")
+def refuse(state: RunState, view: AgentView, call: Call, excess: Excess) -> None:
+    """A call between agents is one too many: its caller hears why, and its callee that nobody wants it.
+
+    Where the shape of the crew's calls is to blame, whoever stands above the caller belongs to the finding, too.
+    """
+    why = excess.text
+    if excess.kind == "budget_spent" or state.watch is None:
+        report(state, "budget_spent", f"{view.name}: {why}", [view.name], key=f"agent:{view.name} calls")
+    else:
+        state.watch.lookout.refused(excess.kind, view, call, why)
     give_up(state, call, why)
     state.graph.call_lost(call.id)
-    state.answer(view.name, call.id, error=Fault(code="budget_spent", text=f"{why}; answer with what you have"))
+    state.answer(view.name, call.id, error=Fault(code=excess.code, text=f"{why}; answer with what you have"))
 
 
 # --- time ---

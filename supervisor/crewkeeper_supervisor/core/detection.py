@@ -270,6 +270,9 @@ class Detector:
         else:
             incident = suspicion.incident
             confirm_incident(state, incident, finding, act=not suspicion.timed, history=history, closed=closed)
+        if closed >= rule.times and state.watch is not None:
+            ring_of = repr(signature(inside, state.graph))
+            state.watch.lookout.ring_again(ring_of, closed, list(finding.agents), inside)
         watch = self._watches[epochs] = _Watch(incident, epochs)
         if suspicion.timed:
             watch.act_s = suspicion.since_s + self._lasting_s()
@@ -345,6 +348,8 @@ class Detector:
         if not moved:
             return
         for epochs in [e for e in self._suspicions if self._opened(e, moved)]:
+            if state.watch is not None:
+                state.watch.lookout.ring_opened([key for key, _ in epochs])
             self._dismiss(self._suspicions.pop(epochs), f"{self._freed_by(epochs)}'s wait is over")
         for epochs in [e for e in self._watches if self._opened(e, moved)]:
             watch = self._watches.pop(epochs)

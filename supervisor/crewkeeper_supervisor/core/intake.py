@@ -175,8 +175,8 @@ class Intake:
             return
         if reach.request_refused(state, view, call):
             return
-        if state.gate.limits_calls and (why := allowance.too_much(state, view, call)):
-            allowance.refuse(state, view, call, why)
+        if state.gate.limits_calls and (excess := allowance.too_much(state, view, call)) is not None:
+            allowance.refuse(state, view, call, excess)
             return
         if state.gate.judges_messages and hops.request_denied(state, view, call, message.verb, bytes(message.body)):
             return
@@ -339,7 +339,10 @@ class Intake:
         self._state.graph.wait_began(node, message.task, message.epoch, message.condition, now_s, deadline_s)
 
     def _wait_ended(self, event: Recorded, view: AgentView, message: m.WaitEnded) -> None:
-        self._state.graph.wait_ended(view.node, message.task, message.epoch)
+        state = self._state
+        if state.graph.watched and message.outcome != "met" and state.watch is not None:
+            state.watch.lookout.ended_unmet(f"{view.name}/{message.task}")
+        state.graph.wait_ended(view.node, message.task, message.epoch)
 
     def _acquire(self, event: Recorded, view: AgentView, message: m.Acquire) -> None:
         if self._has_too_many_tasks(view, message.task):
@@ -454,9 +457,9 @@ def _watched(watch: Watch, view: AgentView, call: Call, message: m.Request) -> N
     if len(message.body) > EMPTY_MAX_BYTES:
         watch.requested(view, call, message)
     if view.node.calls_made >= watch.fan_out:
-        watch.spread(view, call)
+        watch.lookout.spread(view, call)
     if len(message.chain) >= watch.depth:
-        watch.deep(view, call, len(message.chain) + 1)
+        watch.lookout.deep(view, call, len(message.chain) + 1)
 
 
 def _is_callee(call: Call, view: AgentView) -> bool:

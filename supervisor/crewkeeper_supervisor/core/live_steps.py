@@ -252,7 +252,7 @@ class StepMaker:
             return None
         if call.kind == "model":
             return self._modelled(view, call, error, seq, now_s)
-        said = self._result(call, body)
+        said, went_well = self._result(call, body)
         small = call.args_bytes <= READ_MAX_BYTES and isinstance(call.args, dict) and len(call.args) <= FIELDS_MAX
         code = error.code if error is not None else ""
         refused = f"{code} {call.name[:64]}" if code in _REFUSALS else ""
@@ -268,7 +268,7 @@ class StepMaker:
             name=call.name[:128],
             arguments=fingerprint.of_arguments(call.args) if small else digested(int(call.digest[:15], 16)),
             outcome=outcome,
-            failed=error is not None or (bool(said.text) and tells_failure(said.text)),
+            failed=error is not None or not went_well or (bool(said.text) and tells_failure(said.text)),
             poll=call.tool is not None and call.tool.poll,
             chain=self.chain_of(view.tasks.get(call.task)),
             tokens=self.tokens(view, call.args_bytes + said.size_bytes),
@@ -304,16 +304,17 @@ class StepMaker:
             tokens=tokens,
         )
 
-    def _result(self, call: GateCall, body: Raw | None) -> Said:
+    def _result(self, call: GateCall, body: Raw | None) -> tuple[Said, bool]:
+        """What came of a tool, and whether it went well."""
         if body is None:
-            return SILENCE
+            return SILENCE, True
         if not call.inside:
-            return self._read(body)
+            return self._read(body), True
         try:  # what an agent carried out itself: what it says came of it, without what the gate adds
             told = msgspec.json.decode(bytes(body), type=dict[str, Raw])
         except (msgspec.MsgspecError, RecursionError, ValueError):
-            return SILENCE
-        return self._read(told.get("result") or told.get("error") or Raw(b""))
+            return SILENCE, True
+        return self._read(told.get("result") or told.get("error") or Raw(b"")), told.get("ok") == Raw(b"true")
 
     # --- parts ---
 

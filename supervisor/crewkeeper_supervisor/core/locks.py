@@ -54,7 +54,7 @@ def release(state: RunState, agent: str, message: Release) -> bool:
     if ticket.task.agent.name != agent:
         return False
     if not ticket.granted and state.watch is not None:
-        state.watch.gave_up(agent, message.resource)
+        state.watch.lookout.gave_up(agent, message.resource)
     grant(state, state.graph.released(message.resource, message.ticket))
     return True
 
@@ -72,6 +72,6 @@ def told(state: RunState, message: Control) -> None:
 def grant(state: RunState, tickets: Iterable[Ticket]) -> None:
     """Tell the tasks whose turn it is; the journal sequence is their fencing token."""
     for ticket in tickets:
-        if state.watch is not None and state.watch.starvation.vain:
-            state.watch.granted(ticket.task.agent.name, ticket.resource.name, ticket.id)
+        if state.watch is not None and state.watch.lookout.starvation.vain:
+            state.watch.lookout.granted(ticket.task.agent.name, ticket.resource.name, ticket.id)
         state.tell(ticket.task.agent.name, Granted, resource=ticket.resource.name, ticket=ticket.id, revision=state.seq)

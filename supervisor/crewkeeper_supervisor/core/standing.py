@@ -1,0 +1,108 @@
+"""Standing conditions: what was told of the conduct of agents and may still hold; from here the ladder is told of it."""
+
+from typing import Any, Final
+
+from msgspec import Struct
+
+from crewkeeper_supervisor.core import ladder
+from crewkeeper_supervisor.core.findings import Edge, FindingKind
+from crewkeeper_supervisor.core.state import RunState
+
+QUIET_S: Final = 600.0
+"""After so long without a sign of it a condition is over."""
+STANDING_MAX: Final = 256
+"""Conditions that are followed at once; the oldest is then taken for over."""
+AGENTS_MAX: Final = 50
+
+
+class Standing(Struct):
+    """A condition that was told."""
+
+    kind: FindingKind
+    key: str
+    agents: tuple[str, ...]
+    last_s: float
+    """When it was last seen, journal time."""
+    others: int = 0
+    """Steps of its agents since then."""
+
+
+class Conditions:
+    """The standing conditions of one run."""
+
+    def __init__(self, state: RunState) -> None:
+        self._state = state
+        self._all: dict[tuple[str, str], Standing] = {}
+
+    def __bool__(self) -> bool:
+        return bool(self._all)
+
+    def find(self, kind: FindingKind, key: str) -> Standing | None:
+        """The condition of this kind and key, if it stands."""
+        return self._all.get((kind, key))
+
+    def of_agent(self, agent: str) -> list[Standing]:
+        """Those that an agent takes part in."""
+        return [one for one in self._all.values() if agent in one.agents] if self._all else []
+
+    def of_kind(self, *kinds: FindingKind) -> list[Standing]:
+        """Those of these kinds."""
+        return [one for one in self._all.values() if one.kind in kinds] if self._all else []
+
+    def tell(
+        self,
+        kind: FindingKind,
+        key: str,
+        text: str,
+        agents: tuple[str, ...],
+        evidence: dict[str, str],
+        *,
+        again: str,
+        edges: list[Edge] | None = None,
+    ) -> None:
+        """A condition was seen: it begins, or goes on with `again`.
+
+        Args:
+            kind: What it is.
+            key: Which of its kind.
+            text: What people are told when it begins.
+            agents: Whom it is about, the one to act on first; others than those of the crew are left out.
+            evidence: Facts of the journal, in words.
+            again: What people are told when it was known.
+            edges: Waits that belong to it.
+        """
+        one = self._all.get((kind, key))
+        if one is not None:
+            one.last_s, one.others = self._state.now_s, 0
+            ladder.goes_on(self._state, kind, key, again)
+            return
+        if len(self._all) >= STANDING_MAX:
+            self.over(next(iter(self._all.values())), "too many others stand to follow it")
+        known = tuple(agent for agent in dict.fromkeys(agents) if agent in self._state.agents)[:AGENTS_MAX]
+        self._all[kind, key] = Standing(kind, key, known, self._state.now_s)
+        ladder.found(self._state, kind, text, known, key=key, evidence=evidence, edges=(edges or [])[:AGENTS_MAX])
+
+    def lasts(self, one: Standing, detail: str) -> None:
+        """A condition was seen again."""
+        one.last_s, one.others = self._state.now_s, 0
+        ladder.goes_on(self._state, one.kind, one.key, detail)
+
+    def over(self, one: Standing, why: str) -> None:
+        """A condition does not hold any more."""
+        self._all.pop((one.kind, one.key), None)
+        ladder.cleared(self._state, one.kind, one.key, why)
+
+    def cleared(self, kind: FindingKind, key: str, why: str) -> None:
+        """The condition of this kind and key does not hold any more, if it did."""
+        one = self._all.get((kind, key))
+        if one is not None:
+            self.over(one, why)
+
+    def expire(self) -> None:
+        """End those of which nothing has been seen for long."""
+        for one in [one for one in self._all.values() if one.last_s <= self._state.now_s - QUIET_S]:
+            self.over(one, f"nothing has been seen of it for {QUIET_S:g} s")
+
+    def facts(self) -> list[Any]:
+        """What is remembered, for the state's digest."""
+        return [[one.kind, one.key, one.last_s, one.others] for one in self._all.values()]
