@@ -349,3 +349,20 @@ async def test_the_server_ends_with_the_client(tmp_path: Path) -> None:
         await until(lambda: stage.ended, "the proxy ends")
         assert stage.ended == ["client"]
         assert stage.said("end of input") == ["end of input"]
+
+
+@ERAS
+async def test_the_next_result_of_a_call_has_what_the_model_is_to_read(tmp_path: Path, era: str) -> None:
+    door = MemoryDoor()
+    async with proxied(tmp_path, door=door) as stage:
+        await stage.client.greet(era)
+        door.nudges = ["[supervisor] do it otherwise"]
+        await stage.client.tools()
+        first, second = [await stage.client.call("echo", text="hello") for _ in range(2)]
+        assert [part["text"] for part in first["content"]] == ["hello", "[supervisor] do it otherwise"]
+        assert text_of(second) == "hello"
+        assert stage.door.settled[0][2]["content"] == [{"type": "text", "text": "hello"}]
+        door.nudges = ["[supervisor] again"]
+        door.refuse["echo"] = Refusal("denied", "not so")
+        refused = await stage.client.call("echo", text="x")
+        assert [part["text"] for part in refused["content"]][1:] == ["[supervisor] again"]

@@ -63,6 +63,8 @@ def text_of(finding: Finding) -> str:
     times = finding.evidence.get("times", "")
     if what:
         parts.append(f"Repeated {times} times: {what}." if times.isdigit() else f"What is meant: {what}.")
+    else:
+        parts.append(f"What was seen: {quoted(finding.summary)}.")
     if came:
         parts.append(f"What came back each time: {came}.")
     parts.append(_DO.get(finding.kind, "Change your approach, or finish with what you have."))

@@ -121,7 +121,10 @@ def notices(view: ResponsesView) -> list[str]:
         f"`supervisor agent resume {view.run} {safe(row.agent)}` lets it go on"
         for row in view.held
     ]
-    said += [f"{safe(agent)} has {count} nudges that were not taken yet" for agent, count in view.nudges.items()]
+    said += [
+        f"{safe(agent)} has {count} nudge{'s' * (count > 1)} that its model has not read"
+        for agent, count in view.nudges.items()
+    ]
     if view.escalation.withheld:
         said.append(f"{len(view.escalation.withheld)} incidents wait for the next digest")
     return said

@@ -1,0 +1,145 @@
+"""A crew that really runs, in which an agent goes round in circles: from the first repeat to people who are told."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from crewkeeper_supervisor.cli.main import run
+from crewkeeper_supervisor.shell.receiver import Receiver
+
+pytestmark = pytest.mark.live
+
+LIMIT_S = 90.0
+SECRET = "whsec_" + "Y2FuYXJ5LWNhbmFyeS1jYW5hcnktY2FuYXJ5"
+TOOLS = """\
+def search(query: str) -> str:
+    "Search for trains."
+    with open("searched", "a") as file:
+        file.write(query + "\\n")
+    return "no results for trains to Porto"
+"""
+LOOPER = """\
+from crewkeeper_agents import Agent
+
+looper = Agent("looper")
+
+
+@looper.main
+async def work(crew):
+    while True:
+        await crew.call_tool("search", {"query": "trains to Porto"})
+        for nudge in crew.take_nudges():
+            with open("nudged", "a") as file:
+                file.write(nudge.text + "\\n")
+        await crew.sleep(0.1)
+
+
+looper.run()
+"""
+CREW = """\
+crew: rounds
+agents:
+  looper: {run: [python, looper.py], tools: [search]}
+  other:  {run: [python, -m, crewkeeper_agents.scripted, '{"main": [{"sleep": 600}]}']}
+tools:
+  search: {function: "m:search"}
+responses:
+  loop: {do: [warn, nudge, hold, escalate], climb: 1s, hold: 10m}
+  drift: {shadow: true}
+escalate:
+  - {webhook: "${HOOK}", secret: "${HOOK_SECRET}"}
+"""
+
+
+@pytest.fixture
+def rounds(tmp_path, monkeypatch):
+    """A running crew and what its people are told."""
+    (tmp_path / "m.py").write_text(TOOLS)
+    (tmp_path / "looper.py").write_text(LOOPER)
+    (tmp_path / "crew.yaml").write_text(CREW)
+    state = tmp_path / "state"
+    monkeypatch.setenv("CREWKEEPER_STATE", str(state))
+    monkeypatch.delenv("CREWKEEPER_NATS_URL", raising=False)
+    command = [sys.executable, "-m", "crewkeeper_supervisor.cli.main", "up", "crew.yaml", "--state", str(state)]
+    with Receiver(SECRET) as receiver, (tmp_path / "up.log").open("wb") as log:
+        env = {**os.environ, "HOOK": receiver.url, "HOOK_SECRET": SECRET}
+        host = subprocess.Popen(command, cwd=tmp_path, stdout=log, stderr=log, env=env)
+        try:
+            yield tmp_path, receiver
+        finally:
+            host.send_signal(signal.SIGINT)
+            try:
+                host.wait(30)
+            except subprocess.TimeoutExpired:
+                host.kill()
+                host.wait()
+
+
+def wait_for(condition, folder: Path):
+    until_s = time.monotonic() + LIMIT_S
+    while time.monotonic() < until_s:
+        if value := condition():
+            return value
+        time.sleep(0.05)
+    raise AssertionError(f"not within {LIMIT_S} s; {(folder / 'up.log').read_text()[-3000:]}")
+
+
+def lines(file: Path) -> list[str]:
+    return file.read_text().splitlines() if file.exists() else []
+
+
+def controllers(state: Path) -> list[int]:
+    """Processes of this machine that are a controller on this state directory."""
+    found = []
+    for each in Path("/proc").iterdir():
+        try:
+            if f"main serve --state {state}" in (each / "cmdline").read_text().replace("\0", " "):
+                found.append(int(each.name))
+        except (OSError, ValueError):
+            continue
+    return found
+
+
+def test_a_loop_is_warned_of_nudged_held_and_told(rounds, capsys):
+    folder, receiver = rounds
+
+    def shown():
+        capsys.readouterr()
+        if run(["responses", "-o", "json"]) != 0:
+            return {}
+        view = json.loads(capsys.readouterr().out)
+        return {row["kind"]: row for row in view["responses"]} | {"held": view["held"]}
+
+    # The agent's own code is given the nudge, while the supervisor is killed and started again.
+    nudge = wait_for(lambda: lines(folder / "nudged"), folder)[0]
+    for pid in controllers(folder / "state"):
+        os.kill(pid, signal.SIGKILL)
+    assert "You are repeating the same steps" in nudge
+    assert "finish with what you have" in nudge
+
+    # It goes on all the same: its calls are held, and then people are told, though it can show no evidence any more.
+    held = wait_for(lambda: shown().get("held"), folder)
+    assert [each["agent"] for each in held] == ["looper"]
+    told = wait_for(lambda: [each.body for each in receiver.received if each.body["data"]["kind"] == "loop"], folder)
+    assert told[0]["type"] == "crewkeeper.loop.opened"
+    loop = shown()["loop"]
+    assert (loop["did"], loop["would"], loop["open"]) == ({"warn": 1, "nudge": 1, "hold": 1, "escalate": 1}, {}, 1)
+    assert shown()["drift"]["shadow"]
+    searched = len(lines(folder / "searched"))
+
+    # A person lets it go on. It was nudged once in all that time.
+    assert run(["agent", "resume", "looper", "--yes"]) == 0
+    wait_for(lambda: len(lines(folder / "searched")) > searched, folder)
+    assert shown()["held"] == []
+    assert len(lines(folder / "nudged")) == 1
+    capsys.readouterr()
+    assert run(["incidents", "show", held[0]["incident"]]) == 0
+    story = capsys.readouterr().out
+    assert "looper's model was given the nudge" in story
+    assert "looper was let go on by" in story

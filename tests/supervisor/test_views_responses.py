@@ -1,0 +1,54 @@
+"""What `supervisor responses` shows."""
+
+from types import SimpleNamespace
+from typing import Any
+
+import msgspec
+
+from crewkeeper_supervisor.core.crew import Response
+from crewkeeper_supervisor.views.responses import ResponsesView, notices, responses, responses_table
+from support.journal import RUN
+from support.ladder_room import LadderRoom, crew_with
+
+HOLD = Response(do=("nudge", "hold", "escalate"), climb_s=0.0, hold_s=90.0)
+
+
+def seen(room: LadderRoom) -> ResponsesView:
+    fold: Any = SimpleNamespace(run=RUN, supervisor=room.core)
+    return responses(fold)
+
+
+def test_what_was_done_and_what_would_have_been() -> None:
+    room = LadderRoom(crew_with(escalations=1, loop=HOLD, misuse=Response(do=("kill",), shadow=True)))
+    room.hear("found loop k search")
+    room.hear("found loop other search")
+    room.hear("found misuse k search")
+    room.hear("cleared loop other")
+    view = seen(room)
+    rows = {row.kind: row for row in view.responses}
+    assert (rows["loop"].found, rows["loop"].open, rows["loop"].did) == (2, 1, {"nudge": 2, "hold": 2, "escalate": 2})
+    assert (rows["misuse"].would, rows["misuse"].did, rows["misuse"].shadow) == ({"kill": 1}, {}, True)
+    assert rows["crash"].found == 0
+    assert [(each.agent, each.for_s) for each in view.held] == [("a", 90.0)]
+    assert view.nudges == {"a": 1}
+    assert (view.escalation.per_minute, view.escalation.last_minute, len(view.escalation.withheld)) == (1, 1, 1)
+    assert msgspec.json.decode(msgspec.json.encode(view))["schema_version"] == view.schema_version
+
+
+def test_the_table_has_what_was_found_and_wide_has_every_kind() -> None:
+    room = LadderRoom(loop=HOLD)
+    assert responses_table(seen(room)).rows == ()
+    room.hear("found loop k search")
+    (row,) = responses_table(seen(room)).rows
+    assert row == ("loop", "1", "1", "live", "nudge 1, hold 1, escalate 1", "-")
+    wide = responses_table(seen(room), wide=True)
+    assert len(wide.rows) == len(seen(room).responses)
+    assert all(len(row) == len(wide.columns) for row in wide.rows)
+
+
+def test_who_is_held_is_said_with_the_remedy() -> None:
+    room = LadderRoom(loop=HOLD)
+    room.hear("found loop k search")
+    said = notices(seen(room))
+    assert any("a is held by F" in each and f"supervisor agent resume {RUN} a" in each for each in said)
+    assert any("a has 1 nudge" in each for each in said)
