@@ -165,7 +165,8 @@ class RunState:
         self.due_s = Dues()
         self.written: list[Command] = []
         """Commands written while this event is handled."""
-        self._index = 0
+        self._ids = (0, -1)
+        """The last id that was derived."""
 
     def admits(self, sender: str, at_s: float, size_bytes: int, address: Address | None = None) -> bool:
         """Whether a sender may put so much into the journal now; see `rates`.
@@ -195,13 +196,6 @@ class RunState:
         return tuple(f"{to}-{number}" for number in range(1, self.replicas.get(to, 0) + 1))
 
     # --- time ---
-
-    def open_event(self, seq: int, at_s: float) -> None:
-        """Begin to handle one event. Time never steps back."""
-        self.seq = seq
-        if at_s > self.now_s:
-            self.now_s = at_s
-        self._index = 0
 
     def has_chores(self) -> bool:
         """Whether anything beside detection could have something to do: cheap, asked after every event."""
@@ -234,8 +228,10 @@ class RunState:
 
     def next_id(self) -> str:
         """The next id derived from the journal: `<sequence>-<index>`."""
-        self._index += 1
-        return f"{self.seq}-{self._index - 1}"
+        seq, given = self._ids
+        given = given + 1 if seq == self.seq else 0
+        self._ids = (self.seq, given)
+        return f"{self.seq}-{given}"
 
     def take_commands(self) -> list[Command]:
         """The commands written while this event was handled."""

@@ -74,7 +74,9 @@ class Supervisor:
         state = self._state
         if event.seq <= state.seq:
             return []
-        state.open_event(event.seq, event.at_s)
+        state.seq = event.seq
+        if event.at_s > state.now_s:
+            state.now_s = event.at_s  # time never steps back
         if isinstance(event, Recorded):
             if event.sender in _OUR_SIDE:
                 self._supervisor_side(event)
