@@ -18,7 +18,9 @@ from support.bus import until
 
 
 @asynccontextmanager
-async def up(tmp_path: Path, crew: dict[str, Any] | None) -> AsyncIterator[tuple[Path, anyio.abc.Process]]:
+async def up(
+    tmp_path: Path, crew: dict[str, Any] | None, *options: str
+) -> AsyncIterator[tuple[Path, anyio.abc.Process]]:
     """`supervisor up` of this crew, or of the `crew.yaml` that is there; its process is stopped at the end.
 
     Yields:
@@ -35,6 +37,7 @@ async def up(tmp_path: Path, crew: dict[str, Any] | None) -> AsyncIterator[tuple
         "--plain",
         "--state",
         str(state),
+        *options,
         str(file),
     ]
     with (tmp_path / "up.log").open("wb") as log:

@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import signal
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -115,7 +116,7 @@ async def test_wrong_calls_run_nothing_and_twenty_payments_stop_at_five(tmp_path
         secret_tool=function("crash"),
     ) | {"budget": {"usd": 6}}
     told_file = tmp_path / "told.json"
-    async with up(tmp_path, crew) as (_, process):
+    async with up(tmp_path, crew, "--fleet-budget", "usd=20,tool_calls=100") as (state, process):
         with anyio.fail_after(90):
             assert await process.wait() == 0, (tmp_path / "up.log").read_text()
     told = json.loads(told_file.read_text())
@@ -133,6 +134,22 @@ async def test_wrong_calls_run_nothing_and_twenty_payments_stop_at_five(tmp_path
     orders = [told[f"order {number}"][0] for number in range(20)]
     assert sorted(orders) == ["BudgetSpent"] * 15 + ["ok"] * 5
     assert len((tmp_path / "ran-pay").read_text()) == 6
+    # Nothing runs any more; the books are shown all the same, and every dollar stands in them once.
+    fleet, run = await shown(state, "fleet"), await shown(state, "shop")
+    assert (
+        fleet["fleet"]["microusd"] | {"limit": 20_000_000, "settled": 6_000_000, "left": 14_000_000}
+        == (fleet["fleet"]["microusd"])
+    )
+    assert (fleet["runs"], fleet["ended_count"]) == ({}, 1)
+    assert run["crew"]["microusd"]["settled"] == fleet["ended"]["microusd"] == 6_000_000
+    assert run["projection"]["microusd"]["at_end"] == 6_000_000
+
+
+async def shown(state: Path, what: str) -> dict[str, Any]:
+    """The budget of a run, or of the fleet."""
+    command = [sys.executable, "-m", "crewkeeper_supervisor.cli.main", "budget", "show", what, "-o", "json"]
+    with anyio.fail_after(30):
+        return json.loads((await anyio.run_process([*command, "--state", str(state)])).stdout)
 
 
 WAITER = """

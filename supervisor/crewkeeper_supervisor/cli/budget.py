@@ -200,11 +200,11 @@ def _said(core: "Supervisor", message: "BudgetChanged") -> str:
     from crewkeeper_supervisor.views.wording import duration
 
     if message.dimension in SHAPE:
-        who, what = message.agent or "the crew", message.dimension.removesuffix("_s")
-        shape = core.limit_of(message.agent, message.dimension)
+        who, shape = message.agent or "the crew", core.limit_of(message.agent, message.dimension)
+        what = {"wall_s": "time", "fan_out": "fan-out"}.get(message.dimension, message.dimension)
         if shape is None:
             return f"{who}: no limit of {what}"
-        return f"{who}: the limit of {what} is {duration(shape) if what == 'wall' else f'{shape:g}'}"
+        return f"{who}: the limit of {what} is {duration(shape) if what == 'time' else f'{shape:g}'}"
     accounts = core.gate.accounts
     account = accounts.agents.get(message.agent) if message.agent else accounts.crew
     what, whose = message.dimension, message.agent or "the crew"

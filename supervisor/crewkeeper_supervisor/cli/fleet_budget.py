@@ -99,7 +99,7 @@ def said(account: FleetAccount, dimension: str, asked: int | None) -> str:
         return f"all crews together: no limit of {what}"
     kept = "; less is spent and held already" if asked is not None and bound > asked else ""
     limit, left = amount(dimension, bound), amount(dimension, account.left(dimension))
-    return f"all crews together: the limit is {limit}, {left} in nobody's share{kept}"
+    return f"all crews together: the limit is {limit}, {left} of it given to no run yet{kept}"
 
 
 def _unaware(account: FleetAccount, runs: list[str]) -> list[str]:

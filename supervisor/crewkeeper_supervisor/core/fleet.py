@@ -95,7 +95,9 @@ def leased(state: RunState, message: ShareLeased) -> None:
         if state.crew is not None and state.crew.budget.ask_s > 0:
             state.due_s["fleet"] = fleet.rests_until_s
     for dimension in message.crossed:
-        said = f"all crews together have spent or reserved most of their {amount(dimension, _limit(fleet, dimension))}"
+        limit = _limit(fleet, dimension)
+        percent = 100 if not limit else 100 * (limit - fleet.left.get(dimension, 0)) // limit
+        said = f"all crews together have spent or reserved {percent} % of their {amount(dimension, limit)}"
         report(state, "budget_soft", said, [], key=f"{FLEET} {dimension}")
     for dimension, beyond in message.over.items():
         _spent(state, [], dimension, beyond)

@@ -35,7 +35,7 @@ class ProjectionRow(Struct, frozen=True, kw_only=True):
 
     per_hour: int
     reached_in_s: float | None = None
-    """When the limit is reached; null: never, or there is none."""
+    """When its limit is reached, or what all crews share is used up; null: never, or there is no limit."""
     at_end: int | None = None
     """What will have been spent when the run's time is over, or was when it ended; never more than its limit allows.
     Null: its time is not limited."""
@@ -91,7 +91,7 @@ def budgets(fold: Fold, now_s: float | None = None) -> BudgetView:
         wall=TimeRow(limit_s=wall_s, elapsed_s=round(elapsed_s, 3)),
         shape=_shape(core),
         fleet={} if share is None else {name: row for name, row in _rows(share, 0).items() if row.limit is not None},
-        projection={name: _projection(row, elapsed_s, left_s) for name, row in crew.items()},
+        projection={name: _projection(row, _room(core, name), elapsed_s, left_s) for name, row in crew.items()},
     )
 
 
@@ -118,7 +118,7 @@ def budget_table(view: BudgetView, *, wide: bool = False) -> Table:
                     _short(dimension, row.held),
                     "-" if row.limit is None else _short(dimension, max(0, row.limit - spent - row.held)),
                     "-" if ahead.reached_in_s is None else duration(ahead.reached_in_s),
-                    "-" if ahead.at_end is None else _short(dimension, ahead.at_end),
+                    "-" if ahead.at_end is None else _rounded(dimension, ahead.at_end),
                 )
             )
     for who, limits in view.shape.items():
@@ -147,17 +147,25 @@ def _rows(account: Account, messages: int) -> dict[str, DimensionRow]:
     return found
 
 
-def _projection(row: DimensionRow, elapsed_s: float, left_s: float | None) -> ProjectionRow:
+def _room(core: Supervisor, dimension: str) -> int | None:
+    """How much more the crew may spend and hold, of its own limit and of what all crews share; None: any amount."""
+    accounts = core.gate.accounts
+    rooms = [accounts.crew.room(dimension, hand_back=True)]
+    if accounts.fleet is not None and (share := accounts.fleet.room(dimension)) is not None:
+        rooms.append(share + core.gate.fleet.left.get(dimension, 0))
+    return min((max(0, room) for room in rooms if room is not None), default=None)
+
+
+def _projection(row: DimensionRow, room: int | None, elapsed_s: float, left_s: float | None) -> ProjectionRow:
     spent = row.settled + row.over
     pace = Decimal(spent) / Decimal(repr(elapsed_s)) if elapsed_s >= PACE_MIN_S else Decimal(0)
-    left = None if row.limit is None else max(0, row.limit - spent - row.held)
     at_end = None
     if left_s is not None and (left_s == 0 or elapsed_s >= PACE_MIN_S):
         more = row.held + int(pace * Decimal(repr(left_s)))  # what is held counts as spent until it is known better
-        at_end = spent + (more if left is None else min(more, left + row.held))
+        at_end = spent + (more if room is None else min(more, room + row.held))
     return ProjectionRow(
         per_hour=int(pace * _HOUR_S),
-        reached_in_s=None if left is None or pace == 0 or left_s == 0 else round(float(left / pace), 1),
+        reached_in_s=None if room is None or pace == 0 or left_s == 0 else round(float(room / pace), 1),
         at_end=at_end,
     )
 
@@ -169,6 +177,11 @@ def _shape(core: Supervisor) -> dict[str, dict[str, float]]:
         if limits:
             found[who or "crew"] = limits
     return found
+
+
+def _rounded(dimension: str, value: int) -> str:
+    """An estimate has no fractions of a cent."""
+    return _short(dimension, round(value, -4) if dimension == "microusd" and value > 10_000 else value)
 
 
 def _short(dimension: str, value: int) -> str:
