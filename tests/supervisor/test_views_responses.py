@@ -1,14 +1,16 @@
 """What `supervisor responses` shows."""
 
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
+from crewkeeper_bus.messages import NudgeTaken, Outcome
 from crewkeeper_supervisor.core.crew import Response
 from crewkeeper_supervisor.views.responses import ResponsesView, notices, responses, responses_table
+from crewkeeper_supervisor.views.story import Story
 from support.journal import RUN
-from support.ladder_room import LadderRoom, crew_with
+from support.ladder_room import LadderRoom, crew_with, scripted
 
 HOLD = Response(do=("nudge", "hold", "escalate"), climb_s=0.0, hold_s=90.0)
 
@@ -52,3 +54,44 @@ def test_who_is_held_is_said_with_the_remedy() -> None:
     said = notices(seen(room))
     assert any("a is held by F" in each and f"supervisor agent resume {RUN} a" in each for each in said)
     assert any("a has 1 nudge" in each for each in said)
+
+
+def test_the_story_tells_every_rung_and_what_is_in_the_digest() -> None:
+    ladder = Response(do=("warn", "nudge", "hold", "escalate"), climb_s=10.0)
+    room = LadderRoom(crew_with(escalations=1, loop=ladder, stall=Response(do=("escalate",), climb_s=1.0)))
+    room.hear("found loop k search")
+    room.hear("goes_on loop k", 10)
+    (nudge,) = room.nudges()
+    room.say("a", NudgeTaken, nudge=nudge.nudge)
+    room.hear("goes_on loop k", 10)
+    for number in range(3):
+        room.hear(f"found stall s{number}")
+    room.tick(60)
+    for each in room.escalated():
+        room.op(Outcome(command=each.id, ok=True, detail="204"))
+    story = Story(RUN)
+    story.fold.supervisor = scripted(RUN)
+    lines = [
+        line.text
+        for seq, (at_s, subject, payload) in enumerate(room.entries, start=1)
+        for line in story.feed(Entry(seq, at_s, subject, payload))[1]
+    ]
+    loop = next(iter(room.core.incidents))
+    for sentence in (
+        f"loop {loop} goes on: nudge a",
+        f"nudges a about {loop}: {nudge.text}",
+        "a's model is given a nudge",
+        f"loop {loop} goes on: hold new tool and model calls of a for up to 300 s",
+        f"loop {loop} goes on: tell people in the next digest: there are too many",
+        "told people by webhook about 3 incidents in a digest: 204",
+    ):
+        assert sentence in lines, "\n".join(lines)
+
+
+class Entry(NamedTuple):
+    """A journal entry."""
+
+    seq: int
+    at_s: float
+    subject: str
+    payload: bytes

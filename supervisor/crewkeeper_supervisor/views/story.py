@@ -63,6 +63,7 @@ class Story:
         self._calls: OrderedDict[str, str] = OrderedDict()
         self._escalations: OrderedDict[str, Escalate] = OrderedDict()
         self._incidents: dict[str, str] = {}
+        self._rungs: dict[str, int] = {}
         self._approvals = ApprovalEnds()
         self._gate = GateStory()
         self._owned = False
@@ -104,6 +105,10 @@ class Story:
         lines = []
         for incident in self.fold.supervisor.incidents.values():
             before = self._incidents.get(incident.id)
+            if incident.rung != self._rungs.get(incident.id, 0):
+                self._rungs[incident.id] = incident.rung
+                if before is not None and incident.state != "resolved":
+                    lines.append(self._line(event, _climbed(event.seq, incident), "bad"))
             if before == incident.state:
                 continue
             self._incidents[incident.id] = incident.state
@@ -185,6 +190,8 @@ class Story:
                 "detail" if message.ok else "bad"
             )
         about = f"{safe(escalation.incident)} {safe(escalation.kind)}"
+        if escalation.kind == "digest":
+            about = f"{escalation.body['count']} incidents in a digest"
         if message.ok:
             return f"told people by webhook about {about}{detail}", "good"
         return f"could not tell people about {about}{detail}", "bad"
@@ -207,6 +214,8 @@ class Story:
                 return f"asks {to} to stop{_because(why)}", "normal"
             case m.Granted(resource=resource):
                 return f"{to} holds {safe(resource)!r}", "normal"
+            case m.Nudge(finding=finding, text=text):
+                return f"nudges {to} about {safe(finding)}: {safe(text, 600)}", "normal"
             case m.StopProcess(agent=agent):
                 return f"asks the host to end {safe(agent)}'s process", "normal"
             case m.StopRun(why=why):
@@ -280,6 +289,8 @@ class Story:
                 return f"{who}: {safe(text)}", "normal"
             case m.Standing(state=state):
                 return f"{who} is {state}", "normal"
+            case m.NudgeTaken():
+                return f"{who}'s model is given a nudge", "normal"
             case m.Delegate(agent=agent):
                 return f"{who} asks to let in {safe(agent)} as its helper", "normal"
             case m.Left(why=why):
@@ -412,6 +423,13 @@ def _woke(who: str, outcome: str) -> tuple[str, Weight]:
             return f"{who}'s wait failed: who should have answered is gone", "normal"
         case _:
             return f"{who}'s wait was {outcome}", "normal"
+
+
+def _climbed(seq: int, incident: Incident) -> str:
+    """The rung that was taken, with what was noted of it."""
+    noted = "; ".join(safe(step.text) for step in incident.steps if step.seq == seq)
+    what = f"{incident.finding.kind.replace('_', ' ')} {incident.id}"
+    return f"{what} goes on: {noted or incident.actions[incident.rung - 1]}"
 
 
 def _opened(run: str, incident: Incident) -> str:
