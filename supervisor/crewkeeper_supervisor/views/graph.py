@@ -78,7 +78,8 @@ def sentences(graph: WaitGraph, now: datetime) -> list[str]:
     rest = [edge for edge in graph.edges if (edge.task, edge.epoch) not in told]
     if lines and rest:
         lines.append("other waits")
-    lines.extend(f"{'  ' if lines else ''}{_sentence(edge, now)}" for edge in rest)
+    indent = "  " if lines else ""
+    lines.extend(f"{indent}{_sentence(edge, now)}" for edge in rest)
     return lines
 
 

@@ -4,6 +4,8 @@ A process shows runs of one operator, so this is kept for the process: it begins
 and what one crew wants replaced is replaced wherever this process shows it. Commands that hand out secrets fold no run.
 """
 
+from typing import Any
+
 from crewkeeper_bus.redaction import Redactor
 from crewkeeper_supervisor.core.crew import Redact
 
@@ -43,6 +45,11 @@ def end() -> None:
 def clean_text(text: str) -> str:
     """A text as it may be shown."""
     return text if _shown.redactor is None else _shown.redactor.text(text)[0]
+
+
+def clean_value(value: Any) -> Any:
+    """Plain data as it may be shown."""
+    return value if _shown.redactor is None else _shown.redactor.value(value)[0]
 
 
 def clean_json(document: bytes) -> bytes:
