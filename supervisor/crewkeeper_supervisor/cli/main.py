@@ -40,6 +40,7 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "why": ("why:why", "Explain a finding, a decision, a call, an agent, or how a run ended."),
     "timeline": ("why:timeline", "Tell the story of a run: what turned it, with what was said in between counted."),
     "replay": ("replay:replay", "Decide a run again from its journal, and fail if that differs from its ledger."),
+    "backtest": ("backtest:backtest", "Say what other rules would have decided upon a recorded run."),
     "audit": ("audit:audit", "Verify, export and import what is recorded of runs."),
     "crew": ("crew:crew", "Check crew files, print their schema."),
     "policy": ("policy:policy", "Check, test, explain and apply policy rules."),
