@@ -32,6 +32,7 @@ def check(core: Supervisor) -> None:
             assert call.handler is not None, call.id
             assert call.handler.call is call, call.id
             assert call.handler.agent.tasks.get(call.handler.id) is call.handler, f"{call.id}: its handler is over"
+    assert core._state.stirred or not core._state.has_chores(), "there is something to do, and nobody would look"
     next_s = core.next_tick_at_s()
     assert next_s is None or next_s > core.now_s, (
         f"a tick is wanted at {next_s}, and it is {core.now_s}: {core._state.due_s}"

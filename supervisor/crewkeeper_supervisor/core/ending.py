@@ -28,6 +28,7 @@ def kill(state: RunState, agent: str, why: str, grace_s: float | None = None, in
     due_s = state.now_s + grace if waits else state.now_s
     if view.ending is None:
         state.gate.shut[agent] = None
+        state.stirred = True
         _begin(state, view, why[:2000], grace, due_s, incident)
     else:
         _hasten(state, view, view.ending, grace, due_s)

@@ -76,6 +76,7 @@ def fail_calls(state: RunState, incident: str, agent: str, why: str) -> None:
     """Fail the open calls of an agent; if there are none, the next one that it makes within `BREAK_LASTS_S`."""
     state.gate.breaks[agent] = CallHold(incident=incident, until_s=state.now_s + BREAK_LASTS_S, why=why)
     state.gate.released[agent] = None
+    state.stirred = True
 
 
 # --- at the gate ---
@@ -134,3 +135,4 @@ def _let_go(state: RunState, agent: str, incidents: Iterable[str]) -> None:
     if not held:
         del state.gate.holds[agent]
         state.gate.released[agent] = None
+        state.stirred = True

@@ -316,6 +316,7 @@ class Intake:
         if state.mains.get(view.name) == message.task:
             del state.mains[view.name]
             state.mains_over[view.name] = True
+            state.stirred = True
 
     def _call_started(self, event: Recorded, view: AgentView, message: m.CallStarted) -> None:
         graph = self._state.graph

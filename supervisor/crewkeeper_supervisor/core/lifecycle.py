@@ -145,6 +145,7 @@ def process_exited(state: RunState, message: ProcessExited) -> None:
         report(state, "crash", f"{view.name} crashed: {how}; {again}", [view.name], key=view.name)
     if not message.restart and (not orderly or view.cut_short):
         state.mains_over[view.name] = False
+        state.stirred = True
     if message.restart:
         view.status = "starting"
 
@@ -167,6 +168,7 @@ def gone(state: RunState, view: AgentView, status: str, why: str, *, returning: 
     """An incarnation is over, with all it was doing; whoever waits for it is told at once."""
     view.status = "gone" if status == "gone" else "gave_up" if status == "gave_up" else "crashed"
     state.mains.pop(view.name, None)
+    state.stirred = True
     for question in [q.id for q in state.questions.values() if q.agent == view.name]:
         del state.questions[question]
     asked = [call for task in view.tasks.values() for call in task.calls.values()]
@@ -280,6 +282,7 @@ def _pair_asked(state: RunState, message: OperatorAsked, why: str) -> None:
 def run_ended(state: RunState, message: RunEnded) -> None:
     """The host has nothing left of the run."""
     state.phase = message.state
+    state.stirred = True
     escalation.flush(state)
     for need in [need for need in state.due_s if need != "confinement"]:
         del state.due_s[need]

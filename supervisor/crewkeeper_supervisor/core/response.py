@@ -223,6 +223,7 @@ def stop_crew(state: RunState, end: str, why: str) -> None:
     if state.phase == "stopping" or state.phase in ("done", "failed", "stopped"):
         return
     state.phase = "stopping"
+    state.stirred = True
     escalation.flush(state)
     for view in state.agents.values():
         if view.present:

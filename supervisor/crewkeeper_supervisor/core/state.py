@@ -163,6 +163,8 @@ class RunState:
         self.mains_over: dict[str, bool] = {}
         """Agents whose main activity is over, with whether it came to its end."""
         self.due_s = Dues()
+        self.stirred = True
+        """Whether `has_chores` may be true: set by whoever makes it so, since to ask after every event would cost more."""
         self.written: list[Command] = []
         """Commands written while this event is handled."""
         self._ids = (0, -1)
@@ -198,11 +200,10 @@ class RunState:
     # --- time ---
 
     def has_chores(self) -> bool:
-        """Whether anything beside detection could have something to do: cheap, asked after every event."""
+        """Whether any event may give the parts beside detection something to do, whatever the time."""
         due, withdrawals = self.due_s, self.withdrawals
         return bool(
-            due.soonest_s <= self.now_s
-            or due.restless
+            due.restless
             or self.phase != "running"
             or self.helping
             or (self.mains_over and not self.mains)

@@ -84,8 +84,9 @@ class Supervisor:
                 self._intake.heard(event)
         else:
             self._unread(event)
-        if state.has_chores():
+        if state.stirred or state.due_s.soonest_s <= state.now_s:
             self._do_chores(event.sender)
+            state.stirred = state.has_chores()
         self._detector.check()
         return state.take_commands() if state.written else []
 

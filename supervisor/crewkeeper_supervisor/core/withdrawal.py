@@ -28,6 +28,7 @@ def told_to_fail(state: RunState, task: Task) -> None:
         return
     broken = state.withdrawals.broken
     broken[task.key, task.wait.epoch] = tuple(_calls(task.wait.condition))
+    state.stirred = True
     if len(broken) > BROKEN_MAX:
         del broken[next(iter(broken))]
 
