@@ -121,6 +121,8 @@ def test_a_loop_is_warned_of_nudged_held_and_told(rounds, capsys):
     for pid in controllers(folder / "state"):
         os.kill(pid, signal.SIGKILL)
     assert "You are repeating the same steps" in nudge
+    assert 'What came back each time: "no results for trains to Porto".' in nudge
+    assert "search: " in nudge
     assert "finish with what you have" in nudge
 
     # It goes on all the same: its calls are held, and then people are told, though it can show no evidence any more.

@@ -21,7 +21,15 @@ from crewkeeper_supervisor.core.fingerprint import NO_ARGUMENTS, Arguments, Fing
 from crewkeeper_supervisor.core.gate_state import GateCall
 from crewkeeper_supervisor.core.nodes import Call, Task
 from crewkeeper_supervisor.core.roster import AgentView
-from crewkeeper_supervisor.core.steps import EVERYBODY, TEXT_KEPT_CHARS, TOKEN_CHARS, Step, StepKind, tells_failure
+from crewkeeper_supervisor.core.steps import (
+    CAME_KEPT_CHARS,
+    EVERYBODY,
+    TEXT_KEPT_CHARS,
+    TOKEN_CHARS,
+    Step,
+    StepKind,
+    tells_failure,
+)
 from crewkeeper_supervisor.core.victim import root_of
 
 EMPTY_MAX_BYTES: Final = 4
@@ -193,6 +201,7 @@ class StepMaker:
             failed=failed,
             chain=asked.chain,
             tokens=self.tokens(view, asked.said.size_bytes + said.size_bytes),
+            came=(said.text if error is None else error.text)[:CAME_KEPT_CHARS],
             text=asked.said.words,
         )
         return step, asked.said
@@ -273,6 +282,7 @@ class StepMaker:
             chain=self.chain_of(view.tasks.get(call.task)),
             tokens=self.tokens(view, call.args_bytes + said.size_bytes),
             known=code != "unknown_tool",
+            came=(said.text if error is None else error.text)[:CAME_KEPT_CHARS],
             refused=refused,
             quotes=grounding.identifiers_in(call.args) if small and not self.cut else (),
             text=prose_of(call.args) if small else "",

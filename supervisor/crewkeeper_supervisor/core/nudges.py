@@ -55,12 +55,14 @@ _DO: Final = {
 def text_of(finding: Finding) -> str:
     """What a model is told: what it does, what came of it, what to do instead.
 
-    Quotes `evidence["what"]` (what is repeated) and `evidence["came_back"]` (what each time came of it), cut to
-    `QUOTED_MAX_CHARS` each, and names `evidence["times"]`.
+    Quotes `evidence["what"]` (what is repeated) with `evidence["words"]` (in which words), and `evidence["came_back"]`
+    (what each time came of it), cut to `QUOTED_MAX_CHARS` each, and names `evidence["times"]`.
     """
     parts = [f"Notice from the supervisor of this run ({finding.id}).", _SAID.get(finding.kind, "Something is wrong.")]
-    what, came = (quoted(finding.evidence.get(key, "")) for key in ("what", "came_back"))
-    times = finding.evidence.get("times", "")
+    told = finding.evidence
+    words, times = told.get("words", ""), told.get("times", "")
+    what = quoted(f"{told['what']}: {words}" if words else told["what"]) if told.get("what") else ""
+    came = quoted(told.get("came_back", ""))
     if what:
         parts.append(f"Repeated {times} times: {what}." if times.isdigit() else f"What is meant: {what}.")
     else:

@@ -86,11 +86,14 @@ class Step(Struct, frozen=True, kw_only=True):
     """Why a gate refused it: a rule, a tool's name, a schema; empty if none did."""
     quotes: tuple[str, ...] = ()
     """Identifiers among its arguments (see `grounding`), as they were written."""
+    came: str = ""
+    """The beginning of what came back, at most `CAME_KEPT_CHARS`, for a nudge to quote."""
     text: str = ""
     """Its own words, at most `TEXT_KEPT_CHARS`, for the models of topic and courtesy."""
 
 
 TEXT_KEPT_CHARS: Final = 2000
+CAME_KEPT_CHARS: Final = 160
 
 
 def tells_failure(text: str) -> bool:

@@ -233,10 +233,10 @@ class Watch:
         self._sum ^= step.arguments.digest ^ step.said.digest ^ step.outcome.digest
         loop = self._loops.step(step)
         if loop is not None:
-            self._looped("", loop)
+            self._looped("", loop, step)
         polite = self._courtesy.step(step) if courtesy else None
         if polite is not None:
-            self._looped("courtesy ", polite)
+            self._looped("courtesy ", polite, step)
         for misuse in self._misuse.step(step):
             self._misused(misuse)
         return loop is not None or polite is not None
@@ -249,7 +249,7 @@ class Watch:
         step = self.maker.said(agent, to, said, chain, state.seq, state.now_s, tokens=said.size_bytes // 4)
         polite = self._courtesy.step(step)
         if polite is not None:
-            self._looped("courtesy ", polite)
+            self._looped("courtesy ", polite, step)
 
     def _words(self, agent: str, said: Said) -> None:
         self._grounding.saw(said.text)
@@ -278,7 +278,7 @@ class Watch:
             else:
                 self._standing.lasts(one, f"still {score:.0%} of what {agent} says")
 
-    def _looped(self, prefix: str, loop: Loop) -> None:
+    def _looped(self, prefix: str, loop: Loop, step: Step) -> None:
         evidence = {
             "since": str(loop.onset),
             "what": loop.what[:200],
@@ -286,6 +286,8 @@ class Watch:
             "period": str(loop.period),
             "times": str(loop.count),
             "tokens": str(loop.tokens),
+            "words": step.text[:100],
+            "came_back": step.came,
         }
         again = f"{loop.what[:100]}: once more, {loop.count} times by now"
         self._standing.tell("loop", f"{prefix}{loop.key}", loop_text(loop), loop.agents, evidence, again=again)
