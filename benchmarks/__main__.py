@@ -5,7 +5,7 @@ from pathlib import Path
 
 import anyio
 
-from benchmarks import deadlock, enforcement, gate, monitor, policy, traffic
+from benchmarks import deadlock, enforcement, gate, monitor, policy, redaction, traffic
 from benchmarks.ground import ground, load
 
 
@@ -24,6 +24,7 @@ def main() -> None:
     print(load())
     monitor.run()
     policy.run()
+    redaction.run()
     anyio.run(_live)
 
 

@@ -10,6 +10,7 @@ from typing import Any, Final
 import msgspec
 from msgspec import Raw
 
+from crewkeeper_bus.detectors import is_detector
 from crewkeeper_bus.errors import CodecError
 from crewkeeper_bus.message_base import Fault, Sent
 from crewkeeper_bus.redaction import CLASSES, KINDS, Redactor, TooDeep
@@ -27,8 +28,9 @@ def check_words(words: Sequence[str]) -> str:
     if NONE in words and len(words) > 1:
         return f"{NONE} stands alone"
     for word in words:
-        if word not in (*CLASSES, *KINDS, ARGUMENTS, NONE):
-            return f"{word[:40]!r} is nothing to redact; give {NONE}, {', '.join(CLASSES)}, {ARGUMENTS} or a kind"
+        if word not in (*CLASSES, *KINDS, ARGUMENTS, NONE) and not is_detector(word):
+            given = f"{NONE}, {', '.join(CLASSES)}, {ARGUMENTS}, a kind or a detector"
+            return f"{word[:40]!r} is nothing to redact; give {given}"
     return ""
 
 

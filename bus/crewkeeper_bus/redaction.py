@@ -14,7 +14,7 @@ from typing import Any, Final
 import msgspec
 from msgspec import Struct
 
-from crewkeeper_bus import personal_patterns, secret_patterns
+from crewkeeper_bus import detectors, personal_patterns, secret_patterns
 from crewkeeper_bus.redaction_glance import Glance
 from crewkeeper_bus.secret_patterns import Detector, is_secret_field
 
@@ -55,15 +55,16 @@ class Redactor:
 
     Args:
         key: Key of the hash, best 32 random bytes kept for as long as placeholders are to be compared; empty: none.
-        kinds: Kinds and classes to look for; everything when not given.
+        kinds: Kinds and classes to look for, and detectors from elsewhere; all kinds when not given.
 
     Raises:
         ValueError: A kind that does not exist.
+        DetectorMissing: A detector that is not there.
     """
 
     def __init__(self, key: bytes = b"", kinds: Collection[str] = CLASSES) -> None:
         """Choose the detectors."""
-        unknown = [kind for kind in kinds if kind not in KINDS and kind not in CLASSES]
+        unknown = [kind for kind in kinds if not (kind in KINDS or kind in CLASSES or detectors.is_detector(kind))]
         if unknown:
             raise ValueError(f"{unknown[0]!r} is nothing to redact; use {', '.join((*CLASSES, *KINDS))}")
         wanted = {kind for kind, class_ in KINDS.items() if kind in kinds or class_ in kinds}
@@ -75,6 +76,7 @@ class Redactor:
         # Most texts hold nothing: a literal is looked for in a tenth of the time of an expression.
         self._hinted = tuple((hint, each) for each in chosen for hint in each.hints)
         self._numeric = tuple(each for each in chosen if not each.hints)
+        self._found_elsewhere = tuple(detectors.load(kind) for kind in kinds if detectors.is_detector(kind))
 
     def text(self, text: str) -> tuple[str, list[Found]]:
         """Redact plain text.
@@ -105,7 +107,7 @@ class Redactor:
             TooDeep: It is nested deeper than `MAX_DEPTH`.
             ValueError: It is not JSON, or not UTF-8.
         """
-        if self._glance.is_clean(raw.decode()):
+        if not self._found_elsewhere and self._glance.is_clean(raw.decode()):
             return raw, []
         value, found = self.value(msgspec.json.decode(raw))
         return (msgspec.json.encode(value), found) if found else (raw, found)
@@ -194,9 +196,10 @@ class Redactor:
         looked_for = [each for hint, each in self._hinted if hint in text]
         if self._numeric and _DIGITS.search(text):
             looked_for += self._numeric
-        if not looked_for:
+        if not looked_for and not self._found_elsewhere:
             return []
         spans = [(start, end, each.kind) for each in looked_for for start, end in _matches(each, text)]
+        spans += [place for find in self._found_elsewhere for place in detectors.places(find, text)]
         if not spans:
             return []
         return _outside(spans, [match.span() for match in _PLACEHOLDER.finditer(text)])

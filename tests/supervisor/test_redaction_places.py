@@ -7,10 +7,12 @@ import json
 import msgspec
 import pytest
 
+from crewkeeper_bus import detectors
 from crewkeeper_bus.redaction import Redactor
 from crewkeeper_supervisor.cli import output
 from crewkeeper_supervisor.core.commands import Escalate
 from crewkeeper_supervisor.core.crew import Agent, Crew, Redact, Webhook
+from crewkeeper_supervisor.shell import crewfile
 from crewkeeper_supervisor.shell.effects import Effects
 from crewkeeper_supervisor.shell.journal import Entry
 from crewkeeper_supervisor.views import redaction
@@ -99,3 +101,24 @@ async def test_escalations_hold_no_secret(places, gone):
     assert (TOKEN not in body) is gone
     assert ("hunter22x" not in body) is gone
     assert (HASHED in body) is gone
+
+
+def test_a_detector_that_is_not_here_hides_more_and_stops_nobody():
+    folded(crew(kinds=("email", "nowhere_at_all:find")))
+    assert safe(f"use {TOKEN}") == f"use {HASHED}"
+
+
+def test_a_crew_file_that_asks_for_a_detector_hears_what_is_missing(tmp_path, monkeypatch):
+    def told(words):
+        text = f"crew: c\nagents: {{a: {{run: x, may_call: []}}}}\nredact: {{detectors: [{words}]}}\n"
+        (tmp_path / "crew.yaml").write_text(text)
+        try:
+            return crewfile.load(tmp_path / "crew.yaml").redact.kinds
+        except crewfile.CrewFileError as error:
+            return [(each.message, each.remedy) for each in error.problems]
+
+    monkeypatch.setattr(detectors.importlib.util, "find_spec", lambda name: None)
+    missing = "the detector kingfisher needs the package kingfisher-secret-scanner, which is not installed"
+    assert told("kingfisher") == [(missing, "pip install 'crewkeeper[secrets]'")]
+    assert "did you mean 'datafog'" in told("datafox")[0][0]
+    assert told("'mine.own:find'") == ("secrets", "mine.own:find")

@@ -197,7 +197,7 @@ class Redact(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What is replaced where secrets could be read, beside what rules of the policy take out of calls."""
 
     kinds: tuple[str, ...] = ("secrets",)
-    """Classes and kinds of `bus.redaction`."""
+    """Classes and kinds of `bus.redaction`, and detectors of `bus.detectors`."""
     places: tuple[Literal["client", "arguments", "views", "webhooks"], ...] = ("client", "views", "webhooks")
     """`client`: before agents publish; `arguments`: also those of tools; `views`: what commands show; `webhooks`."""
     key: Annotated[str, Meta(pattern=r"^[0-9a-f]*\Z")] = ""

@@ -2,6 +2,7 @@
 
 from typing import Any, Final
 
+from crewkeeper_bus.detectors import PACKAGES, lacks
 from crewkeeper_supervisor.core.crew import Redact
 from crewkeeper_supervisor.core.rules import Rule
 from crewkeeper_supervisor.core.tools import CallRate, Price, Tool
@@ -53,6 +54,7 @@ class GateChecks:
         outcome = self.surface.get("outcome", {})
         if isinstance(outcome, dict) and isinstance(outcome.get("schema"), dict):
             self._schema(("outcome", "schema"), outcome["schema"])
+        self._detectors()
         listed = self.surface.get("rules", ())
         good = [(index, rule) for index, rule in enumerate(listed) if rule is not INVALID]
         for index, rule in good:
@@ -64,6 +66,21 @@ class GateChecks:
             if complete or flaw.kind == "condition" or flaw.key == "id":
                 self._flaw(flaw, good[flaw.index][0])
         self._tests([rule.id for rule in rules] if complete else None)
+
+    def _detectors(self) -> None:
+        """Packages that redaction wants must be here; functions are looked for where they are used."""
+        redact = self.surface.get("redact", {})
+        for index, word in enumerate(_listed(redact, "detectors") if isinstance(redact, dict) else ()):
+            if word is INVALID or ":" in word:
+                continue
+            path: Path = ("redact", "detectors", index)
+            package = PACKAGES.get(word)
+            if package is None:
+                hint = self.reading.found.suggest(word, PACKAGES)
+                remedy = f"use {', '.join(PACKAGES)}, or module:function"
+                self.reading.add("CREW-118", path, f"no detector is named {shown(word)}{hint}", remedy)
+            elif why := lacks(word):
+                self.reading.add("CREW-118", path, why, f"pip install 'crewkeeper[{package.extra}]'")
 
     def _flaw(self, flaw: RuleFlaw, at: int) -> None:
         path: Path = ("rules", at, flaw.key)
@@ -202,6 +219,9 @@ def redact_of(surface: dict[str, Any]) -> Redact:
     """What a file without problems says of redaction."""
     given = surface.get("redact", {})
     fields: dict[str, Any] = {"places" if key == "in" else key: tuple(value) for key, value in given.items()}
+    more = fields.pop("detectors", ())
+    if more:
+        fields["kinds"] = (*fields.get("kinds", Redact().kinds), *more)
     return Redact(**fields)
 
 

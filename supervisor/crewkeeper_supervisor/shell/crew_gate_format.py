@@ -227,6 +227,11 @@ APPROVALS: Final = Section(
         ),
     ),
 )
+_DETECTOR = Text(
+    max_chars=200,
+    pattern=r"^[A-Za-z_][A-Za-z0-9_]*((\.[A-Za-z_][A-Za-z0-9_]*)*:[A-Za-z_][A-Za-z0-9_]*)?$",
+    hint="a package's short name, or module:function",
+)
 REDACT: Final = Section(
     title="redact",
     keys=(
@@ -235,6 +240,12 @@ REDACT: Final = Section(
             kind=Listing(of=Choice(options=(*CLASSES, *dict.fromkeys(KINDS))), min_items=1, unique=True),
             default="[secrets]",
             doc="What is replaced: `secrets`, `personal`, or single kinds; see redaction.md.",
+        ),
+        Key(
+            name="detectors",
+            kind=Listing(of=_DETECTOR, max_items=10, unique=True),
+            default="[]",
+            doc="Besides: `kingfisher`, `datafog`, or a function of yours; see redaction.md.",
         ),
         Key(
             name="in",

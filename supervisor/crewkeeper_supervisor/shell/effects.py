@@ -8,6 +8,7 @@ from msgspec import UNSET
 
 from crewkeeper_bus import codec, subjects
 from crewkeeper_bus.codec import PAYLOAD_MAX_BYTES
+from crewkeeper_bus.detectors import DetectorMissing
 from crewkeeper_bus.messages import Outcome, SupervisorCancel, SupervisorReply
 from crewkeeper_bus.redaction import Redactor
 from crewkeeper_bus.subjects import HOST, SUPERVISOR, Kind
@@ -106,7 +107,12 @@ class Effects:
             await journal.publish_op(self._link, self._run, outcome)
             return
         if crew is not None and "webhooks" in crew.redact.places:
-            redactor = Redactor(bytes.fromhex(crew.redact.key), crew.redact.kinds)
+            try:
+                redactor = Redactor(bytes.fromhex(crew.redact.key), crew.redact.kinds)
+            except DetectorMissing as error:
+                outcome = Outcome(command=command.id, ok=False, detail=f"not sent: {error}"[:500])
+                await journal.publish_op(self._link, self._run, outcome)
+                return
             command = msgspec.structs.replace(command, body=redactor.value(command.body)[0])
         # Links of approvals are made after that, for they are secrets that are meant to be sent.
         if crew is not None and command.body.get("kind") == approval_notice.KIND:

@@ -6,8 +6,10 @@ and what one crew wants replaced is replaced wherever this process shows it. Com
 
 from typing import Any
 
+from crewkeeper_bus.detectors import DetectorMissing
 from crewkeeper_bus.redaction import Redactor
 from crewkeeper_supervisor.core.crew import Redact
+from crewkeeper_supervisor.shell.logbook import logger
 
 PLACE = "views"
 
@@ -34,7 +36,12 @@ def begin(redact: Redact) -> None:
     _shown.kinds |= dict.fromkeys(redact.kinds)
     _shown.keys[redact.key] = None
     key = redact.key if len(_shown.keys) == 1 else ""
-    _shown.redactor = Redactor(bytes.fromhex(key), tuple(_shown.kinds))
+    try:
+        _shown.redactor = Redactor(bytes.fromhex(key), tuple(_shown.kinds))
+    except DetectorMissing as error:
+        # Who cannot look must still be able to act: so all that can be found here is replaced, and it is said.
+        logger().warning("views.detector_missing", why=str(error))
+        _shown.redactor = Redactor(bytes.fromhex(key))
 
 
 def end() -> None:
