@@ -98,6 +98,8 @@ class Supervisor:
 
     def _do_chores(self, sender: str) -> None:
         state = self._state
+        if state.watch is not None and state.is_due("watch"):
+            state.watch.look()
         if state.is_due("ladder"):
             ladder.watch(state)
         if state.gate.released:
@@ -106,8 +108,6 @@ class Supervisor:
             gate_facts.watch(state)
         if state.is_due("fleet"):
             gate_facts.rested(state)
-        if state.watch is not None and state.is_due("watch"):
-            state.watch.look()
         if state.is_due("wall"):
             allowance.watch_clock(state)
         if state.is_due("confinement"):
