@@ -7,7 +7,7 @@ What does not fit is a finding about its sender; nothing an agent sends raises.
 from collections.abc import Callable
 from typing import Any, Final
 
-from msgspec import Raw
+from msgspec import UNSET, Raw
 
 from crewkeeper_bus import messages as m
 from crewkeeper_bus import tool_messages as t
@@ -180,8 +180,11 @@ class Intake:
             return
         if state.gate.judges_messages and hops.request_denied(state, view, call, message.verb, bytes(message.body)):
             return
-        if state.watch is not None:
-            _watched(state.watch, view, call, message)
+        watch = state.watch
+        if watch is not None and (
+            len(message.body) > EMPTY_MAX_BYTES or node.calls_made >= watch.fan_out or len(message.chain) >= watch.depth
+        ):
+            _watched(watch, view, call, message)
         call.timed = message.deadline_s is not None
         if state.withdrawals.fenced:
             withdrawal.asked_anew(state, event.id)
@@ -209,8 +212,14 @@ class Intake:
                 self._forged(event, f"answered a call that was made to {call.to}")
                 return
             known = call.handler is not None
-            if self._state.watch is not None:
-                self._hear_answer(self._state.watch, view, call, message)
+            watch, body = self._state.watch, message.body
+            if watch is not None and (
+                watch.asked
+                or watch.is_alert
+                or (body is not UNSET and len(body) > EMPTY_MAX_BYTES)
+                or message.error is not None
+            ):
+                self._hear_answer(watch, view, call, message)
             call.answered_s = self._state.now_s
             graph.answered(call, early=message.early, failed=message.error is not None)
         if not known and not message.early:
@@ -220,7 +229,7 @@ class Intake:
         """Detectors hear of an answer with words, or to a question with words."""
         body = message.body
         says = type(body) is Raw and len(body) > EMPTY_MAX_BYTES
-        if says or message.error is not None or (watch.asked and call.id in watch.asked):
+        if says or message.error is not None or call.id in watch.asked:
             watch.replied(view, call, body if isinstance(body, Raw) else None, message.error)
         elif watch.storms.is_failing:
             watch.answered(view, call)

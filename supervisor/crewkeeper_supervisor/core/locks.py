@@ -72,6 +72,6 @@ def told(state: RunState, message: Control) -> None:
 def grant(state: RunState, tickets: Iterable[Ticket]) -> None:
     """Tell the tasks whose turn it is; the journal sequence is their fencing token."""
     for ticket in tickets:
-        if state.watch is not None and state.watch.lookout.starvation.vain:
-            state.watch.lookout.granted(ticket.task.agent.name, ticket.resource.name, ticket.id)
+        if state.watch is not None and ticket.resource.name in state.watch.vain:
+            state.watch.lookout.granted(ticket.task.agent.name, ticket.resource.name)
         state.tell(ticket.task.agent.name, Granted, resource=ticket.resource.name, ticket=ticket.id, revision=state.seq)

@@ -6,6 +6,7 @@ Who waits for what is the wait graph's, and whether somebody gets on is `patienc
 import zlib
 from typing import Any, Final
 
+from crewkeeper_supervisor.core.confinement import NEVER
 from crewkeeper_supervisor.core.crew import Repeat
 from crewkeeper_supervisor.core.findings import Edge, FindingKind
 from crewkeeper_supervisor.core.nodes import Call
@@ -56,9 +57,9 @@ class Lookout:
         if starving is not None:
             self._starves(starving)
 
-    def granted(self, agent: str, resource: str, ticket: str) -> None:
+    def granted(self, agent: str, resource: str) -> None:
         """Somebody has a resource. To be told only while somebody has given up on one."""
-        if key := self.starvation.served(agent, resource, ticket):
+        if key := self.starvation.served(agent, resource):
             self._standing.cleared("starvation", key, f"{agent} has {resource!r} now")
 
     def ring_again(self, ring: str, count: int, agents: list[str], edges: list[Edge]) -> None:
@@ -163,12 +164,17 @@ class Lookout:
         text = f"{count} calls are open at once below one task of {agent}"
         evidence = {"calls": str(count), "task": key}
         self._standing.tell("fan_out", key, text, (agent,), evidence, again=f"{count} calls are open")
+        self._look_soon()
 
     def _starves(self, one: Starving) -> None:
         by = ", ".join(one.by[-5:])
         text = f"{one.agent} waits for {one.what} while others are served first, {one.times} times by now: {by}"
         again = f"passed {one.times} times by now, last by {by}"
         self._standing.tell("starvation", one.key, text, (one.agent, *one.by), {"times": str(one.times)}, again=again)
+
+    def _look_soon(self) -> None:
+        due_s = self._state.due_s
+        due_s["watch"] = min(due_s.get("watch", NEVER), self._state.now_s + AGAIN_S)
 
     def facts(self) -> list[Any]:
         """What is remembered, for the state's digest."""

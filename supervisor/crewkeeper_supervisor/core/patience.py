@@ -25,7 +25,7 @@ IDLE_S: Final = 60.0
 JUDGED_OFTEN: Final = 20
 """Times that stalls are looked for within the limit at most."""
 CALLS_MIN: Final = 100
-"""Open calls from which they are counted by their roots."""
+"""Open calls from which they are looked at often."""
 CALLS_MAX: Final = 20_000
 """Calls that are counted in one look."""
 
@@ -89,7 +89,7 @@ class Patience:
     def explosions(self, limit: int) -> list[tuple[Task, int]]:
         """Roots below which too many calls are open at once, with how many."""
         graph = self._state.graph
-        if len(graph.calls) < max(CALLS_MIN, limit):
+        if len(graph.calls) < limit:
             return []
         counts: dict[str, tuple[Task, int]] = {}
         for call in islice(graph.calls.values(), CALLS_MAX):

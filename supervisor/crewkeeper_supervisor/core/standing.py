@@ -1,4 +1,4 @@
-"""Standing conditions: what was told of the conduct of agents and may still hold; from here the ladder is told of it."""
+"""Standing conditions: what was told of the conduct of agents and may still hold; the ladder is told of it from here."""
 
 from typing import Any, Final
 

@@ -6,6 +6,7 @@ often, an agent that asks with a limit, gives up, asks again at the end of the l
 are looked for now and then by the clock, the third is counted as it happens.
 """
 
+from collections import deque
 from collections.abc import Iterator
 from itertools import islice
 from typing import Any, Final
@@ -21,6 +22,11 @@ PASSED_MAX: Final = 5
 LOOKED_AT_MAX: Final = 1000
 """Resources, and agents with a queue, that one look takes in."""
 KEPT_MAX: Final = 1000
+"""Resources that somebody has given up on."""
+AGENTS_MAX: Final = 50
+"""Agents that have given up on one of them."""
+PASSED_KEPT_MAX: Final = 100
+"""Of those served first, who are remembered for one wait."""
 
 
 class Starving(Struct, frozen=True, kw_only=True):
@@ -42,8 +48,26 @@ class _Passed(Struct):
 
     by: dict[str, str] = field(default_factory=dict)
     """Ids of the calls or tickets, with their agents."""
-    tries: int = 0
     told: bool = False
+
+
+class _Tries(Struct):
+    """Requests of one agent that it has given up."""
+
+    since: int
+    """Grants of the resource before the first of them."""
+    count: int = 0
+    told: bool = False
+
+
+class _Sought(Struct):
+    """A resource that somebody has given up on."""
+
+    grants: int = 0
+    latest: deque[str] = field(default_factory=lambda: deque(maxlen=20))
+    """Who was given it of late."""
+    tries: dict[str, _Tries] = field(default_factory=dict)
+    """By agent; until it is given the resource."""
 
 
 class Starvation:
@@ -52,36 +76,45 @@ class Starvation:
     def __init__(self) -> None:
         self._waits: dict[str, _Passed] = {}
         """By ticket or call, while it waits."""
-        self.vain: dict[tuple[str, str], _Passed] = {}
-        """By agent and resource: requests given up without having been served, since the last that was."""
+        self.vain: dict[str, _Sought] = {}
+        """Resources that somebody has asked for in vain, and has not been given since."""
 
     # --- as it happens ---
 
     def gave_up(self, agent: str, resource: str) -> Starving | None:
         """An agent no longer asks for what it was not given."""
-        passed = self.vain.pop((agent, resource), None) or _Passed()
-        self.vain[agent, resource] = passed
-        if len(self.vain) > KEPT_MAX:
-            del self.vain[next(iter(self.vain))]
-        passed.tries += 1
-        if min(passed.tries, len(passed.by)) < PASSED_MAX:
+        sought = self.vain.get(resource)
+        if sought is None:
+            sought = self.vain[resource] = _Sought()
+            if len(self.vain) > KEPT_MAX:
+                del self.vain[next(iter(self.vain))]
+        mine = sought.tries.get(agent)
+        if mine is None:
+            mine = sought.tries[agent] = _Tries(sought.grants)
+            if len(sought.tries) > AGENTS_MAX:
+                del sought.tries[next(iter(sought.tries))]
+        mine.count += 1
+        passed = sought.grants - mine.since
+        if mine.count < PASSED_MAX or passed < PASSED_MAX:
             return None
-        again, passed.told = passed.told, True
+        again, mine.told = mine.told, True
         return Starving(
             key=f"{agent} {resource}",
             agent=agent,
-            what=f"{resource!r} and gave up {passed.tries} times",
-            times=len(passed.by),
-            by=_latest(passed.by),
+            what=f"{resource!r} and gave up {mine.count} times",
+            times=passed,
+            by=tuple(dict.fromkeys(sought.latest)),
             again=again,
         )
 
-    def served(self, agent: str, resource: str, ticket: str) -> str:
-        """Somebody was given a resource; returns the key of the starvation that this ends, if any."""
-        mine = self.vain.pop((agent, resource), None)
-        for (_, other), passed in self.vain.items():
-            if other == resource and len(passed.by) < KEPT_MAX:
-                passed.by[ticket] = agent
+    def served(self, agent: str, resource: str) -> str:
+        """Somebody was given a resource of `vain`; returns the key of the starvation that this ends, if any."""
+        sought = self.vain[resource]
+        mine = sought.tries.pop(agent, None)
+        sought.grants += 1
+        sought.latest.append(agent)
+        if not sought.tries:
+            del self.vain[resource]
         return f"{agent} {resource}" if mine is not None and mine.told else ""
 
     # --- by the clock ---
@@ -121,8 +154,8 @@ class Starvation:
     ) -> None:
         passed = self._waits.get(key) or before.get(key) or _Passed()
         self._waits[key] = passed
-        news = [id_ for id_ in by if id_ not in passed.by]
-        passed.by.update(by)
+        news = [id_ for id_ in by if id_ not in passed.by] if len(passed.by) < PASSED_KEPT_MAX else []
+        passed.by.update((id_, by[id_]) for id_ in news)
         if news and len(passed.by) >= PASSED_MAX:
             again, passed.told = passed.told, True
             found.append(
@@ -133,7 +166,7 @@ class Starvation:
         """What is remembered, for the state's digest."""
         return [
             [[key, p.by, p.told] for key, p in self._waits.items()],
-            [[*key, p.by, p.tries, p.told] for key, p in self.vain.items()],
+            [[name, one.grants, list(one.latest), one.tries] for name, one in self.vain.items()],
         ]
 
 

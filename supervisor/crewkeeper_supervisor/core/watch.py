@@ -66,10 +66,13 @@ class Watch:
         self._drift = DriftModel(crew.objective) if crew.objective else None
         self._grounding.saw(crew.objective)
         self.answer = FinalAnswer(state, crew.outcome) if crew.outcome is not None else None
+        self.is_alert = self.answer is not None
+        """Whether answers without words matter, too."""
         self._heard: dict[str, deque[frozenset[str]]] = {}
         """What an agent was told of late, in words."""
         self._standing = Conditions(state)
         self.lookout = Lookout(state, self._standing)
+        self.vain = self.lookout.starvation.vain
         self._moved = self.lookout.patience.moved
         self._steps = 0
         self._sum = 0
@@ -323,6 +326,7 @@ class Watch:
             if self.storms.is_failing and self.storms.succeeded(target):
                 self._standing.cleared("retry_storm", target, f"{target} answers again")
             return
+        self.is_alert = True
         storm = self.storms.failed(target, caller, self._state.now_s)
         if storm is None:
             return
@@ -340,6 +344,7 @@ class Watch:
         """What only the clock shows. To be called when the watch's time has come."""
         for target in self.storms.calmed(self._state.now_s) if self.storms.is_failing else ():
             self._standing.cleared("retry_storm", target, f"hardly anybody calls {target} any more")
+        self.is_alert = self.answer is not None or self.storms.is_failing
         self.lookout.look()
 
     def facts(self) -> list[Any]:
