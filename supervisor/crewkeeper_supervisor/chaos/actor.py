@@ -5,17 +5,33 @@ how long it works, or a `Wait` it rests in; everything else a program does throu
 says nothing more, whatever its programs' clean-up tries.
 """
 
+from collections.abc import Callable
 from typing import Any
+
+import msgspec
 
 from crewkeeper_bus import messages as m
 from crewkeeper_bus.subjects import SUPERVISOR
+from crewkeeper_bus.tool_messages import CallGivenUp, ToolCall
 from crewkeeper_supervisor.chaos.bus import Envelope
-from crewkeeper_supervisor.chaos.doing import Body, Call, Failed, GivenUp, Task, Work
+from crewkeeper_supervisor.chaos.doing import Body, Call, Failed, GivenUp, Task, ToolRefused, Wait, Work
 from crewkeeper_supervisor.chaos.incarnation import BODY, WAKE_S, Incarnation
 
 
 class Actor(Incarnation):
-    """One incarnation with all it can hear and do. Arguments as `Incarnation`."""
+    """One incarnation with all it can hear and do. Arguments as `Incarnation`.
+
+    Attributes:
+        on_stop: Called when it is told to stop; random programs never are.
+    """
+
+    def __init__(self, *arguments: Any, **named: Any) -> None:
+        super().__init__(*arguments, **named)
+        self.on_raw: Callable[[str, str, bytes], None] = lambda *_: None
+        """Takes what it publishes past every check."""
+        self.on_stop: Callable[[Any, str], None] | None = None
+        self.tools: dict[str, Wait] = {}
+        """Calls of tools that are waited for."""
 
     # --- hearing ---
 
@@ -68,6 +84,10 @@ class Actor(Incarnation):
                     self.say(m.Standing, state="paused")
             case m.Resume():
                 self._resume_all()
+            case m.Nudge():
+                return  # good advice, which no script heeds
+            case m.Stop() if self.on_stop is not None:
+                self.on_stop(self, command.why)
             case _:
                 raise AssertionError(f"nobody tells simulated agents to {command!r}")
 
@@ -89,7 +109,7 @@ class Actor(Incarnation):
         self._past.add(id_)
         if by_role:
             self.say(m.CallProgress, sender, id_)
-        work = self.queued[id_] = Work(id_, sender, request.chain)
+        work = self.queued[id_] = Work(id_, sender, request.chain, request.verb)
         self._admit(work)
 
     def _break(self, command: m.Break) -> None:
@@ -100,17 +120,22 @@ class Actor(Incarnation):
         self.on_break(self, command, task)
         self._finish(task.wait, "broken", Failed(command.code))
 
+    def publish_raw(self, subject: str, payload: bytes) -> None:
+        """Publish bytes past every check."""
+        if self.alive:
+            self.on_raw(self.name, subject, payload)
+
     def sleep(self, task: Task, after_s: float) -> Body:
         """A declared timer."""
         wait = self.wait(task, m.OnTimer(after_s=after_s), None)
         self.clock.after(after_s, self._finish, wait)
         yield wait
 
-    def ask_person(self, task: Task) -> Body:
+    def ask_person(self, task: Task, timeout_s: float | None = None) -> Body:
         """A question to a person."""
         question = self.fresh("q")
         self.say(m.AskHuman, task=task.id, question=question, who="ops", text="?")
-        wait = self.questions[question] = self.wait(task, m.OnHuman(who="ops", question=question), None)
+        wait = self.questions[question] = self.wait(task, m.OnHuman(who="ops", question=question), timeout_s)
         try:
             yield wait
         finally:
@@ -118,10 +143,12 @@ class Actor(Incarnation):
 
     # --- calls ---
 
-    def call(self, task: Task, to: str, timeout_s: float | None = None) -> Call:
+    def call(
+        self, task: Task, to: str, timeout_s: float | None = None, verb: str = "ask", body: msgspec.Raw = BODY
+    ) -> Call:
         """Make a call."""
         call = Call(self.fresh("c"), to, task)
-        self.say(m.Request, to, call.id, task=task.id, chain=task.chain, deadline_s=timeout_s, body=BODY)
+        self.say(m.Request, to, call.id, task=task.id, chain=task.chain, deadline_s=timeout_s, verb=verb, body=body)
         self.calls[call.id] = call
         return call
 
@@ -159,6 +186,12 @@ class Actor(Incarnation):
                 self.cancel(call)
 
     def _answered(self, sender: str, id_: str, reply: m.Reply | m.SupervisorReply) -> None:
+        tool = self.tools.get(id_)
+        if tool is not None and isinstance(reply, m.SupervisorReply):
+            if reply.final:
+                del self.tools[id_]
+                self._finish(tool, *(() if reply.error is None else ("failed", ToolRefused(reply.error.code))))
+            return
         question = self.questions.pop(id_, None)
         if question is not None and sender == SUPERVISOR:
             self._finish(question, *(() if reply.error is None else ("failed", Failed(reply.error.code))))
@@ -189,17 +222,31 @@ class Actor(Incarnation):
         else:
             self._plan(task, WAKE_S, GivenUp())
 
-    def reply_early(self, task: Task) -> None:
+    def reply_early(self, task: Task, body: msgspec.Raw = BODY) -> None:
         """Answer now and go on working."""
         if task.call and not task.answered:
-            self.say(m.Reply, task.caller, task.call, early=True, body=BODY)
+            self.say(m.Reply, task.caller, task.call, early=True, body=body)
             task.answered, task.call, task.caller = True, "", ""
+
+    # --- tools ---
+
+    def use_tool(self, task: Task, name: str, args: msgspec.Raw, timeout_s: float | None) -> Body:
+        """Ask the gate for a tool, and wait for what came of it."""
+        call = self.fresh("t")
+        self.say(ToolCall, SUPERVISOR, call, task=task.id, tool=name, args=args, deadline_s=timeout_s)
+        self.tools[call] = self.wait(task, m.OnTool(call=call), timeout_s)
+        try:
+            yield self.tools[call]
+        except BaseException:
+            if self.tools.pop(call, None) is not None:
+                self.say(CallGivenUp, SUPERVISOR, call)
+            raise
 
     # --- messages ---
 
-    def tell(self, task: Task, to: str) -> None:
+    def tell(self, task: Task, to: str, body: msgspec.Raw = BODY) -> None:
         """Send a one-way message."""
-        self.say(m.Message, to, self.fresh("m"), task=task.id, body=BODY)
+        self.say(m.Message, to, self.fresh("m"), task=task.id, body=body)
 
     def receive(self, task: Task, senders: tuple[str, ...], timeout_s: float | None) -> Body:
         """Take a message of one of these, or wait for one."""

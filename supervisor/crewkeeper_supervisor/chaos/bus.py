@@ -7,11 +7,11 @@ still to arrive, and what was lost is remembered by what it was about.
 
 from collections import Counter
 from collections.abc import Callable
-from typing import Any, Final, Protocol
+from typing import Any, Final, NamedTuple, Protocol
 
 from crewkeeper_bus import codec, subjects
 from crewkeeper_bus import messages as m
-from crewkeeper_bus.subjects import HOST, SUPERVISOR, Kind
+from crewkeeper_bus.subjects import SUPERVISOR, Kind
 from crewkeeper_supervisor.chaos.chance import Faults, Stream
 from crewkeeper_supervisor.chaos.clock import Clock
 from crewkeeper_supervisor.core import events
@@ -63,6 +63,25 @@ class Receiver(Protocol):
         """Take one. False if the agent is alive and cut off, so that it is lost."""
 
 
+class Touched(NamedTuple):
+    """What is done to one message on its way."""
+
+    lost: bool = False
+    doubled: bool = False
+    overtaken: bool = False
+    """It is late, and those after it are not."""
+    later_s: float = 0.0
+
+
+Tampers = Callable[[str, str, Any], Touched]
+"""Decides what is done to a message of an agent (`out`) or for one (`in`)."""
+_UNTOUCHED: Final = Touched()
+
+
+def _untouched(_agent: str, _direction: str, _message: Any) -> Touched:
+    return _UNTOUCHED
+
+
 class Bus:
     """The journal and the ways to and from it.
 
@@ -87,27 +106,32 @@ class Bus:
         self.lost: set[tuple[str, str]] = set()
         self.counts: Counter[str] = Counter()
         self.on_stored: list[Callable[[events.Event, Envelope], None]] = []
+        self.read: Callable[[int, float, str, bytes], events.Event] = events.read
+        """Reads what comes over the wire, once for each entry."""
+        self.tampers: Tampers = _untouched
 
     # --- to the journal ---
 
     def publish(self, sender: str, envelope: Envelope) -> None:
         """Send a message; it is stored after a moment, or never."""
-        at_s = self._clock.now_s + self._trip_s(sender)
-        if self._is_lost(sender, envelope.message):
+        touched = self.tampers(sender, "out", envelope.message)
+        at_s = self._clock.now_s + self._trip_s(sender) + touched.later_s
+        if touched.lost or self._is_lost(sender, envelope.message):
             self._lose(envelope)
             self.counts["publish_lost"] += 1
             return
-        at_s = self._last_store_s[sender] = max(at_s, self._last_store_s.get(sender, 0.0))
+        if not touched.overtaken:
+            at_s = self._last_store_s[sender] = max(at_s, self._last_store_s.get(sender, 0.0))
         self.flying[id(envelope)] = envelope
         self._clock.at(at_s, self._store, envelope)
-        if self._faults.strikes("double_store", sender):
+        if touched.doubled or self._faults.strikes("double_store", sender):
             again = Envelope(envelope.kind, envelope.sender, envelope.to, envelope.id, envelope.message)
             self.flying[id(again)] = again
             self.counts["stored_twice"] += 1
             self._clock.at(at_s + self._faults.size("double_store", sender, *_AGAIN_S), self._store, again)
 
     def _is_lost(self, sender: str, message: Any) -> bool:
-        if sender in (SUPERVISOR, HOST):
+        if sender in subjects.SIDE:
             return False  # the owner sends again what leaves no trace
         match message:
             case m.Heartbeat():
@@ -142,23 +166,38 @@ class Bus:
         seq, at_s = len(self.journal) + 1, round(self._clock.now_s, 6)
         if self._wire:
             subject = subjects.build(RUN, envelope.kind, envelope.sender, envelope.to, envelope.id)
-            return events.read(seq, at_s, subject, codec.encode(envelope.message))
+            return self.read(seq, at_s, subject, codec.encode(envelope.message))
         return events.Recorded(
             seq=seq, at_s=at_s, sender=envelope.sender, to=envelope.to, id=envelope.id, message=envelope.message
         )
 
+    def publish_raw(self, sender: str, subject: str, payload: bytes) -> None:
+        """Publish bytes as they are: stored as whatever they read as, delivered to nobody."""
+        at_s = self._last_store_s[sender] = max(
+            self._clock.now_s + self._trip_s(sender), self._last_store_s.get(sender, 0.0)
+        )
+        self._clock.at(at_s, self._store_raw, sender, subject, payload)
+
+    def _store_raw(self, sender: str, subject: str, payload: bytes) -> None:
+        event = self.read(len(self.journal) + 1, round(self._clock.now_s, 6), subject, payload)
+        self.journal.append(event)
+        for listener in self.on_stored:
+            listener(event, Envelope(Kind.NOTE, sender, SUPERVISOR, "raw", None))
+
     # --- from the journal ---
 
     def _dispatch(self, agent: str, envelope: Envelope) -> None:
-        at_s = self._clock.now_s + self._trip_s(f"to {agent}")
-        if self._faults.strikes(_delivery_fault(envelope.message), agent):
+        touched = self.tampers(agent, "in", envelope.message)
+        at_s = self._clock.now_s + self._trip_s(f"to {agent}") + touched.later_s
+        if touched.lost or self._faults.strikes(_delivery_fault(envelope.message), agent):
             self._lose(envelope)
             self.flying.pop(id(envelope), None)
             self.counts["delivery_lost"] += 1
             return
-        at_s = self._last_delivery_s[agent] = max(at_s, self._last_delivery_s.get(agent, 0.0))
+        if not touched.overtaken:
+            at_s = self._last_delivery_s[agent] = max(at_s, self._last_delivery_s.get(agent, 0.0))
         self._clock.at(at_s, self._arrive, agent, envelope)
-        if self._faults.strikes("double_delivery", agent):
+        if touched.doubled or self._faults.strikes("double_delivery", agent):
             self.counts["delivered_twice"] += 1
             self._clock.at(at_s, self._arrive, agent, envelope)
 

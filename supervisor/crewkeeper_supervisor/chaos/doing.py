@@ -16,6 +16,10 @@ class Failed(Exception):  # noqa: N818 - what it is to the program: a wait that 
         self.code = code
 
 
+class ToolRefused(Failed):
+    """The gate, or the tool, answered with an error; `code` as in the `Fault`."""
+
+
 class GivenUp(Exception):  # noqa: N818 - never caught by programs
     """The caller has cancelled the handler."""
 
@@ -66,13 +70,16 @@ class Task:
         "has_slot",
         "id",
         "key",
+        "name",
         "slot",
         "turn",
         "wait",
     )
 
-    def __init__(self, agent: str, id_: str, *, slot: bool, call: str = "", caller: str = "") -> None:
+    def __init__(self, agent: str, id_: str, *, slot: bool, call: str = "", caller: str = "", name: str = "") -> None:
         self.id = id_
+        self.name = name
+        """Of an activity of its own."""
         self.key = f"{agent}/{id_}"
         self.slot = slot
         self.has_slot = False
@@ -90,9 +97,10 @@ class Task:
 class Work:
     """Something that needs a slot before it starts: a request, or an activity of the actor's own."""
 
-    __slots__ = ("chain", "id", "sender")
+    __slots__ = ("chain", "id", "sender", "verb")
 
-    def __init__(self, id_: str, sender: str = "", chain: tuple[str, ...] = ()) -> None:
+    def __init__(self, id_: str, sender: str = "", chain: tuple[str, ...] = (), verb: str = "ask") -> None:
         self.id = id_
         self.sender = sender
         self.chain = chain
+        self.verb = verb

@@ -12,6 +12,7 @@ import msgspec
 
 from crewkeeper_bus import messages as m
 from crewkeeper_bus.subjects import SUPERVISOR, Kind
+from crewkeeper_bus.tool_messages import CallGivenUp, ToolCall
 from crewkeeper_supervisor.chaos.bus import Envelope
 from crewkeeper_supervisor.chaos.clock import Clock
 from crewkeeper_supervisor.chaos.doing import Body, Call, Failed, GivenUp, Task, Wait, Work
@@ -29,6 +30,8 @@ _KINDS: Final[dict[type[Any], Kind]] = {
     m.Message: Kind.MSG,
     m.CallProgress: Kind.PROG,
     m.Heartbeat: Kind.HB,
+    ToolCall: Kind.TOOL,
+    CallGivenUp: Kind.TOOL,
 }
 
 
@@ -60,6 +63,10 @@ class Incarnation:
         self.alive = True
         self.began = False
         self.paused = False
+        self.frozen = False
+        """Stopped in its tracks: whatever is due is done when it is thawed."""
+        self.pace = 1.0
+        """How many times longer its work takes."""
         self.seq = self._epoch = self._ids = self._term = 0
         self.used = 0
         self.tasks: dict[str, Task] = {}
@@ -77,6 +84,9 @@ class Incarnation:
         self._past: set[str] = set()
         self._obeyed: set[str] = set()
         self._held_steps: list[tuple[Task, int, Exception | None]] = []
+        self._overdue: list[tuple[Callable[..., object], tuple[Any, ...]]] = []
+        self.on_end: Callable[[Any, Task, str], None] = lambda *_: None
+        """Called when a task is over, with the code of the error that ended it."""
         self.on_break: Callable[[Any, m.Break, Task | None], None] = lambda *_: None
         """Called with every `Break` obeyed (the task) or ignored (None)."""
         self.on_grant: Callable[[Any, m.Granted, Task], None] = lambda *_: None
@@ -104,8 +114,25 @@ class Incarnation:
         self.say(m.Joined, role=spec.name, concurrency=spec.concurrency, reentrant=spec.reentrant)
         self._beat_on()
 
+    def thaw(self) -> None:
+        """Go on, with what has come due in the meantime."""
+        self.frozen = False
+        overdue, self._overdue = self._overdue, []
+        for action, arguments in overdue:
+            action(*arguments)
+
+    def _is_put_off(self, action: Callable[..., object], *arguments: Any) -> bool:
+        """Whether something that is due has to wait, because everything here has stopped."""
+        if self.frozen:
+            self.put_off(action, *arguments)
+        return self.frozen
+
+    def put_off(self, action: Callable[..., object], *arguments: Any) -> None:
+        """Do something when it goes on."""
+        self._overdue.append((action, arguments))
+
     def _beat_on(self) -> None:
-        if self.alive:
+        if self.alive and not self._is_put_off(self._beat_on):
             self.beat()
             self.clock.after(HEARTBEAT_S, self._beat_on)
 
@@ -164,7 +191,7 @@ class Incarnation:
             self.running[work.id] = task
             self.say(m.CallStarted, call=work.id, caller=work.sender, task=task.id)
         else:
-            task = Task(self.name, self.fresh("a"), slot=True)
+            task = Task(self.name, self.fresh("a"), slot=True, name=work.id)
             self.say(m.TaskBegan, task=task.id, name=work.id)
         self.tasks[task.id] = task
         task.has_slot = has_slot
@@ -178,7 +205,7 @@ class Incarnation:
         self.clock.after(after_s, self._step, task, task.turn, error)
 
     def _step(self, task: Task, turn: int, error: Exception | None) -> None:
-        if task.ended or not self.alive or turn != task.turn:
+        if task.ended or not self.alive or turn != task.turn or self._is_put_off(self._step, task, turn, error):
             return
         if self.paused:
             self._held_steps.append((task, turn, error))
@@ -194,7 +221,7 @@ class Incarnation:
             self._end(task, "given_up")
         else:
             if not isinstance(doing, Wait):
-                self._plan(task, doing)
+                self._plan(task, doing * self.pace)
             elif doing.over:  # it ended before the program came to rest in it
                 self._plan(task, WAKE_S)
 
@@ -212,6 +239,7 @@ class Incarnation:
         self.running = {call: running for call, running in self.running.items() if running is not task}
         if task.has_slot:
             self.used -= 1
+        self.on_end(self, task, fault)
         self._pump()
 
     # --- waits ---
@@ -228,7 +256,7 @@ class Incarnation:
         return wait
 
     def _finish(self, wait: Wait, outcome: str = "met", error: Exception | None = None) -> bool:
-        if wait.over or not self.alive:
+        if wait.over or not self.alive or self._is_put_off(self._finish, wait, outcome, error):
             return False
         wait.over = True
         wait.task.wait = None

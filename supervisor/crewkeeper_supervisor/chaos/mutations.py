@@ -18,7 +18,7 @@ from crewkeeper_supervisor.core.anatomy import blockers
 from crewkeeper_supervisor.core.findings import Victim
 from crewkeeper_supervisor.core.reduction import Verdict
 
-_CORE: Final = "crewkeeper_supervisor.core"
+_PACKAGE: Final = "crewkeeper_supervisor"
 
 
 class Mutation(Struct, frozen=True, kw_only=True):
@@ -26,7 +26,7 @@ class Mutation(Struct, frozen=True, kw_only=True):
 
     name: str
     place: str
-    """`module:attribute` or `module:Class.attribute`, in the core."""
+    """`module:attribute` or `module:Class.attribute`, in the core, or with the package where it has a dot."""
     make: Callable[[Any], Any]
     """The faulty thing from the right one."""
     mode: Mode = "safety"
@@ -43,7 +43,8 @@ class Mutation(Struct, frozen=True, kw_only=True):
     def applied(self) -> Iterator[None]:
         """The core with this fault, for a while. Raises AttributeError where the place is gone."""
         module, _, path = self.place.partition(":")
-        owner: Any = importlib.import_module(f"{_CORE}.{module}")
+        inside = module if "." in module else f"core.{module}"
+        owner: Any = importlib.import_module(f"{_PACKAGE}.{inside}")
         *outer, name = path.split(".")
         for part in outer:
             owner = getattr(owner, part)

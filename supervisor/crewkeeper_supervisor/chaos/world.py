@@ -11,7 +11,7 @@ from typing import Final
 import msgspec
 
 from crewkeeper_bus import messages as m
-from crewkeeper_bus.subjects import HOST, SUPERVISOR, Kind
+from crewkeeper_bus.subjects import HOST, Kind
 from crewkeeper_supervisor.chaos.actor import Actor
 from crewkeeper_supervisor.chaos.bus import Bus, Envelope
 from crewkeeper_supervisor.chaos.chance import Faults, Stream
@@ -22,7 +22,7 @@ from crewkeeper_supervisor.chaos.owner import Owner
 from crewkeeper_supervisor.chaos.program import Programs
 from crewkeeper_supervisor.core import events
 from crewkeeper_supervisor.core.commands import Command, TellAgent
-from crewkeeper_supervisor.core.crew import Agent
+from crewkeeper_supervisor.core.crew import Agent, Crew
 
 FATE_S: Final = 1.0
 
@@ -72,22 +72,29 @@ class Grant:
 class World:
     """Everything outside the core.
 
+    Args:
+        options: How it is made.
+        seed: Of every choice.
+        kept: Names of the faults that may strike; None: all.
+        declared: The crew; None: one of the seed's.
+
     Attributes:
+        body: Makes what a task does.
         tickets: Per resource its capacity and its tickets, in the order of their requests in the journal.
         stopped: No activity begins any more.
     """
 
-    def __init__(self, options: Options, seed: int, kept: frozenset[str] | None) -> None:
+    def __init__(self, options: Options, seed: int, kept: frozenset[str] | None, declared: Crew | None = None) -> None:
         self.options = options
-        self.crew = crew(options, seed)
+        self.crew = crew(options, seed) if declared is None else declared
         self.clock = Clock()
         self.faults = Faults(seed, options.rates, kept)
         self.bus = Bus(self.clock, seed, self.faults, self, wire=bool(options.wire))
-        self.owner = Owner(self.clock, self.bus, seed, self.faults)
+        self.owner = self._make_owner(seed)
         self._agents = Stream(seed, "agents")
         self._network = Stream(seed, "routes")
         names = tuple(spec.name for spec in self.crew.agents)
-        self._programs = Programs(options, seed, names)
+        self.body = Programs(options, seed, names).body
         self.members = {name: Member(name, spec) for spec in self.crew.agents for name in spec.instances}
         self.tickets: dict[str, tuple[int, dict[str, Grant]]] = {}
         self.counts: Counter[str] = Counter()
@@ -96,6 +103,9 @@ class World:
         self._restarts: dict[str, float] = {}
         self._activities: Counter[str] = Counter()
         self.bus.on_stored += [self._note_tickets, self.owner.stored, self._answer_people, self._start_again]
+
+    def _make_owner(self, seed: int) -> Owner:
+        return Owner(self.clock, self.bus, seed, self.faults)
 
     # --- beginning ---
 
@@ -113,7 +123,7 @@ class World:
         pid = 100 * len(member.name) + member.starts
         self.owner.state_fact(m.ProcessStarted(agent=member.name, pid=pid, restarts=member.starts - 1), HOST)
         inc = f"{member.name}i{member.starts}"
-        actor = Actor(member.name, member.spec, inc, self.clock, self._sender(member), self._programs.body)
+        actor = Actor(member.name, member.spec, inc, self.clock, self._sender(member), self.body)
         member.actor = actor
         self.on_start(member)
         self.clock.after(0.02, actor.join_run)
@@ -223,7 +233,7 @@ class World:
             self.clock.after(wait_s, self.owner.state_fact, asked)
 
     def _note_tickets(self, event: events.Event, _envelope: Envelope) -> None:
-        if not isinstance(event, events.Recorded) or event.sender in (SUPERVISOR, HOST):
+        if not isinstance(event, events.Recorded) or event.sender not in self.members:
             return
         message, member = event.message, self.members[event.sender]
         actor = member.actor

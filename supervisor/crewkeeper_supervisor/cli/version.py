@@ -23,7 +23,8 @@ class Versions(Struct, frozen=True, kw_only=True):
     schema_version: int = 1
 
 
-def _version(package: str) -> str:
+def version_of(package: str) -> str:
+    """The version of an installed package; `-` where it is not installed."""
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
@@ -40,11 +41,11 @@ def versions() -> Versions:
     except ServerError:
         server = "-"
     return Versions(
-        crewkeeper=_version("crewkeeper"),
+        crewkeeper=version_of("crewkeeper"),
         python=platform.python_version(),
         platform=f"{sys.platform} {platform.machine()}",
         nats_server=server,
-        packages={name: _version(name) for name in PACKAGES},
+        packages={name: version_of(name) for name in PACKAGES},
     )
 
 

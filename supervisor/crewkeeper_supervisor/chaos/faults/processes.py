@@ -1,0 +1,76 @@
+"""Faults of agent processes: killed, stopped in their tracks, slow."""
+
+from typing import TYPE_CHECKING, Final
+
+from crewkeeper_supervisor.chaos.faults.kind import FaultKind, Strike, nothing, nothing_left, once
+
+if TYPE_CHECKING:
+    from crewkeeper_supervisor.chaos.plan.scenario import Fault
+    from crewkeeper_supervisor.chaos.real.stage import RealStage
+    from crewkeeper_supervisor.chaos.sim.stage import SimStage
+
+SLOW_FACTOR: Final = 20
+"""How many times longer everything takes for a slow agent: it runs for one twentieth of the time."""
+
+
+def _kill_sim(stage: "SimStage", _fault: "Fault", target: str) -> Strike:
+    return Strike(nothing, once(stage.world.kill(target)))
+
+
+async def _kill_real(stage: "RealStage", _fault: "Fault", target: str) -> Strike:
+    return Strike(nothing_left, once(await stage.processes.kill(target)))
+
+
+def _freeze_sim(stage: "SimStage", _fault: "Fault", target: str) -> Strike:
+    fired = stage.world.freeze(target)
+    return Strike(lambda: stage.world.thaw(target), once(fired))
+
+
+async def _freeze_real(stage: "RealStage", _fault: "Fault", target: str) -> Strike:
+    pid = await stage.processes.freeze(target)
+
+    async def heal() -> None:
+        stage.processes.thaw(pid)
+
+    return Strike(heal, once(int(pid > 0)))
+
+
+def _slow_sim(stage: "SimStage", _fault: "Fault", target: str) -> Strike:
+    fired = stage.world.slow(target, SLOW_FACTOR)
+    return Strike(lambda: stage.world.slow(target, 1), once(fired))
+
+
+async def _slow_real(stage: "RealStage", _fault: "Fault", target: str) -> Strike:
+    slowed = await stage.processes.slow(target, SLOW_FACTOR)
+    return Strike(slowed.end, lambda: slowed.stops)
+
+
+FAULTS: Final = (
+    FaultKind(
+        word="kill",
+        doc="kill -9 of an agent; it is started again where its restart rule says so.",
+        targets=("agent",),
+        default_target="agent:any",
+        for_s=0.1,
+        sim=_kill_sim,
+        real=_kill_real,
+    ),
+    FaultKind(
+        word="freeze",
+        doc="SIGSTOP of an agent, SIGCONT when it heals: it hangs, and its connection stays open.",
+        targets=("agent",),
+        default_target="agent:any",
+        for_s=5.0,
+        sim=_freeze_sim,
+        real=_freeze_real,
+    ),
+    FaultKind(
+        word="slow",
+        doc=f"An agent gets {100 // SLOW_FACTOR} % of its time.",
+        targets=("agent",),
+        default_target="agent:any",
+        for_s=5.0,
+        sim=_slow_sim,
+        real=_slow_real,
+    ),
+)

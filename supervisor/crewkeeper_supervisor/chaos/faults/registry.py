@@ -1,0 +1,11 @@
+"""Registry: every kind of fault by its word; a new family is a module that is listed here."""
+
+from typing import Final
+
+from crewkeeper_supervisor.chaos.faults import network, processes, receivers, servers, supervisors, tools
+from crewkeeper_supervisor.chaos.faults.kind import FaultKind
+
+FAMILIES: Final = (processes, network, supervisors, servers, receivers, tools)
+"""A family is a module with a tuple `FAULTS`."""
+KINDS: Final[dict[str, FaultKind]] = {kind.word: kind for family in FAMILIES for kind in family.FAULTS}
+"""Every kind of fault, by the word that a scenario uses."""

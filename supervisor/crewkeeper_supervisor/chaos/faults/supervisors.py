@@ -1,0 +1,54 @@
+"""Faults of controllers: killed, stopped beyond their lease."""
+
+from typing import TYPE_CHECKING, Final
+
+from crewkeeper_supervisor.chaos.faults.kind import FaultKind, Strike, nothing, once
+
+if TYPE_CHECKING:
+    from crewkeeper_supervisor.chaos.plan.scenario import Fault
+    from crewkeeper_supervisor.chaos.real.stage import RealStage
+    from crewkeeper_supervisor.chaos.sim.stage import SimStage
+
+
+def _kill_sim(stage: "SimStage", fault: "Fault", target: str) -> Strike:
+    return Strike(nothing, once(stage.world.kill_owner(fault.for_s, everybody=target == "all")))
+
+
+async def _kill_real(stage: "RealStage", _fault: "Fault", target: str) -> Strike:
+    killed = await stage.controllers.kill(target)
+
+    async def heal() -> None:
+        for name in killed:
+            await stage.controllers.start(name)
+
+    return Strike(heal, once(len(killed)))
+
+
+async def _freeze_real(stage: "RealStage", _fault: "Fault", target: str) -> Strike:
+    frozen = await stage.controllers.freeze(target)
+
+    async def heal() -> None:
+        stage.controllers.thaw(frozen)
+
+    return Strike(heal, once(len(frozen)))
+
+
+FAULTS: Final = (
+    FaultKind(
+        word="kill_supervisor",
+        doc="kill -9 of controllers; they are started again when it heals.",
+        targets=("supervisor",),
+        default_target="supervisor:owner",
+        for_s=2.0,
+        sim=_kill_sim,
+        real=_kill_real,
+    ),
+    FaultKind(
+        word="freeze_supervisor",
+        doc="SIGSTOP of controllers, longer than their lease where `for` says so; SIGCONT when it heals.",
+        targets=("supervisor",),
+        default_target="supervisor:owner",
+        for_s=5.0,
+        real=_freeze_real,
+    ),
+)

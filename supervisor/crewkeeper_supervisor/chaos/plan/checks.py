@@ -1,0 +1,204 @@
+"""Checks: what the keys of a scenario mean together: names that exist, anchors, targets, modes."""
+
+import re
+from typing import Any, Final
+
+from crewkeeper_supervisor.chaos.faults.registry import KINDS
+from crewkeeper_supervisor.chaos.plan.reading import ScenarioReading
+from crewkeeper_supervisor.chaos.trial.events import EVENTS, METRICS, Word
+from crewkeeper_supervisor.shell.crew_problems import Path, shown
+from crewkeeper_supervisor.shell.crew_reading import INVALID
+
+ANYBODY: Final = ("any", "all")
+OWNERS: Final = ("owner", "standby", "all")
+_FAULT: Final = re.compile(r"fault\.([A-Za-z0-9_-]+)(\.end)?")
+_ACTION: Final = re.compile(r"action\.([0-9]+)")
+_TRUTH: Final = ("truth.deadlock", "truth.freed")
+
+
+class Checks:
+    """The checks of one scenario. Values already refused are passed over.
+
+    Args:
+        reading: Knows where everything stands.
+        surface: What was read.
+        stem: The file's name without its end.
+    """
+
+    def __init__(self, reading: ScenarioReading, surface: dict[str, Any], stem: str) -> None:
+        self.reading = reading
+        self.surface = surface
+        self.stem = stem
+        self.modes = [mode for mode in surface.get("modes", ()) if mode is not INVALID]
+        self.agents = self._names()
+        self.faults = [each for each in surface.get("faults", ()) if each is not INVALID]
+        self.actions = surface.get("actions", ())
+
+    def _names(self) -> dict[str, None]:
+        """Agents by the names that they can be spoken of by: roles and instances."""
+        found: dict[str, None] = {}
+        for name, agent in self.surface.get("agents", {}).items():
+            found[name] = None
+            replicas = agent.get("replicas", 1) if agent is not INVALID else 1
+            for number in range(1, replicas + 1 if replicas > 1 else 1):
+                found[f"{name}-{number}"] = None
+        return found
+
+    def run(self) -> None:
+        """Note everything that is wrong."""
+        id_ = self.surface.get("id")
+        if id_ is not None and id_ != self.stem:
+            self.reading.add(
+                "CREW-119", ("id",), f"is {shown(id_)}, and the file is {shown(self.stem + '.yaml')}", "make them equal"
+            )
+        for name, agent in self.surface.get("agents", {}).items():
+            if agent is not INVALID:
+                self._agent(name, agent)
+        for index, fault in enumerate(self.surface.get("faults", ())):
+            if fault is not INVALID:
+                self._fault(fault, ("faults", index))
+        for index, action in enumerate(self.actions):
+            if action is not INVALID:
+                self._anchor(action.get("after"), ("actions", index, "after"))
+                self._agent_name(action.get("agent"), ("actions", index, "agent"))
+        for key in ("expect", "never"):
+            for index, each in enumerate(self.surface.get(key, ())):
+                if each is not INVALID:
+                    self._expected(each, (key, index))
+        if not self.surface.get("expect") and not self.surface.get("never"):
+            self.reading.add(
+                "CREW-111", (), "neither `expect` nor `never`: it could not fail", "say what must be seen, or must not"
+            )
+
+    # --- agents ---
+
+    def _agent(self, name: str, agent: dict[str, Any]) -> None:
+        path: Path = ("agents", name)
+        if "main" not in agent and "handlers" not in agent:
+            self.reading.add_at_key("CREW-111", path, "has neither main nor handlers", "give it something to do")
+        if not agent.get("obeys", True) and "sim" in self.modes:
+            self.reading.add("CREW-119", (*path, "obeys"), "needs a real process", "leave `sim` out of `modes`")
+        self._steps(agent.get("main"), (*path, "main"), in_handler=False)
+        handlers = agent.get("handlers", {})
+        for verb, steps in handlers.items() if isinstance(handlers, dict) else ():
+            self._steps(steps, (*path, "handlers", verb), in_handler=True)
+
+    def _steps(self, steps: Any, path: Path, *, in_handler: bool) -> None:
+        if not isinstance(steps, list):
+            return
+        for index, step in enumerate(steps):
+            if step is INVALID:
+                continue
+            ((word, value),) = step.items()
+            at = (*path, index, word)
+            if word == "reply" and not in_handler:
+                self.reading.add_at_key("CREW-119", at, "only a handler has a call to answer", "move it to a handler")
+            if isinstance(value, dict):
+                if word in {"ask", "tell", "call", "flood"}:
+                    self._agent_name(value.get("to"), (*at, "to"))
+                for key in ("do", "then"):
+                    self._steps(value.get(key), (*at, key), in_handler=in_handler)
+                value = value.get("of")
+            if word in {"ask_all", "ask_any", "gather"} and isinstance(value, list):
+                for place, one in enumerate(value):
+                    if one is not INVALID:
+                        self._agent_name(one.get("to"), (*at, place, "to"))
+
+    def _agent_name(self, name: Any, path: Path) -> None:
+        if not isinstance(name, str) or not self.agents or name in self.agents:
+            return
+        hint = self.reading.found.suggest(name, self.agents)
+        self.reading.add("CREW-118", path, f"no agent is named {shown(name)}{hint}", "add it to agents, or correct it")
+
+    # --- faults ---
+
+    def _fault(self, fault: dict[str, Any], path: Path) -> None:
+        kind = KINDS.get(fault.get("do", ""))
+        if kind is None:
+            return
+        for mode in self.modes:
+            if mode not in kind.modes:
+                self.reading.add(
+                    "CREW-119",
+                    (*path, "do"),
+                    f"{kind.word} cannot be injected in mode {mode}",
+                    f"leave {mode} out of `modes`",
+                )
+        self._target(fault.get("target", kind.default_target), kind.targets, (*path, "target"))
+        self._anchor(fault.get("after"), (*path, "after"))
+
+    def _target(self, target: Any, allowed: tuple[str, ...], path: Path) -> None:
+        if not isinstance(target, str):
+            return
+        what, colon, who = target.partition(":")
+        remedy = (
+            f"write {' or '.join(f'{each}:…' if each in {'agent', 'supervisor', 'tool'} else each for each in allowed)}"
+        )
+        if what not in allowed:
+            self.reading.add("CREW-119", path, f"{shown(target)} is no target of this fault", remedy)
+        elif what in {"nats", "webhook"}:
+            if colon:
+                self.reading.add("CREW-119", path, f"{shown(target)}: there is one only", f"write {what}")
+        elif what == "supervisor" and who not in OWNERS:
+            self.reading.add("CREW-116", path, f"{shown(who)} is not a choice", f"use {', '.join(OWNERS)}")
+        elif what == "tool" and who != "any" and who not in self.surface.get("tools", {}):
+            self.reading.add("CREW-118", path, f"no tool is named {shown(who)}", "declare it under tools")
+        elif what == "agent" and who not in ANYBODY:
+            self._agent_name(who, path)
+
+    # --- anchors and expectations ---
+
+    def _anchor(self, anchor: Any, path: Path) -> None:
+        if not isinstance(anchor, str) or anchor == "start" or anchor in _TRUTH:
+            return
+        found = _FAULT.fullmatch(anchor)
+        names = {str(index) for index in range(len(self.faults))} | {each.get("name", "0") for each in self.faults}
+        if found and found[1] in names:
+            return
+        action = _ACTION.fullmatch(anchor)
+        if action and int(action[1]) < len(self.actions):
+            return
+        event = anchor.removeprefix("event.")
+        if event != anchor and event in EVENTS:
+            return
+        hint = self.reading.found.suggest(event, EVENTS) if event != anchor else ""
+        self.reading.add(
+            "CREW-118",
+            path,
+            f"{shown(anchor)} names nothing that can happen here{hint}",
+            "use start, truth.deadlock, fault.NUMBER or NAME, fault.0.end, action.0, or event. and an event",
+        )
+
+    def _expected(self, each: dict[str, Any], path: Path) -> None:
+        event, metric = each.get("event"), each.get("metric")
+        if (event is None) == (metric is None):
+            self.reading.add("CREW-119", path, "needs either event or metric", "say what must be seen, or counted")
+            return
+        if "count" in each and ("least" in each or "most" in each):
+            self.reading.add("CREW-119", (*path, "count"), "contradicts least and most", "keep one of them")
+        words: dict[str, Word] = EVENTS if metric is None else METRICS
+        name, key = (event, "event") if metric is None else (metric, "metric")
+        word = words.get(str(name))
+        if word is None:
+            hint = self.reading.found.suggest(str(name), words)
+            self.reading.add(
+                "CREW-118",
+                (*path, key),
+                f"no {key} is named {shown(str(name))}{hint}",
+                f"use one of {', '.join(words)}",
+            )
+            return
+        if metric is not None and not {"count", "least", "most"} & each.keys():
+            self.reading.add("CREW-111", (*path, "metric"), "has no bound", "add count, least or most")
+        for field, value in each.get("where", {}).items():
+            at = (*path, "where", field)
+            if field not in word.fields:
+                known = ", ".join(word.fields) or "none"
+                hint = self.reading.found.suggest(field, word.fields)
+                self.reading.add_at_key("CREW-110", at, f"{name} has no field {shown(field)}{hint}", f"fields: {known}")
+            elif field in {"agent", "to"}:
+                self._agent_name(value, at)
+            elif field == "agents" and isinstance(value, list):
+                for index, one in enumerate(value):
+                    self._agent_name(one, (*at, index))
+        self._anchor(each.get("after"), (*path, "after"))

@@ -1,0 +1,317 @@
+"""Scenario: one scenario file, read strictly and checked, as everything else uses it.
+
+A scenario is data: who plays, what goes wrong and when, what must and must not be seen. Its agents and the keys of its
+crew are compiled into a crew file, which is read by the loader of crew files.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path as FilePath
+from typing import Any, Final
+
+import msgspec
+from msgspec import Struct, field
+
+from crewkeeper_supervisor.chaos.faults.registry import KINDS
+from crewkeeper_supervisor.chaos.plan.checks import Checks
+from crewkeeper_supervisor.chaos.plan.format import SCENARIO
+from crewkeeper_supervisor.chaos.plan.reading import ScenarioReading, plain
+from crewkeeper_supervisor.core.crew import Crew
+from crewkeeper_supervisor.shell import crewfile
+from crewkeeper_supervisor.shell.crew_problems import Collector, CrewFileError, Problem
+from crewkeeper_supervisor.shell.crew_reading import INVALID
+from crewkeeper_supervisor.shell.yaml_nodes import Mapping as MappingNode
+from crewkeeper_supervisor.shell.yaml_nodes import compose, decode
+
+SCRIPT_KEYS: Final = ("main", "handlers", "on_error", "leave_when_done")
+"""Keys of an agent that are its script."""
+TOOLS_MODULE: Final = "scenario_tools"
+"""Module in which a scenario's tools are found by their host."""
+STEADY: Final = ("agents", "owner")
+
+
+class ScenarioError(CrewFileError):
+    """A scenario file is refused; `problems` has everything wrong with it."""
+
+
+class Fault(Struct, frozen=True, kw_only=True):
+    """One fault of the timeline, with every default filled in."""
+
+    index: int
+    name: str
+    do: str
+    target: str
+    at_s: float = 0.0
+    after: str = "start"
+    for_s: float = 1.0
+    direction: str = "both"
+    percent: int = 100
+    by_s: float = 0.2
+    times: int = 1
+    every_s: float = 1.0
+
+
+class Action(Struct, frozen=True, kw_only=True):
+    """Something that a person does."""
+
+    index: int
+    do: str
+    agent: str = ""
+    at_s: float = 0.0
+    after: str = "start"
+    grace_s: float | None = None
+    text: str = "yes"
+    add_microusd: int = 0
+
+
+class Expectation(Struct, frozen=True, kw_only=True):
+    """Something that must be seen (or, under `never`, must not). `line` is where it stands in the file."""
+
+    event: str = ""
+    metric: str = ""
+    where: dict[str, Any] = field(default_factory=dict)
+    count: int | None = None
+    least: int | None = None
+    most: int | None = None
+    within_s: float | None = None
+    after: str = "start"
+    line: int = 0
+
+
+class Player(Struct, frozen=True, kw_only=True):
+    """One scripted agent: its script as `crewkeeper_agents.scripted` reads it."""
+
+    name: str
+    script: dict[str, Any]
+    obeys: bool = True
+
+
+class StubTool(Struct, frozen=True, kw_only=True):
+    """A tool that answers as it is told."""
+
+    name: str
+    answer: Any = None
+    takes_s: float = 0.0
+    arguments: tuple[str, ...] = ()
+    """Names of its arguments, by its schema."""
+
+
+class Scenario(Struct, frozen=True, kw_only=True):
+    """One scenario. `crew` is its crew as simulations declare it; None where it needs somebody's own crew."""
+
+    id: str
+    title: str
+    story: str = ""
+    tags: tuple[str, ...] = ()
+    modes: tuple[str, ...]
+    guarantees: tuple[str, ...]
+    timeout_s: float = 60.0
+    supervisors: int = 1
+    weather: str = "calm"
+    players: tuple[Player, ...] = ()
+    crew_keys: dict[str, Any] = field(default_factory=dict)
+    """Of the crew file, as written."""
+    tools: tuple[StubTool, ...] = ()
+    crew: Crew | None = None
+    steady: tuple[str, ...] = STEADY
+    faults: tuple[Fault, ...] = ()
+    actions: tuple[Action, ...] = ()
+    expect: tuple[Expectation, ...] = ()
+    never: tuple[Expectation, ...] = ()
+    path: str = ""
+    digest: str = ""
+    """SHA-256 of the file."""
+
+
+def load(path: str | FilePath) -> Scenario:
+    """The scenario in a file.
+
+    Raises:
+        ScenarioError: It cannot be read or breaks a rule.
+    """
+    try:
+        data = crewfile.read_bytes(path)
+        return parse(data, str(path))
+    except CrewFileError as error:
+        raise _ours(error) from None
+
+
+def parse(data: bytes, file: str) -> Scenario:
+    """The scenario in the bytes of a file.
+
+    Args:
+        data: The whole file.
+        file: Its name for messages; `id` must be its stem.
+
+    Raises:
+        ScenarioError: It breaks a rule; `problems` has everything wrong with it.
+    """
+    try:
+        return _parse(data, file)
+    except CrewFileError as error:
+        raise _ours(error) from None
+
+
+def _parse(data: bytes, file: str) -> Scenario:
+    text, found = decode(data, file)
+    document = compose(text, found)
+    if document.root is None and not found.problems:
+        found.add("CREW-111", "the file is empty", "`supervisor chaos init` writes one to begin with")
+    found.raise_if_any()
+    assert document.root is not None
+    reading = ScenarioReading(found, complete=document.complete)
+    surface = reading.read(document.root, SCENARIO)
+    if surface is not INVALID and document.complete:
+        Checks(reading, surface, FilePath(file).stem).run()
+    found.raise_if_any()
+    assert isinstance(document.root, MappingNode)
+    scenario = _build(surface, plain(document.root), reading, file)
+    crew = _crew(scenario, reading, found)
+    return msgspec.structs.replace(scenario, crew=crew, digest=hashlib.sha256(data).hexdigest())
+
+
+def _build(surface: dict[str, Any], raw: dict[str, Any], reading: ScenarioReading, file: str) -> Scenario:
+    def lines(key: str, index: int) -> int:
+        return reading.places.get((key, index), (0, 0))[0]
+
+    agents: Mapping[str, Any] = surface.get("agents", {})
+    steady = surface.get("steady")
+    return Scenario(
+        id=surface["id"],
+        title=surface["title"],
+        story=surface.get("story", "").strip(),
+        tags=tuple(surface.get("tags", ())),
+        modes=tuple(surface["modes"]),
+        guarantees=tuple(surface["guarantees"]),
+        timeout_s=surface.get("timeout", 60.0),
+        supervisors=surface.get("supervisors", 1),
+        weather=surface.get("weather", "calm"),
+        players=tuple(_player(name, agent) for name, agent in agents.items()),
+        crew_keys=_crew_keys(surface, raw),
+        tools=tuple(
+            StubTool(
+                name=name,
+                answer=tool.get("answer"),
+                takes_s=tool.get("takes", 0.0),
+                arguments=tuple(tool.get("schema", {}).get("properties", {})),
+            )
+            for name, tool in surface.get("tools", {}).items()
+        ),
+        steady=STEADY if steady is None else tuple(steady),
+        faults=tuple(_fault(index, each) for index, each in enumerate(surface.get("faults", ()))),
+        actions=tuple(_action(index, each) for index, each in enumerate(surface.get("actions", ()))),
+        expect=tuple(_expected(each, lines("expect", i)) for i, each in enumerate(surface.get("expect", ()))),
+        never=tuple(
+            _expected({"after": ""} | each, lines("never", i)) for i, each in enumerate(surface.get("never", ()))
+        ),
+        path=file,
+    )
+
+
+def _player(name: str, agent: dict[str, Any]) -> Player:
+    return Player(
+        name=name, script={key: agent[key] for key in SCRIPT_KEYS if key in agent}, obeys=agent.get("obeys", True)
+    )
+
+
+def _crew_keys(surface: dict[str, Any], raw: dict[str, Any]) -> dict[str, Any]:
+    """The crew file's keys as they were written, for its own loader."""
+    ours = {*SCRIPT_KEYS, "obeys"}
+    agents = {
+        name: {key: value for key, value in agent.items() if key not in ours}
+        for name, agent in raw.get("agents", {}).items()
+    }
+    tools = {
+        name: {key: value for key, value in tool.items() if key not in {"answer", "takes"}}
+        | {"function": f"{TOOLS_MODULE}:{name.replace('-', '_')}"}
+        for name, tool in raw.get("tools", {}).items()
+    }
+    return {**raw.get("crew", {}), "agents": agents} | ({"tools": tools} if tools else {})
+
+
+def _fault(index: int, given: dict[str, Any]) -> Fault:
+    kind = KINDS[given["do"]]
+    return Fault(
+        index=index,
+        name=given.get("name", str(index)),
+        do=given["do"],
+        target=given.get("target", kind.default_target),
+        at_s=given.get("at", 0.0),
+        after=given.get("after", "start"),
+        for_s=given.get("for", kind.for_s),
+        direction=given.get("direction", "both"),
+        percent=given.get("percent", 100),
+        by_s=given.get("by", 0.2),
+        times=given.get("times", 1),
+        every_s=given.get("every", 1.0),
+    )
+
+
+def _action(index: int, given: dict[str, Any]) -> Action:
+    units = {"at": "at_s", "grace": "grace_s"}
+    return Action(index=index, **{units.get(key, key): value for key, value in given.items()})
+
+
+def _expected(given: dict[str, Any], line: int) -> Expectation:
+    return Expectation(line=line, **{("within_s" if key == "within" else key): value for key, value in given.items()})
+
+
+def crew_document(scenario: Scenario, commands: Mapping[str, list[str]], **more: Any) -> dict[str, Any]:
+    """The crew file of a scenario.
+
+    Args:
+        scenario: It.
+        commands: Command line of every agent.
+        more: Further keys of a crew file, over those of the scenario.
+    """
+    agents = {name: {**agent, "run": commands[name]} for name, agent in scenario.crew_keys["agents"].items()}
+    return {"crew": scenario.id[:20].strip("-_"), **scenario.crew_keys, "agents": agents, **more}
+
+
+def _crew(scenario: Scenario, reading: ScenarioReading, found: Collector) -> Crew | None:
+    if not scenario.players:
+        return None
+    document = crew_document(scenario, {player.name: ["scripted"] for player in scenario.players})
+    try:
+        made = crewfile.parse(json.dumps(document).encode(), scenario.path, FilePath("/"))
+    except CrewFileError as error:
+        for problem in error.problems:
+            _placed(problem, reading)
+        found.raise_if_any()
+        raise
+    return made.crew
+
+
+def _placed(problem: Problem, reading: ScenarioReading) -> None:
+    """Say a problem of the compiled crew where its key stands in the scenario."""
+    top = problem.path.partition(".")[0].partition("[")[0]
+    places: dict[str, tuple[str | int, ...]] = {"agents": ("agents",), "tools": ("tools",)}
+    path = places.get(top, ("crew", top))
+    rest = problem.path.split(".")
+    if top in places and len(rest) > 1:
+        path = (*path, rest[1])
+    while path and path not in reading.places:
+        path = path[:-1]
+    reading.add(
+        problem.code, path, f"{problem.path}: {problem.message}" if problem.path else problem.message, problem.remedy
+    )
+
+
+def _ours(error: CrewFileError) -> ScenarioError:
+    """The same problems in the words of scenarios."""
+
+    def said(text: str) -> str:
+        return (
+            text.replace("crew files", "scenarios")
+            .replace("a crew file", "a scenario")
+            .replace("supervisor init", "supervisor chaos init")
+        )
+
+    problems = [
+        msgspec.structs.replace(
+            each, code=each.code.replace("CREW-", "SCN-"), message=said(each.message), remedy=said(each.remedy)
+        )
+        for each in error.problems
+    ]
+    return ScenarioError(problems, error.omitted)

@@ -1,0 +1,69 @@
+"""Product mutations: faults put into the product on purpose, each with the scenarios that must then turn red.
+
+A scenario that stays green whatever is broken proves nothing. Those of mode `sim` patch the core in this process, those
+of mode `real` the controllers that the runner starts.
+"""
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import Any, Final, Literal
+
+from msgspec import Struct
+
+from crewkeeper_supervisor.chaos import mutations
+from crewkeeper_supervisor.chaos.mutations import Mutation
+
+
+class ProductMutation(Struct, frozen=True, kw_only=True):
+    """One mutation and what it must turn red."""
+
+    mutation: Mutation
+    mode: Literal["sim", "real"]
+    scenarios: tuple[str, ...]
+
+
+def _nothing(_right: Any) -> Callable[..., None]:
+    return lambda *_arguments, **_named: None
+
+
+def _of(name: str, *scenarios: str) -> ProductMutation:
+    return ProductMutation(mutation=mutations.named(name), mode="sim", scenarios=scenarios)
+
+
+PRODUCT_MUTATIONS: Final = (
+    _of("any-as-all", "or-wait-is-no-deadlock"),
+    _of("slots-ignored", "ring-of-three", "hub-queue-full"),
+    _of("silent-peers-as-live", "message-ring"),
+    _of("all-as-any", "and-wait"),
+    _of("holders-as-stuck", "dining-philosophers"),
+    _of("no-confirmation", "partition-heals"),
+    _of("probe-not-repeated", "partition-heals"),
+    _of("started-work-broken", "hub-queue-full"),
+    _of("traces-ignored", "orphan-wait", "tool-trouble"),
+    ProductMutation(
+        mutation=Mutation(name="orphans-forgotten", place="lifecycle:orphaned", make=_nothing),
+        mode="sim",
+        scenarios=("orphan-wait",),
+    ),
+    ProductMutation(
+        mutation=Mutation(name="no-reserve", place="budget:Account.hold", make=_nothing),
+        mode="sim",
+        scenarios=("budget-race",),
+    ),
+)
+"""Every mutation with its scenarios."""
+
+
+def find(name: str) -> Mutation | None:
+    """The mutation of this name, of these or of the core's; None: there is none."""
+    every = {each.mutation.name: each.mutation for each in PRODUCT_MUTATIONS}
+    every |= {mutation.name: mutation for mutation in mutations.MUTATIONS}
+    return every.get(name)
+
+
+def applied(name: str) -> AbstractContextManager[None]:
+    """The product with this fault, for a while. Raises KeyError."""
+    found = find(name)
+    if found is None:
+        raise KeyError(name)
+    return found.applied()

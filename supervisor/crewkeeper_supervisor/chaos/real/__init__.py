@@ -1,0 +1,1 @@
+"""Real: scenarios played by real processes on loopback."""

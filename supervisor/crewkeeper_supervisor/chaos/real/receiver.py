@@ -1,0 +1,101 @@
+"""Receiver: takes the webhooks of a scenario, checks each signature, and can be told to refuse."""
+
+import base64
+import json
+import secrets
+import time
+from typing import Final
+
+import anyio
+import anyio.abc
+from msgspec import Struct
+from standardwebhooks.webhooks import Webhook, WebhookVerificationError
+
+REQUEST_MAX_BYTES: Final = 1024 * 1024
+LIMIT_S: Final = 10.0
+
+
+class Letter(Struct, frozen=True, kw_only=True):
+    """One request that was taken. `at_s`: seconds since the epoch."""
+
+    at_s: float
+    id: str
+    kind: str
+    type: str
+    signed: bool
+    again: bool
+
+
+class Receiver:
+    """One receiver on a loopback port of its own.
+
+    Attributes:
+        down: While set it answers 503.
+        refused: How many requests it answered so.
+        letters: What it took, in order.
+        secret: The key that requests must be signed with.
+    """
+
+    def __init__(self) -> None:
+        self.down = False
+        self.refused = 0
+        self.letters: list[Letter] = []
+        self.secret = "whsec_" + base64.b64encode(secrets.token_bytes(32)).decode()
+        self._port = 0
+        self._seen: set[str] = set()
+
+    @property
+    def url(self) -> str:
+        """Where to post."""
+        return f"http://127.0.0.1:{self._port}/"
+
+    async def serve(self, *, task_status: anyio.abc.TaskStatus[None]) -> None:
+        """Listen until cancelled."""
+        listener = await anyio.create_tcp_listener(local_host="127.0.0.1", local_port=0)
+        self._port = listener.extra(anyio.abc.SocketAttribute.local_port)  # noqa: S610 - no database is near
+        task_status.started()
+        async with listener:
+            await listener.serve(self._connected)
+
+    async def _connected(self, stream: anyio.abc.SocketStream) -> None:
+        async with stream:
+            try:
+                with anyio.fail_after(LIMIT_S):
+                    headers, body = await _request(stream)
+                    status = b"503 Service Unavailable" if self.down else b"204 No Content"
+                    if self.down:
+                        self.refused += 1
+                    else:
+                        self._take(headers, body)
+                    await stream.send(b"HTTP/1.1 " + status + b"\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+            except (TimeoutError, ValueError, anyio.EndOfStream, anyio.BrokenResourceError):
+                return  # not a request, or its sender went away
+
+    def _take(self, headers: dict[str, str], body: bytes) -> None:
+        try:
+            Webhook(self.secret).verify(body, headers)
+            signed = True
+        except WebhookVerificationError:
+            signed = False
+        data = json.loads(body)
+        words = (str(data.get("type", "")) if isinstance(data, dict) else "").split(".")
+        kind, type_ = ".".join(words[1:-1]), words[-1]
+        id_ = headers.get("webhook-id", "")
+        letter = Letter(at_s=time.time(), id=id_, kind=kind, type=type_, signed=signed, again=id_ in self._seen)
+        self._seen.add(id_)
+        self.letters.append(letter)
+
+
+async def _request(stream: anyio.abc.SocketStream) -> tuple[dict[str, str], bytes]:
+    data = b""
+    while b"\r\n\r\n" not in data:
+        data += await stream.receive()
+        if len(data) > REQUEST_MAX_BYTES:
+            raise ValueError("the request is too large")
+    head, _, body = data.partition(b"\r\n\r\n")
+    rows = [line.decode("latin-1").partition(":") for line in head.split(b"\r\n")[1:]]
+    headers = {name.strip().lower(): value.strip() for name, _, value in rows}
+    length = min(int(headers.get("content-length", "0")), REQUEST_MAX_BYTES)
+    while len(body) < length:
+        body += await stream.receive()
+    return headers, body

@@ -1,0 +1,53 @@
+"""Runner: one scenario played by real processes, once, and what came of it."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import anyio
+
+from crewkeeper_supervisor.chaos.plan.scenario import Scenario
+from crewkeeper_supervisor.chaos.real.cast import Cast, Own, Scripted
+from crewkeeper_supervisor.chaos.real.stage import CannotPlay, RealStage
+from crewkeeper_supervisor.chaos.trial.record import Result, RunRow, plain, row, told
+from crewkeeper_supervisor.chaos.trial.verdict import Check
+
+
+def run_real(
+    scenario: Scenario,
+    *,
+    crew: Path | None = None,
+    mutation: str = "",
+    seed: int = 0,
+    tell: Callable[[str], None] = lambda _: None,
+) -> Result:
+    """Play a scenario with real processes.
+
+    Args:
+        scenario: What is played.
+        crew: Somebody's crew file; None: the scenario's own agents.
+        mutation: Fault of the product in the controllers; empty: none.
+        seed: Of who is hit.
+        tell: Told in a few words what goes on.
+
+    Raises:
+        CrewFileError: The crew file is refused.
+    """
+    result = Result(scenario=plain(scenario), path=scenario.path, mode="real", verdict="skipped")
+    cast: Cast = Scripted(scenario) if crew is None else Own(crew)
+    stage = RealStage(scenario, cast, seed, mutation, tell)
+    try:
+        played = anyio.run(stage.run)
+    except BaseException as error:
+        cause: BaseException = error
+        while isinstance(cause, BaseExceptionGroup):
+            cause = cause.exceptions[0]
+        if not isinstance(cause, CannotPlay):
+            raise
+        result.verdict = "fail"
+        check = Check(what="start", line=0, word="fail", detail=f"{cause}: {cause.log[-500:]}")
+        result.runs.append(RunRow(seed=seed, verdict="fail", reasons=(check,)))
+        return result
+    result.runs.append(row(played))
+    result.verdict = played.verdict.word
+    result.told = told(played)
+    return result

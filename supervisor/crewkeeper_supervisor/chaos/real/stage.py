@@ -1,0 +1,458 @@
+"""Stage: one scenario played by real processes: nats-server, host, controllers, agents, all ended whatever happens.
+
+Everything is started under the orphan guard: where this process dies by kill -9, what it has started dies with it.
+"""
+
+import os
+import secrets
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final
+
+import anyio
+import anyio.abc
+import msgspec
+
+from crewkeeper_bus import messages as m
+from crewkeeper_bus.errors import BusError
+from crewkeeper_bus.orphan_guard import kill_group, popen_guarded, release
+from crewkeeper_bus.tool_messages import ApprovalAsked, ApprovalDecided, BudgetChanged
+from crewkeeper_supervisor.chaos.faults.kind import Strike
+from crewkeeper_supervisor.chaos.faults.network import PROXIED
+from crewkeeper_supervisor.chaos.faults.registry import KINDS
+from crewkeeper_supervisor.chaos.faults.servers import OWN_SERVER
+from crewkeeper_supervisor.chaos.plan.scenario import Action, Fault, Scenario
+from crewkeeper_supervisor.chaos.real.cast import Cast
+from crewkeeper_supervisor.chaos.real.controllers import Controllers
+from crewkeeper_supervisor.chaos.real.processes import Processes
+from crewkeeper_supervisor.chaos.real.proxy import Proxy
+from crewkeeper_supervisor.chaos.real.receiver import Receiver
+from crewkeeper_supervisor.chaos.real.server import OwnServer
+from crewkeeper_supervisor.chaos.real.tools import Tools
+from crewkeeper_supervisor.chaos.trial.events import Sighting
+from crewkeeper_supervisor.chaos.trial.journal_truth import JournalTruth
+from crewkeeper_supervisor.chaos.trial.metrics import metrics_of
+from crewkeeper_supervisor.chaos.trial.played import Played, shifted, since
+from crewkeeper_supervisor.chaos.trial.sightings import Sightings
+from crewkeeper_supervisor.chaos.trial.steady import unsteady
+from crewkeeper_supervisor.chaos.trial.timeline import Timeline
+from crewkeeper_supervisor.chaos.trial.verdict import Observed, Struck, judge
+from crewkeeper_supervisor.core.events import Event, Recorded
+from crewkeeper_supervisor.shell import journal
+from crewkeeper_supervisor.shell.errors import ShellError
+from crewkeeper_supervisor.shell.nats_link import Link, connect
+from crewkeeper_supervisor.shell.place import Place
+from crewkeeper_supervisor.shell.registry import Registry
+
+START_S: Final = 30.0
+"""How long server, run and controllers may take to be there."""
+END_S: Final = 20.0
+HEAL_S: Final = 30.0
+SETTLE_S: Final = 3.0
+"""How long a run is watched on after its end, for messages to people."""
+POLL_S: Final = 0.05
+BATCH_S: Final = 0.5
+
+Tell = Callable[[str], None]
+
+
+class Injected:
+    """One fault at work."""
+
+    def __init__(self, struck: Struck, strike: Strike) -> None:
+        self.struck = struck
+        self.strike = strike
+        self.over = False
+
+
+class RealStage:
+    """One run.
+
+    Args:
+        scenario: What is played.
+        cast: Whose agents they are, and how they are started.
+        seed: Of who is hit.
+        mutation: Fault of the product in the controllers; empty: none.
+        tell: Told in a few words what goes on.
+    """
+
+    def __init__(self, scenario: Scenario, cast: Cast, seed: int, mutation: str, tell: Tell) -> None:
+        self.scenario = scenario
+        self.cast = cast
+        self.seed = seed
+        self._mutation = mutation
+        self._tell = tell
+        self.folder = Path(tempfile.mkdtemp(prefix="crewkeeper-chaos-"))
+        self.state = self.folder / "state"
+        self.receiver = Receiver()
+        self.tools = Tools(self.folder, scenario.tools)
+        own = any(fault.do in OWN_SERVER for fault in scenario.faults)
+        self.server = OwnServer(self.folder / "nats") if own else None
+        self.pids: dict[str, int] = {}
+        self.proxies = {name: Proxy(self._server_url, seed) for name in self._proxied()}
+        self.sightings = Sightings("")
+        self.timeline = Timeline(scenario)
+        self.truth = JournalTruth()
+        self._owner = ""
+        self._stuck: frozenset[str] = frozenset()
+        self._seen: list[Sighting] = []
+        self._letters = 0
+        self._injected: list[Injected] = []
+        self._unsteady: list[str] = []
+        self._unhealed: list[str] = []
+        self._was_steady = False
+        self._due = 0
+        self._approvals: list[tuple[str, str]] = []
+        self._questions: list[str] = []
+        self._started: list[subprocess.Popen[bytes]] = []
+        self._link: Link | None = None
+        self._run = ""
+        self._group: anyio.abc.TaskGroup | None = None
+
+    # --- from beginning to end ---
+
+    async def run(self) -> Played:
+        """Play it; everything that was started has ended when this returns."""
+        began_s = time.monotonic()
+        try:
+            async with anyio.create_task_group() as self._group:
+                self.processes = Processes(self.pids, self._begin)
+                await self._set_up()
+                await self._play()
+                with anyio.CancelScope(shield=True), anyio.move_on_after(HEAL_S + END_S):
+                    await self._heal_all()
+                    await self._close()
+                self._group.cancel_scope.cancel()
+        finally:
+            self._stop_all()
+        played = self._played(time.monotonic() - began_s)
+        if played.verdict.word == "pass":
+            shutil.rmtree(self.folder, ignore_errors=True)
+        return played
+
+    async def _set_up(self) -> None:
+        assert self._group is not None
+        self._tell("starting")
+        await self._group.start(self.receiver.serve)
+        for proxy in self.proxies.values():
+            await self._group.start(proxy.serve)
+        if self.server is not None:
+            await self.server.start()
+        crew = self.cast.write(self.folder, {name: proxy.url for name, proxy in self.proxies.items()})
+        env = self._env()
+        self.controllers = Controllers(
+            self.scenario.supervisors, self.state, env, self.folder, self._mutation, lambda: self._owner
+        )
+        command = [sys.executable, "-m", "crewkeeper_supervisor.cli.main", "up", "--plain", "--no-controller"]
+        self._start(
+            [*command, "--name", "chaos", "--state", str(self.state), str(crew)], env, "up.log", self.cast.folder
+        )
+        if self.server is None:
+            await self._until((self.state / "server.json").exists, "the server is up")
+        for name in self.controllers.names:
+            await self.controllers.start(name)
+
+    def _env(self) -> dict[str, str]:
+        env = {name: value for name, value in os.environ.items() if not name.startswith("CREWKEEPER_")}
+        env |= {"CHAOS_WEBHOOK": self.receiver.url, "CHAOS_SECRET": self.receiver.secret, "PYTHONUNBUFFERED": "1"}
+        if self.server is not None:
+            env["CREWKEEPER_NATS_URL"] = self.server.url
+        return env
+
+    def _begin(self, work: Callable[[], Any]) -> None:
+        assert self._group is not None
+        self._group.start_soon(work)
+
+    def _start(self, command: list[str], env: dict[str, str], log: str, cwd: Path | None = None) -> None:
+        descriptor = os.open(self.folder / log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        try:
+            self._started.append(popen_guarded(command, stdout=descriptor, stderr=descriptor, env=env, cwd=cwd))
+        finally:
+            os.close(descriptor)
+
+    def _server_url(self) -> str:
+        if self.server is not None:
+            return self.server.url
+        try:
+            return str(msgspec.json.decode((self.state / "server.json").read_bytes())["url"])
+        except (OSError, msgspec.MsgspecError):
+            return ""
+
+    def _place(self) -> Place:
+        return Place.find(state=self.state, nats=None if self.server is None else self.server.url)
+
+    async def _until(self, condition: Callable[[], Any], what: str) -> None:
+        with anyio.move_on_after(START_S):
+            while not condition():
+                if self._started and self._started[0].poll() is not None:
+                    break
+                await anyio.sleep(POLL_S)
+            else:
+                return
+        raise CannotPlay(f"not within {START_S:g} s: {what}", self._last_words())
+
+    def _last_words(self) -> str:
+        log = self.folder / "up.log"
+        return log.read_text("utf-8", "replace")[-2000:] if log.exists() else ""
+
+    async def _play(self) -> None:
+        """Read the journal until the run is over, or its time is."""
+        async with connect(self._place(), name="supervisor chaos") as link:
+            self._link = link
+            self._run = await self._find_run(link)
+            self.sightings = Sightings(self._run)
+            for name in self.cast.rogues:
+                self._start_rogue(name)
+            self._tell("playing")
+            with anyio.move_on_after(self.scenario.timeout_s):
+                async with journal.follow(link, self._run) as entries:
+                    await self._follow(entries)
+            self._link = None
+
+    async def _find_run(self, link: Link) -> str:
+        registry = Registry(link)
+        with anyio.move_on_after(START_S):
+            while True:
+                try:
+                    await registry.open()
+                    infos = await registry.ls()
+                    if infos:
+                        return infos[0].run
+                except (ShellError, BusError):
+                    pass  # the host is still making the bucket
+                if self._started[0].poll() is not None:
+                    break
+                await anyio.sleep(POLL_S)
+        raise CannotPlay("the run was not declared", self._last_words())
+
+    async def _follow(self, entries: journal.Follower) -> None:
+        quiet_s = 0.0
+        while True:
+            try:
+                batch = await entries.batch(BATCH_S)
+            except (ShellError, BusError):
+                if self.sightings.core.state in ("done", "failed", "stopped"):
+                    return
+                raise
+            for entry in batch:
+                event = self.sightings.core.read(entry.seq, entry.at_s, entry.subject, entry.payload)
+                self._take(event)
+            self._take_letters()
+            over = self.sightings.core.state in ("done", "failed", "stopped") and not self._due
+            quiet_s = (quiet_s or time.monotonic()) if over else 0.0
+            if quiet_s and (time.monotonic() - quiet_s > SETTLE_S or self._started[0].poll() is not None):
+                return
+
+    # --- what is seen ---
+
+    def _take(self, event: Event) -> None:
+        if isinstance(event, Recorded):
+            self._note(event)
+        stuck = self.truth.feed(event)
+        for sighting in self.sightings.feed(event):
+            self._saw(sighting)
+            if sighting.event == "deadlock":
+                self._check_report(sighting)
+        if stuck - self._stuck:
+            self._saw(Sighting(at_s=event.at_s, event="truth.deadlock", fields={"agents": sorted(stuck)}))
+        elif self._stuck and not stuck:
+            self._saw(Sighting(at_s=event.at_s, event="truth.freed"))
+        self._stuck = stuck
+
+    def _note(self, event: Recorded) -> None:
+        message = event.message
+        match message:
+            case m.ProcessStarted():
+                self.pids[message.agent] = message.pid
+            case m.ProcessExited():
+                self.pids.pop(message.agent, None)
+            case m.OwnerChanged():
+                self._owner = message.owner
+            case ApprovalAsked():
+                self._approvals.append((message.approval, message.digest))
+            case m.AskHuman():
+                self._questions.append(message.question)
+
+    def _check_report(self, sighting: Sighting) -> None:
+        incident = self.sightings.core.incidents[sighting.fields["id"]]
+        finding = incident.finding
+        members = {edge.task: edge.epoch for edge in finding.edges if edge.task in finding.core[0]}
+        if not finding.timed and not self.truth.was_stuck(members):
+            fields = {"agents": sighting.fields["agents"], "id": finding.id}
+            self._saw(Sighting(at_s=sighting.at_s, event="false_deadlock", fields=fields))
+
+    def _take_letters(self) -> None:
+        for letter in self.receiver.letters[self._letters :]:
+            self._letters += 1
+            fields = {"kind": letter.kind, "type": letter.type, "signed": letter.signed, "again": letter.again}
+            self._saw(Sighting(at_s=letter.at_s, event="webhook", fields=fields))
+
+    def _saw(self, sighting: Sighting) -> None:
+        assert self._group is not None
+        self._seen.append(sighting)
+        for due_s, planned in self.timeline.saw(sighting):
+            self._due += 1
+            self._group.start_soon(self._do, due_s, planned)
+
+    # --- what is planned ---
+
+    async def _do(self, due_s: float, planned: Fault | Action) -> None:
+        try:
+            await anyio.sleep(max(0.0, due_s - time.time()))
+            if isinstance(planned, Action):
+                await self._act(planned)
+                return
+            if not self._was_steady:
+                self._was_steady = True
+                self._unsteady += [f"before the first fault: {each}" for each in self._not_steady()]
+            async with anyio.create_task_group() as group:
+                for target in self._targets(planned):
+                    group.start_soon(self._inject, planned, target)
+        finally:
+            self._due -= 1
+
+    async def _inject(self, fault: Fault, target: str) -> None:
+        real = KINDS[fault.do].real
+        assert real is not None, "a scenario with this fault has no mode real"
+        self._tell(f"{fault.do} {target}")
+        struck = Struck(index=fault.index, do=fault.do, target=target, at_s=time.time())
+        fields = {"fault": fault.index, "do": fault.do, "target": target}
+        self._saw(Sighting(at_s=struck.at_s, event="fault", fields=fields))
+        injected = Injected(struck, await real(self, fault, target))
+        self._injected.append(injected)
+        await anyio.sleep(fault.for_s)
+        await self._heal(injected)
+
+    async def _heal(self, injected: Injected) -> None:
+        struck = injected.struck
+        struck.fired = max(struck.fired, injected.strike.fired())
+        try:
+            with anyio.fail_after(HEAL_S):
+                await injected.strike.heal()
+        except (OSError, TimeoutError, ShellError) as error:
+            self._unhealed.append(f"{struck.do} {struck.target}: {type(error).__name__}: {str(error)[:200]}")
+        struck.fired = max(struck.fired, injected.strike.fired())
+        if not injected.over:
+            injected.over = True
+            struck.end_s = time.time()
+            fields = {"fault": struck.index, "do": struck.do, "target": struck.target}
+            self._saw(Sighting(at_s=struck.end_s, event="fault.end", fields=fields))
+
+    async def _heal_all(self) -> None:
+        for injected in self._injected:
+            await self._heal(injected)
+
+    def _targets(self, fault: Fault) -> list[str]:
+        what, _, who = fault.target.partition(":")
+        if what == "agent":
+            names = [name for name, role in self.cast.instances.items() if who in ("any", "all", role, name)]
+        elif what == "tool":
+            names = [tool.name for tool in self.scenario.tools if who in ("any", "all", tool.name)]
+        else:
+            return [who or what]
+        if who == "any" and names:
+            living = [name for name in names if name in self.pids] or names
+            return [living[(self.seed + fault.index) % len(living)]]
+        return names
+
+    def _proxied(self) -> list[str]:
+        found: dict[str, None] = {}
+        for fault in self.scenario.faults:
+            if fault.do in PROXIED:
+                found |= dict.fromkeys(self._targets(fault) if "any" not in fault.target else self.cast.instances)
+        return list(found)
+
+    async def _act(self, action: Action) -> None:
+        assert self._link is not None
+        fact: Any = None
+        match action.do:
+            case "pause" | "resume" | "kill":
+                fact = m.OperatorAsked(action=action.do, agent=action.agent, grace_s=action.grace_s, by="chaos")
+            case "stop":
+                fact = m.OperatorAsked(action="stop_run", by="chaos")
+            case "answer":
+                question = self._questions[-1] if self._questions else "none"
+                fact = m.OperatorAsked(action="answer", question=question, answer=action.text, by="chaos")
+            case "approve" | "deny":
+                approval, digest = self._approvals[-1] if self._approvals else ("none", "")
+                fact = ApprovalDecided(approval=approval, decision=action.do, digest=digest, by="chaos", via="cli")
+            case "budget":
+                fact = BudgetChanged(dimension="microusd", add=action.add_microusd, by="chaos")
+        await journal.publish_op(self._link, self._run, fact)
+        fields = {"action": action.index, "do": action.do, "agent": action.agent}
+        self._saw(Sighting(at_s=time.time(), event="action", fields=fields))
+
+    def _start_rogue(self, name: str) -> None:
+        file = self.state / "runs" / self._run / "credentials" / f"{name}.json"
+        module = "crewkeeper_supervisor.chaos.real.rogue"
+        command = [sys.executable, "-m", module, self._run, name, str(file)]
+        self._start(command, dict(os.environ), f"{name}.log")
+
+    # --- the end ---
+
+    def _not_steady(self) -> list[str]:
+        return unsteady(self.scenario.steady, self.sightings.core, owned=bool(self.controllers.alive))
+
+    async def _close(self) -> None:
+        self._take_letters()
+        self._unsteady += [f"at the end: {each}" for each in self._not_steady()]
+
+    def _stop_all(self) -> None:
+        """End everything that was started: what is stopped goes on first, so that it can end in order."""
+        for pid in list(self.pids.values()):
+            self.processes.thaw(pid)
+        for process in reversed(self._started):
+            kill_group(process.pid, signal.SIGTERM)
+        for process in self._started:
+            try:
+                process.wait(END_S if process is self._started[0] else 0.2)
+            except subprocess.TimeoutExpired:
+                kill_group(process.pid, signal.SIGKILL)
+                process.wait(END_S)
+            release(process.pid)
+        if hasattr(self, "controllers"):
+            self.controllers.stop()
+        if self.server is not None:
+            self.server.kill()
+
+    def _played(self, took_s: float) -> Played:
+        zero_s = self.sightings.began_s if self.sightings.began_s is not None else time.time()
+        observed = Observed(
+            seen=[msgspec.structs.replace(each, at_s=round(each.at_s - zero_s, 6)) for each in self._seen],
+            anchors={name: round(at_s - zero_s, 6) for name, at_s in self.timeline.anchors.items()},
+            struck=[since(injected.struck, zero_s) for injected in self._injected],
+            metrics=metrics_of(self.sightings, self._seen, {each.id: each.kind for each in self.receiver.letters}),
+            unsteady=self._unsteady,
+            unhealed=self._unhealed,
+            spans=[shifted(span, zero_s) for span in self.sightings.spans()],
+            end_s=round(time.time() - zero_s, 6),
+        )
+        return Played(
+            scenario=self.scenario.id,
+            mode="real",
+            seed=self.seed,
+            verdict=judge(self.scenario, observed),
+            observed=observed,
+            digest=self.sightings.core.digest(),
+            entries=self.sightings.core.seq,
+            took_s=round(took_s, 3),
+        )
+
+
+class CannotPlay(Exception):  # noqa: N818 - what it is
+    """The stage could not be set up; `log` is what the host said last."""
+
+    def __init__(self, what: str, log: str) -> None:
+        super().__init__(what)
+        self.log = log
+
+
+def fresh_seed() -> int:
+    """A seed for a run for which none was given."""
+    return secrets.randbelow(1 << 31)

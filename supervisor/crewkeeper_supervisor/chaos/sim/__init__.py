@@ -1,0 +1,1 @@
+"""Sim: scenarios played in the simulated world around the production core."""

@@ -1,0 +1,130 @@
+"""Drawing: lanes of a run and wait graphs as SVG inside HTML; whatever comes from a run is escaped."""
+
+import math
+from html import escape
+from typing import Final
+
+from crewkeeper_supervisor.chaos.trial.events import FINDINGS, Sighting
+from crewkeeper_supervisor.chaos.trial.verdict import Observed
+
+WIDTH: Final = 1040
+LEFT: Final = 130
+LANE: Final = 22
+TOP: Final = 34
+LANES_MAX: Final = 60
+"""Agents shown; a larger crew is cut."""
+SPANS_MAX: Final = 3000
+NODES_MAX: Final = 24
+_NAME_MAX: Final = 16
+_KINDS: Final = {"up": (14, "var(--up)"), "wait": (8, "var(--wait)"), "held": (4, "var(--held)")}
+
+
+def lanes(observed: Observed) -> str:
+    """A lane for each agent, with faults as columns and findings as marks."""
+    agents = list(dict.fromkeys(span.agent for span in observed.spans))[:LANES_MAX]
+    from_s = min([0.0, *(span.from_s for span in observed.spans)])
+    until_s = max(observed.end_s, from_s + 0.001)
+    height = TOP + LANE * max(1, len(agents)) + 26
+
+    def x(at_s: float) -> float:
+        share = (min(max(at_s, from_s), until_s) - from_s) / (until_s - from_s)
+        return round(LEFT + share * (WIDTH - LEFT - 10), 1)
+
+    parts = [
+        f"<svg viewBox='0 0 {WIDTH} {height}' width={WIDTH} height={height} role=img aria-label='lanes of agents'>"
+    ]
+    for fault in observed.struck:
+        end_s = fault.end_s if fault.end_s is not None else until_s
+        wide = max(2.0, x(end_s) - x(fault.at_s))
+        title = escape(f"{fault.do} {fault.target}, {fault.at_s:.2f} to {end_s:.2f} s, fired {fault.fired}")
+        parts.append(
+            f"<rect x={x(fault.at_s)} y={TOP - 6} width={wide:.1f} height={height - TOP - 14} fill='var(--shade)' "
+            f"opacity=.13><title>{title}</title></rect>"
+            f"<text x={x(fault.at_s) + 2} y={TOP - 10} font-size=10>{escape(fault.do)}</text>"
+        )
+    for number, agent in enumerate(agents):
+        y = TOP + LANE * number + LANE / 2
+        parts.append(f"<text x=4 y={y + 4}>{escape(_cut(agent))}</text>")
+        parts += [
+            _bar(
+                x(span.from_s),
+                x(span.to_s),
+                y,
+                span.what,
+                f"{span.what} {span.text} {span.from_s:.3f}-{span.to_s:.3f} s",
+            )
+            for span in observed.spans[:SPANS_MAX]
+            if span.agent == agent
+        ]
+    for each in [each for each in observed.seen if each.event in FINDINGS][:200]:
+        title = escape(f"{each.event} at {each.at_s:.3f} s: {each.summary}")
+        at = x(each.at_s)
+        parts.append(
+            f"<path d='M{at} 4 l5 9 h-10 z' fill='var(--fail)'><title>{title}</title></path>"
+            f"<line x1={at} y1=13 x2={at} y2={height - 20} stroke='var(--fail)' stroke-dasharray='2 3'/>"
+        )
+    parts.append(_axis(from_s, until_s, x(from_s), x(until_s), height))
+    return "".join(parts) + "</svg>"
+
+
+def _bar(from_x: float, to_x: float, y: float, what: str, title: str) -> str:
+    thick, color = _KINDS.get(what, (4, "var(--faint)"))
+    return (
+        f"<rect x={from_x} y={y - thick / 2} width={max(1.0, to_x - from_x):.1f} height={thick} fill='{color}'>"
+        f"<title>{escape(title)}</title></rect>"
+    )
+
+
+def _axis(from_s: float, until_s: float, from_x: float, to_x: float, height: int) -> str:
+    parts = []
+    for number in range(6):
+        at_s = from_s + (until_s - from_s) * number / 5
+        at_x = from_x + (to_x - from_x) * number / 5
+        anchor = "end" if number == 5 else "start"
+        parts.append(f"<text x={at_x:.1f} y={height - 4} text-anchor={anchor}>{at_s:.1f} s</text>")
+    return "".join(parts)
+
+
+def graph(sighting: Sighting) -> str:
+    """Who waited for whom when something was found: agents in a circle, arrows from who waits."""
+    arrows = [(waiter, other) for waiter, others, _ in sighting.edges for other in others]
+    names = list(dict.fromkeys([*(waiter for waiter, _, _ in sighting.edges), *(other for _, other in arrows)]))
+    names = names[:NODES_MAX]
+    size = 130 + 14 * len(names)
+    middle, radius = size / 2, size / 2 - 40
+    places = {
+        name: (
+            middle + radius * math.sin(2 * math.pi * number / len(names)),
+            middle - radius * math.cos(2 * math.pi * number / len(names)),
+        )
+        for number, name in enumerate(names)
+    }
+    told = "; ".join(text for _, _, text in sighting.edges)
+    parts = [f"<svg viewBox='0 0 {size} {size}' width={size} height={size} role=img aria-label=\"{escape(told)}\">"]
+    parts += [_arrow(places[a], places[b]) for a, b in dict.fromkeys(arrows) if a in places and b in places and a != b]
+    for name, (at_x, at_y) in places.items():
+        parts.append(
+            f"<circle cx={at_x:.1f} cy={at_y:.1f} r=9 fill='var(--wait)'/>"
+            f"<text x={at_x:.1f} y={at_y - 13:.1f} text-anchor=middle>{escape(_cut(name))}</text>"
+        )
+    rows = "".join(f"<br>{escape(text)}" for _, _, text in sighting.edges[:NODES_MAX])
+    return "".join(parts) + f"</svg><span class=faint>{rows}</span>"
+
+
+def _arrow(start: tuple[float, float], end: tuple[float, float]) -> str:
+    length = math.dist(start, end) or 1.0
+    unit_x, unit_y = (end[0] - start[0]) / length, (end[1] - start[1]) / length
+    # Beside the straight line, so that two arrows between the same two agents are two.
+    bend_x, bend_y = (start[0] + end[0]) / 2 - unit_y * 14, (start[1] + end[1]) / 2 + unit_x * 14
+    tip_x, tip_y = end[0] - unit_x * 12, end[1] - unit_y * 12
+    back_x, back_y = tip_x - unit_x * 8, tip_y - unit_y * 8
+    wing_x, wing_y = -unit_y * 4, unit_x * 4
+    return (
+        f"<path d='M{start[0]:.1f} {start[1]:.1f} Q{bend_x:.1f} {bend_y:.1f} {back_x:.1f} {back_y:.1f}' fill=none "
+        f"stroke='var(--faint)'/><path d='M{tip_x:.1f} {tip_y:.1f} L{back_x + wing_x:.1f} {back_y + wing_y:.1f} "
+        f"L{back_x - wing_x:.1f} {back_y - wing_y:.1f} z' fill='var(--faint)'/>"
+    )
+
+
+def _cut(name: str) -> str:
+    return name if len(name) <= _NAME_MAX else name[: _NAME_MAX - 1] + "…"

@@ -1,0 +1,192 @@
+"""`supervisor chaos`: list, write and check scenarios; run them, report and replay what was seen."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import click
+
+from crewkeeper_supervisor.cli.chaos_run import JOURNAL, run
+from crewkeeper_supervisor.cli.failure import INVALID, NOT_FOUND, USAGE, Failure
+from crewkeeper_supervisor.cli.output import output_option, say, write, write_json
+
+if TYPE_CHECKING:
+    from crewkeeper_supervisor.chaos.plan.scenario import Scenario, ScenarioError
+    from crewkeeper_supervisor.chaos.trial.record import Record
+
+SCHEMA_VERSION: Final = 1
+"""Of the JSON that these commands print."""
+BAD_FILE: Final = 2
+
+
+@click.group()
+def chaos() -> None:
+    """Prove what holds when things go wrong, in simulation and on real processes."""
+
+
+chaos.add_command(run)
+
+
+@chaos.command()
+@click.argument("journal", type=click.Path(path_type=Path, dir_okay=False), default=JOURNAL, metavar="[JOURNAL]")
+@click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="Default: beside the journal, as .html.")
+def report(journal: Path, out: Path | None) -> None:
+    """Write the journal of a run as one page of HTML that needs nothing else."""
+    from crewkeeper_supervisor.chaos.trial.report import html
+
+    out = out or journal.with_suffix(".html")
+    out.write_text(html(_record(journal)), encoding="utf-8")
+    write(str(out))
+
+
+@chaos.command()
+@click.argument("journal", type=click.Path(path_type=Path, dir_okay=False), default=JOURNAL, metavar="[JOURNAL]")
+def replay(journal: Path) -> None:
+    """Play the simulated runs of a journal again, with its scenarios, seeds and mutation, and compare.
+
+    Exit status: 0 every run came out as before, 1 one did not, 4 the journal has no simulated run.
+    """
+    from crewkeeper_supervisor.chaos.trial.replay import replayed
+    from crewkeeper_supervisor.chaos.trial.told import EXIT
+
+    runs = same = 0
+    for told in replayed(_record(journal)):
+        runs, same = runs + 1, same + told.same
+        if not told.same:
+            write(f"{told.scenario} seed {told.seed}: {told.detail}")
+    write(f"{same} of {runs} runs came out as before")
+    raise click.exceptions.Exit(EXIT["skipped"] if not runs else EXIT["pass" if same == runs else "fail"])
+
+
+def _record(path: Path) -> "Record":
+    import msgspec
+
+    from crewkeeper_supervisor.chaos.trial import record
+
+    try:
+        return record.read(path)
+    except FileNotFoundError:
+        raise Failure(f"{path} is not there", code=NOT_FOUND, remedy="supervisor chaos run writes one") from None
+    except msgspec.MsgspecError as error:
+        raise Failure(f"{path} is no journal of a chaos run: {str(error)[:200]}", code=INVALID) from None
+
+
+@chaos.command("list")
+@click.argument("places", nargs=-1, type=click.Path(path_type=Path), metavar="[FILE|FOLDER]...")
+@output_option("table", "json", "name")
+def list_(places: tuple[Path, ...], output: str) -> None:
+    """List scenarios: those that come along, or those in the files and folders named.
+
+    Exit status: 0 listed, 2 a file is refused.
+    """
+    scenarios = read(places)
+    if output == "name":
+        for scenario in scenarios:
+            write(scenario.path)
+    elif output == "json":
+        write_json({"schema_version": SCHEMA_VERSION, "scenarios": [_summary(each) for each in scenarios]})
+    else:
+        width = max((len(each.id) for each in scenarios), default=0)
+        for each in scenarios:
+            write(f"{each.id.ljust(width)}  {'+'.join(each.modes).ljust(8)}  {' '.join(each.guarantees)}  {each.title}")
+
+
+@chaos.command()
+@click.argument("file", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE")
+def init(file: Path) -> None:
+    """Write a new scenario to start from, and its JSON Schema beside it."""
+    from crewkeeper_supervisor.chaos.plan.library import FIRST
+    from crewkeeper_supervisor.chaos.plan.scenario import parse
+
+    if file.exists():
+        raise Failure(f"{file} exists", code=USAGE, remedy="name a new file")
+    text = FIRST.format(id=file.stem)
+    parse(text.encode(), str(file))
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(text)
+    (file.parent / "scenario.schema.json").write_text(_schema())
+    say(f"wrote {file}; next: supervisor chaos run {file}")
+
+
+@chaos.command()
+@click.argument("places", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="FILE|FOLDER...")
+@output_option("table", "json")
+def validate(places: tuple[Path, ...], output: str) -> None:
+    """Check scenario files: every mistake at once, with file, line and column. Nothing is run.
+
+    Exit status: 0 all are valid, 2 one is not.
+    """
+    import msgspec
+
+    from crewkeeper_supervisor.chaos.plan.library import files, loaded
+
+    scenarios, refused = loaded(files(places))
+    if output == "json":
+        problems = [msgspec.to_builtins(problem) for error in refused for problem in error.problems]
+        write_json({"schema_version": SCHEMA_VERSION, "ok": not refused, "problems": problems})
+    else:
+        for scenario in scenarios:
+            write(f"{scenario.path}: ok")
+        for error in refused:
+            say(str(error))
+    if refused:
+        raise click.exceptions.Exit(BAD_FILE)
+
+
+@chaos.command()
+def schema() -> None:
+    """Print the JSON Schema of scenario files, for editors."""
+    click.echo(_schema(), nl=False)
+
+
+@chaos.command()
+def faults() -> None:
+    """List the kinds of faults, where each can be injected, and what it does."""
+    from crewkeeper_supervisor.chaos.faults.registry import KINDS
+
+    width = max(map(len, KINDS))
+    for kind in KINDS.values():
+        write(f"{kind.word.ljust(width)}  {'+'.join(kind.modes).ljust(8)}  {kind.doc}")
+
+
+def read(places: tuple[Path, ...]) -> "list[Scenario]":
+    """The scenarios in these places, or those that come along.
+
+    Raises:
+        Failure: A file is refused, or nothing is there.
+    """
+    from crewkeeper_supervisor.chaos.plan.library import files, loaded, shipped
+
+    if not places:
+        folder = shipped()
+        if folder is None:
+            raise Failure("no scenarios are part of this installation", code=USAGE, remedy="name a file or folder")
+        places = (folder,)
+    scenarios, refused = loaded(files(places))
+    if refused:
+        raise _refused(refused)
+    return scenarios
+
+
+def _refused(refused: "list[ScenarioError]") -> Failure:
+    for error in refused:
+        say(str(error))
+    names = ", ".join(error.problems[0].file for error in refused)
+    return Failure(f"{names}: refused; nothing was run", code=BAD_FILE)
+
+
+def _schema() -> str:
+    from crewkeeper_supervisor.chaos.plan.schema import schema as made
+
+    return json.dumps(made(), indent=2) + "\n"
+
+
+def _summary(scenario: "Scenario") -> dict[str, Any]:
+    return {
+        "id": scenario.id,
+        "title": scenario.title,
+        "modes": list(scenario.modes),
+        "guarantees": list(scenario.guarantees),
+        "tags": list(scenario.tags),
+        "path": scenario.path,
+    }

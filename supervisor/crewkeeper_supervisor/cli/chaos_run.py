@@ -1,0 +1,214 @@
+"""`supervisor chaos run`: play scenarios, say what came of each, and leave a journal."""
+
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import click
+
+from crewkeeper_supervisor.cli.output import is_live, output_option, say, stdout, write, write_json
+from crewkeeper_supervisor.cli.simulate import SeedRange
+
+if TYPE_CHECKING:
+    from crewkeeper_supervisor.chaos.plan.scenario import Scenario
+    from crewkeeper_supervisor.chaos.trial.played import Played
+    from crewkeeper_supervisor.chaos.trial.record import Record, Result
+
+JOURNAL: Final = Path("chaos-journal.json")
+TICK_S: Final = 0.2
+"""Time between two repaints of the line that shows progress."""
+
+
+@click.command("run")
+@click.argument("places", nargs=-1, type=click.Path(path_type=Path), metavar="[FILE|FOLDER]...")
+@click.option("--mode", type=click.Choice(["sim", "real"]), default=None, help="Default: sim where there is one.")
+@click.option(
+    "--seeds", type=SeedRange(), default="0..9", show_default=True, help="Of simulations, both ends included."
+)
+@click.option("--all", "everything", is_flag=True, help="Every scenario that comes along, in every mode it has.")
+@click.option("--tag", "tags", multiple=True, metavar="TAG", help="Only scenarios with this tag; may be repeated.")
+@click.option("--crew", type=click.Path(path_type=Path, dir_okay=False), help="Play them on this crew, for real.")
+@click.option("--shrink", is_flag=True, help="Find the fewest faults with which the first failing seed still fails.")
+@click.option("--mutate", metavar="NAME", help="Put this fault into the product first; 'list' prints their names.")
+@click.option(
+    "--journal",
+    type=click.Path(path_type=Path, dir_okay=False),
+    default=JOURNAL,
+    show_default=True,
+    help="What to write.",
+)
+@click.option("--junit", type=click.Path(path_type=Path, dir_okay=False), help="Write JUnit XML here, too.")
+@click.option("--report", type=click.Path(path_type=Path, dir_okay=False), help="Write the HTML report here, too.")
+@output_option("table", "json")
+def run(
+    places: tuple[Path, ...],
+    mode: str | None,
+    seeds: range,
+    everything: bool,
+    tags: tuple[str, ...],
+    crew: Path | None,
+    shrink: bool,
+    mutate: str | None,
+    journal: Path,
+    junit: Path | None,
+    report: Path | None,
+    output: str,
+) -> None:
+    """Run scenarios: those named, or those that come along.
+
+    Exit status: 0 all passed, 1 an expectation was not met, 2 usage or a bad file, 3 a run was vacuous (a fault that
+    had no effect, an anchor that never happened), 4 nothing was run, 5 a fault could not be undone.
+    """
+    from crewkeeper_supervisor.chaos.trial.told import EXIT, summary
+    from crewkeeper_supervisor.cli.chaos import read
+
+    if mutate == "list":
+        _list_mutations()
+        return
+    mutated = _mutation(mutate)
+    scenarios = [each for each in read(places) if not tags or set(tags) & set(each.tags)]
+    record = _new_record(mutate or "", crew)
+    progress = _Progress(show=output == "table")
+    for scenario in scenarios:
+        for chosen in _modes(scenario, mode, everything=everything, crew=crew):
+            progress.begin(scenario, chosen)
+            result = _one(scenario, chosen, seeds, crew, shrink, mutated, mutate or "", progress)
+            record.results.append(result)
+            progress.end(result)
+    _keep(record, journal, junit, report)
+    if output == "json":
+        write_json(
+            {"ok": record.word == "pass", "verdict": record.word, "journal": str(journal), "results": record.results}
+        )
+    else:
+        write(summary(record))
+        say(f"journal: {journal}" + (f", report: {report}" if report else f"; next: supervisor chaos report {journal}"))
+    raise click.exceptions.Exit(EXIT[record.word])
+
+
+class _Progress:
+    """Lines about scenarios as they end, and on a terminal a line about the one that runs."""
+
+    def __init__(self, *, show: bool) -> None:
+        self._show = show
+        self._live = show and is_live(stdout())
+        self._shown_s = 0.0
+        self._runs = 0
+        self._name = ""
+
+    def begin(self, scenario: "Scenario", mode: str) -> None:
+        self._runs, self._name = 0, f"{scenario.id} [{mode}]"
+        self.say("")
+
+    def tell(self, played: "Played") -> None:
+        self._runs += 1
+        if time.monotonic() - self._shown_s > TICK_S:
+            self.say(f"seed {played.seed}, {self._runs} runs")
+
+    def say(self, what: str) -> None:
+        """Show what goes on now."""
+        if self._live:
+            self._shown_s = time.monotonic()
+            stdout().write(f"\r\x1b[2K{'...':<10} {self._name} {what}"[:160])
+            stdout().flush()
+
+    def end(self, result: "Result") -> None:
+        from crewkeeper_supervisor.chaos.trial.told import lines
+        from crewkeeper_supervisor.views.wording import safe
+
+        if self._live:
+            stdout().write("\r\x1b[2K")
+        for line in lines(result) if self._show else ():
+            write(safe(line, None))
+
+
+def _modes(scenario: "Scenario", mode: str | None, *, everything: bool, crew: Path | None) -> list[str]:
+    if crew is not None:
+        return ["real"]
+    if everything:
+        return list(scenario.modes)
+    return [mode or ("sim" if "sim" in scenario.modes else "real")]
+
+
+def _one(
+    scenario: "Scenario",
+    mode: str,
+    seeds: range,
+    crew: Path | None,
+    shrink: bool,
+    mutated: Callable[[], AbstractContextManager[None]],
+    mutation: str,
+    progress: _Progress,
+) -> "Result":
+    from crewkeeper_supervisor.chaos.trial.record import Result, plain
+    from crewkeeper_supervisor.chaos.trial.runner import run_sim
+
+    why = ""
+    if mode not in scenario.modes:
+        why = f"it has no mode {mode}"
+    elif not scenario.players and crew is None:
+        why = "it has no agents of its own; name a crew with --crew"
+    elif scenario.players and crew is not None:
+        why = "it has agents of its own, and --crew names others"
+    if why:
+        return Result(scenario=plain(scenario), path=scenario.path, mode=mode, verdict="skipped", skipped=why)
+    if mode == "sim":
+        return run_sim(scenario, seeds, shrink=shrink, mutated=mutated, tell=progress.tell)
+    from crewkeeper_supervisor.chaos.real.runner import run_real
+
+    return run_real(scenario, crew=crew, mutation=mutation, tell=progress.say)
+
+
+def _mutation(name: str | None) -> Callable[[], AbstractContextManager[None]]:
+    """What puts the mutation in, for a while; harmless without one.
+
+    Raises:
+        click.BadParameter: There is no such mutation.
+    """
+    if name is None:
+        return nullcontext
+    from crewkeeper_supervisor.chaos.product_mutations import find
+
+    found = find(name)
+    if found is None:
+        raise click.BadParameter(f"{name!r} is no mutation; 'list' prints them", param_hint="'--mutate'")
+    return found.applied
+
+
+def _list_mutations() -> None:
+    from crewkeeper_supervisor.chaos.mutations import MUTATIONS
+    from crewkeeper_supervisor.chaos.product_mutations import PRODUCT_MUTATIONS
+
+    for each in PRODUCT_MUTATIONS:
+        write(f"{each.mutation.name}  (turns {', '.join(each.scenarios)} red in {each.mode})")
+    for mutation in MUTATIONS:
+        write(f"{mutation.name}  (core)")
+
+
+def _new_record(mutation: str, crew: Path | None) -> "Record":
+    from crewkeeper_supervisor.chaos.trial.record import Record
+    from crewkeeper_supervisor.cli.version import version_of
+
+    return Record(
+        version=version_of("crewkeeper"),
+        started_at=datetime.now(UTC).isoformat(timespec="seconds"),
+        mutation=mutation,
+        crew="" if crew is None else str(crew),
+    )
+
+
+def _keep(record: "Record", journal: Path, junit: Path | None, report: Path | None) -> None:
+    from crewkeeper_supervisor.chaos.trial import record as records
+
+    records.write(record, journal)
+    if junit is not None:
+        from crewkeeper_supervisor.chaos.trial.junit import xml
+
+        junit.write_bytes(xml(record))
+    if report is not None:
+        from crewkeeper_supervisor.chaos.trial.report import html
+
+        report.write_text(html(record), encoding="utf-8")

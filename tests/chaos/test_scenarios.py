@@ -1,0 +1,50 @@
+"""The scenarios that come along: each passes in simulation, and turns red where the product is broken on purpose."""
+
+from pathlib import Path
+
+import pytest
+
+from crewkeeper_supervisor.chaos.plan.scenario import Scenario, load
+from crewkeeper_supervisor.chaos.product_mutations import PRODUCT_MUTATIONS, ProductMutation
+from crewkeeper_supervisor.chaos.sim.stage import play
+from crewkeeper_supervisor.chaos.trial.junit import line
+from crewkeeper_supervisor.chaos.trial.runner import run_sim
+
+FOLDER = Path(__file__).resolve().parents[2] / "scenarios"
+SCENARIOS = [load(path) for path in sorted(FOLDER.glob("*.yaml"))]
+SIMULATED = [each for each in SCENARIOS if "sim" in each.modes and each.players]
+SEEDS = range(3)
+
+
+def named(id_: str) -> Scenario:
+    return next(each for each in SCENARIOS if each.id == id_)
+
+
+@pytest.mark.parametrize("scenario", SIMULATED, ids=[each.id for each in SIMULATED])
+def test_it_passes_over_seeds(scenario: Scenario) -> None:
+    result = run_sim(scenario, SEEDS)
+    assert result.told is not None
+    reasons = [line(check) for check in result.told.checks if check.word != "pass"]
+    assert result.verdict == "pass", (result.told.seed, reasons)
+
+
+@pytest.mark.parametrize(
+    ("mutation", "id_"),
+    [(each, id_) for each in PRODUCT_MUTATIONS if each.mode == "sim" for id_ in each.scenarios],
+    ids=lambda value: value if isinstance(value, str) else value.mutation.name,
+)
+def test_a_broken_product_turns_it_red(mutation: ProductMutation, id_: str) -> None:
+    assert run_sim(named(id_), range(8), mutated=mutation.mutation.applied).verdict == "fail"
+
+
+def test_equal_seeds_give_equal_runs_and_others_others() -> None:
+    first, again, other = (play(named("dining-philosophers"), seed) for seed in (3, 3, 4))
+    assert first.digest == again.digest
+    assert first.observed.seen == again.observed.seen
+    assert first.digest != other.digest
+
+
+def test_every_scenario_says_what_it_is_about() -> None:
+    for scenario in SCENARIOS:
+        assert len(scenario.story) > 100, scenario.id
+        assert scenario.tags, scenario.id
