@@ -3,7 +3,10 @@
 import gzip
 import hashlib
 import json
+import re
 import shutil
+import subprocess
+import sys
 import zlib
 from functools import cache
 from pathlib import Path
@@ -319,3 +322,16 @@ def test_secrets_are_taken_out_told_and_the_rest_stays_verifiable(tmp_path):
         assert batch[3] == entries[3]
         assert batch[2].payload.startswith(b"\xff\x00 [redacted:")
         assert reader.journal.hex() == end.journal
+
+
+def test_the_page_shows_how_to_check_a_file_by_hand(tmp_path):
+    page = (Path(__file__).parents[2] / "docs" / "ledger.md").read_text()
+    (program,) = re.findall(r"^```python\n(.*?)^```", page, re.DOTALL | re.MULTILINE)
+    said = subprocess.run([sys.executable, "-c", program, TOOLS], capture_output=True, text=True, check=True).stdout
+    newest = heads.read_token(json.loads(lines_of()[places("head")[-1]])["head"])
+    assert newest.hash in said
+    assert newest.journal in said
+    made = [*lines_of()]
+    made[places("record")[4]] = made[places("record")[4]].replace(b'"durable":true', b'"durable":false')
+    damaged = write(tmp_path / "x.gz", made)
+    assert subprocess.run([sys.executable, "-c", program, damaged], capture_output=True, check=False).returncode == 1

@@ -1,0 +1,150 @@
+"""Heads on a real server: signed at the end of a run and now and then before, and a run examined where it is stored."""
+
+import contextlib
+
+import anyio
+import msgspec
+import pytest
+from nats_process import crew, linked, until
+
+from crewkeeper_bus import codec
+from crewkeeper_bus import messages as m
+from crewkeeper_bus.errors import ConnectionLost
+from crewkeeper_bus.subjects import HOST
+from crewkeeper_supervisor.shell import audit, audit_keys, controller, heads, journal, ledger, owner, source
+from crewkeeper_supervisor.shell.controller import Settings
+from crewkeeper_supervisor.shell.errors import StoreUnavailable
+from crewkeeper_supervisor.shell.heads import HeadError, Sealer
+from crewkeeper_supervisor.shell.registry import Registry
+from crewkeeper_supervisor.views.replay import Replay
+
+FAST = Settings(lease_ttl_s=1, timing=owner.Timing(resend_s=0.2, ended_s=1))
+
+
+@contextlib.asynccontextmanager
+async def serving(server, name):
+    async with anyio.create_task_group() as group:
+        group.start_soon(lambda: controller.serve(server.place, name, settings=FAST))
+        yield
+        group.cancel_scope.cancel()
+
+
+@pytest.mark.live
+async def test_an_ended_run_has_a_final_head_and_is_whole(tmp_path):
+    async with linked(tmp_path) as (server, link):
+        registry = Registry(link)
+        await registry.open()
+        await journal.create_run(link, "r1", crew(), "here")
+        await registry.declare("r1", "trip", "here")
+
+        async def owners():
+            records = await ledger.read(link, "r1")
+            return [record.kind for record in records].count("Owner")
+
+        async def stopped():
+            return len(await heads.read(link, "r1")) == 1
+
+        async with serving(server, "one"):
+            await until(owners)
+        async with serving(server, "two"):
+            await until(lambda: owners_are(owners, 2))
+            await journal.publish_op(link, "r1", m.OperatorAsked(action="pause", by="test", agent="a"))
+            await journal.publish_op(link, "r1", m.RunEnded(state="done"), sender=HOST)
+            await until(stopped)
+        key = audit_keys.load(tmp_path)
+        found = await source.of_run(link, "r1")
+        report = await audit.examine(found, key=key)
+        assert report.problems == []
+        assert (report.proof, report.final, report.heads) == ("whole", True, 1)
+        assert report.sealed_seq > 3
+        replaying = Replay("r1", found.records, found.heads)
+        replaying.take(await journal.read_all(link, "r1"))
+        replayed = replaying.finish()
+        assert (replayed.differences, replayed.states) == ([], 1)
+        # What is cut off is missed; without heads nothing tells.
+        found.records = found.records[:-1]
+        cut = await audit.examine(found, key=key)
+        assert [problem.kind for problem in cut.problems] == ["truncated"]
+        found.heads = ()
+        assert (await audit.examine(found, key=key)).problems == []
+
+
+async def owners_are(owners, count):
+    return await owners() == count
+
+
+class Wire:
+    """A link that keeps what is published."""
+
+    def __init__(self):
+        self.sent, self.is_up = [], True
+
+    async def publish(self, subject, payload):
+        if not self.is_up:
+            raise ConnectionLost("away")
+        self.sent.append((subject, payload.decode()))
+
+    async def store(self, subject, payload):
+        if not self.is_up:
+            raise StoreUnavailable("away")
+        self.sent.append((subject, payload.decode()))
+
+
+class Book(msgspec.Struct):
+    key: audit_keys.AuditKey | None
+    n: int = 1
+    head: str = "ab" * 32
+
+
+class State:
+    def digest(self):
+        return "cd" * 32
+
+
+async def test_heads_come_now_and_then_and_say_what_was_known(tmp_path):
+    now, wire = [100.0], Wire()
+    book = Book(audit_keys.make(tmp_path))
+    sealer = Sealer(wire, "r1", 7, clock=lambda: now[0])
+    entries = [(seq, 1000.0 + seq, f"crew.r1.op._._.x{seq}", codec.encode(m.Tick())) for seq in (1, 2)]
+    sealer.take(entries[:1])
+    for later_s in (0.0, 4.9, heads.GAP_S, heads.EVERY_S - 0.1):
+        now[0] = 100.0 + later_s
+        await sealer.seal(book, State())
+    assert wire.sent == []
+    now[0] = 100.0 + heads.EVERY_S
+    await sealer.seal(book, State())
+    await sealer.seal(book, State())
+    ((subject, token),) = wire.sent
+    head = heads.read_token(token)
+    known = heads.next_hash(heads.START, *entries[0][:3], heads.sha256(entries[0][3]))
+    assert subject == "heads.r1"
+    assert (head.run, head.n, head.hash, head.seq, head.term) == ("r1", 1, book.head, 1, 7)
+    assert (head.journal, head.state, head.final, head.iss) == (known.hex(), "cd" * 32, False, book.key.public)
+    now[0] += heads.EVERY_S
+    await sealer.seal(book, State())
+    assert len(wire.sent) == 1  # nothing happened
+    sealer.take(entries[1:])
+    book.n += heads.EVERY_RECORDS
+    now[0] += heads.GAP_S
+    await sealer.seal(book, State())
+    assert heads.read_token(wire.sent[1][1]).seq == 2
+    wire.is_up = False
+    await sealer.seal_the_end(book, State())
+    wire.is_up = True
+    await sealer.seal_the_end(book, State())
+    assert heads.read_token(wire.sent[2][1]).final
+    book.key = None
+    await sealer.seal_the_end(book, State())
+    assert len(wire.sent) == 3
+
+
+@pytest.mark.parametrize("token", ["", "x", "a.b.c", "x" * 5000, "é.é.é"])
+def test_what_is_no_head_is_refused(token):
+    with pytest.raises(HeadError):
+        heads.read_token(token)
+
+
+def test_another_signed_statement_is_no_head(tmp_path):
+    key = audit_keys.make(tmp_path)
+    with pytest.raises(HeadError):
+        heads.read_token(key.sign({"run": "r1", "sha256": "00"}))
