@@ -71,6 +71,14 @@ REPORTED_KINDS: Final = (Kind.HB, Kind.NOTE)
 """What an agent tells the supervisor, and nobody else."""
 
 
+_KINDS: Final = {str(kind): kind for kind in Kind}
+_SOUND: Final = re.compile(
+    rf"(?:{OUT}\.)?crew\.(TOKEN)\.({'|'.join(_KINDS)})\.(TOKEN)\.(TOKEN)\.(TOKEN)\Z".replace(
+        "TOKEN", _TOKEN.pattern.removesuffix(r"\Z")
+    )
+)
+
+
 class Address(NamedTuple):
     """The six tokens of a subject, parsed."""
 
@@ -142,6 +150,9 @@ def parse(subject: str) -> Address:
     Raises:
         SubjectError: Not six tokens, another prefix, an unknown kind, or an invalid token.
     """
+    if (sound := _SOUND.match(subject)) is not None:  # nearly always; the rest only says what is wrong
+        run, kind, sender, to, id_ = sound.groups()
+        return Address(run, _KINDS[kind], sender, to, id_)
     tokens = subject.split(".")
     if tokens[0] == OUT:
         tokens = tokens[1:]

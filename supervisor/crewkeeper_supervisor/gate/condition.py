@@ -5,6 +5,7 @@ bounds iterations and nesting. Its errors come back as values; here nothing but 
 """
 
 import re
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime, timedelta
 from functools import cache
 from typing import Any, Final
@@ -45,6 +46,22 @@ _FUNCTIONS: Final = (
     *("optional", "orValue", "hasValue", "value"),
 )
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_VALUES: Final[dict[str, Callable[[Call], Any]]] = {
+    "hop": lambda call: call.hop,
+    "agent": lambda call: call.agent,
+    "role": lambda call: call.role or call.agent,
+    "tool": lambda call: call.tool,
+    "to": lambda call: call.to,
+    "args": lambda call: call.args,
+    "crew": lambda call: call.crew,
+    "task": lambda call: call.task,
+    "depth": lambda call: call.depth,
+    "chain": lambda call: list(call.chain),
+    "cost_usd": lambda call: call.cost_microusd / 1_000_000,
+    "cost_microusd": lambda call: call.cost_microusd,
+    "now": lambda call: _EPOCH + timedelta(seconds=min(max(call.at_s, 0.0), AT_MAX_S)),
+}
+_WORDS: Final = re.compile(r"\w+")
 _ERROR: Final = re.compile(r"ERROR: <input>:(\d{1,6}):(\d{1,6}): ([^\n]{1,2000})")
 _UNDECLARED: Final = re.compile(r"undeclared reference to '([^']{1,200})'")
 _OVERLOAD: Final = re.compile(r"found no matching overload for '([^']{1,100})' applied to '\(?([^']{0,300}?)\)?'")
@@ -80,33 +97,21 @@ class ConditionFailed(Exception):  # noqa: N818 - what happened, not a defect
 
 
 class Facts:
-    """The facts of one call, prepared once for all conditions."""
+    """The facts of one call, prepared once for all conditions.
 
-    def __init__(self, call: Call) -> None:
-        """Convert the call.
+    Args:
+        call: The call.
+        names: Which of `VARIABLES` are needed; converting one costs about as much as evaluating a condition.
 
-        Raises:
-            ConditionFailed: Its arguments are nested too deep.
-        """
+    Raises:
+        ConditionFailed: Its arguments are nested too deep.
+    """
+
+    def __init__(self, call: Call, names: Iterable[str] = tuple(VARIABLES)) -> None:
+        """Convert the call."""
         if too_deep(call.args):
             raise ConditionFailed(f"the arguments are nested deeper than {MAX_DEPTH} levels")
-        self.activation = _env().Activation(
-            {
-                "hop": call.hop,
-                "agent": call.agent,
-                "role": call.role or call.agent,
-                "tool": call.tool,
-                "to": call.to,
-                "args": call.args,
-                "crew": call.crew,
-                "task": call.task,
-                "depth": call.depth,
-                "chain": list(call.chain),
-                "cost_usd": call.cost_microusd / 1_000_000,
-                "cost_microusd": call.cost_microusd,
-                "now": _EPOCH + timedelta(seconds=min(max(call.at_s, 0.0), AT_MAX_S)),
-            }
-        )
+        self.activation = _env().Activation({name: _VALUES[name](call) for name in names})
 
 
 class Condition:
@@ -131,6 +136,8 @@ class Condition:
         bad = _bad_patterns(text)
         if bad:
             raise ConditionError(bad)
+        self.names = frozenset(name for name in _WORDS.findall(text) if name in VARIABLES)
+        """The variables that it may look at: every one that its text names, be it in a comment."""
 
     def holds(self, facts: Facts) -> bool:
         """Whether it is true.

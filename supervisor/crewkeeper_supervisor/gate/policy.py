@@ -121,6 +121,7 @@ class Policy:
         fatal = tuple(flaw for flaw in flaws if flaw.kind != "no effect")
         if fatal:
             raise PolicyError(fatal)
+        self._names = frozenset(name for each in self._compiled if each.condition for name in each.condition.names)
         # Who calls what hardly varies, what they say does: the first is remembered, the second evaluated.
         self._scope = lru_cache(maxsize=_SCOPES_KEPT)(self._select)
 
@@ -219,7 +220,7 @@ class _Deciding:
         """Whether the rule's condition and hook hold; a text is yes with a reason."""
         if each.condition is not None:
             if self.facts is None:
-                self.facts = Facts(self.call)
+                self.facts = Facts(self.call, self.policy._names)
             if not each.condition.holds(self.facts):
                 return False
         if not each.rule.hook:

@@ -5,7 +5,7 @@ loaded when a crew is first held to its rules, not when its state is merely look
 """
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 import msgspec
 
@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from crewkeeper_supervisor.gate.arguments import BadArguments
     from crewkeeper_supervisor.gate.call import Call, Decision
     from crewkeeper_supervisor.gate.registry import ToolEntry, UnknownTool
+
+
+_KNOWN_MAX: Final = 4096
 
 
 def make_fold(run: str) -> Supervisor:
@@ -85,6 +88,8 @@ class Rules:
         self._prices = PriceBook(crew.prices)
         self._roles: dict[str, tuple[str, ...]] = {}
         self._found: dict[str, ToolEntry] = {}
+        self._known: dict[tuple[str, str], Known] = {}
+        """Answers of `find`, until the tools or who may use them change."""
         self._failed: dict[str, str] = {}
         self._inside = tuple(name for name, tool in crew.tools.items() if tool.inside)
         self._untold = {name: None for name, tool in crew.tools.items() if tool.function or tool.mcp}
@@ -97,16 +102,22 @@ class Rules:
 
     def find(self, role: str, allowed: tuple[str, ...], name: str) -> Known | Refused | Literal["later"]:
         """The tool of exactly this name, if the role may use it."""
-        from crewkeeper_supervisor.gate.registry import UnknownTool
-
         if self._roles.get(role) != allowed:
             self._roles[role] = allowed
             self._registry.allow(role, allowed)
+            self._known.clear()
+        elif (known := self._known.get((role, name))) is not None:
+            return known
+        from crewkeeper_supervisor.gate.registry import UnknownTool
+
         found = self._registry.find(role, name)
         if isinstance(found, UnknownTool):
             return self._missing(role, name, found)
+        if len(self._known) >= _KNOWN_MAX:
+            self._known.clear()
         self._found[found.name] = found
-        return Known(name=found.name, declared=found.declared, tool=found.tool)
+        known = self._known[role, name] = Known(name=found.name, declared=found.declared, tool=found.tool)
+        return known
 
     def _missing(self, role: str, name: str, answer: "UnknownTool") -> Refused | Literal["later"]:
         head = name.partition(".")[0]
@@ -135,8 +146,22 @@ class Rules:
         from crewkeeper_supervisor.gate.call import Call
 
         self._answers.told = hooks
-        decision = self._policy.decide(Call(**{name: getattr(asked, name) for name in asked.__struct_fields__}))
-        return _decided(decision)
+        call = Call(
+            agent=asked.agent,
+            hop=asked.hop,
+            role=asked.role,
+            tool=asked.tool,
+            to=asked.to,
+            to_role=asked.to_role,
+            args=asked.args,
+            crew=asked.crew,
+            task=asked.task,
+            depth=asked.depth,
+            chain=asked.chain,
+            cost_microusd=asked.cost_microusd,
+            at_s=asked.at_s,
+        )
+        return _decided(self._policy.decide(call))
 
     def never(self, asked: Asked) -> str:
         """Why the policy allows no call like this, whatever its arguments; empty: it may allow one."""
@@ -214,6 +239,7 @@ class Rules:
             self._failed[declared] = why
             problems.append(f"{declared[:100]} cannot be had: {why}"[:500])
         self._found.clear()
+        self._known.clear()
         return tuple(problems)
 
     def policy_changed(self, message: PolicyChanged) -> str:
