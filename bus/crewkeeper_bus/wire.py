@@ -55,7 +55,12 @@ class _Parser(Parser):
                     return
                 line = bytes(self.buf[:end])
                 del self.buf[: end + 2]
-                await self._operate(line)
+                if line.startswith(b"MSG "):
+                    self._expect(line[4:].split(b" "), sizes=1)
+                elif line.startswith(b"HMSG "):
+                    self._expect(line[5:].split(b" "), sizes=2)
+                else:
+                    await self._operate(line)
             else:
                 total = self.needed
                 if len(self.buf) < total + 2:
@@ -65,14 +70,14 @@ class _Parser(Parser):
                 del self.buf[: total + 2]
                 self.state, self.header_needed = AWAITING_CONTROL_LINE, 0
                 arguments = self.msg_arg
+                deliver = self.nc._raw.get(arguments["sid"])
+                if deliver is not None:
+                    self.nc._deliver_raw(deliver, arguments["subject"], payload, headers)
+                    continue
                 await self.nc._process_msg(arguments["sid"], arguments["subject"], arguments["reply"], payload, headers)
 
     async def _operate(self, line: bytes) -> None:
-        if line.startswith(b"MSG "):
-            self._expect(line[4:].split(b" "), sizes=1)
-        elif line.startswith(b"HMSG "):
-            self._expect(line[5:].split(b" "), sizes=2)
-        elif line.startswith(b"PING"):
+        if line.startswith(b"PING"):
             await self.nc._process_ping()
         elif line.startswith(b"PONG"):
             await self.nc._process_pong()
@@ -133,16 +138,40 @@ class WireClient(Client):
         self.send(command.sub_cmd(subject, queue, sid))
         return sid
 
-    def unsubscribe_raw(self) -> None:
-        """End every raw subscription at the server; what is on its way is still delivered."""
-        for sid in self._raw:
-            self.send(command.unsub_cmd(sid, 0))
+    def unsubscribe_raw(self, only: int | None = None) -> None:
+        """End raw subscriptions at the server, all or one of them.
+
+        What is on its way is still delivered, except to the one that was named. Idempotent.
+        """
+        if only is None:
+            for sid in self._raw:
+                self.send(command.unsub_cmd(sid, 0))
+        elif self._raw.pop(only, None) is not None:
+            self._subs.pop(only, None)
+            self.send(command.unsub_cmd(only, 0))
 
     def send(self, line: bytes) -> None:
         """Append to what is sent, in order, and wake the flusher."""
         self._pending.append(line)
         self._pending_data_size += len(line)
         if self.is_connected and self._flush_queue is not None and self._flush_queue.empty():
+            self._flush_queue.put_nowait(asyncio.get_running_loop().create_future())
+
+    def post(self, subject: str, payload: bytes) -> None:
+        """Append one message to what is sent, in order, without waking the flusher: `push` follows."""
+        line = b"PUB %b %d\r\n%b\r\n" % (subject.encode("ascii"), len(payload), payload)
+        self._pending.append(line)
+        self._pending_data_size += len(line)
+
+    def push(self) -> None:
+        """Write what waits to be sent at once where the connection takes it; else the flusher will."""
+        if not self._pending or not self.is_connected or self._flush_queue is None:
+            return
+        writer = getattr(self._transport, "_io_writer", None)
+        if writer is not None and not writer.transport.get_write_buffer_size():
+            writer.writelines(self._pending)
+            self._pending, self._pending_data_size = [], 0
+        elif self._flush_queue.empty():
             self._flush_queue.put_nowait(asyncio.get_running_loop().create_future())
 
     async def barrier(self, limit_s: float) -> bool:
@@ -189,13 +218,15 @@ class WireClient(Client):
     # --- nats-py's own steps, hardened ---
 
     async def _process_msg(self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: bytes | None) -> None:
-        deliver = self._raw.get(sid)
         try:
-            if deliver is None:
-                await super()._process_msg(sid, _readable(subject), _readable(reply), data, headers or b"")
-            else:
-                deliver(subject.decode("ascii"), data, headers)
+            await super()._process_msg(sid, _readable(subject), _readable(reply), data, headers or b"")
         except Exception as error:  # noqa: BLE001 - whatever a stranger's bytes cause, the next message must be read
+            self._drop(f"{type(error).__name__}: {error}")
+
+    def _deliver_raw(self, deliver: RawDeliver, subject: bytes, data: bytes, headers: bytes | None) -> None:
+        try:
+            deliver(subject.decode("ascii"), data, headers)
+        except Exception as error:  # noqa: BLE001 - as above
             self._drop(f"{type(error).__name__}: {error}")
 
     async def _process_headers(self, headers: bytes) -> Any:

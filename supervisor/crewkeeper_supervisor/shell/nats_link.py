@@ -27,6 +27,8 @@ REQUEST_LIMIT_S: Final = 3.0
 RECONNECT_EVERY_S: Final = 0.2
 PING_EVERY_S: Final = 5
 CLOSE_LIMIT_S: Final = 2.0
+POSTED_MAX_BYTES: Final = 1024 * 1024
+"""What may wait for `push`; beyond, publishing waits for the connection."""
 WRONG_LAST_SEQUENCE: Final = (10071, 10164)
 """Error codes of the server for a failed `Nats-Expected-Last-Subject-Sequence`."""
 
@@ -65,6 +67,11 @@ class Link:
         """Whether a publish would leave now."""
         return self.nc.is_connected
 
+    @property
+    def is_clustered(self) -> bool:
+        """Whether what is published reaches different clients by different routes, and so perhaps in another order."""
+        return bool(self.nc._server_info.get("cluster"))
+
     async def publish(self, subject: str, payload: bytes) -> None:
         """Publish one message without asking for an acknowledgement.
 
@@ -77,6 +84,23 @@ class Link:
             await self.nc.publish(subject, payload)
         except LINK_ERRORS as error:
             raise ConnectionLost(f"publishing to {self.place.host} failed: {type(error).__name__}") from error
+
+    async def post(self, subject: str, payload: bytes) -> None:
+        """Publish one message as `publish` does, but leave it to `push` to send it, with everything before it.
+
+        Raises:
+            ConnectionLost: There is no connection now.
+        """
+        if self.nc.pending_data_size > POSTED_MAX_BYTES or len(payload) > self.nc.max_payload:
+            await self.publish(subject, payload)
+        elif self.nc.is_connected:
+            self.nc.post(subject, payload)
+        else:
+            raise ConnectionLost(f"not connected to {self.place.host}")
+
+    def push(self) -> None:
+        """Send what was posted, now and not when the event loop comes round to it."""
+        self.nc.push()
 
     async def flush(self) -> None:
         """Return when the server has read everything published before.
