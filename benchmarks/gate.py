@@ -1,12 +1,15 @@
 """Gate: a grant against a plain NATS request and against the journal alone, with the commit and without; the rates.
 
-Calls are published and answers received by bare NATS connections, so that the gate is measured and not the client.
+Calls are published and answers received by bare NATS connections, so that the gate is measured and not the client. The
+plain request goes to a responder in another process, as a call does; one in the caller's own process is shown, too.
 """
 
 import asyncio
+import contextlib
+import sys
 import tempfile
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
 import anyio
@@ -15,10 +18,12 @@ import nats
 from nats.aio.client import Client as Nats
 from nats.aio.msg import Msg
 
+from benchmarks import echo
 from benchmarks.ground import Ground, ground, load, median, report
 from crewkeeper_bus import messages as m
 from crewkeeper_bus import tool_messages as t
 from crewkeeper_bus.codec import encode
+from crewkeeper_bus.orphan_guard import popen_guarded
 from crewkeeper_supervisor.core.crew import Agent, Budget, Crew, Rate
 from crewkeeper_supervisor.core.rules import Rule
 from crewkeeper_supervisor.core.tools import Tool
@@ -36,6 +41,7 @@ SCHEMA = {
 }
 ARGS = msgspec.Raw(b'{"path":"out/report.md","lines":12}')
 LIMIT_S = 60.0
+_NEAR = "plain.near"
 WAYS = (
     ("through the journal, no gate", "benchmarks.no_gate"),
     ("granted, no commit", "benchmarks.no_commit"),
@@ -121,39 +127,61 @@ async def _ready(caller: Caller) -> None:
         await caller.granted()
 
 
-async def _measure(where: Ground) -> tuple[list[float], list[float], list[float]]:
-    """Microseconds of a plain request and of a grant, in alternating rounds; grants per second."""
+class _Measured(msgspec.Struct):
+    """Of alternating rounds: microseconds of one request or grant, and grants per second."""
+
+    plain: list[float] = []
+    """A request to another process."""
+    near: list[float] = []
+    """A request to the caller's own process."""
+    grants: list[float] = []
+    per_s: list[float] = []
+
+
+@contextlib.asynccontextmanager
+async def _echoing(asking: Nats, echoing: Nats, state: Path) -> AsyncIterator[None]:
+    """Two responders: one in a process of its own, one here on another connection."""
+    await echoing.subscribe(_NEAR, cb=echo.answer)
+    await echoing.flush()
+    process = popen_guarded([sys.executable, "-m", "benchmarks.echo", "--state", str(state)])
+    try:
+        with anyio.fail_after(LIMIT_S):
+            while True:
+                with contextlib.suppress(nats.errors.NoRespondersError):
+                    await asking.request(echo.SUBJECT, b"", timeout=5)
+                    break
+        yield
+    finally:
+        process.terminate()
+        process.wait(10)
+
+
+async def _measure(where: Ground, state: Path) -> _Measured:
     own = where.server.credentials
     names = [f"a{number}" for number in range(AGENTS)]
     given = own.options()
     async with (
         await nats.connect(where.server.url, **given) as asking,
         await nats.connect(where.server.url, **given) as echoing,
+        _echoing(asking, echoing, state),
     ):
         callers = [Caller(asking, where.run, name) for name in names]
         for caller in callers:
             await caller.join()
-
-        async def echo(msg: Msg) -> None:
-            await msg.respond(msg.data)
-
-        await echoing.subscribe("plain.echo", cb=echo)
-        await echoing.flush()
         await _ready(callers[0])
-        plain, grants, per_s = [], [], []
-
-        open_: list[str] = []
+        measured, open_ = _Measured(), []
 
         async def grant() -> None:
             open_.append(await callers[0].granted())
 
         for _ in range(ROUNDS):
-            plain.append(await _p50(lambda: asking.request("plain.echo", bytes(ARGS), timeout=5)))
-            grants.append(await _p50(grant))
+            measured.near.append(await _p50(lambda: asking.request(_NEAR, bytes(ARGS), timeout=5)))
+            measured.plain.append(await _p50(lambda: asking.request(echo.SUBJECT, bytes(ARGS), timeout=5)))
+            measured.grants.append(await _p50(grant))
             await asyncio.wait_for(asyncio.gather(*[await callers[0].settle(id_) for id_ in open_]), LIMIT_S)
             open_.clear()
-            per_s.append(await _rate(callers[1:]))
-        return plain, grants, per_s
+            measured.per_s.append(await _rate(callers[1:]))
+        return measured
 
 
 async def _rate(callers: list[Caller]) -> float:
@@ -179,8 +207,10 @@ async def run() -> None:
     for title, serve in WAYS:
         with tempfile.TemporaryDirectory(prefix="crewkeeper-bench-") as folder:
             async with ground(Path(folder), (), crew=crew(), serve=serve) as where:
-                plain, grants, per_s = await _measure(where)
-        rows.append((f"{title}, p50", _against(plain, grants)))
+                found = await _measure(where, Path(folder) / "state")
+        per_s = found.per_s
+        rows.append((f"{title}, p50", _against(found.plain, found.grants)))
+        rows.append(("  responder in the caller's process", _against(found.near, found.grants)))
         rows.append((f"{title}, calls", f"{median(per_s):6.0f} /s   [{min(per_s):.0f} to {max(per_s):.0f}]"))
     report(
         f"Gate, {ROUNDS} alternating rounds (plain NATS request : a call)",

@@ -79,6 +79,8 @@ class SupervisorReply(Struct, frozen=True, kw_only=True, omit_defaults=True):
     body: Raw | UnsetType = UNSET
     final: bool = True
     """False: the call goes on, and another answer to it follows."""
+    inc: str = ""
+    """The incarnation it is for, where that matters: what is granted to one is nothing to the next."""
 
 
 class SupervisorCancel(Struct, frozen=True, kw_only=True, omit_defaults=True):

@@ -8,6 +8,7 @@ caller. A wait that ends early says so (`CallGivenUp`), unless it ended by its o
 
 import asyncio
 import random
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
@@ -47,6 +48,7 @@ OPEN_MAX: Final = 1000
 AGAIN_S: Final = 2.0
 """How long an answer is waited for before the call is said again; twice as long after each time."""
 AGAIN_MAX_S: Final = 30.0
+TAKEN_MAX: Final = 2000
 TOOL_MAX_CHARS: Final = 200
 """What is sent of a name: no tool has a longer one."""
 TARGET_MAX_CHARS: Final = 2000
@@ -122,6 +124,8 @@ class ToolCalls:
         self._waits = waits
         self._can_send = can_send
         self._open: dict[str, _Asked] = {}
+        self._taken: OrderedDict[str, None] = OrderedDict()
+        """Ids of the answers that were taken of late: each comes twice, and is taken once."""
 
     async def call(
         self,
@@ -251,9 +255,14 @@ class ToolCalls:
 
     def accept(self, id_: str, reply: SupervisorReply) -> bool:
         """Take an answer of the gate. False: nobody waits for that call."""
+        if reply.id in self._taken:
+            return True  # its copy by way of the journal
         asked = self._open.get(id_)
-        if asked is None:
-            return False
+        if asked is None or reply.inc not in ("", self._outgoing.inc):
+            return False  # answered already, or granted to an earlier incarnation, which may have acted upon it
+        self._taken[reply.id] = None
+        if len(self._taken) > TAKEN_MAX:
+            self._taken.popitem(last=False)
         if not reply.final:
             return self._take_pending(asked, reply)
         del self._open[id_]

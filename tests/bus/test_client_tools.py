@@ -226,6 +226,32 @@ async def test_a_grant_runs_with_the_gates_arguments_and_is_settled(kind, tmp_pa
 
 
 @two_buses
+async def test_an_answer_that_comes_twice_is_taken_once_and_one_for_another_incarnation_never(kind, tmp_path):
+    granted = body({"grant": "c1", "limit_s": 60.0})
+    async with open_crew(kind, tmp_path) as crew, crew.joined("a") as (a,), anyio.create_task_group() as group:
+
+        async def answer(count, *replies):
+            call, message = await asked(crew, count=count)
+            for reply in replies:
+                await crew.double.publish(Kind.REP, "a", call, m.SupervisorReply(**reply(message)))
+
+        def mine(message):
+            return {"id": "7-0", "body": granted, "inc": message.inc}
+
+        def late(message):
+            return {"id": "9-0", "error": m.Fault(code="tool_lost", text="it was granted before")}
+
+        group.start_soon(answer, 1, mine, mine)
+        async with a.grant_tool("search", {"q": "x"}, call_id="c1"):
+            pass
+        await until(lambda: crew.double.sent("a", t.Settled))
+        group.start_soon(answer, 2, mine, lambda message: mine(message) | {"id": "8-0", "inc": "another"}, late)
+        with pytest.raises(ToolLost):
+            async with a.grant_tool("search", {"q": "x"}, call_id="c1"):
+                raise AssertionError("granted by an old answer")
+
+
+@two_buses
 async def test_a_refused_grant_runs_nothing_and_settles_nothing(kind, tmp_path):
     async with open_crew(kind, tmp_path) as crew, crew.joined("a") as (a,), anyio.create_task_group() as group:
 

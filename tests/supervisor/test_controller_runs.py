@@ -144,10 +144,10 @@ async def test_an_effect_without_a_trace_is_sent_again_under_the_same_id(tmp_pat
     sent = []
     carry_out = Effects.carry_out
 
-    async def lossy(self, command, declared):
+    async def lossy(self, command, declared, **how):
         sent.append(command)
         if len([each for each in sent if each.id == command.id]) >= 3:
-            await carry_out(self, command, declared)
+            await carry_out(self, command, declared, **how)
 
     monkeypatch.setattr(Effects, "carry_out", lossy)
     async with linked(tmp_path) as (server, link):
@@ -168,7 +168,7 @@ async def test_a_crash_between_the_record_and_the_effect_is_made_good_by_the_nex
         await start(link)
         with monkeypatch.context() as patch:
 
-            async def hang(self, command, declared):
+            async def hang(self, command, declared, **_how):
                 await anyio.sleep_forever()
 
             patch.setattr(Effects, "carry_out", hang)

@@ -38,6 +38,8 @@ class AnswerCall(Struct, frozen=True, kw_only=True):
     final: bool = True
     """False: the call goes on, and another answer to it follows."""
     booking: Booking | None = None
+    inc: str = ""
+    """The only incarnation of the agent that it is for; empty: whichever there is."""
     durable: bool = True
 
 

@@ -441,7 +441,7 @@ def _say_granted(state: RunState, call: GateCall, booking: Any) -> None:
         return
     told: dict[str, Any] = {"grant": call.id, "limit_s": call.limit_s}
     told |= {"args": call.args} if call.kind != "model" else {"last": call.last}
-    state.answer(call.agent, call.id, body=Raw(msgspec.json.encode(told)), booking=booking)
+    state.answer(call.agent, call.id, body=Raw(msgspec.json.encode(told)), booking=booking, inc=call.inc)
 
 
 def _is_mapping(state: RunState, rules: GateRules, call: GateCall) -> Verdict:

@@ -266,10 +266,13 @@ class RunState:
         body: Raw | None = None,
         final: bool = True,
         booking: Booking | None = None,
+        inc: str = "",
     ) -> str:
-        """Answer a call or question in the supervisor's name."""
+        """Answer a call or question in the supervisor's name, whichever incarnation has asked or only `inc`."""
         id_ = self.next_id()
-        self._write(AnswerCall(id=id_, agent=agent, call=call, error=error, body=body, final=final, booking=booking))
+        self._write(
+            AnswerCall(id=id_, agent=agent, call=call, error=error, body=body, final=final, booking=booking, inc=inc)
+        )
         return id_
 
     def tell_service(

@@ -1,5 +1,6 @@
 """Effects: one command of the core carried out on the bus or put into the outbox. Nothing is decided here."""
 
+import contextlib
 from collections.abc import Callable
 from typing import Any, assert_never
 
@@ -9,9 +10,10 @@ from msgspec import UNSET
 from crewkeeper_bus import codec, subjects
 from crewkeeper_bus.codec import PAYLOAD_MAX_BYTES
 from crewkeeper_bus.detectors import DetectorMissing
+from crewkeeper_bus.errors import ConnectionLost
 from crewkeeper_bus.messages import Outcome, SupervisorCancel, SupervisorReply
 from crewkeeper_bus.redaction import Redactor
-from crewkeeper_bus.subjects import HOST, SUPERVISOR, Kind
+from crewkeeper_bus.subjects import HOST, OUT, SUPERVISOR, Kind
 from crewkeeper_bus.tool_messages import ApprovalAsked, HookAnswered
 from crewkeeper_supervisor.core.commands import (
     Admit,
@@ -58,9 +60,16 @@ class Effects:
         self._run = run
         self._term = term
         self._outbox = outbox
+        self._behind: list[tuple[str, bytes]] = []
+        """Answers that were delivered, and that the journal has to be told."""
 
-    async def carry_out(self, command: Command, crew: Crew | None) -> None:
-        """Carry out one command.
+    async def carry_out(self, command: Command, crew: Crew | None, *, ahead: bool = False) -> None:
+        """Carry out one command. What is sent may wait for `Link.push`.
+
+        Args:
+            command: The command.
+            crew: The crew of the run.
+            ahead: Whether an answer of the gate is delivered before the journal has stored it, and then once more.
 
         Raises:
             ConnectionLost: Not connected; nothing was sent.
@@ -72,9 +81,7 @@ class Effects:
             case AskHost():
                 await self._control(HOST, command.id, command.message)
             case AnswerCall():
-                body = UNSET if command.body is None else command.body
-                reply = SupervisorReply(id=command.id, error=command.error, body=body, final=command.final)
-                await self._publish(Kind.REP, command.agent, command.call, reply)
+                await self._answer(command, ahead=ahead)
             case CancelCall():
                 cancel = SupervisorCancel(id=command.id, caller=command.caller, why=command.why)
                 await self._publish(Kind.CANCEL, command.agent, command.call, cancel)
@@ -92,6 +99,30 @@ class Effects:
                 self._orders.give(command, PAYLOAD_MAX_BYTES if crew is None else crew.payload_bytes)
             case _:
                 assert_never(command)
+
+    async def _answer(self, command: AnswerCall, *, ahead: bool) -> None:
+        body = UNSET if command.body is None else command.body
+        reply = codec.encode(
+            SupervisorReply(id=command.id, error=command.error, body=body, final=command.final, inc=command.inc)
+        )
+        subject = subjects.build(self._run, Kind.REP, SUPERVISOR, command.agent, command.call)
+        if ahead:
+            await self._link.post(f"{OUT}.{subject}", reply)
+            self._behind.append((subject, reply))
+        else:
+            await self._link.post(subject, reply)
+
+    async def send(self) -> None:
+        """Have everything that was carried out leave: first what somebody waits for, then its copies for the journal.
+
+        A copy that cannot be sent leaves no trace there, so that it is sent again.
+        """
+        self._link.push()
+        behind, self._behind = self._behind, []
+        with contextlib.suppress(ConnectionLost):
+            for subject, payload in behind:
+                await self._link.post(subject, payload)
+        self._link.push()
 
     async def _control(self, to: str, id_: str, message: Any) -> None:
         await self._publish(Kind.CTL, to, id_, msgspec.structs.replace(message, id=id_, term=self._term))

@@ -4,8 +4,8 @@ Theory of operation. A new owner publishes `OwnerChanged` and folds the journal 
 by then it has seen all that was stored before its term. Then it opens the ledger, which fences off earlier owners, and
 carries out what the fold left pending: decided, with no trace. From there on it folds what comes and carries out what
 the core decides: first the ledger where the command is durable, then the effect. Every effect leaves a trace in the
-journal; one whose trace does not show is sent again under the same id. Before every effect the lease is checked, so
-an owner that was stopped or cut off falls silent by itself.
+journal, for an answer of the gate its copy (`ahead`); one whose trace does not show is sent again under the same id.
+Before every effect the lease is checked, so an owner that was stopped or cut off falls silent by itself.
 """
 
 import time
@@ -25,6 +25,7 @@ from crewkeeper_supervisor.core.findings import Incident
 from crewkeeper_supervisor.core.gate_state import FleetShare, GateState
 from crewkeeper_supervisor.shell import effects, journal
 from crewkeeper_supervisor.shell.access_orders import AccessOrders
+from crewkeeper_supervisor.shell.ahead import Ahead
 from crewkeeper_supervisor.shell.effects import Effects
 from crewkeeper_supervisor.shell.errors import LeaseLost, StoreUnavailable
 from crewkeeper_supervisor.shell.fleet import Fleet, FleetDesk
@@ -40,6 +41,9 @@ from crewkeeper_supervisor.shell.powers import Powers
 from crewkeeper_supervisor.shell.registry import ENDED
 
 WAIT_MAX_S: Final = 1.0
+LOG_LATER_S: Final = 0.01
+UNLOGGED_MAX: Final = 100
+"""What was sent is written down when nothing has come for so long, or so many lines are due."""
 TICK_LEAD_S: Final = 0.001
 """Ticks are sent this much late rather than early: an early one would only have to be sent again."""
 TICK_GAP_S: Final = 0.005
@@ -135,6 +139,8 @@ class Owner:
         self._heard_s = time.monotonic()
         self._sent: dict[str, tuple[float, int]] = {}
         """By command without a trace: when to send it again, and how often it was sent."""
+        self._unlogged: list[tuple[Command, int, str, float]] = []
+        self._ahead = Ahead()
         self._unrecorded: dict[str, Command] = {}
         """Decided, and not in the ledger because that could not be written."""
         self._tick = ""
@@ -171,12 +177,14 @@ class Owner:
                 await self._work()
             except Exception as error:  # noqa: BLE001 - raised below, out of the group, as itself
                 failures.append(error)
+            finally:
+                self._log_effects()
             group.cancel_scope.cancel()
         for cause in (*lost, *failures):
             raise cause
 
     async def _work(self) -> None:
-        async with journal.follow(self._link, self._run) as entries:
+        async with journal.follow(self._link, self._run, quick=True) as entries:
             await self._catch_up(entries)
             self._hooks.warm(self.fold.crew)
             self._lease.check()
@@ -185,8 +193,10 @@ class Owner:
             self._log.info("run.owned", seq=self._seq, pending=len(left))
             await self._carry_out(left)
             while not self._is_over():
-                commands = self._take(await entries.batch(self._wait_s()))
-                await self._carry_out(commands)
+                batch = await entries.batch(self._wait_s())
+                if len(self._unlogged) > UNLOGGED_MAX or (self._unlogged and not batch):
+                    self._log_effects()
+                await self._carry_out(self._take(batch), fresh=True)
                 await self._carry_out(self._due())
                 await self._keep_clock()
                 await self._sealer.seal(self._ledger, self.fold)
@@ -244,7 +254,8 @@ class Owner:
 
     # --- effects ---
 
-    async def _carry_out(self, commands: Iterable[Command]) -> None:
+    async def _carry_out(self, commands: Iterable[Command], *, fresh: bool = False) -> None:
+        """Record commands and have their effects; `fresh` ones were decided just now, by this owner."""
         wanted = list(commands)
         if not wanted:
             return
@@ -258,22 +269,30 @@ class Owner:
             self._log.error("ledger.unavailable", cause=type(error).__name__, commands=len(durable))
         self._unrecorded = {id_: command for id_, command in durable.items() if not self._ledger.has(id_)}
         sent: list[tuple[Command, int, str]] = []
-        for command in wanted:
-            if command.durable and not self._ledger.has(command.id):
-                self._send_later(command)  # fail closed
-                continue
-            self._lease.check()
-            sent.append(await self._effect(command))
+        try:
+            for command in wanted:
+                if command.durable and not self._ledger.has(command.id):
+                    self._send_later(command)  # fail closed
+                    continue
+                self._lease.check()
+                sent.append(await self._effect(command, fresh=fresh))
+        finally:
+            await self._effects.send()  # what is sent leaves before it is written down
         took_ms = round((time.monotonic() - self._heard_s) * 1000, 1)
-        await anyio.lowlevel.checkpoint()  # what was sent leaves before it is written down
-        for command, attempt, failure in sent:
-            self._log_effect(command, attempt, failure, took_ms)
+        self._unlogged += [(*each, took_ms) for each in sent]
 
-    async def _effect(self, command: Command) -> tuple[Command, int, str]:
+    def _log_effects(self) -> None:
+        """Write down what was sent: not at once, for others wait then, and many lines cost little more than one."""
+        for command, attempt, error, latency_ms in self._unlogged:
+            self._log_effect(command, attempt, error, latency_ms)
+        self._unlogged.clear()
+
+    async def _effect(self, command: Command, *, fresh: bool) -> tuple[Command, int, str]:
         """One effect; returns how often it was tried, and what went wrong."""
         attempt = self._send_later(command)
         try:
-            await self._effects.carry_out(command, self.fold.crew)
+            ahead = self._ahead.admits(command, self.fold.pending, fresh=fresh and not self._link.is_clustered)
+            await self._effects.carry_out(command, self.fold.crew, ahead=ahead)
         except (ConnectionLost, StoreUnavailable) as error:
             return command, attempt, type(error).__name__
         return command, attempt, ""
@@ -339,7 +358,7 @@ class Owner:
         self._tick_again_s = time.monotonic() + self._timing.resend_s
 
     def _wait_s(self) -> float:
-        waits = [WAIT_MAX_S]
+        waits = [LOG_LATER_S if self._unlogged else WAIT_MAX_S]
         if (tick_s := self._tick_in_s()) is not None:
             waits.append(tick_s)
         now_s = time.monotonic()
