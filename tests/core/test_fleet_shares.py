@@ -194,7 +194,10 @@ class Life:
         self.rnd = rnd = random.Random(seed)
         limits = {"microusd": rnd.choice((3, 7, 20)) * USD} | ({"tool_calls": 15} if rnd.random() < 0.3 else {})
         self.first = {} if rnd.random() < 0.2 else limits
-        self.fleet = Fleet(self.first, "one", "two", "three")
+        own = Budget(
+            microusd=rnd.choice((None, 5 * USD)), hand_back_percent=rnd.choice((0, 20)), ask_s=rnd.choice((0, 5))
+        )
+        self.fleet = Fleet(self.first, "one", "two", "three", budget=own)
         self.orders: list[tuple[str, object]] = []
         self.calls = 0
 
@@ -217,6 +220,10 @@ class Life:
                 self.die(name)
             case 12:
                 self.come_late()
+            case 13 if rnd.random() < 0.5:
+                self.calls += 1
+                room.model(f"m{self.calls}", given=rnd.randrange(300_000), most=rnd.randrange(300_000))
+                room.spent(f"m{rnd.randint(1, self.calls)}", rnd.randrange(300_000), rnd.randrange(300_000))
             case 13:
                 room.tick(rnd.choice((0.1, 1.0, 5.0)))
         if rnd.random() < 0.02:

@@ -60,7 +60,7 @@ class Chance:
         rnd, room = self.rnd, self.room
         room.now_s += rnd.choice((0.0, 0.01, 0.5, 3.0))
         agent, call = rnd.choice("ab"), f"c{rnd.randrange(12)}"
-        match rnd.randrange(16):
+        match rnd.randrange(17):
             case 0 | 1 | 2 | 3 | 4:
                 room.ask(call, rnd.choice(("pay", "pay", "look", "nope")), {"n": int(call[1:]) % 6}, agent=agent)
             case 5 | 6 | 7:
@@ -85,6 +85,10 @@ class Chance:
                 self.die(agent)
             case 15:
                 room.say(agent, t.CallGivenUp, id_=call)
+            case 16 if rnd.random() < 0.3:  # its owner dies: the successor reads the journal, and is in the same state
+                digest, pending = room.core.digest(), list(room.core.pending.values())
+                room.core = fold(room.entries)[0]
+                assert (room.core.digest(), list(room.core.pending.values())) == (digest, pending)
 
     def people(self) -> None:
         rnd, room = self.rnd, self.room

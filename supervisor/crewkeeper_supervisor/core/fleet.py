@@ -19,6 +19,9 @@ LEASE_S: Final = 20.0
 REST_S: Final = 1.0
 """After a refusal nothing is ordered for calls that need as much: a spent limit is not asked for all the time."""
 
+AGAIN_MAX_S: Final = 15.0
+"""The longest interval at which calls that are held ask again; when people raise a limit they do at once."""
+
 
 def declare(state: RunState) -> None:
     """The run was declared under limits that all crews share: it has no share yet."""
@@ -88,12 +91,10 @@ def leased(state: RunState, message: ShareLeased) -> None:
         fleet.is_stale = fleet.is_stale or used > given
         account.set_limit(dimension, given)
     fleet.told_over = {dimension: value for dimension, value in message.over.items() if value}
-    fleet.refused = {}
     if message.lacking:
-        fleet.refused = {message.lacking: fleet.need.get(message.lacking, 0)}
-        fleet.rests_until_s = state.now_s + REST_S
-        if state.crew is not None and state.crew.budget.ask_s > 0:
-            state.due_s["fleet"] = fleet.rests_until_s
+        _refused(state, message.lacking)
+    elif fleet.need:
+        fleet.refusals = 0
     for dimension in message.crossed:
         limit = _limit(fleet, dimension)
         percent = 100 if not limit else 100 * (limit - fleet.left.get(dimension, 0)) // limit
@@ -102,6 +103,21 @@ def leased(state: RunState, message: ShareLeased) -> None:
     for dimension, beyond in message.over.items():
         _spent(state, [], dimension, beyond)
     _go_on(state)
+
+
+def _refused(state: RunState, dimension: str) -> None:
+    """Rest; calls that are held for people ask again at longer and longer intervals."""
+    fleet = state.gate.fleet
+    least = fleet.need.get(dimension, 0)
+    if state.now_s < fleet.rests_until_s:
+        least = min(least, fleet.refused.get(dimension, least))
+    else:
+        fleet.refused = {}
+    fleet.refused[dimension] = least
+    fleet.rests_until_s = state.now_s + REST_S
+    if state.crew is not None and state.crew.budget.ask_s > 0:
+        state.due_s["fleet"] = state.now_s + min(AGAIN_MAX_S, REST_S * 2**fleet.refusals)
+        fleet.refusals = min(fleet.refusals + 1, 10)
 
 
 def told(state: RunState, message: FleetTold) -> None:
@@ -118,7 +134,7 @@ def told(state: RunState, message: FleetTold) -> None:
         elif dimension not in account.limit:
             account.settled[dimension] = account.settled.get(dimension, 0) + account.over.pop(dimension, 0)
             account.set_limit(dimension, 0)
-    fleet.refused = {}
+    fleet.refused, fleet.refusals = {}, 0
     _go_on(state)
     for incident in state.incidents.values():
         key = incident.finding.evidence.get("key", "")

@@ -121,8 +121,11 @@ def place(account: FleetAccount, run: str, order: OrderShare) -> FleetAccount:
     )
     placed = _with_share(account, run, share)
     if _lacking(placed, share):
-        share = msgspec.structs.replace(share, round=account.round + 1, swept=account.round + 1)
-        placed = msgspec.structs.replace(_with_share(placed, run, share), round=account.round + 1)
+        # A round that others have begun and that goes on serves this order, too: or all would sweep for each.
+        goes_on = any(each.is_open and each.round == account.round for each in without.shares.values())
+        number = account.round if goes_on and account.round else account.round + 1
+        share = msgspec.structs.replace(share, round=number, swept=number)
+        placed = msgspec.structs.replace(_with_share(placed, run, share), round=number)
     return placed
 
 

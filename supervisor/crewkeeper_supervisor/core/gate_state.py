@@ -194,6 +194,8 @@ class FleetShare(Struct, kw_only=True):
     refused: Amounts = field(default_factory=dict)
     """The dimension that was lacking, with what was refused of it."""
     rests_until_s: float = 0.0
+    refusals: int = 0
+    """How many orders in a row were refused."""
     told_over: Amounts = field(default_factory=dict)
     """Spent beyond the share, as the fleet's account knows it."""
     round: int = 0
