@@ -7,6 +7,8 @@ from crewkeeper_bus import messages as m
 from crewkeeper_bus import tool_messages as t
 from crewkeeper_supervisor.core import gate_holds, ladder
 from crewkeeper_supervisor.core.crew import Response, Responses
+from crewkeeper_supervisor.core.rules import Rule
+from crewkeeper_supervisor.gate.policy import Policy
 from support.gate_room import crew_of
 from support.journal import RUN
 from support.ladder_room import LadderRoom, crew_with, scripted
@@ -177,6 +179,22 @@ def test_model_calls_are_held_too_and_messages_flow() -> None:
     assert room.core.agents["a"].node.unread
     room.hear("cleared loop k", 1)
     assert [each.call for each in room.told(t.SpendGranted)] == ["m1"]
+
+
+@pytest.mark.parametrize("changed", [False, True])
+def test_what_was_approved_is_judged_anew_after_a_hold(changed: bool) -> None:
+    rule = Rule(id="dear", do="approve", tools=("pay",))
+    room = LadderRoom(crew_of(rules=(rule,), responses=Responses(loop=msgspec.structs.replace(ALL, do=("hold",)))))
+    room.ask("c1")
+    room.hear("found loop k search")
+    room.decide(room.approval())
+    assert room.ran_calls() == []
+    if changed:
+        deny = Rule(id="dear", do="deny", tools=("pay",))
+        version = Policy((deny,), default="allow").version
+        room.op(t.PolicyChanged(rules=(msgspec.to_builtins(deny),), version=version, by="kim"))
+    room.hear("cleared loop k", 1)
+    assert (room.ran_calls(), room.code("c1") == "denied") == (([], True) if changed else (["c1"], False))
 
 
 def test_two_holds_end_one_by_one() -> None:

@@ -173,6 +173,8 @@ def advance(state: RunState, call: GateCall) -> None:
     """Take a call on through the steps, until one refuses it or makes it wait."""
     steps = _STEPS[call.kind]
     rules = state.gate.prepared()
+    if call.stage == "held":  # rules may have changed meanwhile: what was decided, or approved, is judged again
+        call.step = min(call.step, steps.index(_is_allowed))
     while call.step < len(steps):
         verdict = steps[call.step](state, rules, call) if rules is not None else _shut(state)
         if isinstance(verdict, Fault):

@@ -203,7 +203,7 @@ def released(state: RunState) -> None:
             _cancel(state, call, why, code="repeated")
         for call in calls:
             if call.stage == "held" and call.key in state.gate.open:
-                _take_on(state, call, past_step=False)
+                gate.advance(state, call)
     gate.settle_down(state)
 
 

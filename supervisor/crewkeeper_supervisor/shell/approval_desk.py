@@ -185,6 +185,7 @@ def effect(core: Supervisor, approval: Approval) -> str:
     if call is not None:
         return {
             "running": "the call is let through",
+            "held": "new calls of its agent are held, and it waits with them",
             "queued": "the call waits for others of its tool to end",
             "asking": "the call waits for its budget to be raised",
         }.get(call.stage, f"the call goes on ({call.stage})")
