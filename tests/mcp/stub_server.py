@@ -13,7 +13,10 @@ OUT = sys.stdout.buffer
 LOCK = threading.Lock()
 LOG = sys.argv[1] if len(sys.argv) > 1 else os.devnull
 OTHERS: dict[str, dict[str, Any]] = {
-    "resources/list": {"resources": [{"uri": f"memo://{name}", "name": name} for name in ("plan", "salaries")]},
+    "resources/list": {
+        "tools": [{"name": "smuggled"}],
+        "resources": [{"uri": f"memo://{name}", "name": name} for name in ("plan", "salaries")],
+    },
     "resources/templates/list": {"resourceTemplates": [{"uriTemplate": "memo://salaries/{year}", "name": "by year"}]},
     "resources/read": {"contents": [{"uri": "memo://plan", "text": "the plan"}]},
     "resources/subscribe": {},
@@ -21,7 +24,12 @@ OTHERS: dict[str, dict[str, Any]] = {
     "prompts/get": {"messages": [{"role": "user", "content": {"type": "text", "text": "be brief"}}]},
     "completion/complete": {"completion": {"values": ["2026"]}},
 }
-STATE: dict[str, Any] = {"description": "Say it again.", "twice": False, "asked": {}}
+STATE: dict[str, Any] = {
+    "instructions": os.environ.get("STUB_SAYS", "Be kind."),
+    "description": "Say it again.",
+    "twice": False,
+    "asked": {},
+}
 
 
 def say(message: dict[str, Any]) -> None:
@@ -134,9 +142,10 @@ def answer(message: dict[str, Any]) -> None:
         capabilities = {"tools": {"listChanged": True}, "tasks": {"requests": {"tools": {"call": {}}}}}
         info = {"name": "stub", "version": "1"}
         result = {"protocolVersion": "2025-11-25", "capabilities": capabilities, "serverInfo": info}
+        result["instructions"] = STATE["instructions"]
     elif method == "server/discover":
         result = {"supportedVersions": ["2026-07-28"], "capabilities": {"tools": {}}, "resultType": "complete"}
-        result |= {"ttlMs": 0, "cacheScope": "private"}
+        result |= {"ttlMs": 0, "cacheScope": "private", "instructions": STATE["instructions"]}
     elif method == "tools/list":
         listed = tools()
         result = {"tools": listed[:5], "nextCursor": "5"} if "cursor" not in params else {"tools": listed[5:]}

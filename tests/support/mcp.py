@@ -141,13 +141,12 @@ class McpClient:
         await self.send({"method": "notifications/initialized"})
         return dict(given["result"])
 
-    async def greet(self, era: str) -> None:
-        """Begin in one of the versions."""
+    async def greet(self, era: str) -> dict[str, Any]:
+        """Begin in one of the versions; what the server says of itself."""
         if era == rpc.MODERN:
             self.meta = MODERN_META
-            await self.ask("server/discover")
-        else:
-            await self.handshake(sampling={}, roots={})
+            return dict((await self.ask("server/discover")).get("result", {}))
+        return await self.handshake(sampling={}, roots={})
 
     async def tools(self) -> list[str]:
         """Names of all tools that are shown."""

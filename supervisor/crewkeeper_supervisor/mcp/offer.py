@@ -8,9 +8,11 @@ from crewkeeper_supervisor.gate.arguments import ArgumentCheck
 from crewkeeper_supervisor.gate.name_pattern import matches_any, near
 from crewkeeper_supervisor.gate.registry import LISTED_MAX, UnknownTool
 from crewkeeper_supervisor.mcp.definitions import TOOLS_MAX, Definition, Unusable, check_of, read
-from crewkeeper_supervisor.mcp.pins import Pins
+from crewkeeper_supervisor.mcp.pins import Pins, PinsUnusable
 
 NOT_RUN: Final = "nothing was executed"
+INSTRUCTIONS: Final = "(instructions)"
+"""Stands among a server's tools for what it tells models of itself."""
 
 
 class Refusal(Exception):  # noqa: N818 - what it is
@@ -124,6 +126,20 @@ class Offer:
             if isinstance(tool, dict) and "_meta" in tool and "name" in tool
         }
         return [told | ({"_meta": meta[name]} if name in meta else {}) for name, told in shown.items()]
+
+    async def takes_instructions(self, text: str) -> bool:
+        """Whether what the server tells models of itself may be passed on: it is pinned like a tool's definition."""
+        told = read({"name": INSTRUCTIONS, "description": text})
+        if isinstance(told, Unusable):
+            self.unusable[INSTRUCTIONS] = told.why
+            return False
+        try:
+            judged = await asyncio.to_thread(self._pins.judge, self._server, [told])
+        except PinsUnusable:
+            return False  # of which whoever asks for tools hears
+        self.changed.pop(INSTRUCTIONS, None)
+        self.changed |= {name: each.digest for name, each in judged.changed.items()}
+        return INSTRUCTIONS in judged.good
 
     def keep_only(self, names: Iterable[str]) -> None:
         """The server has listed everything: what is not among it is no more."""

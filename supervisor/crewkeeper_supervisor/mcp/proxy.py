@@ -258,10 +258,14 @@ class Proxy:
             self._greeting = curbed.params_dict()
         result = given.result_dict()
         capabilities = result.get("capabilities")
-        if isinstance(capabilities, dict) and "tasks" in capabilities:
+        if isinstance(capabilities, dict):
             result["capabilities"] = {name: value for name, value in capabilities.items() if name != "tasks"}
-            return rpc.answer(frame.id, result)
-        return given
+        if "instructions" in result:
+            before, said = set(self.offer.changed), result["instructions"]
+            if not isinstance(said, str) or not await self.offer.takes_instructions(said):
+                del result["instructions"]
+            self._report_changed(before)
+        return rpc.answer(frame.id, result)
 
     async def _greet_again(self) -> None:
         """After a restart: the server's side of the handshake, which the client has behind it."""
@@ -276,14 +280,13 @@ class Proxy:
         given = await self.upstream.ask(self._curbed(frame))
         if given.error is not None:
             return given
-        result = given.result_dict()
-        before = set(self.offer.changed)
+        result, before = given.result_dict(), set(self.offer.changed)
         tools = await self.offer.take(result.get("tools"))
         self._report_changed(before)
         hidden = await self._hidden("tool", [tool["name"] for tool in tools])
         self.offer.hide_only((self.offer.hidden - {tool["name"] for tool in tools}) | hidden)
-        result["tools"] = [tool for tool in tools if tool["name"] not in hidden]
-        return rpc.answer(frame.id, result)
+        shown = [tool for tool in tools if tool["name"] not in hidden]
+        return rpc.answer(frame.id, reading.known(result) | {"tools": shown})
 
     async def _hidden(self, kind: str, names: list[str]) -> set[str]:
         """Those of the server's names that the agent could do nothing with: they are shown to nobody."""
@@ -452,9 +455,8 @@ class Proxy:
         hidden = await self._door.hidden([self.offer.gate_name(name)], kind)
         if hidden is None:
             return reading.refusal(frame, "gate_unavailable", f"The gate cannot be asked; {NOT_RUN}.")
-        if hidden:
-            return reading.refusal(frame, "denied", f"The {kind} {name[:200]!r} may not be used; {NOT_RUN}.")
-        return await self._pass_on(frame)
+        text = f"The {kind} {name[:200]!r} may not be used; {NOT_RUN}."
+        return reading.refusal(frame, "denied", text) if hidden else await self._pass_on(frame)
 
     # --- from the server ---
 

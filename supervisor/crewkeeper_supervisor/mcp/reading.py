@@ -33,6 +33,7 @@ LISTINGS: Final = {
     "prompts/list": Listing("prompt", "prompts", "name"),
 }
 READERS: Final = {"resources/read": "resource", "resources/subscribe": "resource", "prompts/get": "prompt"}
+_BESIDE: Final = ("nextCursor", "resultType", "ttlMs", "cacheScope", "_meta")
 HARMLESS: Final = ("resources/unsubscribe",)
 _REFERENCES: Final = {"ref/resource": ("resource", "uri"), "ref/prompt": ("prompt", "name")}
 
@@ -93,7 +94,13 @@ def names_of(result: dict[str, Any], listing: Listing) -> list[str]:
 
 def without(result: dict[str, Any], listing: Listing, hidden: Collection[str]) -> dict[str, Any]:
     """A listing without what is hidden, and without what has no name to judge it by."""
-    return result | {listing.entries: [each for each in _entries(result, listing) if each[listing.name] not in hidden]}
+    shown = [each for each in _entries(result, listing) if each[listing.name] not in hidden]
+    return known(result) | {listing.entries: shown}
+
+
+def known(result: dict[str, Any]) -> dict[str, Any]:
+    """Of a listing, what stands beside the entries and has a meaning."""
+    return {key: result[key] for key in _BESIDE if key in result}
 
 
 def _entries(result: dict[str, Any], listing: Listing) -> list[dict[str, Any]]:
