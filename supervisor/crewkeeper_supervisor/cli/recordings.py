@@ -1,6 +1,7 @@
 """What is recorded of a run, for the commands that look back at one: RUN on a server, a FILE, or what was imported."""
 
 import contextlib
+import gc
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -31,6 +32,7 @@ async def recorded(target: str | None, state: Path | None, nats: str | None) -> 
     from crewkeeper_supervisor.shell import source
     from crewkeeper_supervisor.shell.errors import NothingRuns
 
+    gc.set_threshold(100_000, 20, 20)  # as `serve` does: a fold makes many objects and hardly a cycle
     file = _file(target, state)
     if file is not None:
         with _readable(file), source.of_file(file) as found:

@@ -157,7 +157,8 @@ class Reader:
         if batch:
             yield [self._entry(line) for line in batch]
         for lines in self._lines:
-            found = [self._entry(line) for line in self._parsed(lines) if self._is_entry(line)]
+            parsed = self._parsed(lines)
+            found = [self._entry(line) for line in parsed if line.entry is not None or self._is_entry(line)]
             if found:
                 yield found
         self._finish()
@@ -203,8 +204,7 @@ class Reader:
             yield made
 
     def _counted(self, line: bytes) -> None:
-        self._sha256.update(line)
-        self._sha256.update(b"\n")
+        self._sha256.update(line + b"\n")
         self._count += 1
 
     def _is_entry(self, line: _Line) -> bool:
@@ -233,13 +233,13 @@ class Reader:
         if seq != self._seq + 1:
             kind, what = ("deleted", "missing") if seq > self._seq else ("inserted", "there twice or out of place")
             self._wrong(kind, f"the journal goes from entry {self._seq} to {seq}: some are {what}", self._seq + 1)
-        self.journal = next_hash(self.journal, seq, at_s, subject, was)
-        if line.mark != self.journal.hex()[:MARK_CHARS] and not self._has_wrong_mark:
+        self.journal = known = next_hash(self.journal, seq, at_s, subject, was)
+        if line.mark != known[: MARK_CHARS // 2].hex() and not self._has_wrong_mark:
             self._has_wrong_mark = True
             self._wrong("edited", f"entry {seq} of the journal is not as it was exported", seq)
         self._seq = seq
         if seq in self.wanted:
-            self.hashes[seq] = self.journal.hex()
+            self.hashes[seq] = known.hex()
         return Entry(seq, at_s, subject, payload)
 
     _has_wrong_mark = False
