@@ -46,20 +46,20 @@ class GateStory:
             if code in _CARRIED_OUT:
                 return f"{to}'s call of {what} has failed ({safe(code)}): {text}", "normal"
             return f"refuses {to}'s call of {what} ({safe(code)}): {text}", "normal"
-        body = None if isinstance(message.body, msgspec.UnsetType) else message.body
-        try:
-            said = None if body is None else msgspec.json.decode(body)
-        except msgspec.MsgspecError:
-            said = None
-        said = said if isinstance(said, dict) else {}
-        if not message.final and said.get("pending") == "budget":
-            why = safe(str(said.get("why", "")))
-            return f"holds {to}'s call of {what} until there is more to spend{f': {why}' if why else ''}", "bad"
-        if not message.final:
-            return f"{to}'s call of {what} waits for approval {safe(str(said.get('pending')))}", "normal"
-        if "grant" in said:
+        said = _said(message)
+        why = safe(str(said.get("why", "")))
+        match said.get("pending") if not message.final else None:
+            case None:
+                pass
+            case "held":
+                return f"holds {to}'s call of {what}{f': {why}' if why else ''}", "normal"
+            case "budget":
+                return f"holds {to}'s call of {what} until there is more to spend{f': {why}' if why else ''}", "bad"
+            case approval:
+                return f"{to}'s call of {what} waits for approval {safe(str(approval))}", "normal"
+        if said.keys() >= {"grant", "limit_s"}:
             return f"lets {to} carry out its call of {what}", "normal"
-        if said.get("settled"):
+        if said.keys() >= {"settled", "cost_microusd"}:
             return f"books what {to}'s call of {what} has cost", "detail"
         return f"{to} has the result of {what}", "normal"
 
@@ -174,3 +174,14 @@ def _in_one_line(text: str) -> str:
     """A refusal without the schema that it repeats for models."""
     first, *more = [line for line in text.split("\n") if line and not line.startswith("Expected:")] or [""]
     return safe("; ".join([first.rstrip(".") if more else first, *(line.removeprefix("- ") for line in more)]), 400)
+
+
+def _said(message: m.SupervisorReply) -> dict[str, Any]:
+    """The body of an answer, where it is an object."""
+    if isinstance(message.body, msgspec.UnsetType):
+        return {}
+    try:
+        found = msgspec.json.decode(message.body)
+    except msgspec.MsgspecError:
+        return {}
+    return found if isinstance(found, dict) else {}
