@@ -24,7 +24,7 @@ from crewkeeper_bus import messages as m
 from crewkeeper_bus import tool_messages as t
 from crewkeeper_bus.codec import encode
 from crewkeeper_bus.orphan_guard import popen_guarded
-from crewkeeper_supervisor.core.crew import Agent, Budget, Crew, Rate
+from crewkeeper_supervisor.core.crew import Agent, Budget, Crew, Rate, Response, Responses
 from crewkeeper_supervisor.core.rules import Rule
 from crewkeeper_supervisor.core.tools import Tool
 
@@ -51,6 +51,8 @@ WAYS = (
 
 def crew() -> Crew:
     """Agents with one tool of their own, rules that have to be evaluated, and a budget that is never spent."""
+    # The same call again and again is what is measured here: nobody is to be held for it.
+    warned = {kind: Response() for kind in ("loop", "retry_storm", "fan_out", "misuse", "stall")}
     conditions = ("args.path.startsWith('/')", "args.lines > 1000", "depth > 10 && role != 'lead'")
     return Crew(
         name="bench",
@@ -58,6 +60,7 @@ def crew() -> Crew:
         tools={"look": Tool(inside=True, schema=SCHEMA, cost_microusd=10, concurrency=10_000, timeout_s=300)},
         rules=tuple(Rule(id=f"r{number}", do="deny", when=when) for number, when in enumerate(conditions)),
         budget=Budget(microusd=10**15, tool_calls=10**12),
+        responses=Responses(**warned),
         rate=Rate(messages_per_s=1_000_000, burst=10_000_000, bytes_per_s=2**40),
     )
 
