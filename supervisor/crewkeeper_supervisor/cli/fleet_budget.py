@@ -65,6 +65,7 @@ async def change(link: "Link", amounts: dict[str, int | None], *, add: bool, ane
         return fleet_account.set_limits(account, limits, operator())
 
     account = await fleet.change(changed)
+    runs = await _going_on(link)  # whoever was registered before this is waited for; whoever comes later knows
     until_s = time.monotonic() + limit_s
     while (waiting := _unaware(account, runs)) and time.monotonic() < until_s:
         await anyio.sleep(_POLL_S)  # whoever takes it over writes it there

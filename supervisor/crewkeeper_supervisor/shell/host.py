@@ -22,6 +22,7 @@ from crewkeeper_bus.credentials import Credentials
 from crewkeeper_bus.errors import ConnectionLost
 from crewkeeper_bus.messages import RunEnded
 from crewkeeper_bus.subjects import HOST, TOOLS
+from crewkeeper_bus.tool_messages import FleetTold
 from crewkeeper_supervisor.core.crew import Crew, Restart
 from crewkeeper_supervisor.core.reach import reach_of
 from crewkeeper_supervisor.shell import journal, tool_hosts
@@ -116,6 +117,7 @@ class Host:
             launches = await self._launches(run, crew)
             await journal.create_run(self._link, run, crew, self._name)
             await self._registry.declare(run, crew.name, self._name)
+            await self._tell_limits(run, crew)
             services = await self._services(run, crew)
             self.runs.append(HostedRun(self._link, self._registry, run, crew, launches, services))
         return self.runs
@@ -124,6 +126,16 @@ class Host:
         """The crew under the limits that all crews of the server share."""
         account = self._fleet.account
         return msgspec.structs.replace(crew, fleet=dict(account.limit), fleet_revision=account.revision)
+
+    async def _tell_limits(self, run: str, crew: Crew) -> None:
+        """Tell a run of limits that were set while it was declared: whoever set them did not see it yet."""
+        account = await self._fleet.read()
+        if account.revision != crew.fleet_revision:
+            told = FleetTold(limits=account.limit, revision=account.revision, by=account.by)
+            try:
+                await journal.publish_op(self._link, run, told)
+            except ConnectionLost as error:
+                raise StoreUnavailable(f"run {run}: cannot be told its limits: {error}") from error
 
     async def _end_left_runs(self) -> None:
         """End what an earlier host of this state directory left open: it is dead, or the directory would be taken."""
