@@ -89,7 +89,7 @@ class Loop(Struct, frozen=True, kw_only=True):
     """0: it is told for the first time. Otherwise the how manieth further repeat of it this is."""
 
 
-def _polls(step: Step) -> bool:
+def polls(step: Step) -> bool:
     """Whether it asks again until something changes: it says so, its tool's name does, or the answer does."""
     if step.poll or step.kind != "tool":
         return step.poll
@@ -225,7 +225,7 @@ class LoopDetector:
         if not step.outcome.words <= group.met:
             group.met |= step.outcome.words
         history = self._history(step.chain)
-        cycle = history.add(Passed(group.token, step.agent, step.began, self._number, self._tokens, _polls(step)))
+        cycle = history.add(Passed(group.token, step.agent, step.began, self._number, self._tokens, polls(step)))
         found = self._repeated(group, step, news, history)
         if found is not None:
             group.told, told = self._tell(found, group.seen[0].number, group.told)
@@ -252,7 +252,7 @@ class LoopDetector:
         if not refused and all(one.news - before.news >= 1 for before, one in pairwise(group.seen)):
             return None  # news each time: the repeats are looks at something while the work goes on
         spent = self._tokens - group.since_tokens
-        if news - first.news > pardoned or spent < (POLL_TOKENS if _polls(step) else TOKENS_MIN):
+        if news - first.news > pardoned or spent < (POLL_TOKENS if polls(step) else TOKENS_MIN):
             return None
         period = self._number - group.seen[-2].number
         passed = history.period(period)
