@@ -146,6 +146,16 @@ def test_a_ledger_written_anew_without_the_key_contradicts_its_head(tmp_path):
     assert "head" in report.first.text
 
 
+def test_the_ledger_of_another_run_is_named(tmp_path):
+    other = RECORDINGS / "rules.audit.gz"
+    theirs = [line for line in lines_of(other) if line.startswith((b'{"record"', b'{"head"'))]
+    ours = [line for line in lines_of() if not line.startswith((b'{"record"', b'{"head"'))]
+    report = examine(write(tmp_path / "x.gz", [ours[0], *theirs, *ours[1:]]), trusted=[key_of(other), key_of()])
+    assert report.first is not None
+    assert (report.first.kind, report.first.n) == ("inserted", 1)
+    assert any("a stored head is of run" in problem.text for problem in report.problems)
+
+
 class _Line(msgspec.Struct):
     record: Record
 

@@ -8,7 +8,7 @@ from crewkeeper_bus.messages import Break, Fault, StopProcess
 from crewkeeper_supervisor.core.commands import AnswerCall, AskHost, Escalate, TellAgent
 from crewkeeper_supervisor.shell import audit_keys, ledger
 from crewkeeper_supervisor.shell.chain import FIRST, Record, digest
-from crewkeeper_supervisor.shell.errors import Fenced, StoreUnavailable
+from crewkeeper_supervisor.shell.errors import Fenced, LedgerDamaged, StoreUnavailable
 from crewkeeper_supervisor.shell.ledger import Ledger
 
 pytestmark = pytest.mark.live
@@ -160,3 +160,13 @@ async def test_without_a_key_records_are_chained_all_the_same(tmp_path):
         records = await ledger.read(link, "r1")
     assert [record.mac for record in records] == [""]
     assert ledger.verify(records) == []
+
+
+async def test_what_holds_no_records_is_named(tmp_path):
+    async with linked(tmp_path) as (_, link):
+        await opened(link)
+        await link.store("ledger.r1", b'[{"run":"r1"}]')
+        with pytest.raises(LedgerDamaged, match="message 2 of stream LEDGER"):
+            await ledger.read(link, "r1")
+        with pytest.raises(LedgerDamaged):
+            await opened(link, term=2)

@@ -102,6 +102,10 @@ class _Audit:
         found.last = source.records[-1].hash if source.records else chain.FIRST
         check_mac = self._is_right if self._key is not None else None
         found.problems += chain.check(source.records, redacted=source.redacted, check_mac=check_mac)
+        for record in source.records:
+            if record.run != source.run:
+                self._wrong("inserted", f"record {record.n} ({record.id}) is of run {record.run[:60]}", record.n)
+                break
         self._read_heads()
         self._hold_against_heads()
         if with_journal:

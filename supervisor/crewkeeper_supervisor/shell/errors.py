@@ -74,6 +74,10 @@ class JournalGap(ShellError):  # noqa: N818
         self.last = last
 
 
+class LedgerDamaged(ShellError):  # noqa: N818
+    """What is stored as a run's ledger cannot be read as one."""
+
+
 class StoreUnavailable(ShellError):  # noqa: N818
     """The server did not answer a request to its store in time."""
 

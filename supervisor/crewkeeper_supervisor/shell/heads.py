@@ -14,17 +14,16 @@ from typing import Any, Final, Protocol
 
 import msgspec
 from msgspec import Struct
-from nats.js.api import RetentionPolicy, StorageType, StoreCompression, StreamConfig
 
 from crewkeeper_bus import claims
 from crewkeeper_bus.claims import ClaimsError
 from crewkeeper_bus.errors import ConnectionLost
-from crewkeeper_supervisor.shell import stored
+from crewkeeper_supervisor.shell import ledger
 from crewkeeper_supervisor.shell.code_version import code_version
 from crewkeeper_supervisor.shell.errors import StoreUnavailable
 from crewkeeper_supervisor.shell.ledger import Ledger
 from crewkeeper_supervisor.shell.logbook import logger
-from crewkeeper_supervisor.shell.nats_link import Link, replicas
+from crewkeeper_supervisor.shell.nats_link import Link
 
 STREAM: Final = "HEADS"
 EVERY_RECORDS: Final = 1000
@@ -100,19 +99,7 @@ async def open_stream(link: Link) -> None:
     Raises:
         StoreUnavailable: The server did not answer.
     """
-    await link.ensure_stream(
-        StreamConfig(
-            name=STREAM,
-            description="Signed heads of ledgers and journals",
-            subjects=["heads.*"],
-            retention=RetentionPolicy.LIMITS,
-            storage=StorageType.FILE,
-            compression=StoreCompression.S2,
-            deny_delete=True,
-            deny_purge=True,
-            num_replicas=replicas(),
-        )
-    )
+    await ledger.ensure_kept(link, STREAM, "Signed heads of ledgers and journals", "heads.*")
 
 
 async def read(link: Link, run: str) -> list[str]:
@@ -121,7 +108,7 @@ async def read(link: Link, run: str) -> list[str]:
     Raises:
         StoreUnavailable: The server did not answer.
     """
-    return [data.decode("ascii", "replace") for _, data in await stored.of_subject(link, STREAM, f"heads.{run}")]
+    return [data.decode("ascii", "replace") for _, data in await ledger.stored(link, STREAM, f"heads.{run}")]
 
 
 class Folded(Protocol):
@@ -155,39 +142,39 @@ class Sealer:
             self._seq = seq
         self._hash = known
 
-    def token(self, ledger: Ledger, fold: Folded, *, final: bool = False) -> str:
+    def token(self, book: Ledger, fold: Folded, *, final: bool = False) -> str:
         """A head for what is known now; empty where there is no key to sign with."""
-        if ledger.key is None:
+        if book.key is None:
             return ""
         told: dict[str, Any] = {
             "run": self._run,
-            "n": ledger.n,
-            "hash": ledger.head,
+            "n": book.n,
+            "hash": book.head,
             "seq": self._seq,
             "journal": self._hash.hex(),
             "state": fold.digest(),
             "code": code_version(),
             "term": self._term,
         }
-        return ledger.key.sign(told | ({"final": True} if final else {}))
+        return book.key.sign(told | ({"final": True} if final else {}))
 
-    async def seal(self, ledger: Ledger, fold: Folded) -> None:
+    async def seal(self, book: Ledger, fold: Folded) -> None:
         """Sign and publish a head if it is time; not acknowledged, for the next one covers it."""
         since_s = self._clock() - self._sealed_s
         if since_s < GAP_S or self._seq == self._sealed_seq:
             return
-        if since_s < EVERY_S and ledger.n - self._sealed_n < EVERY_RECORDS:
+        if since_s < EVERY_S and book.n - self._sealed_n < EVERY_RECORDS:
             return
-        self._sealed_n, self._sealed_seq, self._sealed_s = ledger.n, self._seq, self._clock()
-        token = self.token(ledger, fold)
+        self._sealed_n, self._sealed_seq, self._sealed_s = book.n, self._seq, self._clock()
+        token = self.token(book, fold)
         try:
             await self._link.publish(f"heads.{self._run}", token.encode())
         except ConnectionLost:
             logger().warning("head.unsaid", crew=self._run, seq=self._seq)
 
-    async def seal_the_end(self, ledger: Ledger, fold: Folded) -> None:
+    async def seal_the_end(self, book: Ledger, fold: Folded) -> None:
         """Sign and store the head of a run that is over."""
-        token = self.token(ledger, fold, final=True)
+        token = self.token(book, fold, final=True)
         if not token:
             return
         try:

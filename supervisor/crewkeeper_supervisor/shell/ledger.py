@@ -11,21 +11,23 @@ from typing import Final
 
 import anyio
 import msgspec
+import nats.errors
 from msgspec import Raw
-from nats.js.api import RetentionPolicy, StorageType, StoreCompression, StreamConfig
+from nats.js.api import AckPolicy, ConsumerConfig, RetentionPolicy, StorageType, StoreCompression, StreamConfig
 
 from crewkeeper_bus import subjects
 from crewkeeper_supervisor.core.commands import AnswerCall, Command, Escalate, TellAgent
-from crewkeeper_supervisor.shell import audit_keys, chain, stored
+from crewkeeper_supervisor.shell import audit_keys, chain
 from crewkeeper_supervisor.shell.audit_keys import AuditKey
 from crewkeeper_supervisor.shell.chain import FIRST, FORMAT, Record, digest
-from crewkeeper_supervisor.shell.errors import Fenced, StoreUnavailable
-from crewkeeper_supervisor.shell.nats_link import Link, WrongLastSequence, replicas
+from crewkeeper_supervisor.shell.errors import Fenced, LedgerDamaged, StoreUnavailable
+from crewkeeper_supervisor.shell.nats_link import LINK_ERRORS, Link, WrongLastSequence, replicas
 
 STREAM: Final = "LEDGER"
 BATCH_MAX: Final = 200
 BATCH_MAX_BYTES: Final = 512 * 1024
 COMMIT_LIMIT_S: Final = 10.0
+_FETCH: Final = 500
 
 
 _DECODER: Final = msgspec.json.Decoder(list[Record])
@@ -58,6 +60,7 @@ class Ledger:
 
         Raises:
             Fenced: An owner of a later term has begun already.
+            LedgerDamaged: A stored message holds no records.
             StoreUnavailable: The server did not answer.
         """
         ledger = cls(link, run, term, owner)
@@ -149,11 +152,20 @@ async def open_stream(link: Link) -> None:
     Raises:
         StoreUnavailable: The server did not answer.
     """
+    await ensure_kept(link, STREAM, "Decisions of the supervisors", "ledger.*")
+
+
+async def ensure_kept(link: Link, stream: str, description: str, subject: str) -> None:
+    """Create a stream from which nothing is ever deleted, if it is not there.
+
+    Raises:
+        StoreUnavailable: The server did not answer.
+    """
     await link.ensure_stream(
         StreamConfig(
-            name=STREAM,
-            description="Decisions of the supervisors",
-            subjects=["ledger.*"],
+            name=stream,
+            description=description,
+            subjects=[subject],
             retention=RetentionPolicy.LIMITS,
             storage=StorageType.FILE,
             compression=StoreCompression.S2,
@@ -168,6 +180,7 @@ async def read(link: Link, run: str) -> list[Record]:
     """Every decision of a run, oldest first.
 
     Raises:
+        LedgerDamaged: A stored message holds no records.
         StoreUnavailable: The server did not answer.
     """
     return [record for _, records in await _read_batches(link, run) for record in records]
@@ -178,9 +191,42 @@ def verify(records: Sequence[Record]) -> list[str]:
     return [str(problem) for problem in chain.check(records)]
 
 
+async def stored(link: Link, stream: str, subject: str) -> list[tuple[int, bytes]]:
+    """Sequence and payload of every message that is stored on a subject now.
+
+    Raises:
+        StoreUnavailable: The server did not answer.
+    """
+    last = await link.last(stream, subject)
+    found: list[tuple[int, bytes]] = []
+    if last is None:
+        return found
+    config = ConsumerConfig(ack_policy=AckPolicy.NONE, mem_storage=True, num_replicas=1, inactive_threshold=30)
+    try:
+        pulled = await link.js.pull_subscribe(subject, stream=stream, config=config)
+        try:
+            while not found or found[-1][0] < int(last.seq or 0):
+                fetched = await pulled.fetch(_FETCH, timeout=3)
+                found.extend((msg.metadata.sequence.stream, msg.data) for msg in fetched)
+        finally:
+            with anyio.move_on_after(1, shield=True):
+                await pulled.unsubscribe()
+    except (nats.errors.TimeoutError, *LINK_ERRORS) as error:
+        raise StoreUnavailable(f"{subject}: {type(error).__name__}") from error
+    return found
+
+
 async def _read_batches(link: Link, run: str) -> list[tuple[int, list[Record]]]:
-    found = await stored.of_subject(link, STREAM, subjects.ledger_subject(run))
-    return [(seq, _DECODER.decode(data)) for seq, data in found]
+    batches: list[tuple[int, list[Record]]] = []
+    for seq, data in await stored(link, STREAM, subjects.ledger_subject(run)):
+        try:
+            batches.append((seq, _DECODER.decode(data)))
+        except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
+            raise LedgerDamaged(
+                f"the ledger of {run} is damaged: message {seq} of stream {STREAM} holds no records ({error}); what "
+                "was decided cannot be read from it: restore the store from a backup, and compare with an export"
+            ) from None
+    return batches
 
 
 def _finding(command: Command | None) -> str:
