@@ -4,10 +4,10 @@ Without an argument, on the made-up corpus. With a DIRECTORY that holds `manifes
 `traces.tar.gz` or `traces/`, on those recorded runs too.
 """
 
+import argparse
 import json
 import re
 import statistics
-import sys
 import tarfile
 import time
 from collections import Counter, deque
@@ -18,11 +18,13 @@ from typing import Any
 
 import msgspec
 
-from crewkeeper_supervisor.chaos.loop_corpus import corpus
-from crewkeeper_supervisor.core.drift import RAISED_AT, DriftModel
+from crewkeeper_supervisor.chaos.loop_corpus import TONGUES, corpus
+from crewkeeper_supervisor.core.drift import RAISED_AT, DriftModel, says_something
 from crewkeeper_supervisor.core.fingerprint import of_text
+from crewkeeper_supervisor.core.meaning import Embed
 from crewkeeper_supervisor.core.trace import TraceEvent
 from crewkeeper_supervisor.core.trace_analysis import TraceAnalysis, TraceHeader
+from crewkeeper_supervisor.shell import embeddings
 
 Alarms = list[tuple[int, int]]
 """Where alarms were raised, with the onsets that they name."""
@@ -114,10 +116,10 @@ def timed(method: Callable[[Iterable[TraceEvent]], Alarms], events: list[TraceEv
     return alarms
 
 
-def made_up(seed: int = 1, each: int = 20) -> None:
+def made_up(tongue: str, seed: int, each: int = 10) -> None:
     """Measure on the made-up corpus."""
-    runs = [(run, [msgspec.convert(event, TraceEvent) for event in run.events]) for run in corpus(seed, each)]
-    print(f"Made-up runs: {len(runs)}, seed {seed}, {each} of each kind")
+    runs = [(run, [msgspec.convert(event, TraceEvent) for event in run.events]) for run in corpus(seed, each, tongue)]
+    print(f"Made-up runs: {len(runs)}, worded in {tongue}, seed {seed}, {each} of each kind")
     caught: dict[str, Counter[str]] = {}
     for name, method in METHODS:
         score, flagged = Score(), Counter[str]()
@@ -128,10 +130,13 @@ def made_up(seed: int = 1, each: int = 20) -> None:
             flagged[run.kind] += any(not run.loop or at >= run.ok_from for at, _ in alarms)
         caught[name] = flagged
         print(f"  {name:10}  {score.line()}")
-    for loop in (True, False):
-        print(f"  {'caught' if loop else 'wrongly flagged'}, of {each} each: {', '.join(name for name, _ in METHODS)}")
-        for kind in dict.fromkeys(run.kind for run, _ in runs if bool(run.loop) == loop):
-            print(f"    {kind:20} " + "  ".join(f"{caught[name][kind]:3}" for name, _ in METHODS))
+        of_form = Counter(run.loop for run, _ in runs if run.loop)
+        print(f"  {'':10}  {', '.join(f'{form} {score.types[form]}/{count}' for form, count in of_form.items())}")
+    print(f"  otherwise than all loops and no healthy run, of {each} each: {', '.join(name for name, _ in METHODS)}")
+    for kind, loop in dict.fromkeys((run.kind, run.loop) for run, _ in runs):
+        if any(caught[name][kind] != (each if loop else 0) for name, _ in METHODS):
+            counts = "  ".join(f"{caught[name][kind]:3}" for name, _ in METHODS)
+            print(f"    {kind:20} {loop or 'healthy':8} {counts}")
 
 
 class Recorded:
@@ -193,10 +198,11 @@ def unlabelled(runs: Recorded) -> None:
 def deadlocks(runs: Recorded) -> None:
     """Measure deadlocks in tables of resources against the published outcomes."""
     found: Counter[tuple[str, bool]] = Counter()
+    ends: dict[str, set[str]] = {"DEADLOCK": set(), "COMPLETED": set()}
+    contradicted = []
     for name, events in runs.events.items():
-        outcome = re.search(
-            r"Result: (\w+) at timestep (\d+)", str(runs.manifest[name].get("labels", {}).get("dp_tail"))
-        )
+        tail = str(runs.manifest[name].get("labels", {}).get("dp_tail"))
+        outcome = re.search(r"Result: (\w+) at timestep (\d+)", tail)
         if outcome is None:
             continue
         analysis = TraceAnalysis(name)
@@ -205,70 +211,94 @@ def deadlocks(runs: Recorded) -> None:
         last = next((event.text for event in reversed(events) if event.kind == "tool_result"), "")
         cut = outcome[1] == "COMPLETED" and "[free]" not in last and "EATING" not in last and int(outcome[2]) < 30
         found[("contradicted" if cut else outcome[1], any(one.kind == "deadlock" for one in findings))] += 1
+        holders = re.sub(r"\(\d+", "(", last)  # who holds what, whatever was eaten before
+        ends[outcome[1]].add(holders)
+        if cut:
+            contradicted.append(holders)
     right, lost = found["DEADLOCK", True], found["DEADLOCK", False]
     wrong, odd = found["COMPLETED", True], found["contradicted", True]
+    both = sum(holders in ends["DEADLOCK"] for holders in contradicted)
     print(f"Deadlocks: {sum(found.values())} episodes: {right} found, {lost} missed, {wrong} wrong")
-    print(f"  {odd} more labelled COMPLETED although they were cut short with everything held and nobody eating")
+    print(
+        f"  {odd} more labelled COMPLETED although they were cut short with everything held and nobody eating; "
+        f"{both} of them end with the very table that ends others labelled DEADLOCK"
+    )
     for title, extra in (("as published", odd), ("without those", 0)):
         print(f"  F1 {title}: {2 * right / max(1, 2 * right + lost + wrong + extra):.3f}")
 
 
-def drift(runs: Recorded) -> None:
-    """Measure drift where a run goes on with the words of another."""
+def drift(runs: Recorded, embed: Embed | None = None) -> None:
+    """Measure drift where a run goes on with another: its agent says what others said, with or without the answers."""
     names = [name for name in runs.events if not runs.dining(name)]
     spoken = {
-        name: [event for event in runs.events[name] if event.kind != "tool_result" and len(event.text) > 20]
+        name: [at for at, event in enumerate(runs.events[name]) if event.kind != "tool_result" and len(event.text) > 20]
         for name in names
     }
-    for title, same in (("of any other task", None), ("of another trade", False), ("of the same trade", True)):
-        chance, healthy, hijacked = Random(7), [], []
+    manner = "words and meaning" if embed else "words"
+    for heard in (False, True):
+        for title, same in (("any other task", None), ("another trade", False), ("the same trade", True)):
+            chance, healthy, hijacked = Random(7), [], []
+            own = {
+                name: drift_after(runs, name, runs.events[name][len(runs.events[name]) // 2 :], embed) for name in names
+            }
+            for name in names:
+                others = [other for other in names if is_other(runs, name, other, same) and spoken[other]]
+                for other in chance.choices(others, k=SPLICES) if others else ():
+                    tail = runs.events[other][spoken[other][len(spoken[other]) // 3] :]
+                    tail = [event for event in tail if heard or event.kind != "tool_result"]
+                    score = drift_after(runs, name, tail, embed, hijacked=True)
+                    if (mine := own[name]) is not None and score is not None:
+                        healthy.append(mine)
+                        hijacked.append(score)
+            raised = [sum(score >= RAISED_AT for score in scores) for scores in (hijacked, healthy)]
+            what = "text and its tools' answers" if heard else "text"
+            print(
+                f"Drift by {manner}, {what} of {title}: {len(hijacked)} splices, AUROC in {STEPS} steps "
+                f"{auroc(hijacked, healthy):.3f}; {raised[0]} reach {RAISED_AT}, of those that went on {raised[1]}"
+            )
+    # Healthy runs, with what they are for and without: nothing should be found.
+    for title, known in (("with their objective", True), ("without it", False)):
+        raised = [0]
         for name in names:
-            half = len(runs.events[name]) // 2
-            trade = runs.manifest[name]["framework"]
-            others = [
-                other
-                for other in names
-                if runs.manifest[other]["objective"] != runs.manifest[name]["objective"]
-                and (same is None or (runs.manifest[other]["framework"] == trade) == same)
-            ]
-            for _ in range(SPLICES if others else 0):
-                tail = spoken[chance.choice(others)]
-                own = drift_after(runs, name, half, runs.events[name][half:])
-                other = drift_after(runs, name, half, tail[len(tail) // 3 :])
-                if own is not None and other is not None:
-                    healthy.append(own)
-                    hijacked.append(other)
-        raised = [sum(score >= RAISED_AT for score in scores) for scores in (hijacked, healthy)]
-        print(
-            f"Drift, words {title}: {len(hijacked)} splices, AUROC in {STEPS} steps {auroc(hijacked, healthy):.3f}; "
-            f"raised in {raised[0]}, and in {raised[1]} that went on as they were"
-        )
-    # Healthy runs with their objective: nothing should be found.
-    raised = 0
-    for name in names:
-        analysis = TraceAnalysis(name, TraceHeader(objective=runs.manifest[name]["objective"]))
-        raised += any(one.kind == "drift" for event in runs.events[name] for one in analysis.feed(event))
-    print(f"  found in {raised} of {len(names)} runs as they are")
+            header = TraceHeader(objective=runs.manifest[name]["objective"] if known else "")
+            analysis = TraceAnalysis(name, header, embed=embed)
+            raised[0] += any(one.kind == "drift" for event in runs.events[name] for one in analysis.feed(event))
+        print(f"  found in {raised[0]} of {len(names)} runs as they are, {title}")
 
 
-def drift_after(runs: Recorded, name: str, half: int, tail: list[TraceEvent]) -> float | None:
-    """Drift of an agent that has done `STEPS` steps of the tail after the first half of a run."""
-    model = DriftModel(runs.manifest[name]["objective"])
-    for event in runs.events[name][:half]:
+def is_other(runs: Recorded, name: str, other: str, same: bool | None) -> bool:
+    """Whether a run has another task, of the same trade or another if that matters."""
+    one, two = runs.manifest[name], runs.manifest[other]
+    return one["objective"] != two["objective"] and same in (None, one["framework"] == two["framework"])
+
+
+def drift_after(
+    runs: Recorded, name: str, tail: list[TraceEvent], embed: Embed | None, *, hijacked: bool = False
+) -> float | None:
+    """Drift of the first agent that has done `STEPS` steps of a tail, after the first half of a run.
+
+    Args:
+        runs: All.
+        name: Of the run.
+        tail: How it goes on.
+        embed: Gives vectors, if meaning counts.
+        hijacked: Whether whoever acted last says all that the tail says.
+    """
+    model = DriftModel(runs.manifest[name]["objective"], embed)
+    events, last, done = runs.events[name], "the agent", Counter[str]()
+    half = len(events) // 2
+    for number, event in enumerate([*events[:half], *tail]):
         if event.kind == "tool_result":
-            model.heard(of_text(event.text).words)
+            model.heard(of_text(event.text).words, last)
         elif event.sender == "user":
-            model.told(event.text)
+            if number < half or not hijacked:
+                model.told(event.text)
         else:
-            model.did(event.sender, event.text, event.i)
-    done = 0
-    for event in tail:
-        if event.kind != "tool_result" and event.sender != "user" and len(event.text) > 20:
-            model.did("the agent", event.text, event.i)
-            done += 1
-            if done == STEPS and model.score("the agent"):
-                return model.score("the agent")
-            done -= done == STEPS
+            last = last if hijacked and number >= half else event.sender
+            model.did(last, event.text, event.i)
+            done[last] += number >= half and says_something(event.text)
+            if done[last] == STEPS:
+                return model.score(last)
     return None
 
 
@@ -280,13 +310,21 @@ def auroc(high: list[float], low: list[float]) -> float:
 
 def main() -> None:
     """Measure all there is."""
-    made_up()
-    if len(sys.argv) > 1:
-        runs = Recorded(Path(sys.argv[1]))
+    arguments = argparse.ArgumentParser(prog="python -m benchmarks.detectors", description=__doc__)
+    arguments.add_argument("directory", nargs="?", type=Path, help="recorded runs")
+    arguments.add_argument("--seed", type=int, default=1, help="of the made-up runs")
+    arguments.add_argument("--embeddings", type=Path, metavar="DIRECTORY", help="static model; drift by meaning too")
+    given = arguments.parse_args()
+    for tongue in TONGUES:
+        made_up(tongue, given.seed)
+    if given.directory is not None:
+        runs = Recorded(given.directory)
         labelled(runs)
         unlabelled(runs)
         deadlocks(runs)
         drift(runs)
+        if given.embeddings is not None:
+            drift(runs, embeddings.load(given.embeddings))
 
 
 if __name__ == "__main__":

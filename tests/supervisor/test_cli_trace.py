@@ -113,6 +113,33 @@ def test_a_line_that_is_no_event_is_named(tmp_path, capsys, lines, said_):
     assert f"{file}{said_}" in error
 
 
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (b"", ": is empty"),
+        (b"\n \n", ": is empty"),
+        (b'{"i":0,"from":"a","kind":"message","text":"caf\xe9"}', ":1: is not JSON"),
+        ('{"i":0,"from":"a","kind":"message"}'.encode("utf-16"), ":1: is not JSON"),
+        (bytes(range(256)), ":1: is not JSON"),
+        (b'{"resourceSpans": []}', "supervisor import"),
+        (b'[{"name": "chat"}]', "supervisor import"),
+        (b'{"i":0,"from":"a","kind":"tool_call","args":' + b"[" * 100_000, ":1: is not JSON"),
+    ],
+)
+def test_foreign_files_are_told_apart(tmp_path, capsys, content, told):
+    file = tmp_path / "foreign.jsonl"
+    file.write_bytes(content)
+    assert run(["analyze", "trace", str(file)]) == 3
+    assert told in re.sub(r"\s+", " ", capsys.readouterr().err)
+
+
+def test_a_byte_order_mark_is_read_over(tmp_path, capsys):
+    file = tmp_path / "marked.jsonl"
+    file.write_bytes(b"\xef\xbb\xbf" + b"\n".join(json.dumps(event).encode() for event in LOOP))
+    assert run(["analyze", "trace", str(file), "-o", "jsonl"]) == 0
+    assert len(found(capsys)) == 1
+
+
 def test_a_missing_file_is_said(tmp_path, capsys):
     assert run(["analyze", "trace", str(tmp_path / "none.jsonl")]) == 3
     assert "cannot be read" in capsys.readouterr().err

@@ -12,6 +12,8 @@ from crewkeeper_supervisor.chaos.runs.loops import LOOPS
 from crewkeeper_supervisor.chaos.runs.pen import CorpusRun, Pen
 from crewkeeper_supervisor.chaos.runs.tongues import TONGUES
 
+__all__ = ["HEALTHY", "LOOPS", "TONGUES", "CorpusRun", "corpus"]
+
 
 def corpus(seed: int, each: int, tongue: str = "made_up") -> Iterator[CorpusRun]:
     """Runs of every kind, the same for the same seed and tongue.

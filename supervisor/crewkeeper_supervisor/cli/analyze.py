@@ -10,6 +10,7 @@ import msgspec
 from crewkeeper_supervisor.cli.failure import INVALID, Failure
 from crewkeeper_supervisor.cli.output import emit_table, say, stdout, write_json, write_json_line
 from crewkeeper_supervisor.core.case_problems import CaseProblem, problems_of
+from crewkeeper_supervisor.core.meaning import Embed
 from crewkeeper_supervisor.core.trace_analysis import TraceAnalysis, TraceFinding, TraceHeader
 from crewkeeper_supervisor.core.wait_case import WaitCase
 from crewkeeper_supervisor.views.tables import Table
@@ -61,14 +62,21 @@ def waits(file: Path, output: str | None) -> None:
     type=click.Choice(("table", "json", "jsonl")),
     help="Output format; a table on a terminal, else jsonl: one line for each finding.",
 )
-def trace(files: tuple[Path, ...], output: str | None) -> None:
+@click.option(
+    "--embeddings",
+    type=click.Path(path_type=Path),
+    metavar="DIRECTORY",
+    help="Judge drift by meaning too, with the static model in this directory; needs crewkeeper[embeddings].",
+)
+def trace(files: tuple[Path, ...], output: str | None, embeddings: Path | None) -> None:
     """Put the detectors over recorded runs: loops, drift, misuse of tools, deadlocks.
 
     Each FILE is one run, one JSON object per event and line. Prints what was found where; nothing for a healthy run.
 
     Exit status: 0 all were analysed, whatever was found, 3 a file cannot be read or a line is no event.
     """
-    findings = (finding for file in files for finding in _analysed(file))
+    embed = _embed(embeddings) if embeddings is not None else None
+    findings = (finding for file in files for finding in _analysed(file, embed))
     form = output or ("table" if stdout().isatty() else "jsonl")
     if form == "table":
         emit_table(_findings_table(list(findings)))
@@ -79,7 +87,17 @@ def trace(files: tuple[Path, ...], output: str | None) -> None:
             write_json_line(finding)
 
 
-def _analysed(file: Path) -> Iterator[TraceFinding]:
+def _embed(directory: Path) -> Embed:
+    from crewkeeper_supervisor.shell import embeddings
+
+    try:
+        return embeddings.load(directory)
+    except embeddings.EmbeddingsError as error:
+        remedy = "leave out --embeddings: drift is judged by words then"
+        raise Failure(safe(str(error)), code=INVALID, remedy=remedy) from error
+
+
+def _analysed(file: Path, embed: Embed | None) -> Iterator[TraceFinding]:
     """What the detectors find in a run."""
     from crewkeeper_supervisor.shell import trace_file
 
@@ -87,7 +105,7 @@ def _analysed(file: Path) -> Iterator[TraceFinding]:
     try:
         for part in trace_file.read(file):
             if isinstance(part, TraceHeader):
-                analysis = TraceAnalysis(file.name.removesuffix(".jsonl"), part, _schema_problems)
+                analysis = TraceAnalysis(file.name.removesuffix(".jsonl"), part, _schema_problems, embed)
             elif analysis is not None:
                 yield from analysis.feed(part)
     except trace_file.TraceFileError as error:

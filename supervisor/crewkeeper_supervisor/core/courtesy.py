@@ -5,11 +5,12 @@ the two before. Six empty messages in a row, from both sides, are a loop; any me
 tool to either of them, ends the row. The words are English.
 """
 
-import re
+from collections import deque
 from typing import Final
 
 import msgspec
 
+from crewkeeper_supervisor.core.fingerprint import words_of
 from crewkeeper_supervisor.core.loops import Loop
 from crewkeeper_supervisor.core.steps import EVERYBODY, Step
 
@@ -20,8 +21,10 @@ NEW_WORDS: Final = 1
 CONTENT_SHARE: Final = 1 / 3
 """Of the words of an empty message that may be content, new or not: what is asked twice is no courtesy."""
 PAIRS_MAX: Final = 256
-SAID_MAX: Final = 500
-"""Content words of a pair that are remembered."""
+SAID_MAX: Final = 32
+"""Messages of a pair that are remembered."""
+WORDS_MAX: Final = 60
+"""Different words up to which a message can be nothing but courtesy."""
 
 _COURTEOUS: Final = """
     thank thanks thankyou welcome please pleasure glad happy great good nice lovely wonderful excellent perfect awesome
@@ -43,7 +46,6 @@ _FUNCTIONAL: Final = """
 """
 _COURTESY: Final = frozenset(_COURTEOUS.split())
 _FUNCTION: Final = frozenset(_FUNCTIONAL.split())
-_WORDS: Final = re.compile(r"[^\W\d_]+")
 
 
 class CourtesyDetector:
@@ -90,7 +92,7 @@ class _Pair:
         """The empty messages: who, where, tokens."""
         self.key = self.again = 0
         """Of the row that was told and still goes on."""
-        self._words: dict[str, None] = {}
+        self._said: deque[frozenset[str]] = deque(maxlen=SAID_MAX)
 
     def interrupt(self) -> None:
         """Something was said or done after all."""
@@ -99,12 +101,16 @@ class _Pair:
 
     def said(self, step: Step) -> Loop | None:
         """Take in a message."""
-        words = {word for word in _WORDS.findall(step.text.lower()) if len(word) > 1}
+        before = list(self._said)
+        self._said.append(step.said.words)
+        if len(step.said.words) > WORDS_MAX:
+            self.interrupt()
+            return None
+        words = {
+            word for word in words_of(step.text.lower()) if word.isalpha() and (len(word) > 1 or not word.isascii())
+        }
         content = words - _COURTESY - _FUNCTION
-        new = [word for word in sorted(content) if word not in self._words]
-        self._words.update(dict.fromkeys(new))
-        while len(self._words) > SAID_MAX:
-            del self._words[next(iter(self._words))]
+        new = [word for word in content if not any(word in said for said in before)]
         if len(new) > NEW_WORDS or len(content) > CONTENT_SHARE * len(words):
             self.interrupt()
             return None

@@ -3,21 +3,25 @@
 Theory of operation. A run has a vocabulary: the objective, what people say, and everything agents have said and done so
 far. An agent that stays with its task speaks mostly from it; one that works on something else does not. The drift of
 an agent is the share of its last `WINDOW` steps' words that the vocabulary lacked before them, names, numbers and
-identifiers counting `NAME_WEIGHT` fold. What tools answered counts half: an agent may take up what it reads, but
-not change its subject to it unseen. What people say counts in full at once, so a goal that a human changes is no
-drift.
+identifiers counting `NAME_WEIGHT` fold. What tools answered counts half, and only if what was asked belonged to the
+task: an agent may take up what it reads, but not change its subject to it unseen. What people say counts in full at
+once, so a goal that a human changes is no drift.
 
 It sees a changed topic and a hijack. It does not see a wrong plan that stays on topic, a task of the same trade in the
 same words, or an agent that wanders off slowly enough. It is a light lexical model on purpose: no download, no network,
-some 50 µs per step; a model of meaning may be put beside it, fed the same way.
+some 20 µs per step. A model of meaning may be put beside it, as a function that gives vectors (see `meaning`).
 """
 
 import re
 from collections import deque
 from collections.abc import Iterable
+from itertools import filterfalse, repeat
 from typing import Final
 
 from msgspec import Struct
+
+from crewkeeper_supervisor.core.fingerprint import words_of
+from crewkeeper_supervisor.core.meaning import Embed, Meaning
 
 WINDOW: Final = 3
 """Steps of an agent that are judged together."""
@@ -32,13 +36,16 @@ RAISED_AT: Final = 0.8
 """Drift from which it is reported."""
 CLEARED_AT: Final = 0.6
 """Drift below which it is over."""
+MEANING_WEIGHT: Final = 0.5
+"""What the distance in meaning counts beside the words, if somebody gives vectors."""
 KNOWN_MAX: Final = 50_000
 AGENTS_MAX: Final = 256
 _CHARS: Final = 1500
 _STEM: Final = 7
 """Letters of a word that count, so that its endings do not."""
+_LEAST: Final = 3
+"""Letters that it has at least."""
 
-_WORD: Final = re.compile(r"[^\W_]{3,}")
 _NAME: Final = re.compile(r"[A-Z](?:(?<=[\w,;)]\s[A-Z])|(?<=[\w,;)]\s['\"(][A-Z]))\w+")
 _FUNCTIONAL: Final = """
     the and but then than that this these those its are was were been being our ours you your yours she they them their
@@ -64,9 +71,21 @@ class Drift(Struct, frozen=True, kw_only=True):
 
 class _Spoken(Struct):
     at: int
+    words: frozenset[str]
+    heavy: frozenset[str]
+    """Those that count as names do."""
     known: float
     total: float
-    strange: list[str]
+
+
+class _Speaker(Struct):
+    """What is known of one agent."""
+
+    window: deque[_Spoken]
+    learned: int = 0
+    """Steps of it that the vocabulary has learned."""
+    strayed: bool = False
+    """Its last step had little to do with the task."""
 
 
 class DriftModel:
@@ -74,23 +93,33 @@ class DriftModel:
 
     Args:
         objective: What the run is for; empty if nobody said.
+        embed: Gives the meaning of a text as a vector; None: words alone are judged.
     """
 
-    def __init__(self, objective: str = "") -> None:
+    def __init__(self, objective: str = "", embed: Embed | None = None) -> None:
         self._known: dict[str, float] = {}
-        self._windows: dict[str, deque[_Spoken]] = {}
-        self._held: dict[str, deque[list[str]]] = {}
-        self._learned: dict[str, int] = {}
+        self._speakers: dict[str, _Speaker] = {}
         self._raised: set[str] = set()
+        self._meaning = Meaning(embed, WINDOW) if embed is not None else None
         self.told(objective)
 
     def told(self, text: str) -> None:
         """A person said this: it belongs to the task from now on."""
-        self._learn((word for word, _ in _weighed(text)), 1.0)
+        self._learn(_weighed(text)[0], 1.0)
+        if self._meaning is not None:
+            self._meaning.told(text[:_CHARS])
 
-    def heard(self, words: Iterable[str]) -> None:
-        """A tool answered with these words, in lower case, in any order."""
-        self._learn({word[:_STEM] for word in words}, HEARD)
+    def heard(self, words: Iterable[str], agent: str | None = None) -> None:
+        """A tool answered with these words, in lower case, in any order.
+
+        Args:
+            words: They.
+            agent: Who asked; if its last step had little to do with the task, the answer says nothing of the task
+                either. None: nobody knows.
+        """
+        speaker = self._speakers.get(agent) if agent is not None else None
+        if speaker is None or not speaker.strayed:
+            self._learn({word[:_STEM] for word in words}, HEARD)
 
     def did(self, agent: str, text: str, at: int) -> Drift | None:
         """An agent said or did this.
@@ -98,60 +127,77 @@ class DriftModel:
         Returns:
             Its drift, if it has just become great.
         """
-        words = _weighed(text)
+        words, heavy = _weighed(text)
         if len(words) < WORDS_MIN:
             return None
-        window = self._window(agent)
-        total = sum(weight for _, weight in words)
-        known = sum(weight * self._known.get(word, 0.0) for word, weight in words)
-        strange = sorted((-weight, word) for word, weight in words if word not in self._known)
-        window.append(_Spoken(at, known, total, [word for _, word in strange[:5]]))
-        # What is being judged must not vouch for itself: it is learned when it leaves the window.
-        held = self._held.setdefault(agent, deque())
-        held.append([word for word, _ in words])
-        if len(held) > WINDOW:
-            self._learn(held.popleft(), 1.0)
-            self._learned[agent] = self._learned.get(agent, 0) + 1
+        speaker = self._speaker(agent)
+        window = speaker.window
+        get = self._known.get
+        total = len(words) + (NAME_WEIGHT - 1) * len(heavy)
+        known = sum(map(get, words, repeat(0.0))) + (NAME_WEIGHT - 1) * sum(map(get, heavy, repeat(0.0)))
+        speaker.strayed = total - known >= RAISED_AT * total
+        if len(window) == WINDOW:
+            # What is being judged must not vouch for itself: it is learned when it leaves the window.
+            self._learn(window.popleft().words, 1.0)
+            speaker.learned += 1
+        window.append(_Spoken(at, words, heavy, known, total))
+        if self._meaning is not None:
+            self._meaning.did(agent, text[:_CHARS])
         score = self.score(agent)
         if score < CLEARED_AT:
             self._raised.discard(agent)
-        if score < RAISED_AT or agent in self._raised or self._learned.get(agent, 0) < WARMUP:
+        if score < RAISED_AT or agent in self._raised or speaker.learned < WARMUP:
             return None
         self._raised.add(agent)
-        named = tuple(dict.fromkeys(word for spoken in window for word in spoken.strange))
-        return Drift(at=at, onset=window[0].at, agent=agent, score=round(score, 3), strange=named[:8])
+        return Drift(at=at, onset=window[0].at, agent=agent, score=round(score, 3), strange=self._strange(window))
 
     def score(self, agent: str) -> float:
         """Drift of an agent now, 0 to 1; 0 until it has done `WINDOW` steps."""
-        window = self._windows.get(agent, ())
-        if len(window) < WINDOW:
+        speaker = self._speakers.get(agent)
+        if speaker is None or len(speaker.window) < WINDOW:
             return 0.0
-        return 1.0 - sum(one.known for one in window) / max(1.0, sum(one.total for one in window))
+        score = 1.0 - sum(one.known for one in speaker.window) / sum(one.total for one in speaker.window)
+        if self._meaning is not None:
+            score += MEANING_WEIGHT * self._meaning.farther(agent)
+        return min(1.0, max(0.0, score))
 
-    def _window(self, agent: str) -> deque[_Spoken]:
-        window = self._windows.get(agent)
-        if window is None:
-            if len(self._windows) >= AGENTS_MAX:
-                oldest = next(iter(self._windows))
-                del self._windows[oldest]
-                self._held.pop(oldest, None)
-                self._learned.pop(oldest, None)
-            window = self._windows[agent] = deque(maxlen=WINDOW)
-        return window
+    def _strange(self, window: Iterable[_Spoken]) -> tuple[str, ...]:
+        """Some of the words that are new, names first."""
+        new: dict[str, None] = {}
+        for spoken in window:
+            unknown = sorted((word not in spoken.heavy, word) for word in spoken.words if word not in self._known)
+            new.update(dict.fromkeys(word for _, word in unknown[:5]))
+        return tuple(new)[:8]
+
+    def _speaker(self, agent: str) -> _Speaker:
+        speaker = self._speakers.get(agent)
+        if speaker is None:
+            if len(self._speakers) >= AGENTS_MAX:
+                gone = next(iter(self._speakers))
+                del self._speakers[gone]
+                self._raised.discard(gone)
+                if self._meaning is not None:
+                    self._meaning.forget(gone)
+            speaker = self._speakers[agent] = _Speaker(deque(maxlen=WINDOW))
+        return speaker
 
     def _learn(self, words: Iterable[str], degree: float) -> None:
         known = self._known
-        for word in words:
-            if known.get(word, 0.0) < degree:
-                known[word] = degree
+        known.update(dict.fromkeys(words if degree == 1.0 else [word for word in words if word not in known], degree))
         if len(known) > KNOWN_MAX:
             # Half goes at once, the same half wherever the run is replayed: sets have no order to rely on.
             self._known = dict(sorted(known.items(), key=lambda one: (-one[1], one[0]))[: KNOWN_MAX // 2])
 
 
-def _weighed(text: str) -> list[tuple[str, float]]:
-    """The words of a text, each once, in order, with their weights."""
+def says_something(text: str) -> bool:
+    """Whether a text has words enough to be judged."""
+    return len(_weighed(text)[0]) >= WORDS_MIN
+
+
+def _weighed(text: str) -> tuple[frozenset[str], frozenset[str]]:
+    """The words of a text, each once, and those of them that count as names do."""
     text = text[:_CHARS]
     names = {name[:_STEM].lower() for name in _NAME.findall(text)}
-    words = dict.fromkeys([word[:_STEM] for word in _WORD.findall(text.lower()) if word not in _STOP])
-    return [(word, NAME_WEIGHT if word in names or not word.isalpha() else 1.0) for word in words]
+    found = set(words_of(text.lower()))
+    words = frozenset([word[:_STEM] for word in found if len(word) >= _LEAST or not word.isascii()]) - _STOP
+    return words, (words & names).union(filterfalse(str.isalpha, words))

@@ -15,8 +15,8 @@ QUOTES_MAX: Final = 64
 """Identifiers of one call that are looked at."""
 _SCAN_MAX_CHARS: Final = 50_000
 
-_REST: Final = re.compile(r"\d[\w\-]*")
-"""An identifier from its first digit on: digits are found fast."""
+_REST: Final = re.compile(r"\d(?:(?<=[^\W\d]\d)|(?<=-\d)|(?=[\w\-]{4}))[\w\-]*")
+"""An identifier from its first digit on: digits are found fast. A short number by itself is none."""
 _BEFORE_MAX: Final = 40
 _DATE: Final = re.compile(r"^\d{4}-\d\d(-\d\d)?([Tt].*)?$")
 
@@ -68,8 +68,7 @@ class Grounding:
 
     def saw(self, text: str) -> None:
         """Note the identifiers in something that agents were told."""
-        for word in identifiers_of(text):
-            self._seen[word] = None
+        self._seen.update(dict.fromkeys(identifiers_of(text)))
         while len(self._seen) > IDENTIFIERS_MAX:
             del self._seen[next(iter(self._seen))]
             self._forgot = True

@@ -90,10 +90,15 @@ class Loop(Struct, frozen=True, kw_only=True):
 
 
 def polls(step: Step) -> bool:
-    """Whether it asks again until something changes: it says so, its tool's name does, or the answer does."""
+    """Whether a step asks again until something changes: it says so, its tool's name does, or the answer does."""
     if step.poll or step.kind != "tool":
         return step.poll
     return _POLLS.search(step.name) is not None or (not step.failed and tells_to_wait(step.outcome, failed=False))
+
+
+def _waits(step: Step) -> bool:
+    """Whether it does nothing but wait: it polls, or was told to come back."""
+    return polls(step) or (step.kind == "tool" and step.failed and tells_to_wait(step.outcome, failed=True))
 
 
 class LoopDetector:
@@ -225,7 +230,7 @@ class LoopDetector:
         if not step.outcome.words <= group.met:
             group.met |= step.outcome.words
         history = self._history(step.chain)
-        cycle = history.add(Passed(group.token, step.agent, step.began, self._number, self._tokens, polls(step)))
+        cycle = history.add(Passed(group.token, step.agent, step.began, self._number, self._tokens, _waits(step)))
         found = self._repeated(group, step, news, history)
         if found is not None:
             group.told, told = self._tell(found, group.seen[0].number, group.told)
@@ -256,7 +261,7 @@ class LoopDetector:
             return None
         period = self._number - group.seen[-2].number
         passed = history.period(period)
-        agents = dict.fromkeys(one.agent for one in passed or group.seen)
+        agents = dict.fromkeys(one.agent for one in (passed if len(passed) > 1 else group.seen))
         if step.kind == "message" and step.peer != EVERYBODY:
             agents[step.peer] = None
         return Loop(

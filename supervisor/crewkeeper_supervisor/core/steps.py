@@ -103,7 +103,10 @@ def tells_failure(text: str) -> bool:
         return True
     if head.startswith(("exitcode: ", "exit code: ")):
         return head.split(":", 1)[1].strip()[:1] not in ("0", "")
-    return any(sign in head for sign in FAILURES)
+    for sign in FAILURES:  # noqa: SIM110 - twice as fast as any(), and asked for every answer
+        if sign in head:
+            return True
+    return False
 
 
 def tells_to_wait(answer: Fingerprint, *, failed: bool) -> bool:

@@ -13,6 +13,7 @@ from crewkeeper_supervisor.core.courtesy import CourtesyDetector
 from crewkeeper_supervisor.core.drift import Drift, DriftModel
 from crewkeeper_supervisor.core.grounding import Grounding
 from crewkeeper_supervisor.core.loops import Loop, LoopDetector
+from crewkeeper_supervisor.core.meaning import Embed
 from crewkeeper_supervisor.core.misuse import Misuse, MisuseDetector
 from crewkeeper_supervisor.core.outcome import Outcome, Validator, broken
 from crewkeeper_supervisor.core.resource_table import TableDeadlock, TableReader
@@ -60,9 +61,16 @@ class TraceAnalysis:
         trace: Name of the run, repeated in every finding.
         header: What is known of it.
         validator: Checks an answer against a schema.
+        embed: Gives the meaning of a text as a vector, for drift; None: it is judged by words alone.
     """
 
-    def __init__(self, trace: str, header: TraceHeader | None = None, validator: Validator | None = None) -> None:
+    def __init__(
+        self,
+        trace: str,
+        header: TraceHeader | None = None,
+        validator: Validator | None = None,
+        embed: Embed | None = None,
+    ) -> None:
         header = header or TraceHeader()
         self._trace = trace
         self._header = header
@@ -75,7 +83,7 @@ class TraceAnalysis:
         self._courtesy = CourtesyDetector()
         self._grounding = Grounding()
         self._misuse = MisuseDetector(self._grounding)
-        self._drift = DriftModel(header.objective)
+        self._drift = DriftModel(header.objective, embed)
         self._tables = TableReader()
         self._briefed = bool(header.objective)
         self._last: TraceEvent | None = None
@@ -87,7 +95,7 @@ class TraceAnalysis:
         for step in self._reader.read(event, at_s):
             found += self._step(step)
             if event.kind == "tool_result":
-                self._drift.heard(step.outcome.words or step.said.words)
+                self._drift.heard(step.outcome.words or step.said.words, step.agent)
         if event.kind == "tool_result" and (table := self._tables.read(event.text, event.i)) is not None:
             found.append(self._deadlock(table))
         drift = self._listen(event)
@@ -95,7 +103,7 @@ class TraceAnalysis:
             found.append(self._drifted(drift))
         if event.kind == "message" and not self._reader.is_human(event.sender):
             self._last = event
-        if event.kind != "tool_call":
+        if event.kind in ("message", "tool_result"):  # what a model makes up is not given to it
             self._grounding.saw(event.text)
         return found
 

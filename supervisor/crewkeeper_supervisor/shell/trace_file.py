@@ -1,5 +1,6 @@
 """Trace files: recorded runs read from disk line by line, with every error told by file and line."""
 
+import codecs
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
@@ -10,6 +11,8 @@ from crewkeeper_supervisor.core.trace import TraceEvent
 from crewkeeper_supervisor.core.trace_analysis import TraceHeader
 
 LINE_MAX_BYTES: Final = 64 * 1024 * 1024
+_SPANS: Final = ("resourceSpans", "resource_spans", "trace_id", "traceId", "context")
+"""Keys of files that hold spans."""
 
 
 class TraceFileError(ValueError):
@@ -31,6 +34,8 @@ def read(path: Path) -> Iterator[TraceHeader | TraceEvent]:
                 number += 1
                 if len(line) > LINE_MAX_BYTES:
                     raise TraceFileError(f"{path}:{number}: is longer than {LINE_MAX_BYTES >> 20} MiB; split it")
+                if number == 1:
+                    line = line.removeprefix(codecs.BOM_UTF8)
                 if not line.strip():
                     continue
                 if header is None:
@@ -41,9 +46,12 @@ def read(path: Path) -> Iterator[TraceHeader | TraceEvent]:
                     header = TraceHeader()
                     yield header
                 try:
-                    yield events.decode(line)
-                except (msgspec.DecodeError, RecursionError) as error:
+                    event = events.decode(line)
+                except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
                     raise TraceFileError(f"{path}:{number}: is no event: {error}") from error
+                yield event
+        if header is None:
+            raise TraceFileError(f"{path}: is empty; write one event per line")
     except OSError as error:
         raise TraceFileError(f"{path}: cannot be read: {error.strerror or error}") from error
 
@@ -52,8 +60,10 @@ def _header(line: bytes, path: Path, number: int) -> TraceHeader | None:
     """The header that the first line is, if it is one."""
     try:
         first = msgspec.json.decode(line)
-    except (msgspec.DecodeError, RecursionError) as error:
-        raise TraceFileError(f"{path}:{number}: is not JSON: {error}") from error
+    except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
+        raise TraceFileError(f"{path}:{number}: is not JSON, one object per line: {error}") from error
+    if isinstance(first, list) or (isinstance(first, dict) and not first.keys().isdisjoint(_SPANS)):
+        raise TraceFileError(f"{path}:{number}: is no event; `supervisor import {path}` makes a trace of spans")
     if not isinstance(first, dict) or "run" not in first:
         return None
     try:

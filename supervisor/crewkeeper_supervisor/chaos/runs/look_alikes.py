@@ -77,7 +77,7 @@ def _edit_test_progress(pen: Pen) -> None:
 
 def _delegated_items(pen: Pen) -> None:
     template = pen.prose(10, 16)
-    for who in pen.chance.sample(pen.tongue.words, pen.chance.randint(5, 12)):
+    for who in pen.names(pen.chance.randint(5, 12), template):
         pen.say(pen.planner, pen.worker, f"Please {template} for {who.title()} now")
         if pen.chance.random() < 0.5:
             pen.call(pen.worker, "write", {"path": f"{pen.word()}.txt", "text": pen.prose(8, 20)}, pen.tongue.done)
@@ -182,7 +182,7 @@ def _bulk_import(pen: Pen) -> None:
 def _errands(pen: Pen) -> None:
     """The same errand for one after another, whose names have no capitals."""
     errand = pen.prose(6, 10)
-    for who in pen.chance.sample(pen.tongue.words, pen.chance.randint(5, 10)):
+    for who in pen.names(pen.chance.randint(5, 10), errand):
         pen.say(pen.planner, pen.worker, f"please {errand} for {who.lower()} and report")
         pen.say(pen.worker, pen.planner, f"the {errand} is done for {who.lower()}, waiting for the next one")
 

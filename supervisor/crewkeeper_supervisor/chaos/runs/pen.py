@@ -54,6 +54,10 @@ class Pen:
         """A word that begins with a capital, where the tongue has any."""
         return self.word().title()
 
+    def names(self, count: int, text: str) -> list[str]:
+        """So many words, each another, none of them in the text."""
+        return self.chance.sample([word for word in self.tongue.words if word not in text], count)
+
     def prose(self, low: int, high: int) -> str:
         """From `low` to `high` words, with a full stop here and there."""
         words = [self.word() for _ in range(self.chance.randint(low, high))]
