@@ -18,7 +18,6 @@ LEASE_S: Final = 20.0
 """How long a call waits for an answer to an order: longer than a controller takes to be replaced."""
 REST_S: Final = 1.0
 """After a refusal nothing is ordered for calls that need as much: a spent limit is not asked for all the time."""
-
 AGAIN_MAX_S: Final = 15.0
 """The longest interval at which calls that are held ask again; when people raise a limit they do at once."""
 
@@ -26,9 +25,11 @@ AGAIN_MAX_S: Final = 15.0
 def declare(state: RunState) -> None:
     """The run was declared under limits that all crews share: it has no share yet."""
     crew = state.crew
-    if crew is not None and crew.fleet:
-        state.gate.fleet.limits = dict(crew.fleet)
-        state.gate.fleet.revision = crew.fleet_revision
+    if crew is None:
+        return
+    state.gate.fleet.limits = dict(crew.fleet)
+    state.gate.fleet.revision = crew.fleet_revision
+    if crew.fleet:
         state.gate.accounts.fleet = Account(name=FLEET, limit=dict.fromkeys(crew.fleet, 0))
 
 
