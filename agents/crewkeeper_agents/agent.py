@@ -74,6 +74,8 @@ class Agent:
     def main(self, function: _M) -> _M:
         """Declare the main activity: it starts when the crew is complete, and holds one slot until it returns.
 
+        What it returns, plain data or a struct, is its result; the last one of a crew is the crew's final answer.
+
         Raises:
             ConfigError: There is one already.
         """

@@ -25,6 +25,7 @@ import anyio
 import structlog
 
 import crewkeeper_bus as bus
+from crewkeeper_bus.tasks import Task
 
 if TYPE_CHECKING:
     from crewkeeper_agents.agent import Agent
@@ -112,10 +113,10 @@ class Life:
         function = self._agent.main_activity
         if function is None:
             return
-        async with self._client.task(MAIN):
+        async with self._client.task(MAIN) as task:
             self.main = "running"
             try:
-                await function(self._client)
+                _conclude(task, await function(self._client))
             except Exception as error:
                 if not (isinstance(error, bus.Killed) and self._client.is_stopped):
                     self.main = "failed"
@@ -128,6 +129,16 @@ class Life:
             await self._client.run_forever()  # stopped: returns by `Killed` when they are done or the grace is over
         except bus.Killed:
             return
+
+
+def _conclude(task: Task, result: Any) -> None:
+    """What main returns is its result, as far as it can be told."""
+    if result is None:
+        return
+    try:
+        task.conclude(result)
+    except bus.CodecError as error:
+        log.warning("agent.result_not_told", error=str(error))
 
 
 def run(agent: "Agent", *, until: str = "stop") -> Status:

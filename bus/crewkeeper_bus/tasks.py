@@ -9,6 +9,9 @@ from collections.abc import Callable
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Final
 
+from msgspec import UNSET, Raw, UnsetType
+
+from crewkeeper_bus import codec
 from crewkeeper_bus.messages import CallStarted, TaskBegan, TaskEnded
 from crewkeeper_bus.outgoing import Outgoing, clip, new_id
 
@@ -16,6 +19,8 @@ if TYPE_CHECKING:
     from crewkeeper_bus.waits import Wait
 
 CHAIN_MAX: Final = 64
+AROUND_BYTES: Final = 512
+"""Room in a message for what stands around a body."""
 
 
 class Task:
@@ -28,9 +33,10 @@ class Task:
         chain: Calls it descends from, outermost first, its own call last.
         slot: Whether it takes one of the agent's slots.
         wait: Its open wait.
+        result: Main activity: what it came to, told when it ends; see `conclude`.
     """
 
-    __slots__ = ("call", "caller", "chain", "ended", "id", "registry", "runner", "slot", "wait")
+    __slots__ = ("call", "caller", "chain", "ended", "id", "registry", "result", "runner", "slot", "wait")
 
     def __init__(self, registry: "Tasks", id_: str, *, slot: bool, call: str = "", caller: str = "") -> None:
         self.registry = registry
@@ -42,6 +48,15 @@ class Task:
         self.wait: Wait | None = None
         self.runner: asyncio.Task[Any] | None = None
         self.ended = False
+        self.result: Raw | UnsetType = UNSET
+
+    def conclude(self, result: Any) -> None:
+        """Say what the task came to: plain data or a struct. The last result of a crew's main activities is its answer.
+
+        Raises:
+            CodecError: It is no JSON, or larger than a message may be.
+        """
+        self.result = codec.encode_body(result, self.registry.result_limit_bytes)
 
 
 _LINEAGE: ContextVar[Task | None] = ContextVar("crewkeeper_lineage", default=None)
@@ -58,6 +73,11 @@ class Tasks:
         self.on_end: list[Callable[[Task, bool], None]] = []
         """Called with (task, whether it failed or was cancelled) before its end is announced."""
         self.after_end: Callable[[], None] = lambda: None
+
+    @property
+    def result_limit_bytes(self) -> int:
+        """Largest result of a task: a message, without what stands around it."""
+        return self._outgoing.body_limit_bytes - AROUND_BYTES
 
     def bound(self) -> Task | None:
         """The task of the asyncio task that runs now, if it has one."""
@@ -138,5 +158,5 @@ class Tasks:
         if _LINEAGE.get() is task:
             _LINEAGE.set(None)
         if announce and not self._outgoing.is_closed:
-            self._outgoing.note(TaskEnded, task=task.id)
+            self._outgoing.note(TaskEnded, task=task.id, result=task.result)
         self.after_end()

@@ -34,6 +34,7 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "events": ("events:events", "Tell what happened, from the journal."),
     "incidents": ("incidents:incidents", "List and show what the supervisor found."),
     "responses": ("responses:responses", "Show what was done about findings, and what shadow mode would have done."),
+    "goal": ("goal:goal", "Change what a run is for."),
     "questions": ("questions:questions", "List and answer what agents ask people."),
     "budget": ("budget:budget", "Show and change what a run may spend."),
     "approvals": ("approvals:approvals", "List, show, approve and deny calls that wait for a person."),

@@ -17,7 +17,7 @@ from msgspec import Raw, Struct
 
 from crewkeeper_bus.messages import Fault
 from crewkeeper_supervisor.core import fingerprint, grounding
-from crewkeeper_supervisor.core.fingerprint import NO_ARGUMENTS, Arguments, Fingerprint
+from crewkeeper_supervisor.core.fingerprint import NO_ARGUMENTS, VOLATILE_KEYS, Arguments, Fingerprint
 from crewkeeper_supervisor.core.gate_state import GateCall
 from crewkeeper_supervisor.core.nodes import Call, Task
 from crewkeeper_supervisor.core.roster import AgentView
@@ -284,7 +284,7 @@ class StepMaker:
             known=code != "unknown_tool",
             came=(said.text if error is None else error.text)[:CAME_KEPT_CHARS],
             refused=refused,
-            quotes=grounding.identifiers_in(call.args) if small and not self.cut else (),
+            quotes=grounding.identifiers_in(_lasting(call.args)) if small and not self.cut else (),
             text=prose_of(call.args) if small else "",
         )
 
@@ -350,6 +350,11 @@ class StepMaker:
     def facts(self) -> list[Any]:
         """What is remembered, for the state's digest."""
         return [list(self.asked), self.told, self._talks, self._spent, self.cut]
+
+
+def _lasting(args: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Arguments without those that are new with every call."""
+    return {name: value for name, value in args.items() if name.lower() not in VOLATILE_KEYS}
 
 
 def _bound(known: dict[str, Any], limit: int) -> None:

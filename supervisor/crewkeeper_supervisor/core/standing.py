@@ -1,4 +1,4 @@
-"""Standing conditions: what was told of the conduct of agents and may still hold; the ladder is told of it from here."""
+"""Standing conditions: what was told of the conduct of agents and may still hold; it goes to the ladder from here."""
 
 from typing import Any, Final
 
@@ -25,6 +25,8 @@ class Standing(Struct):
     """When it was last seen, journal time."""
     others: int = 0
     """Steps of its agents since then."""
+    talk: bool = False
+    """Loop: it is about what they say to each other."""
 
 
 class Conditions:
@@ -59,6 +61,7 @@ class Conditions:
         *,
         again: str,
         edges: list[Edge] | None = None,
+        talk: bool = False,
     ) -> None:
         """A condition was seen: it begins, or goes on with `again`.
 
@@ -70,6 +73,7 @@ class Conditions:
             evidence: Facts of the journal, in words.
             again: What people are told when it was known.
             edges: Waits that belong to it.
+            talk: Whether it is about what the agents say to each other.
         """
         one = self._all.get((kind, key))
         if one is not None:
@@ -79,7 +83,7 @@ class Conditions:
         if len(self._all) >= STANDING_MAX:
             self.over(next(iter(self._all.values())), "too many others stand to follow it")
         known = tuple(agent for agent in dict.fromkeys(agents) if agent in self._state.agents)[:AGENTS_MAX]
-        self._all[kind, key] = Standing(kind, key, known, self._state.now_s)
+        self._all[kind, key] = Standing(kind, key, known, self._state.now_s, talk=talk)
         ladder.found(self._state, kind, text, known, key=key, evidence=evidence, edges=(edges or [])[:AGENTS_MAX])
 
     def lasts(self, one: Standing, detail: str) -> None:

@@ -28,7 +28,7 @@ from crewkeeper_supervisor.core.gate_state import GateCall
 from crewkeeper_supervisor.core.grounding import Grounding
 from crewkeeper_supervisor.core.live_steps import SILENCE, Said, StepMaker, read
 from crewkeeper_supervisor.core.lookout import Lookout
-from crewkeeper_supervisor.core.loops import Loop, LoopDetector
+from crewkeeper_supervisor.core.loops import POLL_TOKENS, Loop, LoopDetector, polls
 from crewkeeper_supervisor.core.misuse import LOOKBACK, Misuse, MisuseDetector
 from crewkeeper_supervisor.core.nodes import Call
 from crewkeeper_supervisor.core.retry_storm import SLICE_S, RetryStorms
@@ -40,6 +40,7 @@ from crewkeeper_supervisor.core.trace_analysis import PATTERNS, loop_text
 
 OTHERS_MAX: Final = 10
 """Steps of its agents, without a repeat, after which a loop is over."""
+KEPT_MAX: Final = 1000
 PENDING_LOOKED_AT: Final = 50
 HEARD_MAX: Final = 3
 """Things said to an agent that are remembered."""
@@ -68,6 +69,12 @@ class Watch:
         self.answer = FinalAnswer(state, crew.outcome) if crew.outcome is not None else None
         self.is_alert = self.answer is not None
         """Whether answers without words matter, too."""
+        self._spent: dict[str, int] = {}
+        """Tokens of each agent's steps."""
+        self._polling: dict[str, int] = {}
+        """Loops of polling that the detector has told, with what their agent had spent then."""
+        self._spoken: dict[str, deque[str]] = {}
+        """What an agent said of late."""
         self._heard: dict[str, deque[frozenset[str]]] = {}
         """What an agent was told of late, in words."""
         self._standing = Conditions(state)
@@ -232,6 +239,7 @@ class Watch:
     def _feed(self, step: Step, *, courtesy: bool) -> bool:
         """Tell the detectors; returns whether the step repeats what was done before."""
         self._steps += 1
+        self._spent[step.agent] = self._spent.get(step.agent, 0) + step.tokens
         self._sum = zlib.crc32(msgspec.json.encode((step.agent, step.kind, step.began, step.at)), self._sum)
         self._sum ^= step.arguments.digest ^ step.said.digest ^ step.outcome.digest
         loop = self._loops.step(step)
@@ -267,10 +275,12 @@ class Watch:
         if self._drift is None or not words:
             return
         heard = self._heard.get(agent, ())
+        spoken = self._spoken.setdefault(agent, deque(maxlen=HEARD_MAX))
+        spoken.append(words)
         own = [word for word in words.split() if not _is_echo(word, heard)]
         drift = self._drift.did(agent, " ".join(own), self._state.seq)
         if drift is not None:
-            strange = ", ".join(drift.strange)
+            strange = ", ".join(_whole(stem, spoken) for stem in drift.strange)
             text = f"{drift.score:.0%} of what {agent} said lately has nothing to do with the task: {strange[:200]}"
             evidence = {"since": str(drift.onset), "score": f"{drift.score:.2f}", "words": strange[:300]}
             self._standing.tell("drift", agent, text, (agent,), evidence, again=text)
@@ -282,6 +292,13 @@ class Watch:
                 self._standing.lasts(one, f"still {score:.0%} of what {agent} says")
 
     def _looped(self, prefix: str, loop: Loop, step: Step) -> None:
+        key = self._known_as(f"{prefix}{loop.key}", loop)
+        if polls(step) and self._standing.find("loop", key) is None:
+            # The detector counts what the whole run spends; who polls is let be until it has itself spent so much.
+            since = self._polling.setdefault(key, self._spent.get(step.agent, 0))
+            _bound(self._polling)
+            if self._spent.get(step.agent, 0) - since < POLL_TOKENS:
+                return
         evidence = {
             "since": str(loop.onset),
             "what": loop.what[:200],
@@ -293,7 +310,16 @@ class Watch:
             "came_back": step.came,
         }
         again = f"{loop.what[:100]}: once more, {loop.count} times by now"
-        self._standing.tell("loop", f"{prefix}{loop.key}", loop_text(loop), loop.agents, evidence, again=again)
+        talk = loop.form == "courtesy" or loop.what.startswith("message")
+        self._standing.tell("loop", key, loop_text(loop), loop.agents, evidence, again=again, talk=talk)
+
+    def _known_as(self, key: str, loop: Loop) -> str:
+        """The key of a loop; what two agents say to each other is one loop, however many detectors see it."""
+        if self._standing.find("loop", key) is None and (loop.form == "courtesy" or loop.what.startswith("message")):
+            for one in self._standing.of_kind("loop"):
+                if one.talk and set(one.agents) == set(loop.agents):
+                    return one.key
+        return key
 
     def _misused(self, misuse: Misuse) -> None:
         key = f"{misuse.agent} {misuse.pattern} {misuse.detail[:64] if misuse.pattern == 'refusals' else ''}".strip()
@@ -352,6 +378,17 @@ class Watch:
         parts = [self.maker.facts(), self._standing.facts(), self.lookout.facts(), self.storms.facts()]
         models = [[*key, count] for key, count in self._models.items()]
         return [self._steps, self._sum, parts, models, self.answer.facts() if self.answer is not None else []]
+
+
+def _bound(known: dict[str, Any]) -> None:
+    while len(known) > KEPT_MAX:
+        del known[next(iter(known))]
+
+
+def _whole(stem: str, texts: Iterable[str]) -> str:
+    """The word that a stem stands for, as it was said."""
+    words = (word for text in texts for word in _WORD.findall(text))
+    return next((word for word in words if word.lower().startswith(stem)), stem)
 
 
 def _is_echo(word: str, heard: Iterable[frozenset[str]]) -> bool:

@@ -370,6 +370,8 @@ def _operator(message: m.OperatorAsked) -> str:
     match message.action:
         case "answer":
             return f"{who} answers question {safe(message.question)}"
+        case "goal":
+            return f"{who} changes what the crew is for: {safe(message.answer, 200)}"
         case "stop_run":
             return f"{who} asks to stop the crew{why}"
         case action:

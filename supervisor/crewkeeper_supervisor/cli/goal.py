@@ -1,0 +1,56 @@
+"""`supervisor goal`: what a run is for from now on."""
+
+from pathlib import Path
+
+import anyio
+import click
+
+from crewkeeper_supervisor.cli.failure import FAILED, USAGE, Failure
+from crewkeeper_supervisor.cli.output import say
+from crewkeeper_supervisor.cli.place_options import opened, place_options
+
+GOAL_MAX_CHARS = 2000
+
+
+@click.command()
+@click.argument("words", nargs=-1, required=True, metavar="[RUN] TEXT")
+@click.option("--timeout", type=click.FloatRange(0.1, 3600), default=10.0, show_default=True, metavar="SECONDS")
+@place_options
+@click.pass_context
+def goal(ctx: click.Context, words: tuple[str, ...], timeout: float, state: Path | None, nats: str | None) -> None:
+    """Change what a run is for.
+
+    TEXT is one argument: quote it. It takes the place of the objective of the crew file, and drift is measured by it
+    alone from then on. The agents do not hear of it: tell them as you tell them anything.
+
+    Exit status: 0 it is in force, 1 the journal has not taken it in time, 2 wrong usage, 4 no server, 5 no such run.
+    """
+    if len(words) > 2:
+        raise Failure("give one quoted text, and at most one run before it", code=USAGE)
+    ctx.exit(anyio.run(_change, words[0] if len(words) == 2 else None, words[-1], timeout, state, nats))
+
+
+async def _change(run: str | None, text: str, timeout_s: float, state: Path | None, nats: str | None) -> int:
+    from crewkeeper_bus.messages import OperatorAsked
+    from crewkeeper_supervisor.cli.agent import told
+    from crewkeeper_supervisor.cli.asking import observe, operator, request
+    from crewkeeper_supervisor.views.wording import safe
+
+    text = text.strip()
+    if not text or len(text) > GOAL_MAX_CHARS:
+        raise Failure(f"the goal has {len(text)} characters; it takes 1 to {GOAL_MAX_CHARS}", code=USAGE)
+    async with opened(state, nats) as link:
+        story = await told(link, run)
+        supervisor = story.fold.supervisor
+
+        def taken() -> bool:
+            return supervisor.crew is not None and supervisor.crew.objective == text
+
+        if not taken():
+            await request(link, story.fold.run, OperatorAsked(action="goal", answer=text, by=operator()))
+            await observe(link, story, lambda _event, _text: None, taken, timeout_s)
+    if not taken():
+        say(f"asked, but within {timeout_s:g} s the journal has not taken it")
+        return FAILED
+    say(f"{story.fold.run} is now for: {safe(text)}")
+    return 0
