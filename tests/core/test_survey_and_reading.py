@@ -8,6 +8,8 @@ from crewkeeper_bus import tool_messages as t
 from crewkeeper_supervisor.core.commands import AnswerCall
 from crewkeeper_supervisor.core.crew import Agent
 from crewkeeper_supervisor.core.rules import Rule
+from crewkeeper_supervisor.core.tools import Tool
+from crewkeeper_supervisor.gate.rules import _KNOWN_MAX, Rules
 from support.gate_room import Room, bookings, crew_of
 
 AGENT = Agent(name="a", tools=("pay", "look"))
@@ -64,6 +66,16 @@ def test_resources_are_allowed_unless_a_rule_or_the_default_denies_them() -> Non
     assert room.kinds() == ["policy_denied"]
     shut = Room(crew_of(AGENT, policy_default="deny"))
     assert read(shut, "c1", "files.plan")[0].error is not None
+
+
+def test_names_that_an_agent_makes_up_are_not_kept_for_ever() -> None:
+    tools = {"files": Tool(inside=True)}
+    room = Room(crew_of(Agent(name="a", tools=("files",)), tools=tools))
+    for begin in range(0, _KNOWN_MAX + 1000, 128):
+        assert never(room, *(f"files.made_up_{number}" for number in range(begin, begin + 128))) == []
+    rules = room.core.gate.rules
+    assert isinstance(rules, Rules)
+    assert len(rules._found) <= _KNOWN_MAX
 
 
 def test_the_same_id_is_not_a_tool_and_a_resource() -> None:

@@ -113,8 +113,9 @@ class Rules:
         found = self._registry.find(role, name)
         if isinstance(found, UnknownTool):
             return self._missing(role, name, found)
-        if len(self._known) >= _KNOWN_MAX:
+        if len(self._known) >= _KNOWN_MAX:  # an agent can make up names of tools inside of it
             self._known.clear()
+            self._found.clear()
         self._found[found.name] = found
         known = self._known[role, name] = Known(name=found.name, declared=found.declared, tool=found.tool)
         return known
@@ -134,7 +135,11 @@ class Rules:
     def check(self, name: str, args: Any) -> Refused | None:
         """What is wrong with the arguments."""
         entry = self._found.get(name)
-        wrong: BadArguments | None = None if entry is None else entry.arguments.check(args)
+        if entry is None:
+            return Refused(
+                code="bad_arguments", text=f"the tool {name[:200]!r} was not looked for; nothing was executed"
+            )
+        wrong: BadArguments | None = entry.arguments.check(args)
         return None if wrong is None else Refused(code="bad_arguments", text=wrong.text())
 
     def decide(self, asked: Asked, hooks: Mapping[str, HookAnswered]) -> Decided:
