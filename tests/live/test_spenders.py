@@ -16,11 +16,13 @@ from crewkeeper_bus.subjects import TOOLS, Kind, parse
 from crewkeeper_bus.tool_messages import BudgetChanged, RunTool
 from crewkeeper_supervisor.core.crew import Agent, Budget, Crew
 from crewkeeper_supervisor.core.tools import Tool
-from crewkeeper_supervisor.shell import journal, ledger, spending
+from crewkeeper_supervisor.shell import audit_keys, heads, journal, ledger, source, spending
+from crewkeeper_supervisor.shell.audit import examine
 from crewkeeper_supervisor.shell.errors import StoreUnavailable
 from crewkeeper_supervisor.shell.nats_link import Link, connect
 from crewkeeper_supervisor.shell.place import Place
 from crewkeeper_supervisor.shell.registry import Registry
+from crewkeeper_supervisor.views.replay import Replay
 from support.bus import until
 from support.cluster import Cluster, cluster
 from support.spenders import ACTUAL, RESERVE, Audit, audit, ran, told_by, write_programs
@@ -196,6 +198,12 @@ async def test_no_fault_lets_fifty_spenders_overspend(tmp_path: Path) -> None:
         await run.exhausted(FIRST + 2 * MORE)
         await run.all_have_ended()
         records, orders = await run.records(), await run.orders()
+        replaying = Replay(RUN, records, await heads.read(run.link, RUN))
+        replaying.take(await journal.read_all(run.link, RUN))
+        proven = await examine(await source.of_run(run.link, RUN), key=audit_keys.load(tmp_path / "state"))
+    # Whoever owned the run, and however it died: what was decided follows from the journal, and is as it was written.
+    assert replaying.finish().differences == []
+    assert proven.problems == []
     assert len({record.id for record in records}) == len(records)
     assert {order.id for order in orders} <= {record.id for record in records}
     assert len({record.term for record in records if "booking" in record.command}) >= 3
