@@ -11,7 +11,7 @@ from crewkeeper_supervisor.core.commands import AnswerCall, AskApproval, Command
 from crewkeeper_supervisor.core.crew import Agent, Budget, Crew
 from crewkeeper_supervisor.core.gate_state import Approval
 from crewkeeper_supervisor.core.tools import Price, Tool
-from crewkeeper_supervisor.shell.ledger import Record
+from crewkeeper_supervisor.shell.chain import Record
 from support.journal import Journal
 
 NUMBER = {

@@ -12,7 +12,7 @@ from typing import Any
 from msgspec import Struct, field
 
 from crewkeeper_supervisor.core.budget import FLEET
-from crewkeeper_supervisor.shell.ledger import Record
+from crewkeeper_supervisor.shell.chain import Record
 
 
 class Sums(Struct, kw_only=True):
