@@ -45,7 +45,10 @@ _AGENT = click.option("--agent", default="", metavar="NAME", help="The limit of 
 
 @click.group()
 def budget() -> None:
-    """Show and change what a run may spend, or all crews of a server together (`fleet`)."""
+    """Show and change what a run may spend.
+
+    `fleet` in place of a run stands for all crews of a server together.
+    """
 
 
 @budget.command()
