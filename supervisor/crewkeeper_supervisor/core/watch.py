@@ -45,6 +45,8 @@ PENDING_LOOKED_AT: Final = 50
 HEARD_MAX: Final = 3
 """Things said to an agent that are remembered."""
 _WORD: Final = re.compile(r"[^\W_]+")
+_SIGNS: Final = ".,;:!?()[]{}<>\"'`*_-…"
+"""What stands around words."""
 
 
 class Watch:
@@ -269,7 +271,8 @@ class Watch:
     def _hears(self, agent: str, words: str) -> None:
         """An agent is told something: to take it up is no drift of its own."""
         if self._drift is not None and words:
-            self._heard.setdefault(agent, deque(maxlen=HEARD_MAX)).append(frozenset(_WORD.findall(words.lower())))
+            said = frozenset([word.strip(_SIGNS) for word in words.lower().split()])
+            self._heard.setdefault(agent, deque(maxlen=HEARD_MAX)).append(said)
 
     def _drifts(self, agent: str, words: str) -> None:
         if self._drift is None or not words:
@@ -277,8 +280,10 @@ class Watch:
         heard = self._heard.get(agent, ())
         spoken = self._spoken.setdefault(agent, deque(maxlen=HEARD_MAX))
         spoken.append(words)
-        own = [word for word in words.split() if not _is_echo(word, heard)]
-        drift = self._drift.did(agent, " ".join(own), self._state.seq)
+        if heard:
+            said: frozenset[str] = frozenset().union(*heard)
+            words = " ".join([word for word in words.split() if word.strip(_SIGNS).lower() not in said])
+        drift = self._drift.did(agent, words, self._state.seq)
         if drift is not None:
             strange = ", ".join(_whole(stem, spoken) for stem in drift.strange)
             text = f"{drift.score:.0%} of what {agent} said lately has nothing to do with the task: {strange[:200]}"
@@ -389,9 +394,3 @@ def _whole(stem: str, texts: Iterable[str]) -> str:
     """The word that a stem stands for, as it was said."""
     words = (word for text in texts for word in _WORD.findall(text))
     return next((word for word in words if word.lower().startswith(stem)), stem)
-
-
-def _is_echo(word: str, heard: Iterable[frozenset[str]]) -> bool:
-    """Whether all that there is of a word was just said to whoever says it."""
-    parts = _WORD.findall(word.lower())
-    return any(said.issuperset(parts) for said in heard)
