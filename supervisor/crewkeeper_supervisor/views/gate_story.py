@@ -56,7 +56,7 @@ class GateStory:
             case "budget":
                 return f"holds {to}'s call of {what} until there is more to spend{f': {why}' if why else ''}", "bad"
             case approval:
-                return f"{to}'s call of {what} waits for approval {safe(str(approval))}", "normal"
+                return f"{to} is told that its call of {what} waits for approval {safe(str(approval))}", "detail"
         if said.keys() >= {"grant", "limit_s"}:
             return f"lets {to} carry out its call of {what}", "normal"
         if said.keys() >= {"settled", "cost_microusd"}:
@@ -99,7 +99,7 @@ class GateStory:
                 out_of = ", for the last time: its budget is spent" if last else ""
                 return f"lets {safe(agent)} call its model{out_of}", "normal"
             case t.SpendRefused(agent=agent, fault=fault):
-                return f"refuses {safe(agent)} its model: {_in_one_line(fault.text)}", "bad"
+                return f"refuses {safe(agent)}'s call of a model ({safe(fault.code)}): {_in_one_line(fault.text)}", "bad"
             case t.Withhold(agent=agent, why=why):
                 return f"keeps {safe(agent)}'s call of a model waiting: {safe(why)}", "normal"
             case t.SpendBooked(agent=agent):
