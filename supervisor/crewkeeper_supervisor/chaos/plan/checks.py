@@ -74,7 +74,7 @@ class Checks:
 
     def _agent(self, name: str, agent: dict[str, Any]) -> None:
         path: Path = ("agents", name)
-        if "main" not in agent and "handlers" not in agent:
+        if "main" not in agent and "handlers" not in agent and agent.get("obeys", True):
             self.reading.add_at_key("CREW-111", path, "has neither main nor handlers", "give it something to do")
         if not agent.get("obeys", True) and "sim" in self.modes:
             self.reading.add("CREW-119", (*path, "obeys"), "needs a real process", "leave `sim` out of `modes`")

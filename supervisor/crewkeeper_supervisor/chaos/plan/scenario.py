@@ -156,10 +156,11 @@ def parse(data: bytes, file: str) -> Scenario:
 def _parse(data: bytes, file: str) -> Scenario:
     text, found = decode(data, file)
     document = compose(text, found)
-    if document.root is None and not found.problems:
-        found.add("CREW-111", "the file is empty", "`supervisor chaos init` writes one to begin with")
-    found.raise_if_any()
-    assert document.root is not None
+    if document.root is None:
+        if not found.problems:
+            found.add("CREW-111", "the file is empty", "`supervisor chaos init` writes one to begin with")
+        found.raise_if_any()
+        raise AssertionError("unreachable: a problem was noted")
     reading = ScenarioReading(found, complete=document.complete)
     surface = reading.read(document.root, SCENARIO)
     if surface is not INVALID and document.complete:

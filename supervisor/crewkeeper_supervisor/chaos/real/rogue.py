@@ -6,50 +6,68 @@ be heard: a joined note, then progress notes.
 
 import signal
 import sys
-from pathlib import Path
 from typing import Final
 
 import anyio
-import msgspec
-import nats
 
-from crewkeeper_bus import codec
+from crewkeeper_bus import codec, credentials
 from crewkeeper_bus import messages as m
 from crewkeeper_bus.credentials import Credentials
+from crewkeeper_bus.errors import BusError
+from crewkeeper_bus.nats_transport import NatsTransport
 from crewkeeper_bus.subjects import SUPERVISOR, Kind, build
 
 EVERY_S: Final = 0.05
+CONNECT_S: Final = 2.0
+_LIFE: Final = "rogue"
 
 
-async def talk(run: str, name: str, own: Credentials) -> None:
-    """Talk for ever."""
-    incarnation, life = 0, "rogue"
-    seq = 0
-    while True:
-        incarnation += 1
-        try:
-            client = await nats.connect(allow_reconnect=False, connect_timeout=2, error_cb=_ignore, **own.options())
-            seq += 1
-            await client.publish(
-                build(run, Kind.NOTE, name, SUPERVISOR, f"j{incarnation}"),
-                codec.encode(m.Joined(inc=life, seq=seq, role=name)),
-            )
-            while not client.is_closed:
-                seq += 1
-                note = m.Progress(inc=life, seq=seq, task="t", text="still here")
-                await client.publish(build(run, Kind.NOTE, name, SUPERVISOR, f"p{seq}"), codec.encode(note))
-                await client.flush(2)
-                await anyio.sleep(EVERY_S)
-        except Exception:  # noqa: BLE001 - whatever keeps it out, it comes again: that is its whole point
+class Rogue:
+    """One rogue.
+
+    Args:
+        run: The run it was let into.
+        name: Its name there.
+        own: What it logs in with.
+    """
+
+    def __init__(self, run: str, name: str, own: Credentials) -> None:
+        self._run = run
+        self._name = name
+        self._own = own
+        self._seq = 0
+
+    async def live(self) -> None:
+        """Talk, for ever."""
+        while True:
+            try:
+                with anyio.fail_after(2 * CONNECT_S):
+                    transport = await NatsTransport.open(
+                        credentials=lambda: self._own, name=self._name, limit_s=CONNECT_S
+                    )
+                try:
+                    await self._talk(transport)
+                finally:
+                    with anyio.move_on_after(CONNECT_S, shield=True):
+                        await transport.close()
+            except (BusError, OSError, TimeoutError):
+                await anyio.sleep(EVERY_S)  # whatever keeps it out, it comes again
+
+    async def _talk(self, transport: NatsTransport) -> None:
+        await self._say(transport, m.Joined(inc=_LIFE, seq=self._seq + 1, role=self._name))
+        while True:
+            await self._say(transport, m.Progress(inc=_LIFE, seq=self._seq + 1, task="t", text="still here"))
+            await transport.barrier()
             await anyio.sleep(EVERY_S)
 
-
-async def _ignore(_error: Exception) -> None:
-    return
+    async def _say(self, transport: NatsTransport, note: m.Joined | m.Progress) -> None:
+        self._seq += 1
+        subject = build(self._run, Kind.NOTE, self._name, SUPERVISOR, f"n{self._seq}")
+        await transport.publish(subject, codec.encode(note))
 
 
 if __name__ == "__main__":
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
-    login = msgspec.json.decode(Path(sys.argv[3]).read_bytes(), type=Credentials)
-    anyio.run(talk, sys.argv[1], sys.argv[2], login)
+    login = credentials.from_file(sys.argv[3])
+    anyio.run(Rogue(sys.argv[1], sys.argv[2], login).live)

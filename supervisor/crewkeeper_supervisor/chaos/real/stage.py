@@ -58,6 +58,9 @@ SETTLE_S: Final = 3.0
 """How long a run is watched on after its end, for messages to people."""
 POLL_S: Final = 0.05
 BATCH_S: Final = 0.5
+LOG_READ_CHARS: Final = 20_000
+STOPPED_AT_WORK: Final = 3
+"""Exit status of an agent that was stopped in the middle of its work: no failure."""
 
 Tell = Callable[[str], None]
 
@@ -134,6 +137,7 @@ class RealStage:
         played = self._played(time.monotonic() - began_s)
         if played.verdict.word == "pass":
             shutil.rmtree(self.folder, ignore_errors=True)
+            played.folder = ""
         return played
 
     async def _set_up(self) -> None:
@@ -421,6 +425,19 @@ class RealStage:
         if self.server is not None:
             self.server.kill()
 
+    def _failed_agents(self) -> list[str]:
+        ends = [each.fields for each in self._seen if each.event == "exited"]
+        return list(dict.fromkeys(end["agent"] for end in ends if end["code"] > 0 and end["code"] != STOPPED_AT_WORK))
+
+    def _words_of(self, agent: str) -> str:
+        """The last error in an agent's log, one line."""
+        log = self.state / "runs" / self._run / "logs" / f"{agent}.log"
+        if not log.is_file():
+            return ""
+        lines = log.read_text("utf-8", "replace")[-LOG_READ_CHARS:].replace("\\n", "\n").splitlines()
+        errors = [line for line in lines if "Error" in line or "errors." in line or "xception" in line]
+        return (errors or lines or [""])[-1].strip(' "}')[:300]
+
     def _played(self, took_s: float) -> Played:
         zero_s = self.sightings.began_s if self.sightings.began_s is not None else time.time()
         observed = Observed(
@@ -432,6 +449,7 @@ class RealStage:
             unhealed=self._unhealed,
             spans=[shifted(span, zero_s) for span in self.sightings.spans()],
             end_s=round(time.time() - zero_s, 6),
+            last_words={name: words for name in self._failed_agents() if (words := self._words_of(name))},
         )
         return Played(
             scenario=self.scenario.id,
@@ -442,6 +460,7 @@ class RealStage:
             digest=self.sightings.core.digest(),
             entries=self.sightings.core.seq,
             took_s=round(took_s, 3),
+            folder=str(self.folder),
         )
 
 

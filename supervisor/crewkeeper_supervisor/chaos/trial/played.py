@@ -23,6 +23,8 @@ class Played(Struct, kw_only=True):
     entries: int = 0
     took_s: float = 0.0
     journal: list[Event] = msgspec.field(default_factory=list)
+    folder: str = ""
+    """Where the logs of a real run are kept; empty where they are not."""
 
 
 def shifted(span: Span, zero_s: float) -> Span:

@@ -7,6 +7,7 @@ import msgspec
 from msgspec import Struct, field
 
 from crewkeeper_supervisor.chaos.plan.scenario import Scenario
+from crewkeeper_supervisor.chaos.trial.advice import advice
 from crewkeeper_supervisor.chaos.trial.played import Played
 from crewkeeper_supervisor.chaos.trial.verdict import Check, Observed, Word
 
@@ -38,6 +39,10 @@ class Told(Struct, frozen=True, kw_only=True):
     kept: tuple[str, ...] | None = None
     """Faults that are needed for it, where it was shrunk; None: it was not."""
     digest: str = ""
+    folder: str = ""
+    """Where its logs are kept."""
+    advice: tuple[str, ...] = ()
+    """What its team should know and do."""
 
 
 class Result(Struct, kw_only=True):
@@ -100,6 +105,8 @@ def told(played: Played, kept: tuple[str, ...] | None = None) -> Told:
         faults=played.faults,
         kept=kept,
         digest=played.digest,
+        folder=played.folder,
+        advice=advice(played.observed),
     )
 
 

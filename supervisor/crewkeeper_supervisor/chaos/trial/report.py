@@ -100,6 +100,7 @@ def _told(result: Result, told: Told) -> str:
     parts = [
         f"<p>{escape(shown)}</p>",
         _checks(told.checks),
+        _advice(told.advice),
         "<h3>What happened</h3>",
         f"<div class=figure>{drawing.lanes(told.observed)}</div>",
         (
@@ -126,6 +127,11 @@ def _checks(checks: tuple[Check, ...]) -> str:
         for check in checks
     ]
     return f"<table>{''.join(rows)}</table>"
+
+
+def _advice(sentences: tuple[str, ...]) -> str:
+    rows = "".join(f"<li>{escape(sentence)}</li>" for sentence in sentences)
+    return f"<h3>What to know of this crew</h3><ul>{rows}</ul>" if rows else ""
 
 
 def _list(told: Told) -> str:

@@ -28,13 +28,17 @@ def lines(result: Result) -> Iterator[str]:
     passed = sum(row.verdict == "pass" for row in result.runs)
     over = f"{passed}/{len(result.runs)} seeds" if result.mode == "sim" else f"{result.runs[0].took_s:.1f} s"
     yield f"{WORDS[result.verdict]:<10} {id_} [{result.mode}, {over}]: {title}"
-    if result.verdict == "pass" or result.told is None:
-        return
     told = result.told
+    if told is not None and result.mode == "real":
+        yield from (f"           * {sentence}" for sentence in told.advice[:REASONS_MAX])
+    if result.verdict == "pass" or told is None:
+        return
     if result.mode == "sim":
         yield f"           seed {told.seed}:"
     for check in [each for each in told.checks if each.word != "pass"][:REASONS_MAX]:
         yield f"           - {line(check)}"
+    if told.folder:
+        yield f"           logs: {told.folder}"
     if told.kept is not None:
         yield f"           needed: {', '.join(told.kept) or 'no fault at all'}"
 

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any, Final, Literal
 
-from msgspec import Struct
+from msgspec import Struct, field
 
 from crewkeeper_supervisor.chaos.plan.scenario import Expectation, Fault, Scenario
 from crewkeeper_supervisor.chaos.trial.events import Sighting, Span, matches
@@ -50,6 +50,8 @@ class Observed(Struct, kw_only=True):
     unhealed: list[str]
     """Faults that could not be undone."""
     spans: list[Span]
+    last_words: dict[str, str] = field(default_factory=dict)
+    """Of agents whose process failed: the last error in their log."""
     end_s: float
 
 
@@ -69,7 +71,7 @@ def judge(scenario: Scenario, observed: Observed) -> Verdict:
     """The verdict of one run."""
     checks = [_steady(observed)]
     checks += [_fault(fault, observed) for fault in scenario.faults]
-    checks += [_expected(each, observed) for each in scenario.expect]
+    checks += [_expected(each, scenario, observed) for each in scenario.expect]
     checks += [_never(each, observed) for each in scenario.never]
     checks += _invariants(observed)
     words = Counter(check.word for check in checks)
@@ -135,7 +137,7 @@ def _shown(value: Any) -> str:
     return "[" + ",".join(map(str, value)) + "]" if isinstance(value, list) else str(value)
 
 
-def _expected(each: Expectation, observed: Observed) -> Check:
+def _expected(each: Expectation, scenario: Scenario, observed: Observed) -> Check:
     what = said(each)
     if each.metric:
         amount = sum(
@@ -145,11 +147,22 @@ def _expected(each: Expectation, observed: Observed) -> Check:
     from_s = observed.anchors.get(each.after)
     if from_s is None:
         return Check(what=what, line=each.line, word="vacuous", detail=f"{each.after} never happened")
+    if _had_no_effect(each.after, scenario, observed):
+        return Check(what=what, line=each.line, word="vacuous", detail=f"{each.after} had no effect")
     matching = [one for one in observed.seen if one.event == each.event and matches(one.fields, each.where)]
     until_s = observed.end_s if each.within_s is None else from_s + each.within_s
     inside = [one for one in matching if from_s - SLACK_S <= one.at_s <= until_s + SLACK_S]
     word = _bounded(each, len(inside), least=1)
     return Check(what=what, line=each.line, word=word, detail=_told(inside, matching, from_s, observed))
+
+
+def _had_no_effect(anchor: str, scenario: Scenario, observed: Observed) -> bool:
+    """Whether an anchor is a fault that touched nothing: what comes after it then proves nothing."""
+    if not anchor.startswith("fault."):
+        return False
+    name = anchor.split(".")[1]
+    indexes = {fault.index for fault in scenario.faults if name in (fault.name, str(fault.index))}
+    return not any(each.fired for each in observed.struck if each.index in indexes)
 
 
 def _bounded(each: Expectation, amount: int, least: int | None = None) -> Word:

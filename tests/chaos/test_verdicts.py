@@ -1,0 +1,166 @@
+"""Verdicts: a run that proves nothing is vacuous, exit codes, journals that replay, reports that hold no live name."""
+
+import json
+import re
+from pathlib import Path
+from xml.etree import ElementTree
+
+import msgspec
+import pytest
+
+from crewkeeper_supervisor.chaos.plan.library import FIRST
+from crewkeeper_supervisor.chaos.plan.scenario import Scenario, parse
+from crewkeeper_supervisor.chaos.product_mutations import applied
+from crewkeeper_supervisor.chaos.sim.stage import play
+from crewkeeper_supervisor.chaos.trial import record as records
+from crewkeeper_supervisor.chaos.trial.report import html
+from crewkeeper_supervisor.chaos.trial.runner import run_sim
+from crewkeeper_supervisor.cli.main import run
+
+GOOD = FIRST.format(id="x")
+NO_FAULT = GOOD.replace("  - {do: kill_supervisor, after: truth.deadlock, for: 1s}\n", "")
+
+
+def scenario(text: str) -> Scenario:
+    return parse(text.encode(), "x.yaml")
+
+
+def with_fault(fault: str) -> Scenario:
+    return scenario(GOOD.replace("{do: kill_supervisor, after: truth.deadlock, for: 1s}", fault))
+
+
+def reasons(text: Scenario) -> tuple[str, list[str]]:
+    verdict = play(text, 0).verdict
+    return verdict.word, [f"{check.what}: {check.detail}" for check in verdict.reasons]
+
+
+def test_a_fault_that_is_never_due_is_vacuous() -> None:
+    word, why = reasons(with_fault("{do: kill, target: agent:a, after: event.flood}"))
+    assert word == "vacuous"
+    assert why == ["fault 0: kill agent:a: not injected: event.flood never happened"]
+
+
+def test_a_fault_that_comes_too_late_is_vacuous() -> None:
+    word, why = reasons(with_fault("{do: kill, target: agent:a, at: 25s}"))
+    assert word == "vacuous", why
+
+
+def test_a_fault_that_hits_nothing_is_vacuous_and_so_is_what_comes_after_it() -> None:
+    text = GOOD.replace("{do: kill_supervisor, after: truth.deadlock, for: 1s}", "{do: webhook_down, at: 0, for: 1s}")
+    word, why = reasons(scenario(text.replace("after: truth.deadlock}", "after: fault.0}")))
+    assert word == "vacuous"
+    assert "fault 0: webhook_down webhook: injected into webhook and had no effect" in why
+    assert any("fault.0 had no effect" in each for each in why)
+
+
+def test_an_anchor_that_never_happens_is_vacuous() -> None:
+    text = NO_FAULT.replace("{ask: {to: a}}", "{work: 1s}").replace("faults:\n", "")
+    word, why = reasons(scenario(text))
+    assert word == "vacuous"
+    assert all("truth.deadlock never happened" in each for each in why)
+
+
+def test_a_deadline_is_counted_from_its_anchor() -> None:
+    text = NO_FAULT.replace("faults:\n", "").replace("within: 8s", "within: 50ms")
+    assert reasons(scenario(text))[0] == "fail"
+    assert reasons(scenario(text.replace("within: 50ms", "within: 1s")))[0] == "pass"
+
+
+def test_never_and_too_many_fail() -> None:
+    text = NO_FAULT.replace("faults:\n", "")
+    assert reasons(scenario(text.replace("{event: false_deadlock}", "{event: deadlock}")))[0] == "fail"
+    assert reasons(scenario(text.replace("count: 1, within: 8s", "count: 2, within: 8s")))[0] == "fail"
+    assert reasons(scenario(text.replace("count: 1, within: 8s", "most: 1, within: 8s")))[0] == "pass"
+
+
+def test_what_is_not_steady_before_the_first_fault_fails() -> None:
+    text = GOOD.replace("faults:", "steady: [incidents]\nfaults:").replace(
+        "{do: kill_supervisor, after: truth.deadlock, for: 1s}", "{do: kill, target: agent:b, after: event.deadlock}"
+    )
+    word, why = reasons(scenario(text))
+    assert word == "fail"
+    assert any("before the first fault: 1 incidents are open, first deadlock" in each for each in why)
+
+
+def test_a_failing_run_is_shrunk_to_the_fault_that_it_takes() -> None:
+    faults = "\n".join(
+        [
+            "  - {do: slow, target: agent:a, at: 100ms, for: 300ms}",
+            "  - {do: kill_supervisor, after: truth.deadlock, for: 5s}",
+            "  - {do: delay, target: agent:b, at: 0, for: 1s, by: 20ms}",
+        ]
+    )
+    text = GOOD.replace("  - {do: kill_supervisor, after: truth.deadlock, for: 1s}", faults)
+    result = run_sim(scenario(text.replace("within: 8s", "within: 900ms")), range(1), shrink=True)
+    assert result.verdict == "fail"
+    assert result.told is not None
+    assert result.told.kept == ("plan:1:0",)
+
+
+@pytest.mark.parametrize(
+    ("text", "code"),
+    [
+        (GOOD, 0),
+        (GOOD.replace("within: 8s", "within: 1ms"), 1),
+        (GOOD.replace("title:", "titel:"), 2),
+        (GOOD.replace("after: truth.deadlock, for: 1s", "after: event.flood"), 3),
+        (GOOD.replace("modes: [sim, real]", "modes: [real]"), 4),
+    ],
+)
+def test_exit_codes(tmp_path: Path, text: str, code: int, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "x.yaml").write_text(text)
+    command = ["chaos", "run", str(tmp_path / "x.yaml"), "--mode", "sim", "--seeds", "0..1"]
+    assert run([*command, "--journal", str(tmp_path / "j.json")]) == code
+    capsys.readouterr()
+
+
+def test_a_journal_replays_and_says_where_it_does_not(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "x.yaml").write_text(GOOD)
+    journal, junit = tmp_path / "j.json", tmp_path / "j.xml"
+    command = ["chaos", "run", str(tmp_path / "x.yaml"), "--seeds", "3..5", "--journal", str(journal)]
+    assert run([*command, "--junit", str(junit)]) == 0
+    assert run(["chaos", "replay", str(journal)]) == 0
+    assert [case.get("name") for case in ElementTree.parse(junit).iter("testcase")] == ["seed 3", "seed 4", "seed 5"]
+    with applied("no-confirmation"):
+        assert run(["chaos", "replay", str(journal)]) == 1
+    assert "0 of 3 runs" in capsys.readouterr().out
+    record = records.read(journal)
+    assert records.scenario_of(record.results[0].scenario) == parse(GOOD.encode(), str(tmp_path / "x.yaml"))
+    assert run(["chaos", "replay", str(tmp_path / "none.json")]) == 5
+
+
+def test_a_report_is_whole_in_itself_and_hostile_names_stay_text(tmp_path: Path) -> None:
+    result = run_sim(scenario(GOOD), range(1))
+    hostile = "<script>alert(1)</script>\u202e\"'><img src=x onerror=alert(1)>"
+    text = json.dumps(msgspec.to_builtins(records.Record(results=[result]))).replace('"a"', json.dumps(hostile))
+    record = msgspec.json.decode(text.encode(), type=records.Record)
+    record.results[0].scenario["title"] = hostile
+    record.mutation = record.crew = hostile
+    page = html(record)
+    assert hostile not in page
+    assert "&lt;script&gt;" in page
+    assert not re.search(r"<(script|img|link|iframe)|https?://|url\(|@import", page)
+    assert "default-src 'none'" in page
+    assert "<svg" in page
+    tags = {tag.lower() for tag in re.findall(r"<([a-zA-Z]+)", page)}
+    assert tags <= {
+        *(
+            "html",
+            "meta",
+            "title",
+            "style",
+            "h",
+            "p",
+            "span",
+            "table",
+            "tr",
+            "th",
+            "td",
+            "a",
+            "div",
+            "svg",
+            "rect",
+            "b",
+        ),
+        *("text", "path", "line", "circle", "details", "summary", "br", "ul", "li"),
+    }

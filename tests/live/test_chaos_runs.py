@@ -1,0 +1,105 @@
+"""Scenarios played by real processes: the verdict, what a mutation does to it, and that nothing is left behind."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from crewkeeper_supervisor.chaos.plan.scenario import load, parse
+from crewkeeper_supervisor.chaos.real.runner import run_real
+
+pytestmark = pytest.mark.live
+SCENARIOS = Path(__file__).resolve().parents[2] / "scenarios"
+CUT = """
+v: 1
+id: cut
+title: a ring closes while one of the two is cut off
+modes: [real]
+guarantees: [G3]
+timeout: 25s
+crew: {responses: {deadlock: {confirm: 100ms, do: [break, escalate]}},
+  escalate: [{webhook: "${CHAOS_WEBHOOK}", secret: "${CHAOS_SECRET}"}]}
+agents:
+  a: {main: [{work: 300ms}, {ask: {to: b}}], handlers: {ask: [{reply: ok}]}}
+  b: {main: [{work: 300ms}, {ask: {to: a}}], handlers: {ask: [{reply: ok}]}}
+faults:
+  - {do: partition, target: "agent:b", after: truth.deadlock, for: 2s}
+expect:
+  - {event: wait_broken, count: 1, within: 8s, after: fault.0.end}
+  - {event: webhook, where: {kind: deadlock, type: opened, signed: true, again: false}, count: 1}
+  - {event: run_ended, where: {state: done}}
+never:
+  - {event: false_deadlock}
+"""
+
+
+def test_a_scenario_passes_and_leaves_nothing() -> None:
+    result = run_real(parse(CUT.encode(), "cut.yaml"))
+    assert result.told is not None
+    assert result.verdict == "pass", [check for check in result.told.checks if check.word != "pass"]
+    assert result.told.folder == ""
+
+
+def alive(folder: str) -> list[str]:
+    """Command lines of the processes that have to do with a folder."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
+            words = (entry / "cmdline").read_bytes() + b" " + (entry / "environ").read_bytes()
+        except OSError:
+            continue
+        if folder.encode() in words:
+            found.append((entry / "cmdline").read_bytes().replace(b"\0", b" ").decode()[:200])
+    return found
+
+
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="looks for processes in /proc, which only Linux has")
+def test_nothing_outlives_a_runner_that_is_killed(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "crewkeeper_supervisor.cli.main", "chaos", "run", "--mode", "real"]
+    scenario = str(SCENARIOS / "nats-restart.yaml")
+    env = os.environ | {"TMPDIR": str(tmp_path)}
+    with (tmp_path / "log").open("wb") as log:
+        runner = subprocess.Popen(
+            [*command, scenario, "--journal", str(tmp_path / "j.json")], env=env, stdout=log, stderr=log
+        )
+    try:
+        limit_s = time.monotonic() + 30
+        while len([each for each in alive(str(tmp_path)) if "scripted" in each]) < 3:
+            assert time.monotonic() < limit_s, alive(str(tmp_path))
+            assert runner.poll() is None, (tmp_path / "log").read_text()
+            time.sleep(0.1)
+    finally:
+        runner.send_signal(signal.SIGKILL)
+        runner.wait(10)
+    limit_s = time.monotonic() + 15
+    while left := alive(str(tmp_path)):
+        assert time.monotonic() < limit_s, left
+        time.sleep(0.1)
+
+
+def test_a_crew_of_real_programs_is_told_what_to_do(tmp_path: Path) -> None:
+    script = {"main": [{"ask": {"to": "callee"}}]}
+    callee = {"handlers": {"ask": [{"work": 60}, {"reply": 1}]}}
+    program = [sys.executable, "-m", "crewkeeper_agents.scripted"]
+    agents = {
+        name: {"run": [*program, json.dumps(made)], "restart": {"intensity": 0}}
+        for name, made in (("caller", script), ("callee", callee))
+    }
+    crew = tmp_path / "crew.yaml"
+    crew.write_text(json.dumps({"crew": "mine", "agents": agents}))
+    text = (
+        (SCENARIOS / "kill-one-agent.yaml").read_text().replace("agent:any", "agent:callee").replace("at: 3s", "at: 1s")
+    )
+    (tmp_path / "kill-one-agent.yaml").write_text(text.replace("at: 3s", "at: 1s"))
+    result = run_real(load(tmp_path / "kill-one-agent.yaml"), crew=crew)
+    assert result.verdict == "fail"
+    assert result.told is not None
+    told = "\n".join(result.told.advice)
+    assert "callee was killed and not started again" in told
+    assert "caller had a call at callee open: it failed with PeerGone at once." in told
+    assert "caller did not survive that its call failed (peer_gone)" in told
