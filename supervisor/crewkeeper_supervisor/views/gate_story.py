@@ -99,7 +99,8 @@ class GateStory:
                 out_of = ", for the last time: its budget is spent" if last else ""
                 return f"lets {safe(agent)} call its model{out_of}", "normal"
             case t.SpendRefused(agent=agent, fault=fault):
-                return f"refuses {safe(agent)}'s call of a model ({safe(fault.code)}): {_in_one_line(fault.text)}", "bad"
+                why = f"({safe(fault.code)}): {_in_one_line(fault.text)}"
+                return f"refuses {safe(agent)}'s call of a model {why}", "bad"
             case t.Withhold(agent=agent, why=why):
                 return f"keeps {safe(agent)}'s call of a model waiting: {safe(why)}", "normal"
             case t.SpendBooked(agent=agent):
