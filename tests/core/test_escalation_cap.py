@@ -73,8 +73,11 @@ def test_what_a_digest_told_is_resolved_in_a_digest() -> None:
     for number in range(3):
         room.hear(f"found loop k{number} search")
     room.tick(60)
-    room.hear("cleared loop k1")
+    room.hear("cleared loop k1", 600)
     room.hear("cleared loop k2")
+    due_s = room.core.next_tick_at_s()
+    assert due_s is not None
+    assert due_s > room.now_s, "what is due long ago would never be met"
     room.tick(60)
     assert [each.kind for each in room.escalated()] == ["opened", "digest", "digest"]
     assert [each["event"] for each in room.digests()[1].body["incidents"]] == ["resolved", "resolved"]

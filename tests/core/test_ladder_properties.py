@@ -70,6 +70,9 @@ class Trial:
             case _:
                 self.take()
         self.check_calls()
+        due_s = room.core.next_tick_at_s()
+        if due_s is not None and due_s <= room.now_s:
+            self.wrong.append("what is due was not met")
 
     def begin(self, key: str) -> None:
         self.see(self.room.hear(f"found loop {key} search"))

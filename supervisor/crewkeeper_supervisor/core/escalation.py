@@ -92,7 +92,7 @@ def _withhold(state: RunState, incident: Incident, kind: Literal["opened", "reso
     told = state.ladder.escalations
     told.withheld[incident.id] = kind
     if told.due_s is None:
-        told.due_s = (told.sent_s[0] if told.sent_s else state.now_s) + MINUTE_S
+        told.due_s = (state.now_s if _has_room(state) else told.sent_s[0]) + MINUTE_S
         state.due_s.arm("ladder", told.due_s)
     if len(told.withheld) >= DIGEST_MAX:
         flush(state)
