@@ -368,6 +368,19 @@ def test_calls_that_are_never_answered_are_remembered_up_to_a_limit() -> None:
     assert len(watch.asked) == 256
 
 
+def test_nobody_crowds_out_what_is_known_of_others() -> None:
+    crew = Company()
+    for _ in range(5):
+        crew.uses("b", "search", {"query": "cheap hotels in Lisbon with a pool"}, "error: no results for this search")
+    for number in range(60):
+        for _ in range(3):
+            crew.uses("a", "page", {"number": number, "of": f"hotel {number}"}, f"error: there is no page {number}")
+    watch = crew.core._state.watch
+    assert watch is not None
+    assert len(watch._standing.of_agent("a")) <= 16
+    assert [each.key for each in watch._standing.of_agent("b")] == ["1"]
+
+
 def test_whoever_folds_the_journal_finds_the_same() -> None:
     crew = Company(company("a", "b", "c"))
     for scene in (same_tool, ring, politeness, model_calls, polling, iterating, at_work, reviewer):

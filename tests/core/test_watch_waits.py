@@ -169,6 +169,31 @@ def test_who_waits_with_a_reason_has_not_stalled(scene: Callable[[Company], None
     assert [each.finding.summary for each in crew.found()] == []
 
 
+def test_time_that_an_agent_was_held_does_not_count() -> None:
+    crew = of()
+    idle(crew, "b")
+    crew.op(m.OperatorAsked(action="pause", agent="a", by="kim"))
+    busy(crew, 300)
+    crew.op(m.OperatorAsked(action="resume", agent="a", by="kim"))
+    busy(crew, 30)
+    assert crew.found() == []
+    busy(crew, 60)
+    only(crew, "stall")
+
+
+def test_a_crew_that_is_told_to_end_is_not_judged_and_wants_no_ticks_without_end() -> None:
+    crew = of()
+    crew.op(m.OperatorAsked(action="stop_run", by="kim"))
+    for _ in range(100):
+        due_s = crew.core.next_tick_at_s()
+        assert due_s is not None
+        assert due_s > crew.now_s
+        crew.now_s = due_s
+        crew.op(m.Tick())
+    assert crew.now_s > 1000 + 3600
+    assert crew.found() == []
+
+
 def test_a_stall_is_judged_by_the_limit_of_its_agent() -> None:
     agents = (Agent(name="a", stall_s=0), Agent(name="b", stall_s=300), Agent(name="c"))
     crew = of(agents=agents)

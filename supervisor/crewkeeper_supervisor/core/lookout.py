@@ -10,7 +10,7 @@ from crewkeeper_supervisor.core.confinement import NEVER
 from crewkeeper_supervisor.core.crew import Repeat
 from crewkeeper_supervisor.core.findings import Edge, FindingKind
 from crewkeeper_supervisor.core.nodes import Call
-from crewkeeper_supervisor.core.patience import Patience
+from crewkeeper_supervisor.core.patience import IDLE_S, Patience
 from crewkeeper_supervisor.core.repetition import Repetitions
 from crewkeeper_supervisor.core.roster import AgentView
 from crewkeeper_supervisor.core.standing import Conditions
@@ -118,17 +118,19 @@ class Lookout:
     def look(self) -> None:
         """What only the clock shows. To be called when the watch's time has come."""
         state, standing = self._state, self._standing
-        if state.phase == "running":
-            self.patience.look()
-            if self.patience.is_time_to_judge or standing.of_kind("stall"):
-                self._look_for_stalls()
-            starving, fed = self.starvation.look(state.graph)
-            for each in starving:
-                self._starves(each)
-            for key in fed:
-                standing.cleared("starvation", key, "it has been served")
-            self._look_for_explosions()
-            standing.expire()
+        if state.phase != "running":  # nobody has begun, or everybody is told to end
+            state.due_s["watch"] = state.now_s + IDLE_S
+            return
+        self.patience.look()
+        if self.patience.is_time_to_judge or standing.of_kind("stall"):
+            self._look_for_stalls()
+        starving, fed = self.starvation.look(state.graph)
+        for each in starving:
+            self._starves(each)
+        for key in fed:
+            standing.cleared("starvation", key, "it has been served")
+        self._look_for_explosions()
+        standing.expire()
         next_s = self.patience.next_s()
         if standing.of_kind("stall", "starvation", "fan_out"):
             next_s = min(next_s, state.now_s + AGAIN_S)
@@ -150,7 +152,9 @@ class Lookout:
             self._standing.tell("stall", agent, text, (agent, *stall.waits_for), evidence, again=again)
         for one in self._standing.of_kind("stall"):
             if one.key not in stalls:
-                self._standing.over(one, f"{one.key} gets on")
+                view = state.agents.get(one.key)
+                there = view is not None and view.present
+                self._standing.over(one, f"{one.key} {'gets on' if there else 'is not there any more'}")
 
     def _look_for_explosions(self) -> None:
         exploding = {root.key: (root, count) for root, count in self.patience.explosions(self._fan_out)}

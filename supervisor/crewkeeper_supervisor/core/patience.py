@@ -109,13 +109,13 @@ class Patience:
     # --- one agent ---
 
     def look(self) -> None:
-        """Whoever does things without words gets on: nobody can tell that it does not."""
+        """Who does things without words gets on, as nobody can tell that it does not; who is held is not to blame."""
         for view in self._state.agents.values():
             newest = max((_newest_s(task) for task in view.tasks.values()), default=0.0)
             now = (self.steps.get(view.name, 0), newest, view.calls + view.messages)
             before = self._seen.get(view.name)
             self._seen[view.name] = now
-            if before is not None and now[0] == before[0] and now != before:
+            if _is_held(view) or (before is not None and now[0] == before[0] and now != before):
                 self.moved[view.name] = self._state.now_s
 
     def _condition(self, view: AgentView) -> Condition:
@@ -142,7 +142,7 @@ class Patience:
             progress_at_s=max(self.moved.get(view.name, 0.0), began_s),
             working=working and view.present,
             alive=view.present or view.status == "starting",
-            paused=view.status == "paused" or view.hold is not None,
+            paused=_is_held(view),
             waits_for=() if runs else tuple(dict.fromkeys(waits_for)),
             # What goes through the gate has a limit there, or waits for a person; who runs beside a wait does not wait.
             excused=own or (excused and not runs),
@@ -183,6 +183,10 @@ class Patience:
         if name in self._state.agents:
             return [name]
         return [node.name for node in self._state.graph.roles.get(name, {}).values()]
+
+
+def _is_held(view: AgentView) -> bool:
+    return view.status == "paused" or view.hold is not None
 
 
 def _newest_s(task: Task) -> float:

@@ -12,6 +12,8 @@ QUIET_S: Final = 600.0
 """After so long without a sign of it a condition is over."""
 STANDING_MAX: Final = 256
 """Conditions that are followed at once; the oldest is then taken for over."""
+OF_AGENT_MAX: Final = 16
+"""Conditions of one agent that are followed at once: nobody crowds out what is known of others."""
 AGENTS_MAX: Final = 50
 
 
@@ -82,6 +84,9 @@ class Conditions:
             return
         if len(self._all) >= STANDING_MAX:
             self.over(next(iter(self._all.values())), "too many others stand to follow it")
+        mine = [one for one in self._all.values() if one.agents[:1] == agents[:1]]
+        if len(mine) >= OF_AGENT_MAX:
+            self.over(mine[0], "too many others of the same agent stand to follow it")
         known = tuple(agent for agent in dict.fromkeys(agents) if agent in self._state.agents)[:AGENTS_MAX]
         self._all[kind, key] = Standing(kind, key, known, self._state.now_s, talk=talk)
         ladder.found(self._state, kind, text, known, key=key, evidence=evidence, edges=(edges or [])[:AGENTS_MAX])
