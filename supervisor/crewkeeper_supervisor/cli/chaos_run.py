@@ -157,14 +157,8 @@ def _one(
         return Result(scenario=plain(scenario), path=scenario.path, mode=mode, verdict="skipped", skipped=why)
     if mode == "sim":
         return run_sim(scenario, seeds, shrink=shrink, mutated=mutated, tell=progress.tell)
-    import logging
-
-    import structlog
-
     from crewkeeper_supervisor.chaos.real.runner import run_real
 
-    # A server that goes away on purpose is no news, and what matters of it is in the verdict.
-    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
     return run_real(scenario, crew=crew, mutation=mutation, tell=progress.say)
 
 

@@ -1,5 +1,6 @@
 """Runner: one scenario played by real processes, once, and what came of it."""
 
+import contextlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -36,7 +37,9 @@ def run_real(
     cast: Cast = Scripted(scenario) if crew is None else Own(crew)
     stage = RealStage(scenario, cast, seed, mutation, tell)
     try:
-        played = anyio.run(stage.run)
+        # A server that goes away on purpose is no news; whoever looks for the reason of a failure finds it there.
+        with (stage.folder / "runner.log").open("w") as log, contextlib.redirect_stderr(log):
+            played = anyio.run(stage.run)
     except BaseException as error:
         cause: BaseException = error
         while isinstance(cause, BaseExceptionGroup):
