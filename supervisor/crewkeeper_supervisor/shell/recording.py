@@ -298,6 +298,8 @@ class Reader:
                 if unpack.eof:
                     self._after(unpack.unused_data, rest)
                     return
+        if self.end is not None:  # without it the end is missed anyhow
+            self._wrong("truncated", "the packed data is cut off after its last line")
 
     def _after(self, unused: bytes, rest: bytes) -> None:
         if unused or self._file.read(1):
