@@ -1,6 +1,5 @@
 """Effects: one command of the core carried out on the bus or put into the outbox. Nothing is decided here."""
 
-import contextlib
 from collections.abc import Callable
 from typing import Any, assert_never
 
@@ -10,7 +9,6 @@ from msgspec import UNSET
 from crewkeeper_bus import codec, subjects
 from crewkeeper_bus.codec import PAYLOAD_MAX_BYTES
 from crewkeeper_bus.detectors import DetectorMissing
-from crewkeeper_bus.errors import ConnectionLost
 from crewkeeper_bus.messages import Outcome, SupervisorCancel, SupervisorReply
 from crewkeeper_bus.redaction import Redactor
 from crewkeeper_bus.subjects import HOST, OUT, SUPERVISOR, Kind
@@ -60,8 +58,6 @@ class Effects:
         self._run = run
         self._term = term
         self._outbox = outbox
-        self._behind: list[tuple[str, bytes]] = []
-        """Answers that were delivered, and that the journal has to be told."""
 
     async def carry_out(self, command: Command, crew: Crew | None, *, ahead: bool = False) -> None:
         """Carry out one command. What is sent may wait for `Link.push`.
@@ -108,21 +104,7 @@ class Effects:
         subject = subjects.build(self._run, Kind.REP, SUPERVISOR, command.agent, command.call)
         if ahead:
             await self._link.post(f"{OUT}.{subject}", reply)
-            self._behind.append((subject, reply))
-        else:
-            await self._link.post(subject, reply)
-
-    async def send(self) -> None:
-        """Have everything that was carried out leave: first what somebody waits for, then its copies for the journal.
-
-        A copy that cannot be sent leaves no trace there, so that it is sent again.
-        """
-        self._link.push()
-        behind, self._behind = self._behind, []
-        with contextlib.suppress(ConnectionLost):
-            for subject, payload in behind:
-                await self._link.post(subject, payload)
-        self._link.push()
+        await self._link.post(subject, reply)
 
     async def _control(self, to: str, id_: str, message: Any) -> None:
         await self._publish(Kind.CTL, to, id_, msgspec.structs.replace(message, id=id_, term=self._term))

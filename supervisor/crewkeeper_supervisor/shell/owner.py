@@ -277,7 +277,7 @@ class Owner:
                 self._lease.check()
                 sent.append(await self._effect(command, fresh=fresh))
         finally:
-            await self._effects.send()  # what is sent leaves before it is written down
+            self._link.push()  # what is sent leaves before it is written down
         took_ms = round((time.monotonic() - self._heard_s) * 1000, 1)
         self._unlogged += [(*each, took_ms) for each in sent]
 
