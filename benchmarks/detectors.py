@@ -18,7 +18,7 @@ from typing import Any
 
 import msgspec
 
-from crewkeeper_supervisor.chaos.loop_corpus import TONGUES, corpus
+from crewkeeper_supervisor.chaos.loop_corpus import TONGUES, CorpusRun, corpus, held_out
 from crewkeeper_supervisor.core.drift import RAISED_AT, DriftModel, says_something
 from crewkeeper_supervisor.core.fingerprint import of_text
 from crewkeeper_supervisor.core.meaning import Embed
@@ -31,6 +31,8 @@ Alarms = list[tuple[int, int]]
 RULE_TIMES, RULE_WINDOW = 3, 20
 SPLICES = 4
 STEPS = 3
+EACH = 10
+"""Made-up runs of each kind."""
 
 
 def plain_rule(events: Iterable[TraceEvent]) -> Alarms:
@@ -116,10 +118,10 @@ def timed(method: Callable[[Iterable[TraceEvent]], Alarms], events: list[TraceEv
     return alarms
 
 
-def made_up(tongue: str, seed: int, each: int = 10) -> None:
-    """Measure on the made-up corpus."""
-    runs = [(run, [msgspec.convert(event, TraceEvent) for event in run.events]) for run in corpus(seed, each, tongue)]
-    print(f"Made-up runs: {len(runs)}, worded in {tongue}, seed {seed}, {each} of each kind")
+def made_up(title: str, made: Iterable[CorpusRun], each: int) -> None:
+    """Measure on made-up runs."""
+    runs = [(run, [msgspec.convert(event, TraceEvent) for event in run.events]) for run in made]
+    print(f"{title}: {len(runs)} runs, {each} of each kind")
     caught: dict[str, Counter[str]] = {}
     for name, method in METHODS:
         score, flagged = Score(), Counter[str]()
@@ -316,7 +318,8 @@ def main() -> None:
     arguments.add_argument("--embeddings", type=Path, metavar="DIRECTORY", help="static model; drift by meaning too")
     given = arguments.parse_args()
     for tongue in TONGUES:
-        made_up(tongue, given.seed)
+        made_up(f"Made up in {tongue}, seed {given.seed}", corpus(given.seed, EACH, tongue), EACH)
+        made_up(f"Kinds held out, in {tongue}", held_out(given.seed, EACH, tongue), EACH)
     if given.directory is not None:
         runs = Recorded(given.directory)
         labelled(runs)

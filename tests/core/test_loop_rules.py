@@ -136,7 +136,7 @@ def test_an_errand_for_one_after_another_is_none_though_their_names_have_no_capi
 
 
 def test_a_word_that_the_other_side_says_each_time_is_no_echo(run):
-    for word in ("carefully", "again", "closely", "thoroughly"):
+    for word in ("carefully once more", "again", "closely this time", "thoroughly now"):
         run.say("a", "b", f"please check the final report against the old numbers and sources {word}")
         run.say("b", "a", "I checked it carefully again and closely and found nothing that is wrong with it at all")
     assert len(run.found) == 1
@@ -159,7 +159,7 @@ def test_what_a_third_one_does_is_a_reason_to_ask_again(run):
 
 
 def test_german_capitals_are_no_names(run):
-    for word in ("Abend", "Morgen", "Mittag", "Herbst"):
+    for word in ("Abend", "nächsten Morgen", "Mittag", "kommenden Herbst"):
         run.say(
             "a", "b", f"Bitte prüfe die Rechnung für den Kunden und das Konto mit der Buchung am {word} noch einmal"
         )
@@ -177,3 +177,31 @@ def test_german_capitals_are_no_names(run):
 )
 def test_words_of_many_tongues(text, words):
     assert words_of(text) == words
+
+
+def test_a_form_filled_in_for_the_next_is_none_and_a_rewording_is_one(run):
+    for name in ("harbour", "cabin", "ferry", "lagoon", "canal"):
+        run.say("a", "b", f"the file {name}.py is ready, please have a look at it when you can")
+        run.say("b", "a", "looks good to me, please go on with the next one")
+    assert run.found == []
+
+
+def test_the_last_lines_of_a_log_are_news_and_a_page_read_poorly_is_none(run):
+    lines = [
+        f"2031-05-01T10:{n:02}:00Z {PAGE.split()[n % 18]} {PAGE.split()[(3 * n) % 18]} met {'abcdefgh'[n % 8]}"
+        for n in range(40)
+    ]
+    for at in range(0, 20, 2):
+        run.call("tail", "\n".join(lines[at : at + 20]), file="app.log")
+    assert run.found == []
+    words = f"{LONG} {PAGE}".split()
+    for at in range(3):
+        run.call("click", " ".join(word for number, word in enumerate(words) if number % 25 != at), target="x")
+    assert len(run.found) == 1
+
+
+@pytest.mark.parametrize(("answer", "found"), [(LONG, 1), ("ok", 0)])
+def test_a_long_answer_that_is_equal_shows_that_the_wording_made_no_difference(run, answer, found):
+    for words in ("about seven wizards brewing", "on the seven wizards who brew", "of brewing by seven old wizards"):
+        run.call("look_for", answer, text=f"everything there is {words} a potion of green glass in the dark")
+    assert len(run.found) == found

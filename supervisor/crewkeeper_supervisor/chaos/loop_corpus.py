@@ -7,12 +7,26 @@ the third time; an alarm before that is as wrong as one in a healthy run.
 import random
 from collections.abc import Callable, Iterator
 
+from crewkeeper_supervisor.chaos.runs.held_out import HELD_OUT
 from crewkeeper_supervisor.chaos.runs.look_alikes import HEALTHY
 from crewkeeper_supervisor.chaos.runs.loops import LOOPS
 from crewkeeper_supervisor.chaos.runs.pen import CorpusRun, Pen
 from crewkeeper_supervisor.chaos.runs.tongues import TONGUES
 
-__all__ = ["HEALTHY", "LOOPS", "TONGUES", "CorpusRun", "corpus"]
+__all__ = ["HEALTHY", "LOOPS", "TONGUES", "CorpusRun", "corpus", "held_out"]
+
+
+def held_out(seed: int, each: int, tongue: str) -> Iterator[CorpusRun]:
+    """Runs of the kinds that the detectors were not chosen on.
+
+    Args:
+        seed: Of all of them.
+        each: Runs of each kind.
+        tongue: What they are worded in, one of `TONGUES`.
+    """
+    for kind, (form, write) in HELD_OUT.items():
+        for number in range(each):
+            yield _run(seed, kind, number, form, write, tongue)
 
 
 def corpus(seed: int, each: int, tongue: str = "made_up") -> Iterator[CorpusRun]:

@@ -25,6 +25,9 @@ TAIL_CHARS: Final = 500
 """Of a long text its beginning and its end are read; what lies between counts by its checksum only."""
 LONG_WORDS: Final = 40
 """Distinct words from which a text is long: it may vary a little and still be the same."""
+EDGE_WORDS: Final = 6
+EDGE_COMMON: Final = 2
+"""First and last words of a text; if at both ends hardly any of them are left, it is another part of something."""
 LONG_LIKENESS: Final = 0.6
 SHORT_LIKENESS: Final = 0.8
 MARKS_LOST: Final = 0.5
@@ -101,6 +104,10 @@ class Fingerprint(Struct, frozen=True, gc=False):
     """Those of the words that have a digit, and the names if they were asked for."""
     chars: int
     """Length of the original text."""
+    begin: frozenset[str] = frozenset()
+    """Its first words."""
+    end: frozenset[str] = frozenset()
+    """Its last words."""
 
     @property
     def empty(self) -> bool:
@@ -133,11 +140,13 @@ def of_text(text: str, *, masked: bool = True, names: bool = False) -> Fingerpri
         if _LIKE_DIGEST.search(head):
             head = _DIGESTS.sub(" ", head)
         digest = _checksum(head) ^ middle
-    words = frozenset(words_of(head))
+    found = words_of(head)
+    words = frozenset(found)
     marks = frozenset(filterfalse(str.isalpha, words))
     if named and len(words & _GERMAN) < _GERMAN_LEAST:  # German gives a capital to every noun
         marks |= {name.lower() for name in named}
-    return Fingerprint(digest, literal, words, marks, len(text))
+    begin, end = frozenset(found[:EDGE_WORDS]), frozenset(found[-EDGE_WORDS:])
+    return Fingerprint(digest, literal, words, marks, len(text), begin, end)
 
 
 def words_of(text: str) -> list[str]:
@@ -188,6 +197,8 @@ def same_outcome(one: Fingerprint, other: Fingerprint) -> bool:
     # Of many names one may be misread; a number that took another's place is news in a text of any length.
     if _renumbered(one.marks, other.marks):
         return False
+    if len(one.begin & other.begin) <= EDGE_COMMON and len(one.end & other.end) <= EDGE_COMMON:
+        return False  # the last lines of a log, a while later
     few, many = sorted((len(one.marks), len(other.marks)))
     if many - few > max(MARKS_LOST_FEW, MARKS_LOST * many):
         return False

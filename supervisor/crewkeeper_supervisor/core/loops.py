@@ -19,13 +19,14 @@ Cost: at most `CLASSES_MAX` comparisons of bounded sets per step, tens of micros
 """
 
 import re
+from collections.abc import Iterable
 from itertools import pairwise
 from typing import Final, Literal
 
 import msgspec
 from msgspec import Struct
 
-from crewkeeper_supervisor.core.fingerprint import same_arguments, same_outcome, same_request
+from crewkeeper_supervisor.core.fingerprint import Fingerprint, same_arguments, same_outcome, same_request
 from crewkeeper_supervisor.core.loop_memory import (
     KEYS_MAX,
     REPEATS,
@@ -53,6 +54,8 @@ TRIES: Final = 5
 """Times that a call may fail for a reason that passes by itself, such as a busy service."""
 ECHO_SHARE: Final = 0.5
 """Share of the new words of an answer that must stand in what it answers to be its echo."""
+TELLING_WORDS: Final = 20
+"""Words from which it is no accident that two answers are equal; `ok` may answer anything."""
 REPLY_WORDS: Final = 5
 """Words from which an answer says something; below, it is a mere `done`."""
 
@@ -94,6 +97,16 @@ def polls(step: Step) -> bool:
     if step.poll or step.kind != "tool":
         return step.poll
     return _POLLS.search(step.name) is not None or (not step.failed and tells_to_wait(step.outcome, failed=False))
+
+
+def _indifferent(one: Fingerprint, other: Fingerprint) -> bool:
+    """Whether two answers show that the wording of what was asked made no difference: as long as they are equal."""
+    return one.literal == other.literal and len(one.words) >= TELLING_WORDS
+
+
+def _size(words: Iterable[str]) -> float:
+    """How many words they are; one sign of Han is a third of one."""
+    return sum(1 / 3 if len(word) == 1 and not word.isascii() else 1.0 for word in words)
 
 
 def _waits(step: Step) -> bool:
@@ -173,7 +186,9 @@ class LoopDetector:
                 if group.seen and group.arguments.digest == step.arguments.digest:
                     group.seen.clear()  # the same call, another answer: something moved
                     group.told = group.count = 0
-            elif same is None and same_arguments(group.arguments, step.arguments, in_other_words=step.failed):
+            elif same is None and same_arguments(
+                group.arguments, step.arguments, in_other_words=step.failed or _indifferent(group.outcome, step.outcome)
+            ):
                 same = group
         new = same is None and not step.failed and not step.outcome.empty
         agent.news += new
@@ -183,6 +198,8 @@ class LoopDetector:
             same = self._begin(known, step)
         exact = same.arguments.digest == step.arguments.digest
         learned = self._history(step.chain).learned(step.agent, new, step.public)
+        if same.seen and step.agent == same.seen[-1].agent and step.began <= same.seen[-1].at:
+            return None  # asked side by side: nobody learns from an answer that is not there yet
         return self._note(same, step, learned, exact, exact and same.outcome.literal == step.outcome.literal)
 
     def _message(self, step: Step, agent: Listener) -> Loop | None:
@@ -208,6 +225,9 @@ class LoopDetector:
             return False
         # Other words or other volatile parts. If what changed stands in what the other side says, it is what mattered.
         changed = group.said.words ^ step.said.words
+        lost = changed & group.said.words
+        if 0 < _size(lost) <= 1 and 0 < _size(changed - lost) <= 1:
+            return False  # one word for another and all else as it was: a form, filled in for the next
         peer = self._agents.get(step.peer)
         since = group.seen[-1].number if group.seen else 0
         if peer is None or peer.reply is None or peer.reply_failed or peer.reply_number < since:
@@ -222,7 +242,7 @@ class LoopDetector:
         """Count one more occurrence of a class, and judge."""
         if not group.seen:
             group.since_tokens = self._tokens
-        group.seen.append(Occurrence(step.agent, step.began, self._number, news, exact, equal))
+        group.seen.append(Occurrence(step.agent, step.began, step.at, self._number, news, exact, equal))
         group.count += 1
         if len(group.seen) > REPEATS:
             del group.seen[0]

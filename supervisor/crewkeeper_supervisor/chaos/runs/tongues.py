@@ -79,6 +79,17 @@ _CHINESE: Final = """
     草地 药品 成员 商人 仪表 部长 镜子 任务 模型 山脉 博物馆 侄子
     网络 笔记本 小说 护士 橡树 办公室 果园 乐团
 """
+_SPANISH: Final = """
+    abeja acera actor aduana agua aguja alambre alcalde alfombra almuerzo altura ancla andén anillo arena armario arroz
+    asiento aula autor avena aviso azúcar bahía balcón banda barco barrio batalla billete boda bodega bolsa bosque bota
+    botella brazo brújula buzón caballo cable cadena caja cajón calle cama camión campana campo canal canción carbón
+    carga carpeta carrera carta casco cebolla cena cera cerca cerro cesta chimenea ciervo cinta ciudad clavo cobre
+    cocina colina collar columna comedor correo corona cosecha costa cristal cuaderno cubo cuchara cuenta cuerda cueva
+    dato deporte desván dibujo diente ducha edificio embudo enlace ensayo entrada equipo escalera escoba espejo esquina
+    estación estante etapa fábrica farol feria fiesta firma flecha fondo fuente gafas ganado garaje globo grieta guante
+    guía harina hebilla hierro hilo hoja hombro huerta hueso humo iglesia imán informe invierno isla jabón jarra jaula
+    jinete juego ladrillo lago lámpara lana lápiz leche lente letra libro limón lluvia lobo madera maleta manga mapa
+"""
 
 TONGUES: Final[dict[str, Tongue]] = {
     "made_up": Tongue(words=_MADE_UP),
@@ -101,6 +112,16 @@ TONGUES: Final[dict[str, Tongue]] = {
         missing="Keine Treffer.",
         busy="Fehler: 503, der Dienst ist vorübergehend überlastet",
         done="erledigt",
+    ),
+    "spanish": Tongue(
+        words=tuple(_SPANISH.split()),
+        small=("el", "la", "de", "y", "en", "un", "una", "los", "con", "para", "por", "que", "no", "se"),
+        agents=("jefa", "obrero", "revisora", "autora"),
+        tools=("buscar", "leer", "consulta", "abrir", "ejecutar"),
+        refused="Error: operación denegada",
+        missing="Sin resultados",
+        busy="Error 503: servicio ocupado, inténtelo más tarde",
+        done="hecho",
     ),
     "chinese": Tongue(
         words=tuple(_CHINESE.split()),
