@@ -7,6 +7,7 @@ import pytest
 
 from crewkeeper_bus import messages as m
 from crewkeeper_bus import tool_messages as t
+from crewkeeper_supervisor.core.crew import Budget
 from support.company import Company, company, raw
 from support.journal import fold
 
@@ -165,6 +166,14 @@ def side_by_side(crew: Company) -> None:
         crew.settle(f"s{number}", agent="a", input_tokens=500, output_tokens=12)
 
 
+def many_orders(crew: Company) -> None:
+    args = {"query": "two loaves of bread and a bottle of milk for the family"}
+    for number in range(20):
+        crew.ask(f"o{number}", "search", args, agent="a")
+    for number in range(20):
+        crew.settle(f"o{number}", agent="a", result=raw("two loaves of bread and a bottle of milk are on their way"))
+
+
 def wordless(crew: Company) -> None:
     for _ in range(50):
         crew.asks("a", "b", None, None)
@@ -175,13 +184,31 @@ def wordless(crew: Company) -> None:
     "scene",
     [
         *(polling, changing, paging, mapping, failing_twice, iterating),
-        *(dialogue, shrinking, samples, side_by_side, wordless),
+        *(dialogue, shrinking, samples, side_by_side, many_orders, wordless),
     ],
 )
 def test_what_looks_alike_is_left_alone(scene: Callable[[Company], None]) -> None:
     crew = Company()
     scene(crew)
     assert [each.finding.summary for each in crew.found()] == []
+
+
+def test_what_is_asked_before_a_refusal_is_heard_is_no_repeat() -> None:
+    crew = Company()
+    crew.obey = False  # refusals stay on their way
+    for number in range(20):
+        crew.ask(f"o{number}", "buy", {"query": "two loaves of bread and a bottle of milk for the family"}, agent="a")
+    assert {each.finding.kind for each in crew.found()} == {"unknown_tool"}
+
+
+def test_what_is_asked_side_by_side_again_and_again_is_a_loop() -> None:
+    crew = Company()
+    for number in range(3):
+        for each in "xyz":
+            crew.ask(f"{each}{number}", "search", {"query": "cheap hotels in Lisbon with a pool"}, agent="a")
+        for each in "xyz":
+            crew.settle(f"{each}{number}", agent="a", ok=False, error="no results for this search")
+        assert bool(crew.found("loop")) is (number == 2)
 
 
 # --- a loop over time ---
@@ -324,6 +351,16 @@ def test_failing_calls_that_come_faster_and_faster_are_a_storm() -> None:
     assert set(incident.finding.agents) == {"a", "b", "c"}
     crew.uses("a", "deploy", {"n": "x"}, "deployed")
     assert incident.state == "resolved"
+
+
+def test_refusals_of_callers_are_no_storm_of_their_tool() -> None:
+    crew = Company(company("a", "b", "c", budget=Budget(tool_calls=1, warn_percent=100)))
+    crew.step_s = 0
+    for number in range(10):
+        for agent in "abc":
+            crew.uses(agent, "deploy", {"n": f"{agent}{number}"}, "deployed")
+    assert crew.found("budget_spent")
+    assert crew.found("retry_storm") == []
 
 
 @pytest.mark.parametrize("counts", [[1, 1, 1, 1], [3, 2, 1, 1], [1, 2, 1]])

@@ -25,6 +25,7 @@ class Occurrence(Struct, gc=False):
 
     agent: str
     began: int
+    at: int
     number: int
     """Number of the step within the run."""
     news: float

@@ -44,6 +44,10 @@ KEPT_MAX: Final = 1000
 PENDING_LOOKED_AT: Final = 50
 HEARD_MAX: Final = 3
 """Things said to an agent that are remembered."""
+_CALLERS_OWN: Final = frozenset(
+    ("bad_arguments", "too_large", "denied", "approval_denied", "approval_expired", "budget_spent")
+)
+"""Refusals that are about who calls: its tool has not failed."""
 _WORD: Final = re.compile(r"[^\W_]+")
 _SIGNS: Final = ".,;:!?()[]{}<>\"'`*_-…"
 """What stands around words."""
@@ -187,7 +191,7 @@ class Watch:
 
     def opened(self, call: GateCall) -> None:
         """A call has come to the gate."""
-        call.opened_seq = self._state.seq
+        call.opened_seq = self._known_to(call.agent) if call.via == "agent" else self._state.seq
         if call.content:
             key = (call.agent, call.content)
             beside = self._models.get(key, 0)
@@ -209,8 +213,10 @@ class Watch:
         if step is None:
             self._moved[call.agent] = state.now_s
             return
-        if step.refused and self._is_untold(call.agent):
-            step = msgspec.structs.replace(step, refused="")  # nobody learns from what it has not been told yet
+        unknown = step.known is False
+        if (step.refused or unknown) and self._is_untold(call.agent):
+            # nobody learns from what it has not been told yet
+            step = msgspec.structs.replace(step, refused="", known=None)
         self._step(step)
         if call.kind != "tool":
             return
@@ -219,13 +225,20 @@ class Watch:
         self._drifts(call.agent, step.text)
         if body is not None:
             self._grounding.saw(read(body).text)
-        if step.known is not False:
+        if not unknown and (error is None or error.code not in _CALLERS_OWN):
             self._ended(call.name, call.agent, failed=error is not None or (call.inside and step.failed))
 
     def _is_untold(self, agent: str) -> bool:
         """Whether a refusal is on its way to this agent: what it asks meanwhile, it asks side by side."""
+        return any(answer.error is not None for answer in self._untold(agent))
+
+    def _known_to(self, agent: str) -> int:
+        """The journal's sequence, or where the oldest answer was decided that is still on its way to this agent."""
+        return min((int(answer.id.partition("-")[0]) for answer in self._untold(agent)), default=self._state.seq)
+
+    def _untold(self, agent: str) -> list[AnswerCall]:
         newest = islice(reversed(self._state.pending.values()), PENDING_LOOKED_AT)
-        return any(isinstance(c, AnswerCall) and c.agent == agent and c.error is not None for c in newest)
+        return [c for c in newest if isinstance(c, AnswerCall) and c.agent == agent]
 
     # --- detectors ---
 
