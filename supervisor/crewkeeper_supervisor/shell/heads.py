@@ -34,7 +34,8 @@ TOKEN_MAX_CHARS: Final = 4096
 START: Final = bytes(32)
 """Hash of a journal without entries."""
 
-_PLACE: Final = struct.Struct(">Qd")
+PLACE: Final = struct.Struct(">Qd")
+"""Sequence and time of an entry, as they go into the journal's hash."""
 
 
 class HeadError(ValueError):
@@ -75,7 +76,7 @@ def sha256(payload: bytes) -> bytes:
 
 def next_hash(before: bytes, seq: int, at_s: float, subject: str, payload_sha256: bytes) -> bytes:
     """The journal's hash after one more entry."""
-    return hashlib.sha256(before + _PLACE.pack(seq, at_s) + payload_sha256 + subject.encode()).digest()
+    return hashlib.sha256(before + PLACE.pack(seq, at_s) + payload_sha256 + subject.encode()).digest()
 
 
 def read_token(token: str) -> Head:
@@ -135,7 +136,7 @@ class Sealer:
 
     def take(self, entries: Iterable[tuple[int, float, str, bytes]]) -> None:
         """Take in journal entries, each once and in order."""
-        sha256, pack = hashlib.sha256, _PLACE.pack
+        sha256, pack = hashlib.sha256, PLACE.pack
         known = self._hash
         for seq, at_s, subject, payload in entries:
             known = sha256(known + pack(seq, at_s) + sha256(payload).digest() + subject.encode()).digest()
