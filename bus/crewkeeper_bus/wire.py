@@ -138,17 +138,10 @@ class WireClient(Client):
         self.send(command.sub_cmd(subject, queue, sid))
         return sid
 
-    def unsubscribe_raw(self, only: int | None = None) -> None:
-        """End raw subscriptions at the server, all or one of them.
-
-        What is on its way is still delivered, except to the one that was named. Idempotent.
-        """
-        if only is None:
-            for sid in self._raw:
-                self.send(command.unsub_cmd(sid, 0))
-        elif self._raw.pop(only, None) is not None:
-            self._subs.pop(only, None)
-            self.send(command.unsub_cmd(only, 0))
+    def unsubscribe_raw(self) -> None:
+        """End every raw subscription at the server; what is on its way is still delivered."""
+        for sid in self._raw:
+            self.send(command.unsub_cmd(sid, 0))
 
     def send(self, line: bytes) -> None:
         """Append to what is sent, in order, and wake the flusher."""

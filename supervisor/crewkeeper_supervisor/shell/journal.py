@@ -4,9 +4,6 @@ A follower owns one ephemeral push consumer. The server is asked to number, to p
 heartbeat) it; whatever goes wrong (lost connection, restarted server, vanished consumer, dropped message) shows as a
 gap or as silence, and the follower then starts a new consumer at the entry it needs next. So what it yields is the
 stream itself: consecutive sequences, each once.
-
-A follower that is to be quick also listens to what the server delivers (`tap`). When it has caught up with that it lets
-its consumer go, and has one made again as soon as an entry is missing; in silence it asks whether one is.
 """
 
 import asyncio
@@ -16,7 +13,7 @@ import time
 from collections import deque
 from collections.abc import AsyncIterator
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import Any, Final, NamedTuple, Self
 
 import anyio
 import anyio.lowlevel
@@ -43,8 +40,6 @@ from crewkeeper_supervisor.core.crew import Crew
 from crewkeeper_supervisor.shell.errors import JournalGap, RunExists, RunNotFound, StoreUnavailable
 from crewkeeper_supervisor.shell.logbook import logger
 from crewkeeper_supervisor.shell.nats_link import LINK_ERRORS, Link, replicas
-from crewkeeper_supervisor.shell.tap import Entry as Entry  # what is followed is told apart from how
-from crewkeeper_supervisor.shell.tap import Tap
 
 DECLARE_LIMIT_S: Final = 10.0
 DUPLICATE_WINDOW_S: Final = 0.1
@@ -57,6 +52,17 @@ BATCH_MAX: Final = 500
 """Most entries handed out at once, so that other runs get their turn."""
 _BACKLOG_MAX: Final = 200_000
 _BACKLOG_MAX_BYTES: Final = 128 * 1024 * 1024
+
+
+class Entry(NamedTuple):
+    """One stored message."""
+
+    seq: int
+    """1, 2, 3, …"""
+    at_s: float
+    """When it was stored, seconds since the Unix epoch, by the server's clock."""
+    subject: str
+    payload: bytes
 
 
 async def create_run(link: Link, run: str, crew: Crew, host: str) -> None:
@@ -178,18 +184,12 @@ async def read_all(link: Link, run: str, start_seq: int = 1) -> list[Entry]:
     return [entry for entry in read if entry.seq <= end]
 
 
-def follow(link: Link, run: str, start_seq: int = 1, *, quick: bool = False) -> "Follower":
+def follow(link: Link, run: str, start_seq: int = 1) -> "Follower":
     """Follow a run's journal from an entry on, for ever.
 
     Use it as `async for entry in follow(...)`, or as a context manager that also stops the consumer at once.
-
-    Args:
-        link: The connection.
-        run: The run.
-        start_seq: The first entry.
-        quick: Hear of entries by the shortest way, at the price of listening to everything that is delivered.
     """
-    return Follower(link, run, start_seq, quick=quick)
+    return Follower(link, run, start_seq)
 
 
 class Follower:
@@ -200,12 +200,8 @@ class Follower:
         caught_up: Whether everything that was stored when the follower started has been handed out.
     """
 
-    def __init__(self, link: Link, run: str, start_seq: int, *, quick: bool = False) -> None:
+    def __init__(self, link: Link, run: str, start_seq: int) -> None:
         self.seq = start_seq - 1
-        self._quick = quick
-        self._tap: Tap | None = None
-        self._tapping = False
-        """Whether everything comes by the tap, and no consumer is needed."""
         self._link = link
         self._run = run
         self._stream = subjects.stream_name(run)
@@ -220,7 +216,7 @@ class Follower:
 
     @property
     def _follows(self) -> bool:
-        return self._tapping or self._subscription is not None
+        return self._subscription is not None
 
     @property
     def caught_up(self) -> bool:
@@ -246,9 +242,6 @@ class Follower:
     async def aclose(self) -> None:
         """Stop the consumer, within a second. Idempotent."""
         self._link.wake.discard(self._wake)
-        if self._tap is not None:
-            self._tap.close()
-            self._tap = None
         with anyio.move_on_after(1, shield=True):
             await self._stop()
 
@@ -261,19 +254,15 @@ class Follower:
         """
         until_s = None if timeout_s is None else time.monotonic() + timeout_s
         delay_s = 0.05
-        if self._waiting or self._tap or (timeout_s is not None and timeout_s <= 0):
-            # A reader with a backlog, or one that never waits, must not keep everybody else from running.
-            await anyio.lowlevel.checkpoint()
+        # A reader with a backlog, or one that never waits, must not keep everybody else from running.
+        await anyio.lowlevel.checkpoint()
         while True:
             try:
                 if not self._follows:
                     await self._start()
                 entries = await self._drain()
-                if not entries and self._follows:
-                    await self._look_after()
             except (*LINK_ERRORS, ConnectionLost) as error:
                 logger().warning("journal.retry", crew=self._run, seq=self.seq, error=type(error).__name__)
-                self._tapping = False
                 await self._stop_quietly()
                 if until_s is not None and time.monotonic() >= until_s:
                     return []
@@ -287,12 +276,12 @@ class Follower:
             now_s = time.monotonic()
             if until_s is not None and now_s >= until_s:
                 return []
+            if self._connection != self._link.connections or now_s - self._heard_s > SILENCE_S:
+                await self._restart("silence" if self._connection == self._link.connections else "reconnected")
+                continue
             limit_s = SILENCE_S if until_s is None else min(SILENCE_S, until_s - now_s)
-            timer = asyncio.get_running_loop().call_later(limit_s, self._wake.set)
-            try:
+            with anyio.move_on_after(limit_s):
                 await self._wake.wait()
-            finally:
-                timer.cancel()
 
     async def _start(self) -> None:
         inbox = self._link.nc.new_inbox()
@@ -300,8 +289,6 @@ class Follower:
         self._link.wake.add(self._wake)
         self._waiting.clear()
         self._wake.clear()
-        if self._quick and self._tap is None:
-            self._tap = Tap(self._link, self._run, self._wake.set)
         self._subscription = await self._link.nc.subscribe(
             inbox, cb=self._arrived, pending_msgs_limit=_BACKLOG_MAX, pending_bytes_limit=_BACKLOG_MAX_BYTES
         )
@@ -335,9 +322,7 @@ class Follower:
     async def _drain(self) -> list[Entry]:
         """Take what has arrived, up to a batch; a gap ends it and restarts the consumer."""
         self._wake.clear()
-        if self._tap is not None and (entries := await self._tapped(self._tap)):
-            return entries
-        entries = []
+        entries: list[Entry] = []
         while self._waiting and len(entries) < BATCH_MAX:
             msg = self._waiting.popleft()
             self._heard_s = time.monotonic()
@@ -361,34 +346,6 @@ class Follower:
             self._wake.set()
         return entries
 
-    async def _tapped(self, tap: Tap) -> list[Entry]:
-        """What the tap has next; from then on no consumer is needed, until something is missing."""
-        if not tap.reaches(self.seq):
-            if self._tapping and tap:
-                await self._restart("gap")
-            return []
-        if not self._tapping:
-            self._tapping = True
-            await self._stop_quietly()
-        entries = tap.take(BATCH_MAX)
-        self._heard_s = time.monotonic()
-        self._resumed = False
-        self.seq = entries[-1].seq
-        if tap:
-            self._wake.set()
-        return entries
-
-    async def _look_after(self) -> None:
-        """Whether what nothing comes from is still there."""
-        if self._connection != self._link.connections:
-            await self._restart("reconnected")
-        elif time.monotonic() - self._heard_s > SILENCE_S:
-            # A consumer would have beaten. What the tap has missed at the end of the journal, only the stream can tell.
-            if self._tapping and (await self._link.js.stream_info(self._stream)).state.last_seq <= self.seq:
-                self._heard_s = time.monotonic()
-            else:
-                await self._restart("silence")
-
     async def _control(self, msg: Msg) -> None:
         headers = msg.headers or {}
         if msg.reply:  # flow control: answered once everything before it is taken
@@ -411,7 +368,6 @@ class Follower:
 
     async def _restart(self, why: str) -> None:
         logger().info("journal.resume", crew=self._run, seq=self.seq, cause=why)
-        self._tapping = False
         await self._stop_quietly()
 
     async def _stop_quietly(self) -> None:

@@ -184,7 +184,7 @@ class Owner:
             raise cause
 
     async def _work(self) -> None:
-        async with journal.follow(self._link, self._run, quick=True) as entries:
+        async with journal.follow(self._link, self._run) as entries:
             await self._catch_up(entries)
             self._hooks.warm(self.fold.crew)
             self._lease.check()
@@ -279,6 +279,7 @@ class Owner:
         finally:
             self._link.push()  # what is sent leaves before it is written down
         took_ms = round((time.monotonic() - self._heard_s) * 1000, 1)
+        await anyio.lowlevel.checkpoint()  # the lease and the connection need their turns, too
         self._unlogged += [(*each, took_ms) for each in sent]
 
     def _log_effects(self) -> None:
