@@ -21,11 +21,11 @@ MAX_DEPTH: Final = 64
 """Nesting of arguments. Beyond, the engine's own recursion would be at the mercy of whoever calls."""
 
 VARIABLES: Final[dict[str, tuple[str, str]]] = {
-    "hop": ("string", "`tool`, `agent` or `model`"),
+    "hop": ("string", "`tool`, `agent`, `model`, `resource` or `prompt`"),
     "agent": ("string", "who calls: the instance"),
     "role": ("string", "its role in the crew file"),
     "tool": ("string", "the tool; empty on other hops"),
-    "to": ("string", "the agent or model called"),
+    "to": ("string", "the agent, model, resource or prompt called"),
     "args": ("map(string, dyn)", "the arguments"),
     "crew": ("string", "the crew"),
     "task": ("string", "the task of the caller"),
