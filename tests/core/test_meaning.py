@@ -17,7 +17,7 @@ def test_who_leaves_what_the_run_is_about_is_farther_than_usual():
     meaning = Meaning(embed, 3)
     meaning.told("sea")
     assert meaning.farther("a") == 0.0
-    for word in ("sea", "ship", "sea", "ship", "sea"):
+    for word in ("sea", "ship") * 4:
         meaning.did("a", word)
     assert abs(meaning.farther("a")) < 0.05
     for _ in range(3):
@@ -28,7 +28,7 @@ def test_who_leaves_what_the_run_is_about_is_farther_than_usual():
 def test_what_a_person_says_is_what_the_run_is_about():
     left, led = Meaning(embed, 3), Meaning(embed, 3)
     for meaning in (left, led):
-        for _ in range(5):
+        for _ in range(8):
             meaning.did("a", "sea")
     for _ in range(20):
         led.told("law")

@@ -12,6 +12,8 @@ from typing import Final
 Embed = Callable[[str], Sequence[float]]
 """The meaning of a text: as many numbers for every text; must give the same for the same text."""
 
+SEEN_MIN: Final = 4
+"""Distances from which something is usual."""
 SHARE: Final = 0.05
 """What a new distance counts for the usual one, once there are many."""
 
@@ -55,7 +57,7 @@ class Meaning:
     def farther(self, agent: str) -> float:
         """How much farther an agent is from what the run is about than is usual in it, -1 to 1 with most models."""
         distance = self._distances.get(agent)
-        return distance - self._usual if distance is not None and self._seen else 0.0
+        return distance - self._usual if distance is not None and self._seen >= SEEN_MIN else 0.0
 
     def forget(self, agent: str) -> None:
         """This agent will not be asked about again."""
