@@ -7,6 +7,7 @@ import pytest
 from crewkeeper_supervisor.chaos.plan.scenario import Scenario, load
 from crewkeeper_supervisor.chaos.product_mutations import PRODUCT_MUTATIONS, ProductMutation
 from crewkeeper_supervisor.chaos.sim.stage import play
+from crewkeeper_supervisor.chaos.trial.journal_truth import JournalTruth
 from crewkeeper_supervisor.chaos.trial.junit import line
 from crewkeeper_supervisor.chaos.trial.runner import run_sim
 
@@ -42,6 +43,25 @@ def test_equal_seeds_give_equal_runs_and_others_others() -> None:
     assert first.digest == again.digest
     assert first.observed.seen == again.observed.seen
     assert first.digest != other.digest
+
+
+CALM = [each for each in SIMULATED if each.weather == "calm" and not each.faults]
+
+
+@pytest.mark.parametrize("scenario", CALM, ids=[each.id for each in CALM])
+def test_the_journal_alone_tells_who_is_stuck_as_the_world_does(scenario: Scenario) -> None:
+    played = play(scenario, 1)
+    truth = JournalTruth()
+    stuck = [agents for event in played.journal if (agents := truth.feed(event))]
+    in_truth = [set(each.fields["agents"]) for each in played.observed.seen if each.event == "truth.deadlock"]
+    assert bool(stuck) == bool(in_truth)
+    assert all(any(agents <= each for each in stuck) for agents in in_truth)
+
+
+def test_a_crew_ends_although_the_note_that_its_work_is_done_was_lost() -> None:
+    played = play(named("late-news"), 21)
+    assert [each.fields["agent"] for each in played.observed.seen if each.event == "done"] == ["b", "a"]
+    assert played.observed.seen[-1].event == "run_ended"
 
 
 def test_every_scenario_says_what_it_is_about() -> None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -25,12 +26,13 @@ timeout: 25s
 crew: {responses: {deadlock: {confirm: 100ms, do: [break, escalate]}},
   escalate: [{webhook: "${CHAOS_WEBHOOK}", secret: "${CHAOS_SECRET}"}]}
 agents:
-  a: {main: [{work: 300ms}, {ask: {to: b}}], handlers: {ask: [{reply: ok}]}}
-  b: {main: [{work: 300ms}, {ask: {to: a}}], handlers: {ask: [{reply: ok}]}}
+  a: {main: [{work: 200ms}, {ask: {to: b}}], handlers: {ask: [{reply: ok}]}}
+  b: {main: [{work: 1500ms}, {ask: {to: a}}], handlers: {ask: [{reply: ok}]}}
 faults:
+  - {do: delay, target: "agent:b", at: 0, for: 3s, by: 300ms}
   - {do: partition, target: "agent:b", after: truth.deadlock, for: 2s}
 expect:
-  - {event: wait_broken, count: 1, within: 8s, after: fault.0.end}
+  - {event: wait_broken, count: 1, within: 8s, after: fault.1.end}
   - {event: webhook, where: {kind: deadlock, type: opened, signed: true, again: false}, count: 1}
   - {event: run_ended, where: {state: done}}
 never:
@@ -43,6 +45,17 @@ def test_a_scenario_passes_and_leaves_nothing() -> None:
     assert result.told is not None
     assert result.verdict == "pass", [check for check in result.told.checks if check.word != "pass"]
     assert result.told.folder == ""
+
+
+@pytest.mark.parametrize(
+    ("mutation", "id_"), [("unsigned-webhook", "mutual-approval"), ("no-kick", "rogue-ignores-kill")]
+)
+def test_a_broken_product_turns_it_red(mutation: str, id_: str) -> None:
+    scenario = load(SCENARIOS / f"{id_}.yaml")
+    result = run_real(scenario, mutation=mutation)
+    if result.told is not None and result.told.folder:
+        shutil.rmtree(result.told.folder, ignore_errors=True)
+    assert result.verdict == "fail"
 
 
 def alive(folder: str) -> list[str]:

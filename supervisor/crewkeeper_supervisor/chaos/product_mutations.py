@@ -30,7 +30,28 @@ def _of(name: str, *scenarios: str) -> ProductMutation:
     return ProductMutation(mutation=mutations.named(name), mode="sim", scenarios=scenarios)
 
 
+def _unsigned(right: Any) -> Callable[..., Any]:
+    def sign(_secret: str, *arguments: Any) -> Any:
+        return right("", *arguments)
+
+    return sign
+
+
+def _once(right: Any) -> Callable[..., Any]:
+    def init(self: Any, link: Any, _retries_s: Any = ()) -> None:
+        right(self, link, ())
+
+    return init
+
+
+def _real(name: str, place: str, make: Callable[[Any], Any], *scenarios: str) -> ProductMutation:
+    return ProductMutation(mutation=Mutation(name=name, place=place, make=make), mode="real", scenarios=scenarios)
+
+
 PRODUCT_MUTATIONS: Final = (
+    _real("unsigned-webhook", "shell.webhook:sign", _unsigned, "webhook-refused", "mutual-approval"),
+    _real("no-retry", "shell.outbox:Outbox.__init__", _once, "webhook-refused"),
+    _real("no-kick", "shell.system_link:SystemLink.kick", _nothing, "rogue-ignores-kill"),
     _of("any-as-all", "or-wait-is-no-deadlock"),
     _of("slots-ignored", "ring-of-three", "hub-queue-full"),
     _of("silent-peers-as-live", "message-ring"),
