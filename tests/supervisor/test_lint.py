@@ -96,13 +96,14 @@ def test_an_escalation_nobody_receives_is_named() -> None:
     agent = Agent(name="a", run=("x",), may_call=())
     (found,) = lint(Crew(name="c", agents=(agent,)))
     assert (found.code, found.severity) == ("CREW-213", "note")
-    assert found.message.startswith(
-        "deadlock, restart_intensity, forgery, intrusion, survivor, flood, outcome, loop and"
-    )
-    assert " escalate to a human" in found.message
+    assert found.message.startswith("deadlock, restart_intensity, forgery, intrusion, survivor and flood escalate")
     quiet = Response(do=("warn",))
-    responses = Responses(**dict.fromkeys(Responses.__struct_fields__, quiet))
+    noisy = ("deadlock", "restart_intensity", "forgery", "intrusion", "survivor", "flood")
+    responses = Responses(**dict.fromkeys(noisy, quiet))
     assert lint(Crew(name="c", agents=(agent,), responses=responses)) == []
+    asked = Responses(**dict.fromkeys(noisy, quiet), loop=Response(do=("nudge", "escalate"), climb_s=5.0))
+    (found,) = lint(Crew(name="c", agents=(agent,), responses=asked))
+    assert found.message.startswith("loop escalate")
 
 
 def test_a_crew_without_a_possible_victim_is_named() -> None:

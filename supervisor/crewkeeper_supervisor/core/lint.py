@@ -21,7 +21,7 @@ from typing import Final, Literal
 import networkx as nx
 from msgspec import Struct
 
-from crewkeeper_supervisor.core.crew import Agent, Budget, Crew
+from crewkeeper_supervisor.core.crew import Agent, Budget, Crew, Responses
 
 _NAMES_SHOWN: Final = 8
 _STARTS_MAX: Final = 64
@@ -176,7 +176,14 @@ def _has_budget(crew: Crew) -> bool:
 
 
 def _unheard(crew: Crew) -> list[LintWarning]:
-    kinds = [kind for kind in crew.responses.__struct_fields__ if "escalate" in getattr(crew.responses, kind).do]
+    responses, usual = crew.responses, Responses()
+    kinds = [kind for kind in responses.__struct_fields__ if "escalate" in getattr(responses, kind).do]
+    # The last rung of a ladder that the file does not speak of is missed by nobody.
+    kinds = [
+        kind for kind in kinds if not getattr(usual, kind).climb_s or getattr(responses, kind) != getattr(usual, kind)
+    ]
+    if crew.outcome is None:
+        kinds = [kind for kind in kinds if kind != "outcome"]
     if not _has_budget(crew):
         kinds = [kind for kind in kinds if kind != "budget_spent"]
     if crew.escalate or not kinds:
