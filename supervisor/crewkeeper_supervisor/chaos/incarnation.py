@@ -92,6 +92,10 @@ class Incarnation:
         self.on_grant: Callable[[Any, m.Granted, Task], None] = lambda *_: None
         self.chain_entries = 0
 
+    def has_had(self, id_: str) -> bool:
+        """Whether a request or message of this id has come: another copy of it changes nothing."""
+        return id_ in self._past
+
     # --- saying ---
 
     def say(self, type_: type[Any], to: str = SUPERVISOR, id_: str = "", **fields: Any) -> None:

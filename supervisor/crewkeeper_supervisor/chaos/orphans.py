@@ -63,7 +63,8 @@ class Orphans:
                     return f"has its answer under way from {envelope.sender}"
             if isinstance(envelope.message, m.Request):
                 there = [actor for actor in self._world.actors() if envelope.to in (actor.name, actor.spec.name)]
-                if any(self._knew_it(actor.name, actor.inc, call) for actor in there):
+                fresh = [actor for actor in there if not actor.has_had(call)]  # a second copy is dropped
+                if any(self._knew_it(actor.name, actor.inc, call) for actor in fresh):
                     return f"is under way to {envelope.to}"
         return ""
 
