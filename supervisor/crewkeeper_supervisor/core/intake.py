@@ -182,7 +182,9 @@ class Intake:
             return
         watch = state.watch
         if watch is not None and (
-            len(message.body) > EMPTY_MAX_BYTES or node.calls_made >= watch.fan_out or len(message.chain) >= watch.depth
+            len(message.body) > EMPTY_MAX_BYTES
+            or node.calls_made >= watch.fan_out
+            or (message.chain and len(message.chain) >= watch.depth)
         ):
             _watched(watch, view, call, message)
         call.timed = message.deadline_s is not None
@@ -214,10 +216,7 @@ class Intake:
             known = call.handler is not None
             watch, body = self._state.watch, message.body
             if watch is not None and (
-                watch.asked
-                or watch.is_alert
-                or (body is not UNSET and len(body) > EMPTY_MAX_BYTES)
-                or message.error is not None
+                watch.is_alert or (body is not UNSET and len(body) > EMPTY_MAX_BYTES) or message.error is not None
             ):
                 self._hear_answer(watch, view, call, message)
             call.answered_s = self._state.now_s

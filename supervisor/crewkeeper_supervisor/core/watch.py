@@ -96,6 +96,7 @@ class Watch:
 
     def requested(self, view: AgentView, call: Call, message: Request) -> None:
         """An agent asks another for something, in words."""
+        self.is_alert = True
         said = self.maker.request(view, call, message.body, self._state.seq)
         self._words(view.name, said)
         if call.callee is not None:
@@ -388,7 +389,7 @@ class Watch:
         """What only the clock shows. To be called when the watch's time has come."""
         for target in self.storms.calmed(self._state.now_s) if self.storms.is_failing else ():
             self._standing.cleared("retry_storm", target, f"hardly anybody calls {target} any more")
-        self.is_alert = self.answer is not None or self.storms.is_failing
+        self.is_alert = self.answer is not None or self.storms.is_failing or bool(self.asked)
         self.lookout.look()
 
     def facts(self) -> list[Any]:
