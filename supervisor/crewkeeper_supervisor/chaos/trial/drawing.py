@@ -42,6 +42,7 @@ def lanes(observed: Observed) -> str:
             f"opacity=.13><title>{title}</title></rect>"
             f"<text x={x(fault.at_s) + 2} y={TOP - 10} font-size=10>{escape(fault.do)}</text>"
         )
+    spans = sorted(observed.spans[:SPANS_MAX], key=lambda span: -_KINDS.get(span.what, (4, ""))[0])  # thin on thick
     for number, agent in enumerate(agents):
         y = TOP + LANE * number + LANE / 2
         parts.append(f"<text x=4 y={y + 4}>{escape(_cut(agent))}</text>")
@@ -53,7 +54,7 @@ def lanes(observed: Observed) -> str:
                 span.what,
                 f"{span.what} {span.text} {span.from_s:.3f}-{span.to_s:.3f} s",
             )
-            for span in observed.spans[:SPANS_MAX]
+            for span in spans
             if span.agent == agent
         ]
     for each in [each for each in observed.seen if each.event in FINDINGS][:200]:

@@ -27,7 +27,7 @@ h1 { font-size: 1.4rem; } h2 { font-size: 1.15rem; margin: 2.5rem 0 .3rem; }
 h3 { font-size: 1rem; margin: 1.4rem 0 .4rem; }
 .word { font-weight: 700; } .pass { color: var(--pass); } .fail, .unhealed { color: var(--fail); }
 .vacuous, .skipped { color: var(--vacuous); }
-.faint { color: var(--faint); } .story { max-width: 46rem; white-space: pre-line; }
+.faint { color: var(--faint); } .story { max-width: 46rem; }
 table { border-collapse: collapse; width: 100%; } th, td { text-align: left; padding: .25rem .6rem; vertical-align: top;
   border-bottom: 1px solid var(--line); font-size: .92rem; overflow-wrap: anywhere; }
 .figure { overflow-x: auto; background: var(--panel); border-radius: 6px; padding: .5rem; }

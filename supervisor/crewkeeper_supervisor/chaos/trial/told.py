@@ -48,4 +48,8 @@ def summary(record: Record) -> str:
     words = [result.verdict for result in record.results]
     counts = ", ".join(f"{words.count(word)} {WORDS[word]}" for word in WORDS if words.count(word))
     runs = sum(len(result.runs) for result in record.results)
-    return f"{len(words)} scenarios, {runs} runs: {counts}"
+    return f"{_count(len(words), 'scenario')}, {_count(runs, 'run')}: {counts}"
+
+
+def _count(number: int, word: str) -> str:
+    return f"{number} {word}{'' if number == 1 else 's'}"
