@@ -23,6 +23,7 @@ from crewkeeper_bus.function_schema import FunctionSchema, SignatureRefused, rea
 from crewkeeper_bus.redaction import Redactor
 
 TEXT_MAX_CHARS: Final = 2000
+AMOUNT_MAX: Final = 2**53
 SECRET_MIN_CHARS: Final = 6
 """A shorter value of a tool's environment is no secret that could be looked for."""
 _HEAD: Final = struct.Struct("!I")
@@ -114,6 +115,7 @@ class Worker:
             value = self._loop.run(_awaited(value))
         if not isinstance(value, Priced):
             value = Priced(result=value)
+        _check_price(value)
         try:
             raw = msgspec.json.encode(value.result)
         except (TypeError, ValueError, msgspec.MsgspecError) as error:
@@ -165,6 +167,16 @@ class Worker:
             text = text.replace(secret, "[redacted]")
         text = text.encode("utf-8", "replace").decode()[: 4 * TEXT_MAX_CHARS]
         return self._redactor.text(text)[0][:TEXT_MAX_CHARS]
+
+
+def _check_price(priced: Priced) -> None:
+    """Refuse amounts that nobody could book."""
+    for name in ("cost_microusd", "input_tokens", "output_tokens"):
+        amount = getattr(priced, name)
+        if amount is None and name == "cost_microusd":
+            continue
+        if type(amount) is not int or not 0 <= amount <= AMOUNT_MAX:
+            raise ToolError(f"it ran, but its {name} is {amount!r}: a whole number from 0 to {AMOUNT_MAX} is expected")
 
 
 def _too_large(limit_bytes: int, size_bytes: int = 0) -> Told:

@@ -7,7 +7,7 @@ from typing import Any, Final, TypeVar
 
 import msgspec
 
-from crewkeeper_bus.errors import CodecError
+from crewkeeper_bus.errors import CodecError, PayloadTooLarge
 from crewkeeper_bus.messages import AGENT_MESSAGES, SUPERVISOR_MESSAGES
 from crewkeeper_bus.subjects import Kind
 
@@ -63,7 +63,9 @@ def check(payload: bytes, limit_bytes: int = PAYLOAD_MAX_BYTES) -> None:
         CodecError: The payload is over a limit.
     """
     if len(payload) > limit_bytes:
-        raise CodecError(f"payload has {len(payload)} bytes; the limit is {limit_bytes}: send less, or a reference")
+        raise PayloadTooLarge(
+            f"payload has {len(payload)} bytes; the limit is {limit_bytes}: send less, or a reference"
+        )
     if nesting(payload) > NESTING_MAX:
         raise CodecError(f"payload nests deeper than {NESTING_MAX} levels: flatten it")
 

@@ -191,6 +191,10 @@ class CodecError(BusError, ValueError):
     """A payload is too large, too deep, not JSON, or not of the message's schema."""
 
 
+class PayloadTooLarge(CodecError):  # noqa: N818
+    """A payload has more bytes than may be sent."""
+
+
 # --- the world ---
 
 

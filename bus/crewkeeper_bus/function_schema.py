@@ -67,10 +67,24 @@ def reader_of(function: Callable[..., Any]) -> Callable[[bytes], dict[str, Any]]
         raise SignatureRefused(f"{made.__name__}: {error}; use types that JSON has") from None
 
     def read(raw: bytes) -> dict[str, Any]:
-        arguments = decoder.decode(raw)
+        try:
+            arguments = decoder.decode(raw)
+        except msgspec.ValidationError:  # to a schema 1.0 is an integer
+            arguments = msgspec.convert(_whole(msgspec.json.decode(raw)), made)
         return {name: getattr(arguments, name) for name in made.__struct_fields__}
 
     return read
+
+
+def _whole(value: Any) -> Any:
+    """The same value with floats that are whole numbers as integers."""
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    if isinstance(value, list):
+        return [_whole(each) for each in value]
+    if isinstance(value, dict):
+        return {name: _whole(each) for name, each in value.items()}
+    return value
 
 
 def _struct(function: Callable[..., Any]) -> type[msgspec.Struct]:

@@ -26,6 +26,7 @@ from crewkeeper_bus.errors import (
     CodecError,
     ConnectionLost,
     GateClosed,
+    PayloadTooLarge,
     Pending,
     PolicyDenied,
     Refused,
@@ -83,16 +84,13 @@ def refusal_of(fault: Fault, tool: str, call: str) -> BusError:
     return kind(fault.text or f"{tool}: {fault.code}", reason=fault.code, tool=tool, call=call)
 
 
-def encode_args(args: Any, tool: str, call: str, limit_bytes: int) -> Raw:
-    """Arguments as they are sent.
-
-    Raises:
-        BadArguments: They are no JSON, nested too deep, or larger than a message may be. Nothing has been sent.
-    """
+def encode_args(args: Any, limit_bytes: int) -> tuple[Raw, Fault | None]:
+    """Arguments as they are sent, and why they are not if they are no JSON, nested too deep, or too large."""
     try:
-        return codec.encode_body({} if args is None else args, limit_bytes - ENVELOPE_BYTES)
+        return codec.encode_body({} if args is None else args, limit_bytes - ENVELOPE_BYTES), None
     except CodecError as error:
-        raise BadArguments(f"the arguments were not sent: {error}", reason="too_large", tool=tool, call=call) from None
+        code = "too_large" if isinstance(error, PayloadTooLarge) else "bad_arguments"
+        return Raw(b"{}"), Fault(code=code, text=clip(f"the arguments were not sent: {error}"))
 
 
 class _Asked:
@@ -144,8 +142,10 @@ class ToolCalls:
             text = f"the name of the {kind} has {len(tool)} characters; at most {TARGET_MAX_CHARS} can be judged"
             raise BadArguments(text, reason="too_large", tool=clip(tool, TOOL_MAX_CHARS), call=call)
         name = _sendable(tool, TOOL_MAX_CHARS if kind == "tool" else TARGET_MAX_CHARS)
-        raw = encode_args(args, name, call, self._outgoing.body_limit_bytes)
+        raw, unsent = encode_args(args, self._outgoing.body_limit_bytes)
         fields: dict[str, Any] = {"tool": name, "args": raw, "inside": inside, "what": kind, "deadline_s": limit_s}
+        if unsent is not None:
+            fields["unsent"] = unsent
         return await self._ask(call, name, ToolCall, fields, limit_s, wait=wait)
 
     async def model(self, call_id: str | None, limit_s: float | None, **fields: Any) -> tuple[str, Raw]:

@@ -44,6 +44,8 @@ class ToolCall(Sent, frozen=True, kw_only=True, omit_defaults=True, tag_field="t
     what: Reachable = "tool"
     """A resource is read and a prompt is fetched by the agent itself: the policy decides, and nothing is charged."""
     deadline_s: Seconds | None = None
+    unsent: Fault | None = None
+    """Why no message can carry the arguments: the call is refused so, and recorded."""
 
 
 class ModelCall(Sent, frozen=True, kw_only=True, omit_defaults=True, tag_field="t", tag="model"):

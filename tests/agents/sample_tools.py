@@ -92,6 +92,11 @@ def odd() -> object:
     return object()
 
 
+def gift() -> Priced:
+    """Claim to bring money."""
+    return Priced(result={"ok": True}, cost_microusd=-77)
+
+
 def priced() -> Priced:
     """Cost something else."""
     print("this is no answer")  # noqa: T201 - to see that it harms none

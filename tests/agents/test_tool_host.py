@@ -109,9 +109,9 @@ def times(what: str) -> int:
 
 
 async def test_functions_are_described_and_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    async with hosted(tmp_path, monkeypatch, "add", "slow_add", "priced", nope=function("nope")) as gate:
+    async with hosted(tmp_path, monkeypatch, "add", "slow_add", "priced", "gift", nope=function("nope")) as gate:
         ready = await gate.ready()
-        assert sorted(ready.tools) == ["add", "priced", "slow_add"]
+        assert sorted(ready.tools) == ["add", "gift", "priced", "slow_add"]
         assert ready.tools["add"].description == "Add two numbers."
         schema = ready.tools["add"].schema
         assert schema is not None
@@ -122,6 +122,10 @@ async def test_functions_are_described_and_run(tmp_path: Path, monkeypatch: pyte
         assert codec.decode_body((await gate.run("slow_add", {"a": 1, "b": 2})).result)["sum"] == 3
         ran = await gate.run("priced", {})
         assert (bytes(ran.result), ran.cost_microusd) == (b'{"ok":true}', 77)
+        ran = await gate.run("gift", {})
+        assert (ran.ok, ran.code, "-77" in ran.error) == (False, "tool_failed", True)
+        ran = await gate.run("add", {"a": 1.0, "b": 2.0})
+        assert (ran.ok, bytes(ran.result)) == (True, b"3")
         refused = await gate.run("nope", {})
         assert (refused.ok, refused.code) == (False, "tool_failed")
 

@@ -129,9 +129,13 @@ def test_arguments_are_read_in_the_types_of_the_hints() -> None:
     assert kwargs["mood"] is Mood.BAD
     assert kwargs["since"] == datetime.date(2024, 2, 29)
     assert (kwargs["limit"], kwargs["tags"], kwargs["weights"]) == (5, None, {"a": 1.0})
+    kwargs = read(b'{"query": "x", "limit": 7.0, "weights": {"a": 2.0}}')
+    assert (kwargs["limit"], type(kwargs["limit"]), kwargs["weights"]) == (7, int, {"a": 2.0})
 
 
-@pytest.mark.parametrize("raw", [b"{}", b'{"query": 1}', b'{"query": "x", "nonsense": 1}', b"[]", b"{"])
+@pytest.mark.parametrize(
+    "raw", [b"{}", b'{"query": 1}', b'{"query": "x", "limit": 7.5}', b'{"query": "x", "nonsense": 1}', b"[]", b"{"]
+)
 def test_arguments_that_do_not_fit_are_refused(raw: bytes) -> None:
     with pytest.raises(msgspec.MsgspecError):
         reader_of(search)(raw)

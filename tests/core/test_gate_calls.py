@@ -69,6 +69,29 @@ def test_what_cannot_even_be_read_is_answered() -> None:
     assert room.ran_calls() == []
 
 
+def test_what_no_message_can_carry_is_refused_and_recorded() -> None:
+    room = Room()
+    unsent = m.Fault(code="too_large", text="the arguments were not sent: 1000000 bytes")
+    given = room.ask("c1", args={}, unsent=unsent)
+    assert [(each.act, each.code) for each in bookings(given)] == [("refuse", "too_large")]
+    assert "1000000 bytes" in room.text("c1")
+    room.ask("c2", args={}, unsent=m.Fault(code="approved", text="as you like"))
+    assert room.code("c2") == "bad_arguments"
+    room.ask("c3", "lok", args={}, unsent=unsent)
+    assert room.code("c3") == "unknown_tool"
+    room.ask("c4", "plan", args={}, unsent=unsent, what="resource", inside=True)
+    assert room.code("c4") == "too_large"
+    assert room.ran_calls() == []
+    assert {each.finding.kind for each in room.core.incidents.values()} == {"bad_arguments", "unknown_tool"}
+
+
+def test_nobody_is_granted_to_run_what_the_tool_host_runs() -> None:
+    room = Room()
+    room.ask("c1", inside=True)
+    assert (room.code("c1"), room.ran_calls()) == ("bad_arguments", [])
+    assert "runs at the tool host" in room.text("c1")
+
+
 def test_tools_of_others_do_not_exist() -> None:
     room = Room(crew_of(Agent(name="a", tools=("look",)), Agent(name="b")))
     room.ask("c1")

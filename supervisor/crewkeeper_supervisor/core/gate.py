@@ -53,7 +53,7 @@ Verdict = Fault | Literal["wait"] | None
 
 def called(state: RunState, view: AgentView, message: ToolCall, id_: str) -> None:
     """An agent wants a tool to run."""
-    raw = bytes(message.args)
+    raw = bytes(message.args) if message.unsent is None else message.unsent.text.encode("utf-8", "replace")
     call = GateCall(
         agent=view.name,
         id=id_,
@@ -65,6 +65,8 @@ def called(state: RunState, view: AgentView, message: ToolCall, id_: str) -> Non
         digest=hashlib.sha256(_told_kind(message) + message.tool.encode() + b"\0" + raw).hexdigest(),
         args=_decoded(raw),
         args_bytes=len(raw),
+        wants_inside=message.inside,
+        unsent=message.unsent,
         opened_s=state.now_s,
         until_s=None if message.deadline_s is None else state.now_s + message.deadline_s,
     )
@@ -269,6 +271,8 @@ def _is_known(state: RunState, rules: GateRules, call: GateCall) -> Verdict:
 
 def _fits(state: RunState, rules: GateRules, call: GateCall) -> Verdict:
     assert call.tool is not None
+    if (misfit := call.misfit()) is not None:
+        return misfit
     if call.args_bytes > call.tool.args_bytes:
         text = f"the arguments of {call.name!r} have {call.args_bytes} bytes; the limit is {call.tool.args_bytes}"
         return Fault(code="too_large", text=f"{text}: send less, or a reference; nothing was executed")
@@ -447,8 +451,8 @@ def _say_granted(state: RunState, call: GateCall, booking: Any) -> None:
 
 
 def _is_mapping(state: RunState, rules: GateRules, call: GateCall) -> Verdict:
-    if isinstance(call.args, dict):
-        return None
+    if call.unsent is not None or isinstance(call.args, dict):
+        return call.misfit()
     return Fault(code="bad_arguments", text=f"the arguments of the {call.kind} are no mapping; nothing was executed")
 
 

@@ -60,6 +60,10 @@ class GateCall(Struct, kw_only=True):
     args_bytes: int = 0
     inside: bool = False
     """The agent carries it out by itself."""
+    wants_inside: bool = False
+    """It has asked to."""
+    unsent: Fault | None = None
+    """Why no message could carry its arguments."""
     input_tokens: int = 0
     output_tokens: int = 0
     opened_s: float = 0.0
@@ -99,6 +103,16 @@ class GateCall(Struct, kw_only=True):
     def key(self) -> tuple[str, str]:
         """Agent and id."""
         return self.agent, self.id
+
+    def misfit(self) -> Fault | None:
+        """What is wrong with how it was asked, whatever its arguments are."""
+        if self.unsent is not None:
+            code = "too_large" if self.unsent.code == "too_large" else "bad_arguments"
+            return Fault(code=code, text=f"{self.unsent.text[:500]}; nothing was executed")
+        if self.wants_inside and self.tool is not None and not self.inside:
+            text = f"{self.name!r} runs at the tool host: an agent calls it, and asks no grant to run it by itself"
+            return Fault(code="bad_arguments", text=f"{text}; nothing was executed")
+        return None
 
     @property
     def is_own(self) -> bool:
