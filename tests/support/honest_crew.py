@@ -3,7 +3,7 @@
 import random
 
 from crewkeeper_bus.messages import Condition, OnAll, OnCall, OnMessage, OnResource, OnSome
-from crewkeeper_supervisor.core.crew import Agent, Crew
+from crewkeeper_supervisor.core.crew import Agent, Crew, Responses
 from crewkeeper_supervisor.core.supervisor import Supervisor
 from support.journal import Journal, Mirror
 
@@ -15,9 +15,17 @@ class HonestCrew:
         rnd: The source of chance.
         obey: Whether breaks are obeyed.
         core: The class of the core.
+        responses: What is done about findings; None: what the product does by itself.
     """
 
-    def __init__(self, rnd: random.Random, *, obey: bool = True, core: type[Supervisor] = Supervisor) -> None:
+    def __init__(
+        self,
+        rnd: random.Random,
+        *,
+        obey: bool = True,
+        core: type[Supervisor] = Supervisor,
+        responses: Responses | None = None,
+    ) -> None:
         self.rnd = rnd
         self.obey = obey
         agents = tuple(
@@ -26,7 +34,7 @@ class HonestCrew:
             )
             for number in range(rnd.randint(2, 4))
         )
-        self.journal = Journal(Crew(name="honest", agents=agents), core=core)
+        self.journal = Journal(Crew(name="honest", agents=agents, responses=responses or Responses()), core=core)
         self.journal.start()
         self.journal.hold = True
         self.ids = 0
