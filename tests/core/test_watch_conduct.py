@@ -270,6 +270,15 @@ def test_an_agent_that_leaves_its_task_is_found_and_comes_back() -> None:
     assert incident.state == "resolved"
 
 
+def test_answers_to_what_is_off_the_task_do_not_vouch_for_it() -> None:
+    crew = Company()
+    at_work(crew)
+    for number, text in enumerate(HIJACK * 2):
+        crew.uses("a", "search", {"query": text}, f"{text}. {HIJACK[(number + 1) % len(HIJACK)]}")
+    [incident] = crew.found("drift")
+    assert incident.finding.agents == ("a",)
+
+
 def test_what_a_person_asks_for_is_no_drift() -> None:
     crew = Company()
     at_work(crew)

@@ -7,7 +7,7 @@ import pytest
 
 from crewkeeper_bus import messages as m
 from crewkeeper_bus import tool_messages as t
-from crewkeeper_supervisor.core.crew import Agent, Budget, Watching
+from crewkeeper_supervisor.core.crew import Agent, Budget, Response, Responses, Watching
 from crewkeeper_supervisor.core.findings import Incident
 from crewkeeper_supervisor.core.outcome import Outcome
 from crewkeeper_supervisor.core.rules import Rule
@@ -179,6 +179,30 @@ def test_time_that_an_agent_was_held_does_not_count() -> None:
     assert crew.found() == []
     busy(crew, 60)
     only(crew, "stall")
+
+
+def test_time_that_the_gate_held_an_agent_does_not_count() -> None:
+    crew = of(responses=Responses(loop=Response(do=("hold",), hold_s=200)))
+    idle(crew, "b")
+    while not crew.found("loop"):
+        crew.uses("a", "search", {"query": "hotels with a pool in Lisbon"}, error="error: no results for this search")
+    busy(crew, 225)
+    assert any("held long enough" in step.text for step in only(crew, "loop").steps)
+    busy(crew, 30)
+    only(crew, "loop")
+    busy(crew, 40)
+    assert [each.finding.kind for each in crew.found()] == ["loop", "stall"]
+
+
+def test_calls_that_are_refused_because_their_agent_is_held_are_no_repeats() -> None:
+    crew = of(responses=Responses(loop=Response(do=("hold", "kill"), climb_s=1, hold_s=200)))
+    while not crew.found("loop"):
+        crew.uses("a", "search", {"query": "hotels with a pool in Lisbon"}, error="error: no results for this search")
+    for number in range(8):
+        crew.ask(f"d{number}", "search", {"query": "hotels with a pool in Lisbon"}, agent="a", deadline_s=2)
+        busy(crew, 5)
+        assert crew.code(f"d{number}") == "held"
+    assert only(crew, "loop").count == 1
 
 
 def test_a_crew_that_is_told_to_end_is_not_judged_and_wants_no_ticks_without_end() -> None:

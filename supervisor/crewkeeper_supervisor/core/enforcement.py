@@ -235,4 +235,6 @@ def _held(state: RunState, view: AgentView, message: AccessSet) -> None:
         if not hold.said and view.status == "paused":
             view.status = "up"
         view.hold = None
+        if state.watch is not None:
+            state.watch.lookout.patience.begins(view.name)
         flood.freed(state, view)

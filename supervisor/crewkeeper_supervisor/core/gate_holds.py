@@ -134,5 +134,7 @@ def _let_go(state: RunState, agent: str, incidents: Iterable[str]) -> None:
         held.pop(incident, None)
     if not held:
         del state.gate.holds[agent]
+        if state.watch is not None:
+            state.watch.lookout.patience.begins(agent)
         state.gate.released[agent] = None
         state.stirred = True

@@ -114,7 +114,10 @@ def _pair(one: str, other: str) -> tuple[str, str]:
 def stands(state: RunState, view: AgentView, where: str) -> None:
     """An agent says where it stands."""
     hold = view.hold
+    before = view.status
     view.status = "paused" if where == "paused" or (hold is not None and hold.step == "held") else "up"
+    if before == "paused" != view.status and state.watch is not None:
+        state.watch.lookout.patience.begins(view.name)
     if hold is None:
         return
     hold.said = where == "paused"

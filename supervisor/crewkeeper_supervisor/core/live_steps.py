@@ -44,7 +44,7 @@ CHAINS_MAX: Final = 4096
 _PROSE_SPACES: Final = 2
 """A text with fewer is a name or a number: it says nothing of the topic."""
 _DEPTH_MAX: Final = 8
-_NOT_STEPS: Final = frozenset(("cancelled", "gate_closed", "call_id_reused", "killed"))
+_NOT_STEPS: Final = frozenset(("cancelled", "gate_closed", "call_id_reused", "killed", "held"))
 """Ends of calls that say nothing of who made them."""
 _REFUSALS: Final = frozenset(("denied", "bad_arguments", "too_large"))
 """Refusals that its caller should learn from; limits that are reached are findings of their own."""

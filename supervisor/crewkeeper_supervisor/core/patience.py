@@ -4,7 +4,6 @@ What is asked of the graph here is asked every few seconds at most, and costs it
 for it at every event. Findings are `watch`'s.
 """
 
-from collections.abc import Iterable
 from itertools import islice
 from typing import Any, Final
 
@@ -98,8 +97,8 @@ class Patience:
                 counts[root.key] = (root, counts.get(root.key, (root, 0))[1] + 1)
         return [(root, count) for root, count in counts.values() if count >= limit]
 
-    def forget(self, agent: str) -> None:
-        """A new incarnation begins: it has just got on."""
+    def begins(self, agent: str) -> None:
+        """A new incarnation begins, or who was held goes on: from here its time counts."""
         self.moved[agent] = self._state.now_s
 
     def facts(self) -> list[Any]:
@@ -115,7 +114,7 @@ class Patience:
             now = (self.steps.get(view.name, 0), newest, view.calls + view.messages)
             before = self._seen.get(view.name)
             self._seen[view.name] = now
-            if _is_held(view) or (before is not None and now[0] == before[0] and now != before):
+            if self._is_held(view) or (before is not None and now[0] == before[0] and now != before):
                 self.moved[view.name] = self._state.now_s
 
     def _condition(self, view: AgentView) -> Condition:
@@ -142,7 +141,7 @@ class Patience:
             progress_at_s=max(self.moved.get(view.name, 0.0), began_s),
             working=working and view.present,
             alive=view.present or view.status == "starting",
-            paused=_is_held(view),
+            paused=self._is_held(view),
             waits_for=() if runs else tuple(dict.fromkeys(waits_for)),
             # What goes through the gate has a limit there, or waits for a person; who runs beside a wait does not wait.
             excused=own or (excused and not runs),
@@ -179,14 +178,13 @@ class Patience:
             case _:
                 return True, False, []
 
-    def _instances(self, name: str) -> Iterable[str]:
+    def _instances(self, name: str) -> list[str]:
         if name in self._state.agents:
             return [name]
         return [node.name for node in self._state.graph.roles.get(name, {}).values()]
 
-
-def _is_held(view: AgentView) -> bool:
-    return view.status == "paused" or view.hold is not None
+    def _is_held(self, view: AgentView) -> bool:
+        return view.status == "paused" or view.hold is not None or view.name in self._state.gate.holds
 
 
 def _newest_s(task: Task) -> float:

@@ -186,7 +186,7 @@ class Watch:
     def rejoined(self, view: AgentView) -> None:
         """A new incarnation remembers nothing of what the last one had asked."""
         self.maker.gone(view.name)
-        self.lookout.patience.forget(view.name)
+        self.lookout.patience.begins(view.name)
 
     # --- the gate ---
 
@@ -221,9 +221,9 @@ class Watch:
         self._step(step)
         if call.kind != "tool":
             return
-        if self._drift is not None and not step.failed:
-            self._drift.heard(step.outcome.words)
         self._drifts(call.agent, step.text)
+        if self._drift is not None and not step.failed:
+            self._drift.heard(step.outcome.words, call.agent)  # after what was asked is judged: it may be off the task
         if body is not None:
             self._grounding.saw(read(body).text)
         if not unknown and (error is None or error.code not in _CALLERS_OWN):
