@@ -372,7 +372,8 @@ def _watching(given: dict[str, Any]) -> Watching:
 def _outcome(given: dict[str, Any] | None) -> Outcome | None:
     if not given:
         return None
-    return Outcome(**{key: tuple(value) if isinstance(value, list) else value for key, value in given.items()})
+    lists = {key: tuple(value) for key, value in given.items() if isinstance(value, list)}
+    return Outcome(**(given | lists))
 
 
 def _restart(given: dict[str, Any]) -> Restart:
