@@ -47,7 +47,7 @@ rules:
   - {{id: dear, tools: [pay], when: "args.cents > 100", do: approve, because: much money}}
 approvals: {{who: finance, expire: 10m, listen: "127.0.0.1:{port}"}}
 escalate:
-  - {{webhook: "${{HOOK}}", secret: "${{HOOK_SECRET}}"}}
+  - {{webhook: "${{HOOK}}", secret: "${{HOOK_SECRET}}", allow_private: true}}
 """
 
 

@@ -24,7 +24,7 @@ modes: [real]
 guarantees: [G3]
 timeout: 25s
 crew: {responses: {deadlock: {confirm: 100ms, do: [break, escalate]}},
-  escalate: [{webhook: "${CHAOS_WEBHOOK}", secret: "${CHAOS_SECRET}"}]}
+  escalate: [{webhook: "${CHAOS_WEBHOOK}", secret: "${CHAOS_SECRET}", allow_private: true}]}
 agents:
   a: {main: [{work: 200ms}, {ask: {to: b}}], handlers: {ask: [{reply: ok}]}}
   b: {main: [{work: 1500ms}, {ask: {to: a}}], handlers: {ask: [{reply: ok}]}}

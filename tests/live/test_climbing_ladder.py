@@ -53,7 +53,7 @@ responses:
   loop: {do: [warn, nudge, hold, escalate], climb: 1s, hold: 10m}
   drift: {shadow: true}
 escalate:
-  - {webhook: "${HOOK}", secret: "${HOOK_SECRET}"}
+  - {webhook: "${HOOK}", secret: "${HOOK_SECRET}", allow_private: true}
 """
 
 

@@ -169,7 +169,7 @@ async def test_only_our_own_names_and_pages_may_ask(host, origin, status):
 async def test_a_webhook_carries_links_of_which_each_counts_once(tmp_path):
     port = free_port()
     with Receiver(SECRET) as receiver:
-        hooks = (Webhook(webhook=receiver.url, secret=SECRET),)
+        hooks = (Webhook(webhook=receiver.url, secret=SECRET, allow_private=True),)
         async with served(tmp_path, crew(escalate=hooks, approval_listen=f"127.0.0.1:{port}"), port) as (
             made,
             http,

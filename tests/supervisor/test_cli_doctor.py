@@ -103,12 +103,16 @@ def test_clocks(skew_s, grade):
     assert clock_check(skew_s).grade == grade
 
 
+def test_a_webhook_of_this_machine_needs_no_encryption_where_that_is_allowed():
+    local = Webhook(webhook="http://127.0.0.1:80/x", secret=SECRET, allow_private=True)
+    assert webhook_check(local, {}).grade == "ok"
+
+
 @pytest.mark.parametrize(
     ("webhook", "secret", "grade", "text"),
     [
         ("https://ops.example/x", SECRET, "ok", "right form"),
-        ("http://127.0.0.1:80/x", SECRET, "ok", "right form"),
-        ("http://ops.example/x", SECRET, "warn", "not encrypted"),
+        ("http://ops.example/x", SECRET, "fail", "not encrypted"),
         ("https://ops.example/x", "", "warn", "no secret"),
         ("https://ops.example/x", "hunter2", "fail", "whsec_"),
         ("ops.example", SECRET, "fail", "no http"),

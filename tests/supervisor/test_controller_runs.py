@@ -192,7 +192,7 @@ async def test_hostile_bytes_are_findings_and_people_are_told(tmp_path, monkeypa
     monkeypatch.setenv("TEST_HOOK_SECRET", SECRET)
     with Receiver(SECRET) as receiver:
         monkeypatch.setenv("TEST_HOOK", receiver.url)
-        escalate = (Webhook(webhook="${TEST_HOOK}", secret="${TEST_HOOK_SECRET}"),)
+        escalate = (Webhook(webhook="${TEST_HOOK}", secret="${TEST_HOOK_SECRET}", allow_private=True),)
         async with linked(tmp_path) as (server, link):
             await declare(link, declared=crew(escalate=escalate))
             await start(link)

@@ -34,7 +34,8 @@ async def working(directory, retries_s=QUICK):
 
 def entry(url, command="5-0", endpoint=0, secret=SECRET):
     body = msgspec.json.encode({"type": "crewkeeper.deadlock.opened", "timestamp": "now", "data": {"run": "r1"}})
-    return Entry(run="r1", command=command, endpoint=endpoint, receiver=Webhook(webhook=url, secret=secret), body=body)
+    receiver = Webhook(webhook=url, secret=secret, allow_private=True)
+    return Entry(run="r1", command=command, endpoint=endpoint, receiver=receiver, body=body)
 
 
 async def outcomes(link, at_least=1):

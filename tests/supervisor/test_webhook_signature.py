@@ -8,6 +8,7 @@ import pytest
 from standardwebhooks import Webhook as Library
 
 from crewkeeper_supervisor.core.commands import Escalate
+from crewkeeper_supervisor.core.crew import Webhook
 from crewkeeper_supervisor.shell import receiver as receiving
 from crewkeeper_supervisor.shell import webhook
 from crewkeeper_supervisor.shell.errors import SettingMissing
@@ -106,3 +107,52 @@ def test_what_a_person_gets_is_plain_text_whatever_the_body_is():
         assert shown in text
     for body in (None, [], {}, {"data": 5}, {"data": {"waits": 3, "victim": [], "steps": {}}}):
         assert list(describe(msgspec.structs.replace(received, body=body)))
+
+
+async def sent(receiver):
+    async with webhook.client() as http:
+        return await webhook.deliver(http, receiver, "msg_1", b'{"type":"crewkeeper.deadlock.opened","data":{}}')
+
+
+async def test_during_rotation_the_old_and_the_new_secret_fit():
+    new = "whsec_c2Vjb25kc2Vjb25kc2Vjb25kc2Vjb25k"
+    for secret in (SECRET, new):
+        with Receiver(secret) as receiver:
+            hook = Webhook(webhook=receiver.url, secret=new, previous_secret=SECRET, allow_private=True)
+            assert (await sent(hook)).ok
+            assert receiver.received[0].verified
+
+
+async def test_what_is_sent_is_in_the_format_asked_for():
+    with Receiver(SECRET) as receiver:
+        hook = Webhook(webhook=receiver.url, secret=SECRET, allow_private=True, format="alertmanager")
+        assert (await sent(hook)).ok
+        assert receiver.received[0].body["version"] == "4"
+        keyless = await sent(msgspec.structs.replace(hook, format="pagerduty"))
+        assert (keyless.final, len(receiver.received)) == (True, 1)
+        assert "routing_key" in keyless.text
+
+
+async def test_what_the_crew_file_does_not_allow_is_not_called():
+    with Receiver(SECRET) as receiver:
+        for url in (receiver.url, receiver.url.replace("127.0.0.1", "localhost"), "http://169.254.169.254/latest"):
+            attempt = await sent(Webhook(webhook=url, secret=SECRET))
+            assert (attempt.ok, attempt.final) == (False, True)
+        by_name = receiver.url.replace("127.0.0.1", "localhost").replace("http:", "https:")
+        refused = await sent(Webhook(webhook=by_name, secret=SECRET))
+        assert "private or loopback" in refused.text
+        assert not receiver.received
+
+
+async def test_a_name_is_called_at_the_address_it_was_judged_by():
+    with Receiver(SECRET) as receiver:
+        by_name = receiver.url.replace("127.0.0.1", "localhost")
+        assert (await sent(Webhook(webhook=by_name, secret=SECRET, allow_private=True))).ok
+
+
+def test_a_receiver_may_ask_for_a_pause_in_seconds_or_until_a_date():
+    assert webhook._seconds("120") == 120
+    later = datetime.now(UTC) + timedelta(minutes=10)
+    assert 500 < webhook._seconds(later.strftime("%a, %d %b %Y %H:%M:%S GMT")) < 700
+    for nothing in ("", "soon", "-5", "9" * 400, "Sun, 06 Nov 1994 08:49:37 GMT"):
+        assert webhook._seconds(nothing) == 0

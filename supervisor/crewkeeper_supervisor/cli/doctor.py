@@ -280,8 +280,8 @@ def webhook_check(webhook: "Webhook", environ: Any) -> Check:
         return Check(name=name, grade="warn", text="has no secret: nobody can tell who calls", fix=_NEW_SECRET)
     if not _usable(secret):
         return Check(name=name, grade="fail", text="its secret is not whsec_ and base64", fix=_NEW_SECRET)
-    if parts.scheme == "http" and parts.hostname not in ("localhost", "127.0.0.1", "::1"):
-        return Check(name=name, grade="warn", text="is not encrypted", fix="use https")
+    if parts.scheme == "http" and not webhook.allow_private:
+        return Check(name=name, grade="fail", text="is not encrypted, and so not called", fix="use https")
     return Check(name=name, grade="ok", text="address and secret have the right form")
 
 

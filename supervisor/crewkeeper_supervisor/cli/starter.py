@@ -45,6 +45,7 @@ responses:
 # escalate:
 #   - webhook: "${OPS_WEBHOOK}"    # read from the environment when used
 #     secret: "${OPS_WEBHOOK_SECRET}"
+#     # allow_private: true         # for a receiver on this machine or in your own network
 """
 
 WRITER_PY: Final = '''\

@@ -190,7 +190,13 @@ class Webhook(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     webhook: str
     secret: str = ""
-    format: Literal["standard"] = "standard"
+    previous_secret: str = ""
+    """The secret before this one, while receivers change over: requests are signed with both."""
+    format: Literal["standard", "cloudevents", "slack", "pagerduty", "alertmanager"] = "standard"
+    routing_key: str = ""
+    """Of a service at PagerDuty, for that format alone."""
+    allow_private: bool = False
+    """Whether it may be at a private or loopback address, and then be called without encryption."""
 
 
 class Redact(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -168,7 +168,7 @@ WEBHOOK: Final = Section(
             kind=Text(variables=True, url=True),
             required=True,
             default="required",
-            doc="Where to POST: http or https, or `${NAME}` of an environment variable that holds it.",
+            doc="Where to POST: https, or `${NAME}` of an environment variable that holds it; also http if private.",
         ),
         Key(
             name="secret",
@@ -176,7 +176,30 @@ WEBHOOK: Final = Section(
             default="not signed",
             doc="Key of the signature (Standard Webhooks), best as `${NAME}`.",
         ),
-        Key(name="format", kind=Choice(options=("standard",)), default="standard", doc="Shape of the request."),
+        Key(
+            name="previous_secret",
+            kind=Text(variables=True),
+            default="none",
+            doc="The secret before, while receivers change over: requests are signed with both.",
+        ),
+        Key(
+            name="format",
+            kind=Choice(options=("standard", "cloudevents", "slack", "pagerduty", "alertmanager")),
+            default="standard",
+            doc="Shape of the request; see escalation.md.",
+        ),
+        Key(
+            name="routing_key",
+            kind=Text(variables=True),
+            default="none",
+            doc="Of the service, best as `${NAME}`; for `format: pagerduty` alone.",
+        ),
+        Key(
+            name="allow_private",
+            kind=Flag(),
+            default="false",
+            doc="Whether it may be at a private or loopback address, also without https.",
+        ),
     ),
 )
 LIMITS: Final = Section(

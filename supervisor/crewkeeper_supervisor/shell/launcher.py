@@ -56,7 +56,9 @@ def command_line(argv: Sequence[str]) -> tuple[str, ...]:
 
 def secrets_of(crew: Crew) -> frozenset[str]:
     """Names of the environment variables that only the supervisor may read: those its webhooks are made of."""
-    return _variables(text for hook in crew.escalate for text in (hook.webhook, hook.secret))
+    return _variables(
+        text for hook in crew.escalate for text in (hook.webhook, hook.secret, hook.previous_secret, hook.routing_key)
+    )
 
 
 def tool_secrets_of(crew: Crew) -> frozenset[str]:

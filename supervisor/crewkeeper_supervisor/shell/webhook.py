@@ -9,18 +9,20 @@ import ssl
 import time
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from typing import Any, Final
 from urllib.parse import urlsplit
 
 import anyio
 import httpx2
-import msgspec
 from msgspec import Struct
 from standardwebhooks import Webhook as Signer
 
 from crewkeeper_supervisor.core.commands import Escalate
 from crewkeeper_supervisor.core.crew import Webhook
+from crewkeeper_supervisor.shell.destination import Destination, Forbidden, resolve
 from crewkeeper_supervisor.shell.errors import SettingMissing
+from crewkeeper_supervisor.shell.webhook_formats import encode, inert_value, render
 
 BODY_MAX_BYTES: Final = 20_000
 ATTEMPT_LIMIT_S: Final = 15.0
@@ -42,6 +44,8 @@ class Attempt(Struct, frozen=True, kw_only=True):
     text: str
     """For people: `204 from ops.example in 12 ms`."""
     latency_ms: float = 0.0
+    gone: bool = False
+    """The receiver says that it will never take anything again."""
     retry_after_s: float = 0.0
     """What the receiver asked for, at most an hour."""
 
@@ -75,28 +79,28 @@ def expand(text: str, env: Mapping[str, str] | None = None) -> str:
 
 
 def body(run: str, crew: str, command: Escalate) -> bytes:
-    """The request's body: `{type, timestamp, data}`, below 20 kB.
+    """The request's body in standard form: `{type, timestamp, data}`, below 20 kB, every text in it inert.
 
     What is too large is left out, largest first, and named in `data.left_out`.
     """
-    data: dict[str, Any] = {**command.body, "run": run, "crew": crew, "incident": command.incident}
+    data: dict[str, Any] = inert_value({**command.body, "run": run, "crew": crew, "incident": command.incident})
     what = re.sub(r"[^a-z0-9_]", "_", str(command.body.get("kind", "incident")).lower())[:40]
     now = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
     left_out: list[str] = []
     while True:
-        encoded = msgspec.json.encode({"type": f"crewkeeper.{what}.{command.kind}", "timestamp": now, "data": data})
+        encoded = encode({"type": f"crewkeeper.{what}.{command.kind}", "timestamp": now, "data": data})
         if len(encoded) < BODY_MAX_BYTES:
             return encoded
         optional = [key for key in data if key not in ("run", "crew", "incident", "left_out")]
         if not optional:
             raise ValueError(f"run {run}: the names of an escalation alone have {len(encoded)} bytes")
-        largest = max(optional, key=lambda key: len(msgspec.json.encode(data[key])))
+        largest = max(optional, key=lambda key: len(encode(data[key])))
         del data[largest]
         left_out.append(largest[:100])
         data["left_out"] = left_out[:20]
 
 
-def sign(secret: str, message_id: str, timestamp: datetime, payload: bytes) -> dict[str, str]:
+def sign(secret: str, message_id: str, timestamp: datetime, payload: bytes, *, previous: str = "") -> dict[str, str]:
     """The three headers of Standard Webhooks; without a secret, two and no signature.
 
     Args:
@@ -104,17 +108,20 @@ def sign(secret: str, message_id: str, timestamp: datetime, payload: bytes) -> d
         message_id: The same over all attempts: the receiver's key against duplicates.
         timestamp: Of this attempt, in UTC.
         payload: The body.
+        previous: The secret that was before, while receivers change over: a second signature is made with it.
 
     Raises:
-        Unusable: The secret is not base64.
+        Unusable: A secret is not base64.
     """
     assert timestamp.tzinfo is UTC, "the library takes whatever it is given for UTC"
     headers = {"webhook-id": message_id, "webhook-timestamp": str(int(timestamp.timestamp()))}
-    if secret:
+    keys = [each for each in (secret, previous) if each]
+    if keys:
         try:
-            headers["webhook-signature"] = Signer(secret).sign(message_id, timestamp, payload.decode())
+            made = [Signer(each).sign(message_id, timestamp, payload.decode()) for each in keys]
         except Exception:  # noqa: BLE001 - the library's errors quote the secret
-            raise Unusable("the secret is not base64; make one with `openssl rand -base64 32`") from None
+            raise Unusable("the secret is not base64; make one with `supervisor hooks rotate`") from None
+        headers["webhook-signature"] = " ".join(made)
     return headers
 
 
@@ -122,19 +129,22 @@ async def deliver(http: httpx2.AsyncClient, receiver: Webhook, message_id: str, 
     """Send once. Never raises for what the receiver, the network or the settings do."""
     try:
         url, secret = expand(receiver.webhook), expand(receiver.secret)
-        headers = sign(secret, message_id, datetime.now(UTC), payload)
-        parts = urlsplit(url)
-        host = parts.hostname or ""
-        if parts.scheme not in ("http", "https") or not host:
-            raise Unusable("the webhook is not an http or https address")
+        previous, routing_key = expand(receiver.previous_secret), expand(receiver.routing_key)
+        if receiver.format == "pagerduty" and not routing_key:
+            raise Unusable("format: pagerduty needs the routing_key of a service")
+        payload, content_type = render(receiver.format, payload, message_id, routing_key)
+        headers = sign(secret, message_id, datetime.now(UTC), payload, previous=previous)
     except (SettingMissing, Unusable) as error:  # the environment of this process does not change
         return Attempt(ok=False, final=True, host="", text=str(error))
-    except ValueError:  # of urlsplit; its text quotes the address
-        return Attempt(ok=False, final=True, host="", text="the webhook is not a usable address")
+    headers["content-type"] = content_type
     began_s = time.monotonic()
+    host = named(url)
     try:
         with anyio.fail_after(ATTEMPT_LIMIT_S):
-            status, retry_after = await _post(http, url, payload, headers)
+            there = await resolve(url, allow_private=receiver.allow_private)
+            status, retry_after = await _post(http, there, payload, headers)
+    except Forbidden as error:
+        return Attempt(ok=False, final=error.final, host=host, text=str(error))
     except TimeoutError:
         return Attempt(ok=False, host=host, text=f"no answer from {host} within {ATTEMPT_LIMIT_S:g} s")
     except (httpx2.HTTPError, httpx2.InvalidURL, ssl.SSLError, OSError, UnicodeError, ValueError) as error:
@@ -147,13 +157,42 @@ async def deliver(http: httpx2.AsyncClient, receiver: Webhook, message_id: str, 
         text=f"{status} from {host} in {latency_ms:.0f} ms",
         latency_ms=latency_ms,
         retry_after_s=retry_after,
+        gone=status == 410,
     )
 
 
-async def _post(http: httpx2.AsyncClient, url: str, payload: bytes, headers: dict[str, str]) -> tuple[int, float]:
-    """Status and Retry-After; the answer's body is not read."""
-    sent = {"content-type": "application/json", **headers}
-    async with http.stream("POST", url, content=payload, headers=sent) as answer:
-        asked = answer.headers.get("retry-after", "")
-        wait_s = float(asked) if asked.isascii() and asked.isdigit() and len(asked) < 10 else 0.0
-        return answer.status_code, min(RETRY_AFTER_MAX_S, wait_s)
+def named(url: str) -> str:
+    """The host of an address, for people; empty if it has none."""
+    try:
+        return urlsplit(url).hostname or ""
+    except ValueError:
+        return ""
+
+
+async def _post(
+    http: httpx2.AsyncClient, there: Destination, payload: bytes, headers: dict[str, str]
+) -> tuple[int, float]:
+    """Status and Retry-After; the answer's body is not read. The addresses of a name are tried in turn."""
+    sent = {**headers, "host": there.authority}
+    for left, url in zip(reversed(range(len(there.urls))), there.urls, strict=True):
+        try:
+            # TLS is about the name, though the connection is to the address that was judged.
+            extensions = {"sni_hostname": there.host}
+            async with http.stream("POST", url, content=payload, headers=sent, extensions=extensions) as answer:
+                asked = answer.headers.get("retry-after", "")
+                return answer.status_code, min(RETRY_AFTER_MAX_S, _seconds(asked))
+        except httpx2.ConnectError:
+            if not left:
+                raise
+    raise OSError("no address")
+
+
+def _seconds(asked: str) -> float:
+    """What `retry-after` says: seconds, or a date; 0 if it says nothing of use."""
+    if asked.isascii() and asked.isdigit() and len(asked) < 10:
+        return float(asked)
+    try:
+        at = parsedate_to_datetime(asked)
+    except (ValueError, TypeError):
+        return 0.0
+    return max(0.0, (at.replace(tzinfo=at.tzinfo or UTC) - datetime.now(UTC)).total_seconds())

@@ -1,0 +1,265 @@
+"""Webhook formats: an escalation in the shape that its receiver reads. Pure: nothing is sent, no clock is read.
+
+Names, objectives and arguments come from agents and their models, so they are hostile. Two things make them inert in
+every format: characters that a terminal or a page would obey (controls, bidirectional, invisible) become visible
+escapes, and `<`, `>` and `&` are written as escapes of JSON. In chat and paging, besides, lines are single, nothing is
+read as markup, and mentions and previews of links are switched off.
+"""
+
+import hashlib
+from collections.abc import Callable, Iterator
+from typing import Any, Final, Literal
+from urllib.parse import urlsplit
+
+import msgspec
+
+Format = Literal["standard", "cloudevents", "slack", "pagerduty", "alertmanager"]
+DEPTH_MAX: Final = 64
+SLACK_MAX_CHARS: Final = 2900
+SLACK_HEADER_CHARS: Final = 150
+SUMMARY_MAX_CHARS: Final = 1000
+DEDUP_MAX_CHARS: Final = 255
+_NEVER: Final = "0001-01-01T00:00:00Z"
+_LINES_MAX: Final = 30
+_SEVERE: Final = ("deadlock", "flood", "intrusion", "forgery", "survivor", "budget_spent")
+
+
+def inert(text: str, limit: int | None = None, *, single: bool = True) -> str:
+    r"""Hostile text with what is not printable as a visible escape such as `\u202e`.
+
+    Args:
+        text: Any string.
+        limit: Longest result in characters; None for no limit.
+        single: Whether line breaks are escaped as well.
+    """
+    keep = "" if single else "\n\t"
+    made = text if text.isprintable() else "".join(c if c.isprintable() or c in keep else _escape(c) for c in text)
+    return made if limit is None or len(made) <= limit else made[: limit - 1] + "…"
+
+
+def inert_value(value: Any, depth: int = 0) -> Any:
+    """Plain data with every string of it inert, keys too; what is nested deeper than 64 is left out."""
+    match value:
+        case str():
+            return inert(value, single=False)
+        case dict() | list() | tuple() if depth >= DEPTH_MAX:
+            return "…"
+        case dict():
+            return {inert(str(key)): inert_value(each, depth + 1) for key, each in value.items()}
+        case list() | tuple():
+            return [inert_value(each, depth + 1) for each in value]
+        case _:
+            return value
+
+
+def encode(document: Any) -> bytes:
+    r"""JSON without `<`, `>` and `&`, which only strings can hold: the same data, inert where it is put into a page."""
+    encoded = msgspec.json.encode(document)
+    return encoded.replace(b"<", b"\\u003c").replace(b">", b"\\u003e").replace(b"&", b"\\u0026")
+
+
+def render(format_: Format, body: bytes, message_id: str, routing_key: str = "") -> tuple[bytes, str]:
+    """A request's body and its content type.
+
+    Args:
+        format_: What the receiver reads.
+        body: The escalation in standard form, from `webhook.body`.
+        message_id: Its id, the same over all attempts.
+        routing_key: Of the service at PagerDuty; other formats have none.
+    """
+    if format_ == "standard":
+        return body, "application/json"
+    event = _Event(msgspec.json.decode(body), message_id)
+    if format_ == "cloudevents":
+        return encode(_cloud_event(event)), "application/cloudevents+json"
+    shapes: dict[str, Callable[[], dict[str, Any]]] = {
+        "slack": lambda: _slack(event),
+        "pagerduty": lambda: _pagerduty(event, routing_key),
+        "alertmanager": lambda: _alertmanager(event),
+    }
+    return encode(shapes[format_]()), "application/json"
+
+
+class _Event:
+    """What every format is made of, taken from a body in standard form."""
+
+    def __init__(self, body: dict[str, Any], message_id: str) -> None:
+        self.id = message_id
+        self.type = str(body.get("type", ""))
+        self.at = str(body.get("timestamp", ""))
+        data = body.get("data")
+        self.data: dict[str, Any] = data if isinstance(data, dict) else {}
+        _, self.what, self.event = [*self.type.split("."), "", "", ""][:3]
+
+    def text(self, key: str, limit: int = SUMMARY_MAX_CHARS) -> str:
+        return inert(str(self.data.get(key) or ""), limit)
+
+    @property
+    def is_over(self) -> bool:
+        return self.event == "resolved"
+
+    @property
+    def about(self) -> str:
+        """One name for the incident over all that is said of it; a digest is its own."""
+        incident = self.text("incident", 100)
+        return f"{self.text('run', 100)}/{incident}" if incident else self.id
+
+    @property
+    def title(self) -> str:
+        done = {"resolved": "resolved: ", "unresolved": "NOT RESOLVED: ", "digest": ""}.get(self.event, "")
+        said = self.text("summary") or self.text("tool") or f"{self.what} {self.event}"
+        crew = self.text("crew", 64)
+        return inert(f"{crew}: {done}{said}" if crew else f"{done}{said}", SUMMARY_MAX_CHARS)
+
+    @property
+    def severity(self) -> Literal["critical", "error", "warning"]:
+        if self.event == "unresolved":
+            return "critical"
+        return "error" if self.what in _SEVERE else "warning"
+
+    def lines(self) -> Iterator[str]:
+        """What a person needs to know, line by line."""
+        for key, label in (("ring", "who waits for whom"), ("agent", "agent"), ("tool", "tool"), ("because", "why")):
+            if self.data.get(key):
+                yield f"{label}: {self.text(key)}"
+        for wait in self._listed("waits"):
+            if isinstance(wait, dict):
+                yield f"{inert(str(wait.get('text', '')), 300)} (for {inert(str(wait.get('for_s', '?')), 20)} s)"
+        victim = self.data.get("victim")
+        if isinstance(victim, dict):
+            yield f"broken: {inert(str(victim.get('agent', '')), 64)}: {inert(str(victim.get('why', '')), 300)}"
+        for step in self._listed("steps"):
+            yield f"done: {inert(str(step), 300)}"
+        for each in self._listed("incidents"):
+            if isinstance(each, dict):
+                named = " ".join(str(each.get(key, "")) for key in ("incident", "kind", "state"))
+                yield f"{inert(named, 100)}: {inert(str(each.get('summary', '')), 200)}"
+        if self.data.get("look"):
+            yield f"look: {self.text('look', 300)}"
+
+    def links(self) -> dict[str, str]:
+        links = self.data.get("links")
+        found = links.items() if isinstance(links, dict) else ()
+        return {inert(str(key), 30): str(url) for key, url in found if _is_link(str(url))}
+
+    def _listed(self, key: str) -> list[Any]:
+        value = self.data.get(key)
+        return value[:_LINES_MAX] if isinstance(value, list) else []
+
+
+def _cloud_event(event: _Event) -> dict[str, Any]:
+    return {
+        "specversion": "1.0",
+        "id": event.id,
+        "source": f"crewkeeper/{event.text('run', 100)}",
+        "type": event.type,
+        "subject": event.text("incident", 100) or "digest",
+        "time": event.at,
+        "datacontenttype": "application/json",
+        "data": event.data,
+    }
+
+
+def _slack(event: _Event) -> dict[str, Any]:
+    blocks: list[dict[str, Any]] = [{"type": "header", "text": _plain(event.title, SLACK_HEADER_CHARS)}]
+    if len(event.title) > SLACK_HEADER_CHARS:
+        blocks.append({"type": "section", "text": _plain(event.title, SLACK_MAX_CHARS)})
+    lines = "\n".join(event.lines())
+    if lines:
+        blocks.append({"type": "section", "text": _plain(lines, SLACK_MAX_CHARS)})
+    buttons = [
+        {"type": "button", "text": _plain(label, 70), "url": url}
+        for label, url in event.links().items()
+        if len(url) <= 3000
+    ]
+    if buttons:
+        blocks.append({"type": "actions", "elements": buttons[:5]})
+    blocks.append({"type": "context", "elements": [_plain(f"{event.type} {event.about} {event.id}", 300)]})
+    # The text is what notifications show. Mentions and links can only be made of what these three stand for.
+    text = event.title.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    return {
+        "text": text,
+        "mrkdwn": False,
+        "parse": "none",
+        "link_names": False,
+        "unfurl_links": False,
+        "unfurl_media": False,
+        "blocks": blocks,
+    }
+
+
+def _plain(text: str, limit: int) -> dict[str, Any]:
+    """Text that is shown as it is: no markup, no mentions, no `:emoji:`."""
+    return {"type": "plain_text", "text": inert(text, limit, single=False), "emoji": False}
+
+
+def _pagerduty(event: _Event, routing_key: str) -> dict[str, Any]:
+    made: dict[str, Any] = {
+        "routing_key": routing_key,
+        "event_action": "resolve" if event.is_over else "trigger",
+        "dedup_key": event.about[:DEDUP_MAX_CHARS],
+    }
+    if event.is_over:
+        return made
+    return made | {
+        "client": "crewkeeper",
+        "payload": {
+            "summary": event.title,
+            "source": event.text("crew", 64) or "crewkeeper",
+            "severity": event.severity,
+            "timestamp": event.at,
+            "component": event.text("run", 100),
+            "class": event.what,
+            "custom_details": {"message_id": event.id, "lines": list(event.lines())},
+        },
+        "links": [{"href": url, "text": label} for label, url in event.links().items()],
+    }
+
+
+def _alertmanager(event: _Event) -> dict[str, Any]:
+    status = "resolved" if event.is_over else "firing"
+    labels = {
+        "alertname": f"Crewkeeper{event.what.title().replace('_', '')}",
+        "severity": event.severity,
+        "crew": event.text("crew", 64),
+        "run": event.text("run", 100),
+        "incident": event.text("incident", 100),
+    }
+    annotations = {"summary": event.title, "description": "\n".join(event.lines())}
+    annotations |= {f"link_{label}": url for label, url in event.links().items()}
+    alert = {
+        "status": status,
+        "labels": labels,
+        "annotations": annotations,
+        "startsAt": event.at,
+        "endsAt": event.at if event.is_over else _NEVER,
+        "generatorURL": "",
+        "fingerprint": hashlib.sha256(event.about.encode("utf-8", "replace")).hexdigest()[:16],
+    }
+    return {
+        "version": "4",
+        "groupKey": event.about,
+        "truncatedAlerts": 0,
+        "status": status,
+        "receiver": "crewkeeper",
+        "groupLabels": {"run": labels["run"], "incident": labels["incident"]},
+        "commonLabels": labels,
+        "commonAnnotations": annotations,
+        "externalURL": "",
+        "alerts": [alert],
+    }
+
+
+def _is_link(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return False
+    return parts.scheme in ("http", "https") and bool(parts.hostname) and url.isprintable() and " " not in url
+
+
+def _escape(char: str) -> str:
+    code = ord(char)
+    if code <= 0xFF:
+        return f"\\x{code:02x}"
+    return f"\\u{code:04x}" if code <= 0xFFFF else f"\\U{code:08x}"

@@ -1,0 +1,146 @@
+"""Every format tells the same, links what is to be clicked, and holds nothing that its reader would obey."""
+
+import msgspec
+import pytest
+
+from crewkeeper_supervisor.core.commands import Escalate
+from crewkeeper_supervisor.shell import webhook
+from crewkeeper_supervisor.shell.webhook_formats import DEPTH_MAX, encode, inert, inert_value, render
+
+FORMATS = ("standard", "cloudevents", "slack", "pagerduty", "alertmanager")
+HOSTILE = "\x1b[2J\x9b1m\u202eevil\u2066\u200b\r\nX: 1 <!channel> <script>&lt; *b* _i_ `c` :bomb: @here <http://x|y>"
+
+
+def body(kind="opened", what="deadlock", **data):
+    facts = {"kind": what, "summary": "reviewer and planner wait for each other", **data}
+    incident = data.get("incident", "F28-0")
+    return webhook.body("trip-1", "trip", Escalate(id="28-2", incident=incident, kind=kind, body=facts))
+
+
+def rendered(format_, kind="opened", what="deadlock", **data):
+    return msgspec.json.decode(render(format_, body(kind, what, **data), "msg_trip-1_28-2", "key")[0])
+
+
+def strings(value):
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict):
+        for key, each in value.items():
+            yield key
+            yield from strings(each)
+    elif isinstance(value, list):
+        for each in value:
+            yield from strings(each)
+
+
+HOSTILE_DATA = {
+    "summary": HOSTILE,
+    "ring": HOSTILE,
+    "tool": HOSTILE,
+    "agent": HOSTILE,
+    "waits": [{"text": HOSTILE, "for_s": HOSTILE}, HOSTILE, 5],
+    "victim": {"agent": HOSTILE, "why": HOSTILE},
+    "steps": [HOSTILE],
+    "args": {HOSTILE: [HOSTILE, {"a": HOSTILE}]},
+    "links": {HOSTILE: "javascript:alert(1)", "approve": "https://ops.example/a?x=1", "b": f"https://h/{HOSTILE}"},
+    "look": HOSTILE,
+}
+
+
+@pytest.mark.parametrize("format_", FORMATS)
+def test_hostile_texts_are_inert(format_):
+    payload, _ = render(format_, body(**HOSTILE_DATA), "msg_1", "key")
+    assert not set(b"<>&") & set(payload), "put into a page as it is, it opens no element"
+    for each in strings(msgspec.json.decode(payload)):
+        assert each.replace("\n", "").replace("\t", "").isprintable(), "no terminal obeys it"
+        if format_ in ("slack", "pagerduty", "alertmanager"):
+            assert "\nX: 1" not in each, "a text cannot begin a line of its own"
+            assert not each.startswith("javascript:")
+
+
+def test_slack_reads_no_markup_and_calls_nobody():
+    document = rendered("slack", **HOSTILE_DATA)
+    assert "<" not in document["text"]
+    assert "&lt;!channel&gt;" in document["text"]
+    assert (document["mrkdwn"], document["parse"], document["link_names"]) == (False, "none", False)
+    kinds = {each["text"]["type"] for each in document["blocks"] if "text" in each}
+    assert kinds == {"plain_text"}
+    (actions,) = (each for each in document["blocks"] if each["type"] == "actions")
+    assert [each["url"] for each in actions["elements"]] == ["https://ops.example/a?x=1"]
+    assert all(each["text"]["emoji"] is False for each in actions["elements"])
+
+
+def test_slack_keeps_its_limits():
+    document = rendered("slack", summary="s" * 5000, steps=["t" * 900] * 20)
+    for each in document["blocks"]:
+        limit = 150 if each["type"] == "header" else 3000
+        assert len(each.get("text", {}).get("text", "")) <= limit
+    assert len(document["blocks"]) <= 50
+
+
+@pytest.mark.parametrize("format_", FORMATS)
+def test_the_incident_and_what_happened_are_in_every_format(format_):
+    text = "".join(
+        strings(rendered(format_, ring="planner → reviewer → planner", look="supervisor incidents show F28-0"))
+    )
+    for part in ("F28-0", "wait for each other", "planner → reviewer → planner", "supervisor incidents show F28-0"):
+        assert part in text
+
+
+def test_pagerduty_opens_and_resolves_under_one_key():
+    opened, worse, over = (rendered("pagerduty", kind) for kind in ("opened", "unresolved", "resolved"))
+    assert {each["dedup_key"] for each in (opened, worse, over)} == {"trip-1/F28-0"}
+    assert [each["event_action"] for each in (opened, worse, over)] == ["trigger", "trigger", "resolve"]
+    assert [each["payload"]["severity"] for each in (opened, worse)] == ["error", "critical"]
+    assert opened["routing_key"] == "key"
+    long = rendered("pagerduty", run="r" * 400, summary="s" * 5000)
+    assert len(long["dedup_key"]) <= 255
+    assert len(long["payload"]["summary"]) <= 1024
+
+
+def test_a_digest_is_its_own_and_lists_its_incidents():
+    data = {
+        "incident": "",
+        "count": 2,
+        "incidents": [{"incident": "F1", "kind": "loop", "state": "open", "summary": "s"}],
+    }
+    document = rendered("pagerduty", "digest", "incidents", **data)
+    assert document["dedup_key"] == "msg_trip-1_28-2"
+    assert "F1 loop open: s" in document["payload"]["custom_details"]["lines"]
+
+
+def test_alertmanager_fires_and_resolves_one_alert():
+    opened, over = (rendered("alertmanager", kind) for kind in ("opened", "resolved"))
+    assert (opened["version"], opened["status"], over["status"]) == ("4", "firing", "resolved")
+    first, second = opened["alerts"][0], over["alerts"][0]
+    assert first["fingerprint"] == second["fingerprint"]
+    assert first["endsAt"].startswith("0001")
+    assert second["endsAt"].startswith("20")
+    assert first["labels"]["alertname"] == "CrewkeeperDeadlock"
+
+
+def test_a_cloud_event_has_its_attributes_and_the_same_data():
+    payload, content_type = render("cloudevents", body(), "msg_1", "")
+    document = msgspec.json.decode(payload)
+    assert content_type == "application/cloudevents+json"
+    assert (document["specversion"], document["id"], document["type"]) == ("1.0", "msg_1", "crewkeeper.deadlock.opened")
+    assert document["data"] == msgspec.json.decode(body())["data"]
+
+
+@pytest.mark.parametrize("format_", FORMATS)
+def test_any_document_can_be_shaped(format_):
+    for document in ({}, {"data": 5}, {"type": 1, "data": {"waits": 3, "victim": [], "steps": {}, "links": []}}):
+        assert render(format_, msgspec.json.encode(document), "msg_1")
+
+
+def test_inert_texts_stay_readable():
+    assert inert("a\x1b[2J\u202eb\nc\U000e0001") == "a\\x1b[2J\\u202eb\\x0ac\\U000e0001"
+    assert inert("a\nb", single=False) == "a\nb"
+    assert inert("abcdef", 4) == "abc…"
+    assert encode({"a": "<b>&"}) == b'{"a":"\\u003cb\\u003e\\u0026"}'
+    assert msgspec.json.decode(encode("<b>&")) == "<b>&"
+    deep = leaf = []
+    for _ in range(DEPTH_MAX * 3):
+        leaf.append([])
+        leaf = leaf[0]
+    assert "…" in str(inert_value(deep))
