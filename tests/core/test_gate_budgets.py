@@ -274,6 +274,35 @@ def test_another_policy_cancels_what_was_asked_under_the_old_one() -> None:
     assert room.ran_calls() == ["c2", "c3"]
 
 
+def test_a_person_may_take_longer_than_the_caller_waits_at_a_time() -> None:
+    room = Room(crew_of(rules=ASK, approval_s=60))
+    room.ask("c1", deadline_s=5.0)
+    room.tick(20)
+    assert (room.approval().state, room.code("c1")) == ("pending", "ok")
+    room.decide(room.approval())
+    (order,) = room.told(t.RunTool)
+    assert order.limit_s == 10, "the tool's own time"
+    room.ran("c1", 5)
+    room.ask("c1", deadline_s=5.0)
+    assert room.body("c1") == 5
+
+
+def test_what_an_agent_carries_out_is_granted_when_it_asks_again() -> None:
+    rules = (Rule(id="all", do="approve"),)
+    room = Room(crew_of(rules=rules, approval_s=60))
+    for call in ("c1", "c2"):
+        room.ask(call, "look", deadline_s=5.0)
+        room.tick(20)
+        room.decide(room.approval())
+        assert room.body(call) == {"pending": room.approval().id}, "nobody waits for a grant"
+        if call == "c1":
+            room.ask(call, "look", deadline_s=5.0)
+            assert (room.body(call)["args"], room.body(call)["limit_s"]) == ({"n": 1}, 5)
+    room.tick(41)
+    assert room.code("c2") == "cancelled"
+    assert room.spending() == (0, 0)
+
+
 def test_an_approved_call_may_still_be_too_dear() -> None:
     room = Room(crew_of(rules=ASK, budget=Budget(microusd=1)))
     room.ask("c1")

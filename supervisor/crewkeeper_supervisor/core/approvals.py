@@ -116,7 +116,20 @@ def decided(state: RunState, message: ApprovalDecided) -> GateCall | None:
     if call is None or call.approval != approval.id or call.stage != "approval":
         return None
     call.approved_by = message.by
+    if call.until_s is not None and call.until_s <= state.now_s:
+        # Its caller waits no more, but may ask again; what the caller carries out itself goes on only then.
+        call.until_s = None
+        return None if call.is_own and message.decision == "approve" else call
     return call
+
+
+def asked_again(state: RunState, call: GateCall, until_s: float | None) -> bool:
+    """A caller asks again about a call that waits for a person. True: it was approved meanwhile, and may go on."""
+    call.until_s = until_s
+    if state.gate.approvals[call.approval].state == "approved":
+        return True
+    say_pending(state, call)
+    return False
 
 
 def close(state: RunState, approval: Approval, end: ApprovalState, by: str = "", reason: str = "") -> None:
@@ -142,6 +155,7 @@ def fault(approval: Approval) -> Fault:
 def _forget_old(state: RunState) -> None:
     known = state.gate.approvals
     if len(known) > APPROVALS_MAX:
-        old = next((id_ for id_, each in known.items() if each.state != "pending"), None)
+        over = (id_ for id_, each in known.items() if (each.agent, each.call) not in state.gate.open)
+        old = next(over, None)
         if old is not None:
             del known[old]

@@ -54,6 +54,7 @@ Verdict = Fault | Literal["wait"] | None
 def called(state: RunState, view: AgentView, message: ToolCall, id_: str) -> None:
     """An agent wants a tool to run."""
     raw = bytes(message.args) if message.unsent is None else message.unsent.text.encode("utf-8", "replace")
+    kind = b"" if message.what == "tool" else message.what.encode() + b"\0"
     call = GateCall(
         agent=view.name,
         id=id_,
@@ -62,7 +63,7 @@ def called(state: RunState, view: AgentView, message: ToolCall, id_: str) -> Non
         kind=message.what,  # type: ignore[arg-type]
         via="agent",
         name=message.tool,
-        digest=hashlib.sha256(_told_kind(message) + message.tool.encode() + b"\0" + raw).hexdigest(),
+        digest=hashlib.sha256(kind + message.tool.encode() + b"\0" + raw).hexdigest(),
         args=_decoded(raw),
         args_bytes=len(raw),
         wants_inside=message.inside,
@@ -71,10 +72,6 @@ def called(state: RunState, view: AgentView, message: ToolCall, id_: str) -> Non
         until_s=None if message.deadline_s is None else state.now_s + message.deadline_s,
     )
     _take(state, view, call)
-
-
-def _told_kind(message: ToolCall) -> bytes:
-    return b"" if message.what == "tool" else message.what.encode() + b"\0"
 
 
 def modelled(state: RunState, view: AgentView, message: ModelCall, id_: str) -> None:
@@ -139,7 +136,9 @@ def _take(state: RunState, view: AgentView, call: GateCall) -> None:
 def _again(state: RunState, known: GateCall, call: GateCall) -> None:
     """The same call again while it is open: its caller may not have heard what it was told."""
     if known.stage == "approval":
-        approvals.say_pending(state, known)
+        if approvals.asked_again(state, known, call.until_s):
+            advance(state, known)
+            settle_down(state)
     elif known.stage == "held":
         gate_holds.say(state, known)
     elif known.stage == "running" and known.is_own:

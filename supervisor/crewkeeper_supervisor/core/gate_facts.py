@@ -148,10 +148,8 @@ def watch(state: RunState) -> None:
                 settlement.charge_in_full(state, call, Fault(code="tool_timeout", text=late[:2000]))
             case "approval":
                 approval = state.gate.approvals[call.approval]
-                if state.now_s < approval.expires_at_s:
-                    approvals.close(state, approval, "cancelled", reason="its caller has given up waiting")
-                else:
-                    approvals.close(state, approval, "expired")
+                approvals.close(state, approval, "expired")
+                call.given_up = approval.state == "approved"  # and nobody has asked for it again
                 gate.advance(state, call)
             case "held" | "starting" | "leasing" | "asking":
                 gate.advance(state, call)

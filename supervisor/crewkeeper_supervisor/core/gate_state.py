@@ -363,9 +363,11 @@ class GateState:
         self.kept_bytes[call.agent] = kept
 
     def wait(self, call: GateCall, stage: Stage, until_s: float) -> None:
-        """A call waits, no longer than until then or until its caller gives up."""
+        """A call waits, no longer than until then; but for a person, no longer than its caller does."""
         call.stage = stage
-        call.due_s = until_s if call.until_s is None or stage == "running" else min(until_s, call.until_s)
+        call.due_s = until_s
+        if call.until_s is not None and stage not in ("running", "approval"):
+            call.due_s = min(until_s, call.until_s)
         heapq.heappush(self.due, (call.due_s, *call.key))
 
     def take_due(self, now_s: float) -> list[GateCall]:
