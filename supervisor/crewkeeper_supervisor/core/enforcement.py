@@ -121,8 +121,7 @@ def _shut_out(state: RunState, view: AgentView, message: AccessSet) -> None:
     if message.ok:
         ending.shut_seq, ending.shut_at_s, ending.retry_due_s = state.seq, state.now_s, NEVER
         if view.cut_short and view.runs:
-            state.mains_over[view.name] = False
-            state.stirred = True
+            state.main_over(view.name, done=False)
         if view.present:
             gone(state, view, "gone", "the server shut it out")
     elif message.enforced and ending.tries < TRIES_MAX:

@@ -48,8 +48,7 @@ def reconcile(state: RunState, view: AgentView, heartbeat: Heartbeat) -> list[Ca
         stands(state, view, heartbeat.state)
     unanswered = _tasks(state, node, heartbeat)
     if state.mains.get(view.name, "") not in ("", *node.tasks):  # the note of its end was lost
-        del state.mains[view.name]
-        state.mains_over[view.name] = True
+        state.main_over(view.name, done=True)
     _calls(state, node, heartbeat)
     graph.assured(node)
     limit_s = state.now_s - LOST_AFTER_S - 2 * heartbeat.heartbeat_s

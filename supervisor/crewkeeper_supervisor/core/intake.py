@@ -322,9 +322,7 @@ class Intake:
         if lost is not None:
             lifecycle.orphaned(state, [lost], f"{view.name} ended its handler without an answer")
         if state.mains.get(view.name) == message.task:
-            del state.mains[view.name]
-            state.mains_over[view.name] = True
-            state.stirred = True
+            state.main_over(view.name, done=True)
 
     def _call_started(self, event: Recorded, view: AgentView, message: m.CallStarted) -> None:
         graph = self._state.graph

@@ -144,8 +144,7 @@ def process_exited(state: RunState, message: ProcessExited) -> None:
         again = "its host starts it again" if message.restart else "it is not started again"
         report(state, "crash", f"{view.name} crashed: {how}; {again}", [view.name], key=view.name)
     if not message.restart and (not orderly or view.cut_short):
-        state.mains_over[view.name] = False
-        state.stirred = True
+        state.main_over(view.name, done=False)
     if message.restart:
         view.status = "starting"
 
@@ -156,7 +155,7 @@ def restarts_exhausted(state: RunState, message: RestartsExhausted) -> None:
     if view is None:
         return
     gone(state, view, "gave_up", "it crashed too often")
-    state.mains_over[view.name] = False
+    state.main_over(view.name, done=False)
     summary = (
         f"{view.name} crashed more than {message.intensity} times within {message.period_s:g} s; "
         "its host has stopped restarting it"

@@ -164,7 +164,7 @@ class RunState:
         """Agents whose main activity is over, with whether it came to its end."""
         self.due_s = Dues()
         self.stirred = True
-        """Whether `has_chores` may be true: set by whoever makes it so, since to ask after every event would cost more."""
+        """Whether `has_chores` may be true: set by whoever makes it so, which costs less than asking every time."""
         self.written: list[Command] = []
         """Commands written while this event is handled."""
         self._ids = (0, -1)
@@ -224,6 +224,12 @@ class RunState:
         """Whether the time of this need has come."""
         due = self.due_s
         return due.soonest_s <= self.now_s and due.get(need, _NEVER) <= self.now_s
+
+    def main_over(self, agent: str, *, done: bool) -> None:
+        """An agent's main activity is over: it came to its end, or never will."""
+        self.mains.pop(agent, None)
+        self.mains_over[agent] = done
+        self.stirred = True
 
     # --- writing commands ---
 
