@@ -10,8 +10,11 @@ from nats_process import crew, linked, python, until
 
 from crewkeeper_bus import codec, subjects
 from crewkeeper_bus.messages import Outcome
+from crewkeeper_bus.webhooks import verify
 from crewkeeper_supervisor.core.crew import Webhook
-from crewkeeper_supervisor.shell import journal, webhook
+from crewkeeper_supervisor.shell import circuit, journal, webhook
+from crewkeeper_supervisor.shell.deliveries import Deliveries
+from crewkeeper_supervisor.shell.nats_link import connect
 from crewkeeper_supervisor.shell.outbox import DEAD_STREAM, STREAM, Entry, Outbox
 from crewkeeper_supervisor.shell.receiver import Receiver
 
@@ -32,10 +35,10 @@ async def working(directory, retries_s=QUICK):
             group.cancel_scope.cancel()
 
 
-def entry(url, command="5-0", endpoint=0, secret=SECRET):
+def entry(url, command="5-0", endpoint=0, secret=SECRET, incident=""):
     body = msgspec.json.encode({"type": "crewkeeper.deadlock.opened", "timestamp": "now", "data": {"run": "r1"}})
     receiver = Webhook(webhook=url, secret=secret, allow_private=True)
-    return Entry(run="r1", command=command, endpoint=endpoint, receiver=receiver, body=body)
+    return Entry(run="r1", command=command, endpoint=endpoint, receiver=receiver, body=body, incident=incident)
 
 
 async def outcomes(link, at_least=1):
@@ -193,3 +196,120 @@ async def test_the_receiver_runs_as_a_program(tmp_path):
             assert (await until(lambda: outcomes(link)))[0].ok
         await until(lambda: "signature ok  id msg_r1_5-0" in program.text())
         assert SECRET not in program.text()
+
+
+async def test_about_one_incident_they_arrive_in_order_though_the_first_fails(tmp_path):
+    refused = iter([503, 503, 503])
+    with Receiver(SECRET, answer=lambda number: next(refused, 204)) as receiver:
+        async with working(tmp_path) as (_, link, outbox):
+            for command in ("1-0", "2-0", "3-0"):
+                await outbox.enqueue(entry(receiver.url, command, incident="F1"))
+            await until(lambda: empty(link))
+        taken = [each.id for each in receiver.received if each.status == 204]
+    assert taken == ["msg_r1_1-0", "msg_r1_2-0", "msg_r1_3-0"]
+    assert [each.id for each in receiver.received][:4] == ["msg_r1_1-0"] * 4, "nothing overtakes"
+
+
+async def test_another_incident_does_not_wait(tmp_path):
+    status = {"msg_r1_1-0": 503}
+    with Receiver(SECRET) as receiver:
+        receiver.take, take = (
+            lambda path, headers, payload: status.get(headers["webhook-id"]) or take(path, headers, payload),
+            receiver.take,
+        )
+        async with working(tmp_path, (1000.0,)) as (_, link, outbox):
+            await outbox.enqueue(entry(receiver.url, "1-0", incident="F1"))
+            await outbox.enqueue(entry(receiver.url, "2-0", incident="F1"))
+            await outbox.enqueue(entry(receiver.url, "3-0", incident="F2"))
+            await until(lambda: receiver.received)
+            assert [each.id for each in receiver.received] == ["msg_r1_3-0"]
+            assert await waiting(link) == 2
+
+
+async def test_an_endpoint_that_is_gone_is_not_called_until_a_person_sends_again(tmp_path):
+    with Receiver(SECRET, answer=lambda number: 410 if number == 1 else 204) as receiver:
+        async with working(tmp_path) as (_, link, outbox):
+            await outbox.enqueue(entry(receiver.url, "1-0"))
+            await until(lambda: outcomes(link, 1))
+            await outbox.enqueue(entry(receiver.url, "2-0"))
+            *_, second = await until(lambda: outcomes(link, 2))
+            assert not second.ok
+            assert "gone (410)" in second.detail
+            assert len(receiver.received) == 1
+            records = Deliveries(link)
+            found = {each.entry.command: each for each in await records.ls("r1")}
+            assert {each.state for each in found.values()} == {"dead"}
+            assert await records.gone(found["1-0"].entry.receiver)
+            assert await records.again(found["2-0"])
+            assert (await until(lambda: outcomes(link, 3)))[2].ok
+            assert await records.gone(found["1-0"].entry.receiver) is None, "it answered, so it is there"
+            await outbox.enqueue(entry(receiver.url, "3-0"))
+            assert (await until(lambda: outcomes(link, 4)))[3].ok
+    assert [each.id for each in receiver.received] == ["msg_r1_1-0", "msg_r1_2-0", "msg_r1_3-0"]
+
+
+async def test_what_became_of_each_is_kept_with_every_attempt(tmp_path):
+    with Receiver(SECRET, answer=lambda number: 503 if number < 3 else 204) as receiver:
+        async with working(tmp_path) as (_, link, outbox):
+            await outbox.enqueue(entry(receiver.url))
+            await until(lambda: empty(link))
+            (found,) = await Deliveries(link).ls()
+            assert (found.state, found.count) == ("delivered", 3)
+            assert [each.ok for each in found.tries] == [False, False, True]
+            assert not await Deliveries(link).ls("other")
+            assert await Deliveries(link).again(found)
+            await until(lambda: len(receiver.received) == 4)
+            await until(lambda: empty(link))
+    assert {each.id for each in receiver.received} == {"msg_r1_5-0"}
+
+
+async def test_a_copy_of_what_was_delivered_is_not_sent(tmp_path):
+    with Receiver(SECRET) as receiver:
+        async with working(tmp_path) as (_, link, outbox):
+            await outbox.enqueue(entry(receiver.url))
+            await until(lambda: empty(link))
+            copy = msgspec.json.encode(entry(receiver.url))
+            await link.store(f"escalations.{entry(receiver.url).tail}", copy)
+            await until(lambda: outcomes(link, 2))
+            await until(lambda: empty(link))
+        assert len(receiver.received) == 1
+
+
+async def test_nothing_is_lost_or_overtaken_when_the_receiver_is_down_and_the_worker_is_killed(tmp_path, monkeypatch):
+    """Down for many attempts; the worker is killed in the middle, and another on a new connection goes on."""
+    monkeypatch.setattr(circuit, "PAUSE_S", 0.02)
+    monkeypatch.setattr(circuit, "PAUSE_MAX_S", 0.05)
+    down = threading.Event()
+    down.set()
+    genuine = []
+
+    class Independent(Receiver):
+        def take(self, path, headers, payload):
+            if down.is_set():
+                return 503
+            verify(SECRET, headers, payload)
+            genuine.append(next(value for key, value in headers.items() if key.lower() == "webhook-id"))
+            return 204
+
+    retries_s = (0.02,) * 200
+    sent = [(f"{number}-{part}", f"F{number}") for part in range(3) for number in range(4)]
+    with Independent(SECRET) as receiver:
+        async with linked(tmp_path) as (server, link):
+            await journal.create_run(link, "r1", crew(), "here")
+            first = Outbox(link, retries_s)
+            await first.open()
+            async with anyio.create_task_group() as group:
+                group.start_soon(first.work)
+                for command, incident in sent:
+                    await first.enqueue(entry(receiver.url, command, incident=incident))
+                await until(lambda: outcomes(link, 4))  # told that nobody is reached yet
+                group.cancel_scope.cancel()
+            down.clear()
+            async with connect(server.place, name="second") as other, anyio.create_task_group() as group:
+                group.start_soon(Outbox(other, retries_s).work)
+                await until(lambda: empty(link), 60)
+                group.cancel_scope.cancel()
+    assert set(genuine) == {f"msg_r1_{command}" for command, _ in sent}
+    for number in range(4):
+        firsts = list(dict.fromkeys(id_ for id_ in genuine if id_.startswith(f"msg_r1_{number}-")))
+        assert firsts == [f"msg_r1_{number}-{part}" for part in range(3)]

@@ -134,7 +134,14 @@ class Effects:
         body = webhook.body(self._run, "" if crew is None else crew.name, command)
         for endpoint, receiver in enumerate(receivers):
             await self._outbox.enqueue(
-                Entry(run=self._run, command=command.id, endpoint=endpoint, receiver=receiver, body=body)
+                Entry(
+                    run=self._run,
+                    command=command.id,
+                    endpoint=endpoint,
+                    receiver=receiver,
+                    body=body,
+                    incident=command.incident,
+                )
             )
 
 

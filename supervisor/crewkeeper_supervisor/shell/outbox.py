@@ -2,34 +2,39 @@
 
 An entry's subject names its command and receiver, and is stored only if nothing is waiting there: enqueuing again is
 harmless. Entries outlive controllers and servers; a delivery is tried until it succeeds, is final, or has failed
-twelve times, and then is reported to the run's journal as an `Outcome` and taken out. A crash between the two means
-a second delivery under the same `webhook-id`, never none.
+twelve times or for three days, and then is reported to the run's journal as an `Outcome` and taken out. A crash between
+the two means a second delivery under the same `webhook-id`, never none. To one receiver, entries about one incident go
+one after the other: a later one is not tried while an earlier one waits. What an endpoint that fails is spared by its
+`circuit` is no attempt.
 """
 
 import contextlib
 import random
+import time
 from collections.abc import Sequence
-from typing import Final
+from typing import Any, Final
 
 import anyio
 import httpx2
 import msgspec
 import nats.errors
 import nats.js.errors
-from msgspec import Struct
 from nats.aio.msg import Msg
 from nats.js import JetStreamContext
 from nats.js.api import AckPolicy, ConsumerConfig, RetentionPolicy, StorageType, StreamConfig
 
 from crewkeeper_bus.errors import ConnectionLost
 from crewkeeper_bus.messages import Outcome
-from crewkeeper_supervisor.core.crew import Webhook
-from crewkeeper_supervisor.shell import journal, webhook
+from crewkeeper_supervisor.shell import deliveries, journal, webhook
+from crewkeeper_supervisor.shell.circuit import Circuits
+from crewkeeper_supervisor.shell.deliveries import OUTBOX as STREAM
+from crewkeeper_supervisor.shell.deliveries import Deliveries, Delivery, Entry, endpoint_key
 from crewkeeper_supervisor.shell.errors import StoreUnavailable
 from crewkeeper_supervisor.shell.logbook import logger
-from crewkeeper_supervisor.shell.nats_link import LINK_ERRORS, Link, WrongLastSequence, replicas
+from crewkeeper_supervisor.shell.nats_link import LINK_ERRORS, Link, replicas
 
-STREAM: Final = "ESCALATIONS"
+__all__ = ["DEAD_STREAM", "RETRIES_S", "STREAM", "Entry", "Outbox"]
+
 DEAD_STREAM: Final = "ESCALATIONS_DEAD"
 CONSUMER: Final = "deliver"
 RETRIES_S: Final = (1.0, 5.0, 30.0, 120.0, 600.0, 1800.0, 7200.0, 14400.0, 28800.0, 43200.0, 86400.0)
@@ -37,25 +42,16 @@ RETRIES_S: Final = (1.0, 5.0, 30.0, 120.0, 600.0, 1800.0, 7200.0, 14400.0, 28800
 TELL_AFTER: Final = 2
 """The failed attempt after which the journal is told that nobody has been reached yet."""
 JITTER: Final = 0.2
+GIVE_UP_S: Final = 3 * 86400.0
+"""How long a round of attempts lasts at most, however few it had."""
+BEHIND_S: Final = 0.25
+BEHIND_MAX_S: Final = 30.0
+"""How long an entry waits at most before it looks again whether the one before it has arrived."""
 CONCURRENT: Final = 16
+LINES_MAX: Final = 10_000
 ACK_WAIT_S: Final = 60.0
 REPORT_LIMIT_S: Final = 20.0
 _RETRY_MAX_S: Final = 5.0
-
-
-class Entry(Struct, frozen=True, kw_only=True):
-    """One escalation to one receiver. Addresses and secrets are kept as the crew file names them."""
-
-    run: str
-    command: str
-    endpoint: int
-    receiver: Webhook
-    body: bytes
-
-    @property
-    def message_id(self) -> str:
-        """The `webhook-id`: the same over all attempts and for all receivers."""
-        return f"msg_{self.run}_{self.command}"
 
 
 _DECODER: Final = msgspec.json.Decoder(Entry)
@@ -67,9 +63,13 @@ class Outbox:
     def __init__(self, link: Link, retries_s: Sequence[float] = RETRIES_S) -> None:
         self._link = link
         self._retries_s = tuple(retries_s)
+        self._records = Deliveries(link)
+        self._circuits = Circuits()
+        self._due_s: dict[str, float] = {}
+        """When what is at the head of each incident's queue is tried again, by the clock of this process."""
 
     async def open(self) -> None:
-        """Create both streams and the consumer if they are not there.
+        """Create the streams and the consumer if they are not there.
 
         Raises:
             StoreUnavailable: The server did not answer.
@@ -95,6 +95,7 @@ class Outbox:
                 max_msgs=100_000,
             )
         )
+        await self._records.open()
         await self._ensure_consumer()
 
     async def enqueue(self, entry: Entry) -> bool:
@@ -103,13 +104,7 @@ class Outbox:
         Raises:
             StoreUnavailable: Not acknowledged; enqueuing again is safe.
         """
-        subject = f"escalations.{entry.run}.{entry.endpoint}.{entry.command}"
-        headers = {"Nats-Msg-Id": f"{entry.run}-{entry.command}-{entry.endpoint}"}
-        try:
-            await self._link.store(subject, msgspec.json.encode(entry), expected_last=0, headers=headers)
-        except WrongLastSequence:
-            return False
-        return True
+        return await deliveries.enqueue(self._link, entry, f"{entry.run}-{entry.command}-{entry.endpoint}")
 
     async def work(self) -> None:
         """Deliver what is waiting, for ever; outages of the server are waited out."""
@@ -166,33 +161,88 @@ class Outbox:
             slots.release()
 
     async def _deliver(self, http: httpx2.AsyncClient, msg: Msg, entry: Entry) -> None:
-        number = msg.metadata.num_delivered or 1
-        attempt = await webhook.deliver(http, entry.receiver, entry.message_id, entry.body)
-        log = logger().bind(
-            crew=entry.run,
-            command_id=entry.command,
-            host=attempt.host,
-            attempt=number,
-            latency_ms=round(attempt.latency_ms),
-        )
-        if attempt.ok:
-            log.info("webhook.delivered", cause=attempt.text)
-            await self._report(entry, ok=True, detail=attempt.text)
+        line = f"{entry.run}.{entry.endpoint}.{entry.about}"
+        if await self._records.is_ahead(entry, msg.metadata.sequence.stream):
+            wait_s = self._due_s.get(line, 0.0) - time.monotonic()
+            await msg.nak(delay=min(BEHIND_MAX_S, max(0.0, wait_s) + BEHIND_S))
+            return
+        delivery = await self._records.get(entry)
+        if delivery.state == "delivered":  # a copy, or a crash between the record and the report
+            await self._report(entry, ok=True, detail=delivery.tries[-1].text)
             await msg.ack()
             return
-        if attempt.final or number > len(self._retries_s):
-            log.error("webhook.dead", cause=attempt.text)
-            await self._bury(entry, attempt.text)
-            await self._report(entry, ok=False, detail=f"{attempt.text}; given up after {number} attempts")
-            await msg.term()
+        if (early_s := delivery.next_s - time.time()) > BEHIND_S:  # handed out by the server before its time
+            await msg.nak(delay=early_s)
+            return
+        if not entry.forced and (gone := await self._records.gone(entry.receiver)) is not None:
+            since = time.strftime("%Y-%m-%d %H:%M", time.gmtime(gone.since_s))
+            text = f"not sent: the endpoint said on {since} UTC that it is gone (410); see supervisor hooks ls"
+            await self._give_up(msg, delivery, webhook.Attempt(ok=False, final=True, host="", text=text))
+            return
+        circuit = self._circuits.of(endpoint_key(entry.receiver))
+        if wait_s := circuit.enter(time.monotonic()):
+            self._expect(line, wait_s)
+            await msg.nak(delay=wait_s)
+            return
+        attempt = webhook.Attempt(ok=False, host="", text="given up by this controller")
+        try:
+            attempt = await webhook.deliver(http, entry.receiver, entry.message_id, entry.body)
+        finally:
+            circuit.leave(time.monotonic(), ok=attempt.ok or attempt.final, retry_after_s=attempt.retry_after_s)
+        await self._settle(msg, delivery, attempt, line)
+
+    async def _settle(self, msg: Msg, delivery: Delivery, attempt: webhook.Attempt, line: str) -> None:
+        """Draw the consequences of one attempt."""
+        entry, number = delivery.entry, delivery.count + 1
+        log = self._log(delivery, attempt)
+        if attempt.ok:
+            log.info("webhook.delivered", cause=attempt.text)
+            if entry.forced:
+                await self._records.mark(entry.receiver, gone=False)
+            await self._records.put(delivery.tried(attempt, "delivered"))
+            await self._report(entry, ok=True, detail=attempt.text)
+            self._due_s.pop(line, None)
+            await msg.ack()
+            return
+        if attempt.gone:
+            await self._records.mark(entry.receiver, gone=True)
+        late = time.time() - delivery.began_s > GIVE_UP_S
+        if attempt.final or late or number > len(self._retries_s):
+            await self._give_up(msg, delivery, attempt)
+            self._due_s.pop(line, None)
             return
         # Not below what the receiver asked for; spread, so that many do not come back at once.
         wait_s = self._retries_s[number - 1] * (1 + random.uniform(0, JITTER))  # noqa: S311 - no secret
         wait_s = max(wait_s, attempt.retry_after_s)
         log.warning("webhook.failed", cause=attempt.text, retry_s=round(wait_s, 1))
+        await self._records.put(delivery.tried(attempt, "waiting", next_s=time.time() + wait_s))
         if number == TELL_AFTER:
             await self._report(entry, ok=False, detail=f"{attempt.text}; tried again in {wait_s:.0f} s")
+        self._expect(line, wait_s)
         await msg.nak(delay=wait_s)
+
+    async def _give_up(self, msg: Msg, delivery: Delivery, attempt: webhook.Attempt) -> None:
+        entry = delivery.entry
+        self._log(delivery, attempt).error("webhook.dead", cause=attempt.text)
+        await self._bury(entry, attempt.text)
+        await self._records.put(delivery.tried(attempt, "dead"))
+        await self._report(entry, ok=False, detail=f"{attempt.text}; given up after {delivery.count + 1} attempts")
+        await msg.term()
+
+    def _expect(self, line: str, wait_s: float) -> None:
+        """Remember when the head of a line is tried again, so that those behind it need not ask before."""
+        self._due_s[line] = time.monotonic() + wait_s
+        while len(self._due_s) > LINES_MAX:
+            del self._due_s[next(iter(self._due_s))]
+
+    def _log(self, delivery: Delivery, attempt: webhook.Attempt) -> Any:
+        return logger().bind(
+            crew=delivery.entry.run,
+            command_id=delivery.entry.command,
+            host=attempt.host,
+            attempt=delivery.count + 1,
+            latency_ms=round(attempt.latency_ms),
+        )
 
     async def _report(self, entry: Entry, *, ok: bool, detail: str) -> None:
         """Tell the run's journal; the entry stays in the outbox until that is done."""
@@ -207,7 +257,7 @@ class Outbox:
                 await anyio.sleep(0.2)
 
     async def _bury(self, entry: Entry, why: str) -> None:
-        subject = f"dead.escalations.{entry.run}.{entry.endpoint}.{entry.command}"
+        subject = f"dead.escalations.{entry.tail}"
         headers = {"Crew-Why": why.encode("ascii", "replace").decode()[:200]}
         await self._link.store(subject, msgspec.json.encode(entry), headers=headers)
 
