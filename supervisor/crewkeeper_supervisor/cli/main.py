@@ -38,6 +38,7 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "questions": ("questions:questions", "List and answer what agents ask people."),
     "budget": ("budget:budget", "Show and change what a run may spend."),
     "approvals": ("approvals:approvals", "List, show, approve and deny calls that wait for a person."),
+    "hooks": ("hooks:hooks", "List, test, repeat and change the webhooks that people are told by."),
     "why": ("why:why", "Explain a finding, a decision, a call, an agent, or how a run ended."),
     "timeline": ("why:timeline", "Tell the story of a run: what turned it, with what was said in between counted."),
     "replay": ("replay:replay", "Decide a run again from its journal, and fail if that differs from its ledger."),
