@@ -71,6 +71,11 @@ PRODUCT_MUTATIONS: Final = (
         mode="sim",
         scenarios=("budget-race",),
     ),
+    ProductMutation(
+        mutation=Mutation(name="found-not-broken", place="response:break_wait", make=_nothing),
+        mode="sim",
+        scenarios=("ring-of-three", "mutual-approval"),
+    ),
 )
 """Every mutation with its scenarios."""
 
