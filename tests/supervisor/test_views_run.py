@@ -27,7 +27,6 @@ from crewkeeper_supervisor.views.tables import (
     plain_lines,
     questions_table,
     runs_table,
-    waits_table,
     write_table,
 )
 
@@ -463,7 +462,7 @@ def test_piped_tables_are_aligned_and_bare(view):
 
 
 def test_wide_tables_have_more_columns(view):
-    for make, rows in ((agents_table, view.agents), (incidents_table, view.incidents), (waits_table, view.waits)):
+    for make, rows in ((agents_table, view.agents), (incidents_table, view.incidents)):
         assert len(make(rows, view.last_at, wide=True).columns) > len(make(rows, view.last_at).columns)
     row = runs_table([view], view.last_at).rows[0]
     assert row[:4] == (RUN, "trip", "running", "3/3")

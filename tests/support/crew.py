@@ -102,13 +102,6 @@ class Double:
         assert isinstance(beat, m.Heartbeat)
         return beat
 
-    async def grant_all(self, agent: str, revisions: "itertools.count[int]") -> None:
-        """Grant what this agent asks for and is not yet granted."""
-        for acquire in self.all(agent, m.Acquire):
-            await self.command(
-                agent, m.Granted, resource=acquire.resource, ticket=acquire.ticket, revision=next(revisions)
-            )
-
 
 class Crew:
     """Clients on one bus with the double above them."""

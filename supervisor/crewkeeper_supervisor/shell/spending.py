@@ -5,7 +5,6 @@ and added to what is spent. The sums must agree with what each record says of th
 their limits, at every record.
 """
 
-from collections import defaultdict
 from collections.abc import Iterable
 from typing import Any
 
@@ -116,11 +115,3 @@ def _kept(found: Spending, booking: dict[str, Any]) -> list[str]:
                 f"it says {settled + over} and {held}"
             )
     return problems
-
-
-def by_account(found: Spending) -> dict[str, dict[str, Sums]]:
-    """The sums, by account and then by dimension."""
-    accounts: dict[str, dict[str, Sums]] = defaultdict(dict)
-    for (account, dimension), sums in found.sums.items():
-        accounts[account][dimension] = sums
-    return dict(accounts)

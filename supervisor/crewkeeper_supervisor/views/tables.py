@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from crewkeeper_supervisor.views.snapshot import AgentRow, BudgetRow, EdgeRow, IncidentRow, QuestionRow, RunView
+from crewkeeper_supervisor.views.snapshot import AgentRow, BudgetRow, IncidentRow, QuestionRow, RunView
 from crewkeeper_supervisor.views.wording import ago, count, dollars, duration, safe
 
 STYLES: Final = {
@@ -62,14 +62,12 @@ def styled(word: str) -> Text:
     return Text(word, style=STYLES.get(word, ""))
 
 
-def rich_table(table: Table, *, title: str = "") -> RichTable:
+def rich_table(table: Table) -> RichTable:
     """The table for a terminal."""
     rendered = RichTable(
         box=box.SIMPLE_HEAD,
         pad_edge=False,
         show_edge=False,
-        title=Text(title, style="bold") if title else None,
-        title_justify="left",
         header_style="bold",
     )
     for name in table.columns:
@@ -206,23 +204,6 @@ def agents_table(agents: Sequence[AgentRow], now: datetime, *, wide: bool = Fals
     if narrow:
         heads = tuple((name, name not in NARROW_AGENTS) for name, _ in heads)
     return build_table(heads, rows, wide=wide, empty="no agents")
-
-
-def waits_table(waits: Sequence[EdgeRow], now: datetime, *, wide: bool = False) -> Table:
-    """One line an open wait."""
-    heads = (("WAIT", False), ("SINCE", False), ("VERDICT", False), ("TASK", True), ("MESSAGE", True), ("EPOCH", True))
-    rows = [
-        (
-            safe(row.text, 160),
-            ago(row.since, now),
-            "deadlock" if row.deadlocked else "",
-            safe(row.task),
-            safe(row.message),
-            str(row.epoch),
-        )
-        for row in waits
-    ]
-    return build_table(heads, rows, wide=wide, empty="nobody waits")
 
 
 def incidents_table(incidents: Sequence[IncidentRow], now: datetime, *, wide: bool = False) -> Table:

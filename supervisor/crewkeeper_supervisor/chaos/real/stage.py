@@ -4,7 +4,6 @@ Everything is started under the orphan guard: where this process dies by kill -9
 """
 
 import os
-import secrets
 import shutil
 import signal
 import subprocess
@@ -30,6 +29,7 @@ from crewkeeper_supervisor.chaos.faults.servers import OWN_SERVER
 from crewkeeper_supervisor.chaos.plan.scenario import Action, Fault, Scenario
 from crewkeeper_supervisor.chaos.real.cast import Cast
 from crewkeeper_supervisor.chaos.real.controllers import Controllers
+from crewkeeper_supervisor.chaos.real.left_over import StartedProcesses
 from crewkeeper_supervisor.chaos.real.processes import Processes
 from crewkeeper_supervisor.chaos.real.proxy import Proxy
 from crewkeeper_supervisor.chaos.real.receiver import Receiver
@@ -114,6 +114,7 @@ class RealStage:
         self._approvals: list[tuple[str, str]] = []
         self._questions: list[str] = []
         self._started: list[subprocess.Popen[bytes]] = []
+        self._known = StartedProcesses()
         self._link: Link | None = None
         self._run = ""
         self._group: anyio.abc.TaskGroup | None = None
@@ -134,6 +135,7 @@ class RealStage:
                 self._group.cancel_scope.cancel()
         finally:
             self._stop_all()
+        self._unhealed += [f"still there: {each}" for each in self._known.left_for_good()]
         played = self._played(time.monotonic() - began_s)
         if played.verdict.word == "pass":
             shutil.rmtree(self.folder, ignore_errors=True)
@@ -177,6 +179,7 @@ class RealStage:
         descriptor = os.open(self.folder / log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         try:
             self._started.append(popen_guarded(command, stdout=descriptor, stderr=descriptor, env=env, cwd=cwd))
+            self._known.add(log.removesuffix(".log"), self._started[-1].pid)
         finally:
             os.close(descriptor)
 
@@ -274,6 +277,7 @@ class RealStage:
         match message:
             case m.ProcessStarted():
                 self.pids[message.agent] = message.pid
+                self._known.add(message.agent, message.pid)
             case m.ProcessExited():
                 self.pids.pop(message.agent, None)
             case m.OwnerChanged():
@@ -470,8 +474,3 @@ class CannotPlay(Exception):  # noqa: N818 - what it is
     def __init__(self, what: str, log: str) -> None:
         super().__init__(what)
         self.log = log
-
-
-def fresh_seed() -> int:
-    """A seed for a run for which none was given."""
-    return secrets.randbelow(1 << 31)
