@@ -94,11 +94,13 @@ class Pool:
     Args:
         env: Their whole environment.
         secrets: Names of those variables in it that hold secrets.
+
+    Attributes:
         functions: Functions that every worker imports before its first call.
     """
 
-    def __init__(self, env: Mapping[str, str], secrets: Sequence[str], functions: Sequence[str] = ()) -> None:
-        self.functions = list(functions)
+    def __init__(self, env: Mapping[str, str], secrets: Sequence[str]) -> None:
+        self.functions: list[str] = []
         self._env = dict(env)
         self._secrets = tuple(secrets)
         self._idle: list[_Worker] = []

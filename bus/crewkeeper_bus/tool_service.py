@@ -79,8 +79,6 @@ class ToolService:
         run: str,
         on_run: Callable[[RunTool], None],
         on_cut: Callable[[CutTool], None],
-        *,
-        host: str = "",
     ) -> None:
         """Prepare.
 
@@ -89,9 +87,8 @@ class ToolService:
             run: The run.
             on_run: Called once for each order; must not block or raise.
             on_cut: Called for each call to be ended; the same.
-            host: Name of the incarnation; by the process id if absent.
         """
-        self.host = host or incarnation(os.getpid())
+        self.host = incarnation(os.getpid())
         self.ignored = 0
         self._transport = transport
         self._run = run

@@ -127,8 +127,8 @@ class Response(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How long `hold` keeps new calls waiting at most."""
 
 
-def _ladder(*do: Action, climb_s: float, cool_down_s: float = 600.0) -> Response:
-    return Response(do=do, climb_s=climb_s, cool_down_s=cool_down_s)
+def _ladder(*do: Action, climb_s: float) -> Response:
+    return Response(do=do, climb_s=climb_s, cool_down_s=600.0)
 
 
 class Responses(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -14,6 +14,8 @@ TOOLS_MAX: Final = 1000
 """Tools of one server; later ones are left out."""
 DEFINITION_MAX_BYTES: Final = 256 * 1024
 NAME_MAX_CHARS: Final = 128
+ARGUMENTS_MAX_BYTES: Final = 1024 * 1024
+"""Arguments of one call."""
 _UNTOLD: Final = "_meta"
 """The one key that models are not shown, and that servers may fill anew each time."""
 
@@ -65,13 +67,13 @@ def read(tool: Any) -> Definition | Unusable:
     return definition
 
 
-def check_of(definition: Definition, args_bytes: int = 1024 * 1024) -> ArgumentCheck:
+def check_of(definition: Definition) -> ArgumentCheck:
     """The check of its arguments.
 
     Raises:
         SchemaRefused: Its schema cannot be used.
     """
-    return ArgumentCheck(definition.name, definition.schema, args_bytes)
+    return ArgumentCheck(definition.name, definition.schema, ARGUMENTS_MAX_BYTES)
 
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:

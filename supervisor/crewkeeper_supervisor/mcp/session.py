@@ -3,7 +3,6 @@
 import secrets
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any, Final
 
 import anyio
@@ -34,7 +33,6 @@ class Session:
         offer: Where its tools are kept.
         label: What it is called.
         on_tools: Called when its tools have been heard of, also again.
-        cwd: Where it runs.
     """
 
     def __init__(
@@ -44,14 +42,11 @@ class Session:
         *,
         label: str,
         on_tools: Callable[[], Awaitable[None]],
-        cwd: Path | None = None,
     ) -> None:
         """Nothing runs yet."""
         self.offer = offer
         self._on_tools = on_tools
-        self._make_upstream = partial(
-            Upstream, command, self._from_server, label=label, on_restart=self._begin, cwd=cwd
-        )
+        self._make_upstream = partial(Upstream, command, self._from_server, label=label, on_restart=self._begin)
         self._upstream = self._make_upstream()
         self._meta: dict[str, Any] | None = None
         self._changes = anyio.Event()

@@ -14,7 +14,6 @@ import shlex
 import shutil
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from pathlib import Path
 from typing import IO, Any, Final
 
 import anyio
@@ -71,7 +70,6 @@ class Upstream:
         *,
         label: str,
         on_restart: Callable[[], Awaitable[None]] | None = None,
-        cwd: Path | None = None,
         stderr: IO[Any] | int | None = None,
         line_bytes: int = 16 * 1024 * 1024,
     ) -> None:
@@ -82,7 +80,6 @@ class Upstream:
             on_frame: Called for each request and notification of the server, one at a time.
             label: What it is called.
             on_restart: Called when a hung server was started again, before anybody's requests reach it.
-            cwd: Where it runs.
             stderr: Where its stderr goes; None: to our own.
             line_bytes: The longest message taken from it.
         """
@@ -91,7 +88,6 @@ class Upstream:
         self._command = tuple(command)
         self._on_frame = on_frame
         self._on_restart = on_restart
-        self._cwd = cwd
         self._stderr = stderr
         self._line_bytes = line_bytes
         self._waiting: dict[int | str, _Waiting] = {}
@@ -154,9 +150,7 @@ class Upstream:
         if shutil.which(self._command[0]) is None:
             raise ServerGone(f"the MCP server cannot be started: there is no program {self._command[0]!r} on PATH")
         try:
-            process = await open_guarded_talking(
-                self._command, env=environment(os.environ), cwd=self._cwd, stderr=self._stderr
-            )
+            process = await open_guarded_talking(self._command, env=environment(os.environ), stderr=self._stderr)
         except OSError as error:
             raise ServerGone(f"the MCP server cannot be started: {error}") from None
         assert process.stdin is not None
@@ -228,10 +222,6 @@ class Upstream:
             kill_group(self._process.pid, signal.SIGKILL)
 
     # --- what is asked of it ---
-
-    def is_waiting(self, id_: int | str) -> bool:
-        """Whether a request of this id has no answer yet."""
-        return id_ in self._waiting
 
     async def ask(self, frame: Frame, limit_s: float | None = None, *, greeting: bool = False) -> Frame:
         """Send a request and wait for its answer.
