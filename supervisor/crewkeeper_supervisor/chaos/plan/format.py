@@ -29,7 +29,7 @@ from crewkeeper_supervisor.shell.crew_kinds import (
 VERSION: Final = 1
 GUARANTEES: Final = ("G1", "G2", "G3", "G4", "G5", "G6", "G7", "G8", "G9")
 MODES: Final = ("sim", "real")
-PROBES: Final = ("agents", "owner", "incidents", "processes")
+PROBES: Final = ("agents", "owner", "incidents")
 ACTIONS: Final = ("pause", "resume", "kill", "stop", "answer", "approve", "deny", "budget")
 HOUR_S: Final = 3600.0
 _LONG: Final = 7 * 24 * HOUR_S

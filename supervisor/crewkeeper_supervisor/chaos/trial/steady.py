@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from crewkeeper_supervisor.core.supervisor import Supervisor
 
 
-def unsteady(probes: Iterable[str], core: Supervisor, *, owned: bool, processes: Iterable[str] = ()) -> list[str]:
+def unsteady(probes: Iterable[str], core: Supervisor, *, owned: bool) -> list[str]:
     """What does not hold, in words.
 
     A run that has come to its end in order needs no agents any more.
@@ -14,7 +14,6 @@ def unsteady(probes: Iterable[str], core: Supervisor, *, owned: bool, processes:
         probes: Which, by name.
         core: The fold of the journal.
         owned: Whether somebody owns the run.
-        processes: Processes that should not be there.
     """
     found: list[str] = []
     over = core.state in ("done", "stopped")
@@ -33,8 +32,4 @@ def unsteady(probes: Iterable[str], core: Supervisor, *, owned: bool, processes:
                 left = [each for each in core.incidents.values() if each.state != "resolved"]
                 if left and not over:
                     found.append(f"{len(left)} incidents are open, first {left[0].finding.kind}")
-            case "processes":
-                left_over = list(processes)
-                if left_over:
-                    found.append(f"left over: {', '.join(left_over[:5])}")
     return found
