@@ -3,7 +3,6 @@
 import contextlib
 import signal
 import sys
-import time
 from pathlib import Path
 
 import anyio
@@ -265,7 +264,5 @@ async def test_a_question_that_has_waited_too_long_is_refused_unread(tmp_path, m
     monkeypatch.setattr(callout_module, "LATE_S", -1.0)
     async with login_stage("operator", tmp_path) as stage, stage.serving() as callout:
         access = (await stage.access.issue(RUN, "a")).credentials
-        began_s = time.monotonic()
         assert not await stage.is_let_in(access.user, access.password)
         assert callout.counts.overflowed == 1
-        assert time.monotonic() - began_s < 15
