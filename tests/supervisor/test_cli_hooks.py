@@ -8,17 +8,19 @@ from datetime import UTC, datetime
 from types import SimpleNamespace
 
 import anyio
+import msgspec
 import pytest
-from nats_process import linked, until
+from nats_process import crew, linked, until
 
 from crewkeeper_bus.webhooks import verify
 from crewkeeper_supervisor.cli.main import run
 from crewkeeper_supervisor.core.commands import Escalate
 from crewkeeper_supervisor.core.crew import Webhook
-from crewkeeper_supervisor.shell import webhook
+from crewkeeper_supervisor.shell import journal, webhook
 from crewkeeper_supervisor.shell.deliveries import Deliveries
 from crewkeeper_supervisor.shell.outbox import Entry, Outbox
 from crewkeeper_supervisor.shell.receiver import Receiver
+from crewkeeper_supervisor.shell.registry import Registry
 
 SECRET = "whsec_b3V0Ym94LWNhbmFyeS1vdXRib3gtY2FuYXJ5"
 EVIL = "\x1b[2J\u202e<!channel>\n"
@@ -96,6 +98,30 @@ async def test_what_was_given_up_is_shown_and_sent_again_under_its_id(tmp_path, 
             assert (await act(capsys, "hooks", "redeliver", "msg_other", "--yes"))[0] == 5
             assert (await act(capsys, "hooks", "redeliver"))[0] == 2
     assert [each.id for each in receiver.received] == ["msg_r1_5-0"] * 2
+
+
+@pytest.mark.live
+async def test_only_what_people_were_told_of_can_be_acknowledged(tmp_path, capsys):
+    with Receiver(SECRET) as receiver:
+        async with working(tmp_path) as (outbox, records):
+            await journal.create_run(outbox._link, "r1", crew(), "here")
+            registry = Registry(outbox._link)
+            await registry.open()
+            await registry.declare("r1", "trip", "here")
+            first = msgspec.structs.replace(entry(receiver.url), incident="F5-0")
+            await outbox.enqueue(first)
+            await until(lambda: receiver.received)
+
+            async def recorded():
+                return await records.ls("r1")
+
+            await until(recorded)
+            assert (await act(capsys, "hooks", "ack", "r1", "F9"))[0] == 5
+            code, _, err = await act(capsys, "hooks", "ack", "F5-0", "--reason", "on it")
+            assert code == 0, err
+            answered = await records.answered(first)
+            assert answered is not None
+            assert answered.reason == "on it"
 
 
 def crew_file(tmp_path, *hooks):

@@ -2,6 +2,7 @@
 
 import contextlib
 import threading
+import time
 
 import anyio
 import msgspec
@@ -13,7 +14,8 @@ from crewkeeper_bus.messages import Outcome
 from crewkeeper_bus.webhooks import verify
 from crewkeeper_supervisor.core.crew import Webhook
 from crewkeeper_supervisor.shell import circuit, journal, webhook
-from crewkeeper_supervisor.shell.deliveries import Deliveries
+from crewkeeper_supervisor.shell import outbox as outboxes
+from crewkeeper_supervisor.shell.deliveries import Answered, Deliveries
 from crewkeeper_supervisor.shell.nats_link import connect
 from crewkeeper_supervisor.shell.outbox import DEAD_STREAM, STREAM, Entry, Outbox
 from crewkeeper_supervisor.shell.receiver import Receiver
@@ -313,3 +315,52 @@ async def test_nothing_is_lost_or_overtaken_when_the_receiver_is_down_and_the_wo
     for number in range(4):
         firsts = list(dict.fromkeys(id_ for id_ in genuine if id_.startswith(f"msg_r1_{number}-")))
         assert firsts == [f"msg_r1_{number}-{part}" for part in range(3)]
+
+
+def later(url, command, after_s, *, closing=False):
+    made = entry(url, command, endpoint=1, incident="F1")
+    receiver = msgspec.structs.replace(made.receiver, after_s=3600.0)
+    return msgspec.structs.replace(made, receiver=receiver, closing=closing, due_s=time.time() + after_s)
+
+
+async def test_a_later_recipient_is_told_if_nobody_acknowledges_and_of_the_end_too(tmp_path):
+    with Receiver(SECRET) as receiver:
+        async with working(tmp_path) as (_, link, outbox):
+            await outbox.enqueue(later(receiver.url, "1-0", 0.05))
+            await until(lambda: receiver.received)
+            await until(lambda: empty(link))
+            await outbox.enqueue(later(receiver.url, "2-0", 0.05, closing=True))
+            await until(lambda: empty(link))
+    assert [each.id for each in receiver.received] == ["msg_r1_1-0", "msg_r1_2-0"]
+
+
+@pytest.mark.parametrize("how", ["acknowledged", "over"])
+async def test_a_later_recipient_is_spared_what_is_acknowledged_or_over(tmp_path, monkeypatch, how):
+    monkeypatch.setattr(outboxes, "TURN_S", 0.02)
+    with Receiver(SECRET) as receiver:
+        async with working(tmp_path) as (_, link, outbox):
+            opened = later(receiver.url, "1-0", 3600)
+            await outbox.enqueue(opened)
+            assert await waiting(link) == 1
+            if how == "acknowledged":
+                await Deliveries(link).answer(opened, Answered(by="ana", at_s=time.time()))
+                await until(lambda: empty(link))
+            await outbox.enqueue(later(receiver.url, "2-0", 3600, closing=True))
+            told = await until(lambda: outcomes(link, 2))
+            await until(lambda: empty(link))
+            states = {each.state for each in await Deliveries(link).ls()}
+    assert not receiver.received
+    assert states == {"needless"}
+    assert [each.ok for each in told] == [True, True]
+    assert ("acknowledged by ana" if how == "acknowledged" else "it is over") in told[0].detail
+
+
+async def test_an_acknowledgement_comes_too_late_for_who_was_told(tmp_path):
+    with Receiver(SECRET) as receiver:
+        async with working(tmp_path) as (_, link, outbox):
+            opened = later(receiver.url, "1-0", 0)
+            await outbox.enqueue(opened)
+            await until(lambda: empty(link))
+            await Deliveries(link).answer(opened, Answered(by="ana", at_s=time.time()))
+            await outbox.enqueue(later(receiver.url, "2-0", 0, closing=True))
+            await until(lambda: len(receiver.received) == 2)

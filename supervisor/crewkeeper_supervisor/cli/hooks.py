@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from crewkeeper_supervisor.views.hooks import TestRow
 
 SECRET_BYTES = 32
+REASON_MAX_CHARS = 500
 BODY_MAX_BYTES = 1024 * 1024
 
 
@@ -67,7 +68,7 @@ def deliveries(run: str | None, failed: bool, waiting: bool, output: str, state:
 
 def _states(failed: bool, waiting: bool) -> frozenset[str]:
     named = frozenset(word for word, wanted in (("dead", failed), ("waiting", waiting)) if wanted)
-    return named or frozenset(("waiting", "delivered", "dead"))
+    return named or frozenset(("waiting", "delivered", "dead", "needless"))
 
 
 async def _deliveries(
@@ -161,6 +162,36 @@ def _chosen(found: "list[Delivery]", ids: tuple[str, ...], since_s: float) -> "l
             raise Failure(said, code=NOT_FOUND, remedy="supervisor hooks deliveries")
         chosen += [each for each in fitting if each not in chosen]
     return chosen
+
+
+@hooks.command()
+@click.argument("target", nargs=-1, required=True, metavar="[RUN] INCIDENT")
+@click.option("--reason", default="", metavar="TEXT", help="What is being done about it.")
+@place_options
+def ack(target: tuple[str, ...], reason: str, state: Path | None, nats: str | None) -> None:
+    """Acknowledge an incident that people were told of: recipients with `after` are not told of it any more."""
+    if len(target) > 2:
+        raise Failure("give one incident, and at most one run before it", code=USAGE)
+    if len(reason) > REASON_MAX_CHARS:
+        raise Failure(f"the reason has {len(reason)} characters; the limit is {REASON_MAX_CHARS}", code=USAGE)
+    anyio.run(_ack, target, reason, state, nats)
+
+
+async def _ack(target: tuple[str, ...], reason: str, state: Path | None, nats: str | None) -> None:
+    from crewkeeper_supervisor.cli.asking import operator
+    from crewkeeper_supervisor.cli.runs import find_run
+    from crewkeeper_supervisor.shell.deliveries import Answered, Deliveries
+
+    async with opened(state, nats) as link:
+        run = (await find_run(link, target[0] if len(target) == 2 else None)).run
+        records = Deliveries(link)
+        await records.open()
+        told = [each for each in await records.ls(run) if each.entry.incident == target[-1]]
+        if not told:
+            said = f"nobody was told of {target[-1][:60]!r} of {run}"
+            raise Failure(said, code=NOT_FOUND, remedy=f"supervisor hooks deliveries {run}")
+        await records.answer(told[-1].entry, Answered(by=operator(), at_s=time.time(), reason=reason))
+    say(f"{target[-1]} of {run} is acknowledged: nobody else is told that it began")
 
 
 @hooks.command(name="test")

@@ -195,6 +195,8 @@ class Webhook(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     format: Literal["standard", "cloudevents", "slack", "pagerduty", "alertmanager"] = "standard"
     routing_key: str = ""
     """Of a service at PagerDuty, for that format alone."""
+    after_s: float = 0.0
+    """How long the others have to acknowledge before this one is told; 0: it is told at once."""
     allow_private: bool = False
     """Whether it may be at a private or loopback address, and then be called without encryption."""
 

@@ -195,6 +195,12 @@ WEBHOOK: Final = Section(
             doc="Of the service, best as `${NAME}`; for `format: pagerduty` alone.",
         ),
         Key(
+            name="after",
+            kind=Duration(high_s=86400),
+            default="0s",
+            doc="How long the others have to acknowledge before this one is told; see escalation.md.",
+        ),
+        Key(
             name="allow_private",
             kind=Flag(),
             default="false",

@@ -322,6 +322,11 @@ class _Checks:
                 )
 
 
+def _receiver(webhook: dict[str, Any]) -> Webhook:
+    rest = {key: value for key, value in webhook.items() if key != "after"}
+    return Webhook(**rest, after_s=webhook.get("after", 0.0))
+
+
 def _crew(surface: dict[str, Any], folder: FilePath) -> Crew:
     limits = surface.get("limits", {})
     restart = surface.get("restart", {})
@@ -332,7 +337,7 @@ def _crew(surface: dict[str, Any], folder: FilePath) -> Crew:
         agents=tuple(_agent(name, agent, restart, folder) for name, agent in surface["agents"].items()),
         budget=_budget(surface.get("budget", {})),
         responses=_responses(surface.get("responses", {})),
-        escalate=tuple(Webhook(**webhook) for webhook in surface.get("escalate", ())),
+        escalate=tuple(_receiver(webhook) for webhook in surface.get("escalate", ())),
         escalations_per_minute=surface.get("escalation", {}).get("per_minute", 10),
         tools=tools_of(surface, str(folder)),
         rules=rules_of(surface),

@@ -39,6 +39,10 @@ class Entry(Struct, frozen=True, kw_only=True):
     body: bytes
     incident: str = ""
     """What it is about: those about one incident arrive in order. Empty: it stands for itself."""
+    closing: bool = False
+    """Whether it says that what it is about is over: needless where nobody was told that it began."""
+    due_s: float = 0.0
+    """When it is sent at the earliest, in seconds since the epoch, unless somebody acknowledges before."""
     forced: bool = False
     """Whether a person sent it again: it is tried even at an endpoint that said it is gone."""
 
@@ -58,6 +62,10 @@ class Entry(Struct, frozen=True, kw_only=True):
         return f"{self.run}.{self.endpoint}.{self.about}.{self.command}"
 
 
+State = Literal["waiting", "delivered", "dead", "needless"]
+"""`needless`: somebody acknowledged, or it was over, before this receiver's turn came."""
+
+
 class Try(Struct, frozen=True, kw_only=True):
     """One attempt, as it went."""
 
@@ -72,7 +80,7 @@ class Delivery(Struct, frozen=True, kw_only=True):
     """The way of one escalation to one receiver."""
 
     entry: Entry
-    state: Literal["waiting", "delivered", "dead"] = "waiting"
+    state: State = "waiting"
     began_s: float
     """When this round of attempts began, in seconds since the epoch."""
     tries: tuple[Try, ...] = ()
@@ -82,13 +90,19 @@ class Delivery(Struct, frozen=True, kw_only=True):
     next_s: float = 0.0
     """When it is tried again at the earliest."""
 
-    def tried(
-        self, attempt: webhook.Attempt, state: Literal["waiting", "delivered", "dead"], *, next_s: float = 0.0
-    ) -> "Delivery":
+    def tried(self, attempt: webhook.Attempt, state: State, *, next_s: float = 0.0) -> "Delivery":
         """The same after one more attempt."""
         one = Try(at_s=time.time(), ok=attempt.ok, text=attempt.text[:300], latency_ms=round(attempt.latency_ms, 1))
         tries = (*self.tries, one)[-TRIES_MAX:]
         return msgspec.structs.replace(self, state=state, tries=tries, count=self.count + 1, next_s=next_s)
+
+
+class Answered(Struct, frozen=True, kw_only=True):
+    """Somebody knows of what people were told, or it is over: nobody else need be told."""
+
+    by: str
+    at_s: float
+    reason: str = ""
 
 
 class Gone(Struct, frozen=True, kw_only=True):
@@ -101,6 +115,7 @@ class Gone(Struct, frozen=True, kw_only=True):
 
 
 _DELIVERY: Final = msgspec.json.Decoder(Delivery)
+_ANSWERED: Final = msgspec.json.Decoder(Answered)
 _GONE: Final = msgspec.json.Decoder(Gone)
 
 
@@ -194,6 +209,43 @@ class Deliveries:
         except LINK_ERRORS as error:
             raise StoreUnavailable(f"{OUTBOX}: {type(error).__name__}") from error
         return (first.seq or seq) < seq
+
+    async def answer(self, entry: Entry, answered: Answered) -> None:
+        """Note that nobody else need be told of what an entry is about.
+
+        Raises:
+            StoreUnavailable: Not acknowledged.
+        """
+        await self._link.store(f"hooks.answered.{entry.run}.{entry.about}", msgspec.json.encode(answered))
+
+    async def answered(self, entry: Entry) -> Answered | None:
+        """Who knows of what an entry is about, if anybody said so.
+
+        Raises:
+            StoreUnavailable: The server did not answer.
+        """
+        stored = await self._link.last(STREAM, f"hooks.answered.{entry.run}.{entry.about}")
+        if stored is None or not stored.data:
+            return None
+        try:
+            return _ANSWERED.decode(stored.data)
+        except msgspec.MsgspecError:
+            return None
+
+    async def has_heard(self, entry: Entry) -> bool:
+        """Whether this receiver was told anything of what an entry is about.
+
+        Raises:
+            StoreUnavailable: The server did not answer.
+        """
+        about = f"hooks.deliveries.{entry.run}.{entry.endpoint}.{entry.about}.*"
+        for _, data in await ledger.stored(self._link, STREAM, about):
+            try:
+                if _DELIVERY.decode(data).state == "delivered":
+                    return True
+            except msgspec.MsgspecError:
+                continue
+        return False
 
     async def mark(self, receiver: Webhook, *, gone: bool) -> None:
         """Note that an endpoint is gone, or is there after all.

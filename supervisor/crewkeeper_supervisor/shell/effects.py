@@ -1,5 +1,6 @@
 """Effects: one command of the core carried out on the bus or put into the outbox. Nothing is decided here."""
 
+import time
 from collections.abc import Callable
 from typing import Any, assert_never
 
@@ -132,6 +133,7 @@ class Effects:
             sent = approval_notice.completed(self._link.place.state, self._run, crew, command.body)
             command = msgspec.structs.replace(command, body=sent)
         body = webhook.body(self._run, "" if crew is None else crew.name, command)
+        now_s = time.time()
         for endpoint, receiver in enumerate(receivers):
             await self._outbox.enqueue(
                 Entry(
@@ -141,6 +143,8 @@ class Effects:
                     receiver=receiver,
                     body=body,
                     incident=command.incident,
+                    closing=command.kind == "resolved",
+                    due_s=now_s + receiver.after_s,
                 )
             )
 

@@ -28,7 +28,7 @@ from crewkeeper_bus.messages import Outcome
 from crewkeeper_supervisor.shell import deliveries, journal, webhook
 from crewkeeper_supervisor.shell.circuit import Circuits
 from crewkeeper_supervisor.shell.deliveries import OUTBOX as STREAM
-from crewkeeper_supervisor.shell.deliveries import Deliveries, Delivery, Entry, endpoint_key
+from crewkeeper_supervisor.shell.deliveries import Answered, Deliveries, Delivery, Entry, endpoint_key
 from crewkeeper_supervisor.shell.errors import StoreUnavailable
 from crewkeeper_supervisor.shell.logbook import logger
 from crewkeeper_supervisor.shell.nats_link import LINK_ERRORS, Link, replicas
@@ -45,6 +45,8 @@ JITTER: Final = 0.2
 GIVE_UP_S: Final = 3 * 86400.0
 """How long a round of attempts lasts at most, however few it had."""
 BEHIND_S: Final = 0.25
+TURN_S: Final = 5.0
+"""How long a later recipient's message waits at most before it looks again whether somebody has acknowledged."""
 BEHIND_MAX_S: Final = 30.0
 """How long an entry waits at most before it looks again whether the one before it has arrived."""
 CONCURRENT: Final = 16
@@ -104,6 +106,9 @@ class Outbox:
         Raises:
             StoreUnavailable: Not acknowledged; enqueuing again is safe.
         """
+        if entry.closing and entry.receiver.after_s:  # before it is stored: the message that it began waits ahead of it
+            over = Answered(by="the supervisor: it is over", at_s=time.time())
+            await self._records.answer(entry, over)
         return await deliveries.enqueue(self._link, entry, f"{entry.run}-{entry.command}-{entry.endpoint}")
 
     async def work(self) -> None:
@@ -166,6 +171,13 @@ class Outbox:
             wait_s = self._due_s.get(line, 0.0) - time.monotonic()
             await msg.nak(delay=min(BEHIND_MAX_S, max(0.0, wait_s) + BEHIND_S))
             return
+        if not entry.forced and (due := await self._turn(entry)) is not None:
+            if isinstance(due, str):
+                await self._spare(msg, entry, due)
+            else:
+                self._expect(line, due)
+                await msg.nak(delay=due)
+            return
         delivery = await self._records.get(entry)
         if delivery.state == "delivered":  # a copy, or a crash between the record and the report
             await self._report(entry, ok=True, detail=delivery.tries[-1].text)
@@ -190,6 +202,27 @@ class Outbox:
         finally:
             circuit.leave(time.monotonic(), ok=attempt.ok or attempt.final, retry_after_s=attempt.retry_after_s)
         await self._settle(msg, delivery, attempt, line)
+
+    async def _turn(self, entry: Entry) -> float | str | None:
+        """Whether it is a later recipient's turn: None; or seconds until to ask again; or why it never will be."""
+        if not entry.receiver.after_s:
+            return None
+        if entry.closing:
+            return None if await self._records.has_heard(entry) else "it was over before anybody here had to be told"
+        left_s = entry.due_s - time.time()
+        if (await self._records.get(entry)).count == 0:  # once it was tried, it is this one's
+            answered = await self._records.answered(entry)
+            if answered is not None:
+                return f"acknowledged by {answered.by}"
+        return min(left_s, TURN_S) if left_s > 0 else None
+
+    async def _spare(self, msg: Msg, entry: Entry, why: str) -> None:
+        """Take out what a later recipient need not be told."""
+        text = f"recipient {entry.endpoint + 1} was not needed: {why}"
+        delivery = await self._records.get(entry)
+        await self._records.put(delivery.tried(webhook.Attempt(ok=True, host="", text=text), "needless"))
+        await self._report(entry, ok=True, detail=text)
+        await msg.ack()
 
     async def _settle(self, msg: Msg, delivery: Delivery, attempt: webhook.Attempt, line: str) -> None:
         """Draw the consequences of one attempt."""

@@ -11,7 +11,7 @@ import msgspec
 from msgspec import Struct
 
 from crewkeeper_supervisor.core.crew import Webhook
-from crewkeeper_supervisor.shell.deliveries import Delivery, endpoint_key
+from crewkeeper_supervisor.shell.deliveries import Delivery, State, endpoint_key
 from crewkeeper_supervisor.shell.webhook import named
 from crewkeeper_supervisor.views.tables import Table, build_table
 from crewkeeper_supervisor.views.wording import ago, safe
@@ -29,7 +29,7 @@ class DeliveryRow(Struct, frozen=True, kw_only=True):
     type: str
     endpoint: str
     format: str
-    state: Literal["waiting", "delivered", "dead"]
+    state: State
     attempts: int
     last: str
     """How the last attempt went; empty: there was none."""
