@@ -191,7 +191,8 @@ class Membership:
         assert self._group is not None
         assert self._transport is not None
         killed = self.checkpoint.killed
-        why = str(killed or error or "")
+        # The text of a cancellation tells of this process's insides.
+        why = str(killed or ("" if isinstance(error, asyncio.CancelledError) else error) or "")
         self.serving.refuse_queued(f"{self.settings.agent} has left the run")
         self.slots.close()
         if killed is None:

@@ -324,6 +324,22 @@ async def test_stop_reaches_an_agent_that_is_paused_or_waits_for_a_slot(kind, tm
 
 
 @two_buses
+async def test_one_that_is_cancelled_leaves_without_a_word(kind, tmp_path):
+    async with open_crew(kind, tmp_path) as crew, anyio.create_task_group() as group:
+
+        async def agent() -> None:
+            async with crew.joined("a"):
+                await anyio.sleep_forever()
+
+        group.start_soon(agent)
+        await crew.double.wait("a", m.Joined)
+        group.cancel_scope.cancel()
+        with anyio.CancelScope(shield=True):
+            left = await crew.double.wait("a", m.Left)
+            assert (left.done, left.why) == (False, "")
+
+
+@two_buses
 async def test_errors_of_the_author_leave_the_client_unchanged(kind, tmp_path):
     async with open_crew(kind, tmp_path) as crew:
         with pytest.raises(LookupError, match="author"):
