@@ -14,6 +14,10 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = {"crewkeeper_bus": "bus", "crewkeeper_agents": "agents", "crewkeeper_supervisor": "supervisor"}
+SHIPPED = {
+    "crewkeeper_supervisor/examples/trip/": ROOT / "examples" / "trip",
+    "crewkeeper_supervisor/scenarios/": ROOT / "scenarios",
+}
 LIMIT_S = 300.0
 
 LIGHT = """
@@ -99,18 +103,18 @@ def test_the_wheel_holds_three_packages_whole_and_nothing_else(wheel: Path):
     assert {top for top in tops if not top.endswith(".dist-info")} == set(PACKAGES)
     assert len(tops) == len(PACKAGES) + 1
     for package, root in PACKAGES.items():
-        shipped = {name for name in names if name.startswith(f"{package}/") and "/examples/" not in name}
+        shipped = {name for name in names if name.startswith(f"{package}/") and not name.startswith(tuple(SHIPPED))}
         assert shipped == {f"{package}/{name}" for name in tree(ROOT / root / package)}
         assert f"{package}/py.typed" in shipped
 
 
-def test_the_wheel_holds_the_example_as_it_stands_in_the_tree(wheel: Path):
-    prefix = "crewkeeper_supervisor/examples/trip/"
-    shipped = {name.removeprefix(prefix) for name in content(wheel) if "/examples/" in name}
-    assert shipped == tree(ROOT / "examples" / "trip")
+@pytest.mark.parametrize(("prefix", "folder"), SHIPPED.items())
+def test_the_wheel_holds_what_people_run_and_copy_as_it_stands_in_the_tree(wheel: Path, prefix: str, folder: Path):
+    shipped = {name.removeprefix(prefix) for name in content(wheel) if name.startswith(prefix)}
+    assert shipped == tree(folder)
     with zipfile.ZipFile(wheel) as archive:
         for name in shipped:
-            assert archive.read(prefix + name) == (ROOT / "examples" / "trip" / name).read_bytes()
+            assert archive.read(prefix + name) == (folder / name).read_bytes()
 
 
 def test_the_wheel_names_its_license_and_one_command(wheel: Path):

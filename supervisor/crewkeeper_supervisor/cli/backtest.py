@@ -33,7 +33,7 @@ def backtest(
     state: Path | None,
     nats: str | None,
 ) -> int:
-    """Say what other rules would have decided upon a recorded run, and what that saves and stops.
+    """Say what other rules would have decided upon a recorded run.
 
     The journal is what agents did under the old rules: up to the first difference the answer is exact. Nothing is
     carried out, and no hook is asked.
