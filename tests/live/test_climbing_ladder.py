@@ -3,20 +3,16 @@
 import json
 import os
 import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
 
 from crewkeeper_supervisor.cli.main import run
 from crewkeeper_supervisor.shell.receiver import Receiver
+from support.up import SECRET, up
 
 pytestmark = pytest.mark.live
 
-LIMIT_S = 90.0
-SECRET = "whsec_" + "Y2FuYXJ5LWNhbmFyeS1jYW5hcnktY2FuYXJ5"
 TOOLS = """\
 def search(query: str) -> str:
     "Search for trains."
@@ -63,51 +59,17 @@ def rounds(tmp_path, monkeypatch):
     (tmp_path / "m.py").write_text(TOOLS)
     (tmp_path / "looper.py").write_text(LOOPER)
     (tmp_path / "crew.yaml").write_text(CREW)
-    state = tmp_path / "state"
-    monkeypatch.setenv("CREWKEEPER_STATE", str(state))
-    monkeypatch.delenv("CREWKEEPER_NATS_URL", raising=False)
-    command = [sys.executable, "-m", "crewkeeper_supervisor.cli.main", "up", "crew.yaml", "--state", str(state)]
-    with Receiver(SECRET) as receiver, (tmp_path / "up.log").open("wb") as log:
-        env = {**os.environ, "HOOK": receiver.url, "HOOK_SECRET": SECRET}
-        host = subprocess.Popen(command, cwd=tmp_path, stdout=log, stderr=log, env=env)
-        try:
-            yield tmp_path, receiver
-        finally:
-            host.send_signal(signal.SIGINT)
-            try:
-                host.wait(30)
-            except subprocess.TimeoutExpired:
-                host.kill()
-                host.wait()
-
-
-def wait_for(condition, folder: Path):
-    until_s = time.monotonic() + LIMIT_S
-    while time.monotonic() < until_s:
-        if value := condition():
-            return value
-        time.sleep(0.05)
-    raise AssertionError(f"not within {LIMIT_S} s; {(folder / 'up.log').read_text()[-3000:]}")
+    with Receiver(SECRET) as receiver, up(tmp_path, monkeypatch, HOOK=receiver.url, HOOK_SECRET=SECRET) as crew:
+        yield crew, receiver
 
 
 def lines(file: Path) -> list[str]:
     return file.read_text().splitlines() if file.exists() else []
 
 
-def controllers(state: Path) -> list[int]:
-    """Processes of this machine that are a controller on this state directory."""
-    found = []
-    for each in Path("/proc").iterdir():
-        try:
-            if f"main serve --state {state}" in (each / "cmdline").read_text().replace("\0", " "):
-                found.append(int(each.name))
-        except (OSError, ValueError):
-            continue
-    return found
-
-
 def test_a_loop_is_warned_of_nudged_held_and_told(rounds, capsys):
-    folder, receiver = rounds
+    crew, receiver = rounds
+    folder = crew.folder
 
     def shown():
         capsys.readouterr()
@@ -117,8 +79,8 @@ def test_a_loop_is_warned_of_nudged_held_and_told(rounds, capsys):
         return {row["kind"]: row for row in view["responses"]} | {"held": view["held"]}
 
     # The agent's own code is given the nudge, while the supervisor is killed and started again.
-    nudge = wait_for(lambda: lines(folder / "nudged"), folder)[0]
-    for pid in controllers(folder / "state"):
+    nudge = crew.wait_for(lambda: lines(folder / "nudged"))[0]
+    for pid in crew.wait_for(lambda: crew.pids("serve")):
         os.kill(pid, signal.SIGKILL)
     assert "You are repeating the same steps" in nudge
     assert 'What came back each time: "no results for trains to Porto".' in nudge
@@ -126,9 +88,9 @@ def test_a_loop_is_warned_of_nudged_held_and_told(rounds, capsys):
     assert "finish with what you have" in nudge
 
     # It goes on all the same: its calls are held, and then people are told, though it can show no evidence any more.
-    held = wait_for(lambda: shown().get("held"), folder)
+    held = crew.wait_for(lambda: shown().get("held"))
     assert [each["agent"] for each in held] == ["looper"]
-    told = wait_for(lambda: [each.body for each in receiver.received if each.body["data"]["kind"] == "loop"], folder)
+    told = crew.wait_for(lambda: [each.body for each in receiver.received if each.body["data"]["kind"] == "loop"])
     assert told[0]["type"] == "crewkeeper.loop.opened"
     loop = shown()["loop"]
     assert (loop["did"], loop["would"], loop["open"]) == ({"warn": 1, "nudge": 1, "hold": 1, "escalate": 1}, {}, 1)
@@ -137,7 +99,7 @@ def test_a_loop_is_warned_of_nudged_held_and_told(rounds, capsys):
 
     # A person lets it go on. It was nudged once in all that time.
     assert run(["agent", "resume", "looper", "--yes"]) == 0
-    wait_for(lambda: len(lines(folder / "searched")) > searched, folder)
+    crew.wait_for(lambda: len(lines(folder / "searched")) > searched)
     assert shown()["held"] == []
     assert len(lines(folder / "nudged")) == 1
     capsys.readouterr()

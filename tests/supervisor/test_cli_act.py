@@ -2,15 +2,12 @@
 
 import json
 import os
-import signal
-import subprocess
-import sys
-import time
 
 import pytest
 
 from crewkeeper_supervisor.cli import failure
 from crewkeeper_supervisor.cli.main import run
+from support.up import up
 
 pytestmark = pytest.mark.live
 
@@ -25,29 +22,14 @@ agents:
     run: [python, -m, crewkeeper_agents.scripted, '{json.dumps(ASKER)}']
 restart: {{policy: transient, intensity: 3, period: 60s, shutdown: 2s}}
 """
-LIMIT_S = 60.0
 
 
 @pytest.fixture
 def desk(tmp_path, monkeypatch):
-    """A running crew; yields its state directory."""
+    """A running crew."""
     (tmp_path / "crew.yaml").write_text(CREW)
-    for name in ("CREWKEEPER_NATS_URL", "NO_COLOR"):
-        monkeypatch.delenv(name, raising=False)
-    state = tmp_path / "state"
-    monkeypatch.setenv("CREWKEEPER_STATE", str(state))
-    command = [sys.executable, "-m", "crewkeeper_supervisor.cli.main", "up", "crew.yaml", "--state", str(state)]
-    with (tmp_path / "up.log").open("wb") as log:
-        host = subprocess.Popen(command, cwd=tmp_path, stdout=log, stderr=log, env=dict(os.environ))
-    try:
-        yield state
-    finally:
-        host.send_signal(signal.SIGINT)
-        try:
-            host.wait(30)
-        except subprocess.TimeoutExpired:
-            host.kill()
-            host.wait()
+    with up(tmp_path, monkeypatch) as crew:
+        yield crew
 
 
 @pytest.fixture
@@ -60,23 +42,13 @@ def act(desk, capsys):
     return acted
 
 
-def wait_for(condition):
-    """Wait until a condition holds, with a limit; returns what it returned."""
-    until_s = time.monotonic() + LIMIT_S
-    while time.monotonic() < until_s:
-        if value := condition():
-            return value
-        time.sleep(0.05)
-    raise AssertionError(f"not within {LIMIT_S} s")
-
-
 def statuses(act):
     code, out, _ = act("agent", "ls", "-o", "jsonl")
     return {row["name"]: row["status"] for row in map(json.loads, out.splitlines())} if code == 0 else {}
 
 
-def test_a_person_acts_on_a_running_crew(act):
-    wait_for(lambda: set(statuses(act).values()) == {"up"})
+def test_a_person_acts_on_a_running_crew(desk, act):
+    desk.wait_for(lambda: set(statuses(act).values()) == {"up"})
 
     # A pause is reported by the agent itself, and so is the end of it.
     code, out, _ = act("agent", "pause", "clerk", "--yes", "-o", "json")
@@ -88,12 +60,12 @@ def test_a_person_acts_on_a_running_crew(act):
     assert out.startswith("clerk: running: ")
 
     # A question waits for a person, who answers it.
-    (question,) = wait_for(lambda: act("questions", "ls", "-o", "name")[1].split())
+    (question,) = desk.wait_for(lambda: act("questions", "ls", "-o", "name")[1].split())
     assert "Book the hotel?" in act("questions", "ls")[1]
     code, _, err = act("questions", "answer", question, "yes, book it")
     assert code == 0, err
     assert act("questions", "ls", "-o", "name")[1] == ""
-    wait_for(lambda: "asker: answered" in act("events")[1])
+    desk.wait_for(lambda: "asker: answered" in act("events")[1])
 
     # A kill is terminated only when the host has reported the end of the process, and the process is gone.
     pid = json.loads(act("agent", "describe", "clerk", "-o", "json")[1])["agent"]["pid"]
