@@ -1,8 +1,10 @@
 """Every format tells the same, links what is to be clicked, and holds nothing that its reader would obey."""
 
+import click
 import msgspec
 import pytest
 
+from crewkeeper_supervisor.cli.main import cli
 from crewkeeper_supervisor.core.commands import Escalate
 from crewkeeper_supervisor.shell import webhook
 from crewkeeper_supervisor.shell.webhook_formats import DEPTH_MAX, encode, inert, inert_value, render
@@ -144,3 +146,29 @@ def test_inert_texts_stay_readable():
         leaf.append([])
         leaf = leaf[0]
     assert "…" in str(inert_value(deep))
+
+
+def test_what_can_be_done_is_said_as_commands_of_plain_words():
+    acts = rendered("standard", victim={"agent": "reviewer", "why": "w"})["data"]["act"]
+    assert acts == [
+        "supervisor hooks ack trip-1 F28-0",
+        "supervisor agent resume trip-1 reviewer",
+        "supervisor agent kill trip-1 reviewer",
+        "supervisor down trip-1",
+    ]
+    for line in acts + rendered("standard", what="budget_spent")["data"]["act"]:
+        check_command(line)
+    asked = rendered("standard", what="approval", approval="A1-0")["data"]["act"]
+    assert asked == ["supervisor approvals approve trip-1 A1-0", "supervisor approvals deny trip-1 A1-0"]
+    assert "act" not in rendered("standard", "resolved")["data"]
+    hostile = rendered("standard", victim={"agent": "a; rm -rf ~", "why": "w"})["data"]["act"]
+    assert not [line for line in hostile if "rm" in line]
+    assert rendered("standard", what="approval", approval="$(x)")["data"].get("act", []) == []
+    assert "act: supervisor down trip-1" in rendered("pagerduty")["payload"]["custom_details"]["lines"]
+
+
+def check_command(line):
+    command, words = cli, line.split()[1:]
+    while isinstance(command, click.Group):
+        command = command.get_command(click.Context(command), words.pop(0))
+    assert command is not None, line

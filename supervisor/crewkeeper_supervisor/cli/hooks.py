@@ -169,7 +169,10 @@ def _chosen(found: "list[Delivery]", ids: tuple[str, ...], since_s: float) -> "l
 @click.option("--reason", default="", metavar="TEXT", help="What is being done about it.")
 @place_options
 def ack(target: tuple[str, ...], reason: str, state: Path | None, nats: str | None) -> None:
-    """Acknowledge an incident that people were told of: recipients with `after` are not told of it any more."""
+    """Acknowledge an incident that people were told of: recipients with `after` are not told of it any more.
+
+    INCIDENT is its id, or the webhook-id of what was sent, as a digest has no other.
+    """
     if len(target) > 2:
         raise Failure("give one incident, and at most one run before it", code=USAGE)
     if len(reason) > REASON_MAX_CHARS:
@@ -186,12 +189,12 @@ async def _ack(target: tuple[str, ...], reason: str, state: Path | None, nats: s
         run = (await find_run(link, target[0] if len(target) == 2 else None)).run
         records = Deliveries(link)
         await records.open()
-        told = [each for each in await records.ls(run) if each.entry.incident == target[-1]]
+        told = [each for each in await records.ls(run) if target[-1] in (each.entry.incident, each.entry.message_id)]
         if not told:
             said = f"nobody was told of {target[-1][:60]!r} of {run}"
             raise Failure(said, code=NOT_FOUND, remedy=f"supervisor hooks deliveries {run}")
         await records.answer(told[-1].entry, Answered(by=operator(), at_s=time.time(), reason=reason))
-    say(f"{target[-1]} of {run} is acknowledged: nobody else is told that it began")
+    say(f"{target[-1]} of {run} is acknowledged: who is not told yet will not be")
 
 
 @hooks.command(name="test")

@@ -27,6 +27,7 @@ from crewkeeper_supervisor.shell.webhook_formats import encode, inert_value, ren
 BODY_MAX_BYTES: Final = 20_000
 ATTEMPT_LIMIT_S: Final = 15.0
 RETRY_AFTER_MAX_S: Final = 3600.0
+_WORD: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")
 _VARIABLE: Final = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 
 
@@ -83,7 +84,10 @@ def body(run: str, crew: str, command: Escalate) -> bytes:
 
     What is too large is left out, largest first, and named in `data.left_out`.
     """
-    data: dict[str, Any] = inert_value({**command.body, "run": run, "crew": crew, "incident": command.incident})
+    plain = {**command.body, "run": run, "crew": crew, "incident": command.incident}
+    if acts := actions(run, command):
+        plain["act"] = acts
+    data: dict[str, Any] = inert_value(plain)
     what = re.sub(r"[^a-z0-9_]", "_", str(command.body.get("kind", "incident")).lower())[:40]
     now = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
     left_out: list[str] = []
@@ -98,6 +102,29 @@ def body(run: str, crew: str, command: Escalate) -> bytes:
         del data[largest]
         left_out.append(largest[:100])
         data["left_out"] = left_out[:20]
+
+
+def actions(run: str, command: Escalate) -> list[str]:
+    """Commands with which a person can act upon an escalation, to copy; none for what is over.
+
+    Only names that need no quoting get into them.
+    """
+    body, incident = command.body, command.incident
+    kind = str(body.get("kind", ""))
+    if command.kind not in ("opened", "unresolved") or not _WORD.fullmatch(run) or kind == "test":
+        return []
+    if kind == "approval":
+        asked = str(body.get("approval", ""))
+        verbs = ("approve", "deny") if _WORD.fullmatch(asked) else ()
+        return [f"supervisor approvals {verb} {run} {asked}" for verb in verbs]
+    made = [f"supervisor hooks ack {run} {incident}"] if _WORD.fullmatch(incident) else []
+    victim = body.get("victim")
+    agent = str(victim.get("agent", "")) if isinstance(victim, dict) else ""
+    if _WORD.fullmatch(agent):
+        made += [f"supervisor agent {verb} {run} {agent}" for verb in ("resume", "kill")]
+    if kind.startswith("budget_"):
+        made.append(f"supervisor budget top-up {run} usd=1")
+    return [*made, f"supervisor down {run}"]
 
 
 def sign(secret: str, message_id: str, timestamp: datetime, payload: bytes, *, previous: str = "") -> dict[str, str]:

@@ -136,6 +136,8 @@ class _Event:
                 yield f"{inert(named, 100)}: {inert(str(each.get('summary', '')), 200)}"
         if self.data.get("look"):
             yield f"look: {self.text('look', 300)}"
+        for command in self._listed("act"):
+            yield f"act: {inert(str(command), 300)}"
 
     def links(self) -> dict[str, str]:
         links = self.data.get("links")
