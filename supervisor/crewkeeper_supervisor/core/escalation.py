@@ -120,5 +120,5 @@ def _digest(state: RunState, withheld: dict[str, Literal["opened", "resolved"]])
         "count": len(withheld),
         "ids": by_kind,
         "incidents": shown,
-        "look": f"supervisor incidents --run {state.run}",
+        "look": f"supervisor incidents ls {state.run}",
     }
