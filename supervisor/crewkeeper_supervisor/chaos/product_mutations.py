@@ -8,10 +8,15 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any, Final, Literal
 
+import msgspec
 from msgspec import Struct
 
 from crewkeeper_supervisor.chaos import mutations
 from crewkeeper_supervisor.chaos.mutations import Mutation
+from crewkeeper_supervisor.core.fingerprint import of_text
+from crewkeeper_supervisor.core.steps import Step
+
+_SAME: Final = of_text("the same words whatever was said, more than a few of them")
 
 
 class ProductMutation(Struct, frozen=True, kw_only=True):
@@ -24,6 +29,15 @@ class ProductMutation(Struct, frozen=True, kw_only=True):
 
 def _nothing(_right: Any) -> Callable[..., None]:
     return lambda *_arguments, **_named: None
+
+
+def _looped_by_number(right: Any) -> Callable[..., Any]:
+    """A detector that looks at who speaks to whom, and takes all that they say for the same."""
+
+    def step(self: Any, taken: Step) -> Any:
+        return right(self, msgspec.structs.replace(taken, said=_SAME, outcome=_SAME))
+
+    return step
 
 
 def _of(name: str, *scenarios: str) -> ProductMutation:
@@ -75,6 +89,26 @@ PRODUCT_MUTATIONS: Final = (
         mutation=Mutation(name="found-not-broken", place="response:break_wait", make=_nothing),
         mode="sim",
         scenarios=("ring-of-three", "mutual-approval"),
+    ),
+    ProductMutation(
+        mutation=Mutation(name="loops-untold", place="watch:Watch._looped", make=_nothing),
+        mode="sim",
+        scenarios=("ping-pong", "paraphrase-loop"),
+    ),
+    ProductMutation(
+        mutation=Mutation(name="counted-as-loop", place="loops:LoopDetector.step", make=_looped_by_number),
+        mode="sim",
+        scenarios=("long-useful-dialogue",),
+    ),
+    ProductMutation(
+        mutation=Mutation(name="drift-unseen", place="drift:DriftModel.did", make=_nothing),
+        mode="sim",
+        scenarios=("drift",),
+    ),
+    ProductMutation(
+        mutation=Mutation(name="storms-unseen", place="retry_storm:RetryStorms.failed", make=_nothing),
+        mode="sim",
+        scenarios=("retry-storm",),
     ),
 )
 """Every mutation with its scenarios."""
