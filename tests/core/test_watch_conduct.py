@@ -7,8 +7,9 @@ import pytest
 
 from crewkeeper_bus import messages as m
 from crewkeeper_bus import tool_messages as t
-from crewkeeper_supervisor.core.crew import Budget
-from support.company import Company, company, raw
+from crewkeeper_supervisor.core.crew import Agent, Budget
+from crewkeeper_supervisor.core.tools import CallRate, Tool
+from support.company import ANYTHING, Company, company, raw
 from support.journal import fold
 
 TOPICS = (
@@ -42,6 +43,12 @@ def near_duplicate(crew: Company) -> None:
     for number in range(6):
         args = {"query": "cheap hotels in Lisbon with a pool", "request_id": f"r-{number}"}
         crew.uses("a", "search", args, f"2026-11-22T10:0{number}:00Z nothing fits this search, took {number}7 ms")
+
+
+def echoed(crew: Company) -> None:
+    for number in range(4):
+        args = {"query": "cheap hotels in Lisbon with a pool", "request_id": f"r-{number}"}
+        crew.uses("a", "search", args, error=f"upstream returned 404 for request r-{number}: nothing fits")
 
 
 def asking_agent(crew: Company) -> None:
@@ -87,6 +94,7 @@ def proxied_model_calls(crew: Company) -> None:
     [
         (same_tool, {"a"}),
         (near_duplicate, {"a"}),
+        (echoed, {"a"}),
         (asking_agent, {"a"}),
         (reviewer, {"a", "b"}),
         (ring, {"a", "b", "c"}),
@@ -104,6 +112,27 @@ def test_a_loop_is_found(scene: Callable[[Company], None], agents: set[str]) -> 
     assert set(found[0].finding.agents) <= agents
     assert int(found[0].finding.evidence["since"]) < found[0].finding.seq
     assert not [each for each in crew.found() if each.finding.kind not in ("loop", "misuse")]
+
+
+def test_who_asks_again_and_again_above_a_rate_is_in_a_loop() -> None:
+    slow = Tool(inside=True, schema=ANYTHING, rate=CallRate(calls=1, per_s=3600))
+    crew = Company(company(tools={"search": slow}, agents=(Agent(name="a", tools=("search",)),)))
+    for number in range(7):
+        assert crew.found("loop") == [], number
+        crew.uses("a", "search", {"query": "cheap hotels in Lisbon with a pool"}, "The Tile has a pool")
+    assert crew.code("n7") == "rate_limited"
+    assert len(crew.found("loop")) == 1
+
+
+def test_who_is_told_to_come_back_later_does_nothing_else() -> None:
+    slow = Tool(inside=True, schema=ANYTHING, rate=CallRate(calls=1, per_s=3600))
+    tools = {"search": Tool(inside=True, schema=ANYTHING), "page": slow}
+    crew = Company(company(tools=tools, agents=(Agent(name="a", tools=tuple(tools)),)))
+    same_tool(crew)
+    [incident] = crew.found("loop")
+    for number in range(20):
+        crew.uses("a", "page", {"number": number}, "The Tile has a pool")
+    assert incident.state != "resolved"
 
 
 # --- what looks alike ---

@@ -48,6 +48,8 @@ _VOLATILE_KEYS: Final = (
 )
 VOLATILE_KEYS: Final = frozenset(_VOLATILE_KEYS.split())
 """Argument names whose values say nothing of what is asked for, only how often, how much of it and how patiently."""
+_ECHO_MIN_CHARS: Final = 3
+_ECHO_MAX_CHARS: Final = 128
 
 # Every pattern begins with a digit, which is found fast; what stands before it is looked back at.
 _VOLATILE: Final = re.compile(
@@ -119,14 +121,17 @@ NOTHING: Final = Fingerprint(0, 0, frozenset(), frozenset(), 0)
 """Of an empty text."""
 
 
-def of_text(text: str, *, masked: bool = True, names: bool = False) -> Fingerprint:
+def of_text(text: str, *, masked: bool = True, names: bool = False, echoes: Iterable[str] = ()) -> Fingerprint:
     """Fingerprint a text. About 25 µs for 1,000 characters.
 
     Args:
         text: Any length.
         masked: Whether volatile parts are taken out.
         names: Whether capitalised words inside sentences are marks: who or what is asked for.
+        echoes: What is volatile in this text, besides (see `echoes_of`).
     """
+    for echo in echoes:
+        text = text.replace(echo, " ")
     if not text:
         return NOTHING
     long = len(text) > HEAD_CHARS + TAIL_CHARS
@@ -252,6 +257,18 @@ def of_arguments(arguments: Mapping[str, Any]) -> Arguments:
     values = tuple(_of_value(_plain(arguments[name])) for name in names)
     digest = zlib.crc32(" ".join(f"{name}={value.digest}" for name, value in zip(names, values, strict=True)).encode())
     return Arguments(digest, tuple(names), values)
+
+
+def echoes_of(arguments: Mapping[str, Any]) -> tuple[str, ...]:
+    """What an answer may repeat of its call without saying anything: the ids that are new with every call."""
+    return tuple(
+        value
+        for name, value in arguments.items()
+        if name.lower() in VOLATILE_KEYS
+        and isinstance(value, str)
+        and _ECHO_MIN_CHARS <= len(value) <= _ECHO_MAX_CHARS
+        and _DIGIT.search(value)
+    )
 
 
 def _of_value(text: str) -> Fingerprint:

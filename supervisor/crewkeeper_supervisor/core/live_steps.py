@@ -9,7 +9,7 @@ agent `OPEN_MAX` calls are remembered until they are answered.
 """
 
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 import msgspec
@@ -46,6 +46,8 @@ _PROSE_SPACES: Final = 2
 _DEPTH_MAX: Final = 8
 _NOT_STEPS: Final = frozenset(("cancelled", "gate_closed", "call_id_reused", "killed", "held"))
 """Ends of calls that say nothing of who made them."""
+PASSING: Final = frozenset(("circuit_open", "rate_limited"))
+"""Refusals that pass by themselves; how long that takes is in their words, and is no news."""
 _REFUSALS: Final = frozenset(("denied", "bad_arguments", "too_large"))
 """Refusals that its caller should learn from; limits that are reached are findings of their own."""
 
@@ -63,9 +65,9 @@ class Said(Struct, frozen=True):
     cut: int = 0
     """Checksum of the whole if only a part was read."""
 
-    def print(self, *, names: bool = False) -> Fingerprint:
+    def print(self, *, names: bool = False, echoes: Iterable[str] = ()) -> Fingerprint:
         """What it comes down to."""
-        found = fingerprint.of_text(self.text, names=names)
+        found = fingerprint.of_text(self.text, names=names, echoes=echoes)
         if not self.cut:
             return found
         return msgspec.structs.replace(
@@ -185,7 +187,9 @@ class StepMaker:
         """The answer to a call of this agent, with what was asked."""
         asked = self.asked.get(call.id) or _Asked(seq, NO_ARGUMENTS, SILENCE, self.chain_of(call.task))
         self.forget(view.name, call.id)
-        outcome = fingerprint.of_text(error.text or error.code) if error is not None else said.print()
+        echoes = fingerprint.echoes_of(asked.said.fields or {})
+        told = said if error is None else Said(error.text or error.code, None, "", 0)
+        outcome = told.print(echoes=echoes)
         failed = error is not None or (bool(said.text) and tells_failure(said.text))
         step = Step(
             at=seq,
@@ -267,7 +271,9 @@ class StepMaker:
         refused = f"{code} {call.name[:64]}" if code in _REFUSALS else ""
         if code == "denied" and call.decided is not None and call.decided.rule:
             refused = f"rule {call.decided.rule}"
-        outcome = said.print() if error is None else fingerprint.of_text(error.text[:TEXT_KEPT_CHARS])
+        echoes = fingerprint.echoes_of(call.args) if small else ()
+        told = said if error is None else Said(_reason(call, error), None, "", 0)
+        outcome = told.print(echoes=echoes)
         return Step(
             at=seq,
             began=call.opened_seq or seq,
@@ -350,6 +356,13 @@ class StepMaker:
     def facts(self) -> list[Any]:
         """What is remembered, for the state's digest."""
         return [list(self.asked), self.told, self._talks, self._spent, self.cut]
+
+
+def _reason(call: GateCall, error: Fault) -> str:
+    """Why a call failed, in words that are the same as long as the reason is."""
+    if error.code in PASSING:
+        return f"{error.code} {call.name[:64]}: retry later"
+    return error.text[:TEXT_KEPT_CHARS]
 
 
 def _lasting(args: Mapping[str, Any]) -> Mapping[str, Any]:

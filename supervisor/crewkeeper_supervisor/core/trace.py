@@ -142,7 +142,7 @@ class StepReader:
             name=name,
             peer=(call.to if call is not answer else answer.sender) or "",
             arguments=fingerprint.of_arguments(arguments),
-            outcome=fingerprint.of_text(text),
+            outcome=fingerprint.of_text(text, echoes=fingerprint.echoes_of(arguments)),
             failed=failed,
             answered=answer is not None,
             public=answer is not None and answer is not call and answer.to == EVERYBODY,

@@ -26,7 +26,7 @@ from crewkeeper_supervisor.core.drift import CLEARED_AT, DriftModel
 from crewkeeper_supervisor.core.final_answer import FinalAnswer
 from crewkeeper_supervisor.core.gate_state import GateCall
 from crewkeeper_supervisor.core.grounding import Grounding
-from crewkeeper_supervisor.core.live_steps import SILENCE, Said, StepMaker, read
+from crewkeeper_supervisor.core.live_steps import PASSING, SILENCE, Said, StepMaker, read
 from crewkeeper_supervisor.core.lookout import Lookout
 from crewkeeper_supervisor.core.loops import POLL_TOKENS, Loop, LoopDetector, polls
 from crewkeeper_supervisor.core.misuse import LOOKBACK, Misuse, MisuseDetector
@@ -218,7 +218,7 @@ class Watch:
         if (step.refused or unknown) and self._is_untold(call.agent):
             # nobody learns from what it has not been told yet
             step = msgspec.structs.replace(step, refused="", known=None)
-        self._step(step)
+        self._step(step, other=error is None or error.code not in PASSING)
         if call.kind != "tool":
             return
         self._drifts(call.agent, step.text)
@@ -243,11 +243,11 @@ class Watch:
 
     # --- detectors ---
 
-    def _step(self, step: Step, *, courtesy: bool = True) -> None:
-        """A step of an agent: told to all, and what it shows."""
+    def _step(self, step: Step, *, courtesy: bool = True, other: bool = True) -> None:
+        """A step of an agent: told to all, and what it shows. Being told to come back later is doing nothing else."""
         agent = step.agent
         self.lookout.patience.steps[agent] = self.lookout.patience.steps.get(agent, 0) + 1
-        for one in self._standing.of_agent(agent):
+        for one in self._standing.of_agent(agent) if other else ():
             self._other_step(one, step)
         if not self._feed(step, courtesy=courtesy):
             self._moved[agent] = self._state.now_s
