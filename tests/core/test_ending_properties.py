@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from crewkeeper_bus import messages as m
@@ -101,6 +101,9 @@ class Play:
 
 @QUICK
 @given(st.sampled_from(("a", "out")), steps)
+@example(
+    "out", [("kill", 0.0), ("server", "fails"), ("kill", 0.0), ("server", "obeys"), ("tick", 1.0)]
+)  # one order failed
 def test_nothing_is_called_terminated_without_its_proof(agent: str, taken: list[tuple[Any, ...]]) -> None:
     play = Play(agent)
     outcome = ""

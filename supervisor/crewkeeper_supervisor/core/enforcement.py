@@ -145,11 +145,14 @@ def _proof_s(view: AgentView, ending: Ending) -> float:
 
 
 def _look(state: RunState, view: AgentView, ending: Ending) -> None:
+    proved = _proof_s(view, ending) + SILENT_S <= state.now_s
+    if proved:
+        ending.retry_due_s = NEVER
     if min(ending.shut_due_s, ending.retry_due_s) <= state.now_s:
         shut_out(state, view, ending)
     if ending.outcome == "terminated":
         return
-    if _proof_s(view, ending) + SILENT_S <= state.now_s:
+    if proved:
         _decide(state, view, ending, "terminated", _why_terminated(view, ending))
     elif ending.limit_s <= state.now_s:
         ending.limit_s = NEVER
