@@ -77,7 +77,7 @@ def admitted(state: RunState, message: Delegated) -> None:
     )
     state.agents[view.name] = view
     state.helping.setdefault(wish.parent, {})[view.name] = view
-    state.stirred = True
+    state.stirred = state.confines = True
     arm(state, view.expires_at_s)
     told = {"agent": view.name, "role": view.role, "expires_s": round(message.expires_s, 3)}
     state.answer(wish.parent, wish.note, body=Raw(json.encode(told)))

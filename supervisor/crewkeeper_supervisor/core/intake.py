@@ -173,7 +173,7 @@ class Intake:
         if call is None:
             self._forged(event, "reused the id of another agent's call")
             return
-        if reach.request_refused(state, view, call):
+        if state.confines and reach.request_refused(state, view, call):
             return
         if state.gate.limits_calls and (excess := allowance.too_much(state, view, call)) is not None:
             allowance.refuse(state, view, call, excess)

@@ -57,6 +57,7 @@ def declare(state: RunState, message: RunDeclared) -> None:
             state.graph.declare(name, spec.name, spec.concurrency, spec.reentrant)
             node = state.graph.agent(name)
             state.agents[name] = AgentView(name=name, role=spec.name, spec=spec, node=node)
+        state.confines = state.confines or spec.may_call is not None
     state.due_s["begin"] = state.now_s + state.crew.start_timeout_s
 
 

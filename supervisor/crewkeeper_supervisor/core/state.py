@@ -162,6 +162,8 @@ class RunState:
         """Agents whose activity named `main` runs, with its task."""
         self.mains_over: dict[str, bool] = {}
         """Agents whose main activity is over, with whether it came to its end."""
+        self.confines = False
+        """Whether anybody may call some agents only."""
         self.due_s = Dues()
         self.stirred = True
         """Whether `has_chores` may be true: set by whoever makes it so, which costs less than asking every time."""
