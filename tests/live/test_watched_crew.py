@@ -133,7 +133,7 @@ async def test_who_gets_nowhere_is_found_and_who_polls_or_pages_is_not(tmp_path:
     async with up(tmp_path, crew_in(tmp_path)) as (state, _), connect(Place.find(state)) as link:
         fold = Fold((await the_run(link)).run)
         async with journal.follow(link, fold.run, 1) as entries:
-            with anyio.fail_after(90):
+            with anyio.fail_after(50):  # less than the minute in which a run is looked at that asks for nothing
                 while not expected <= set(found_in(fold)):
                     for entry in await entries.batch(timeout_s=5):
                         fold.feed(entry)

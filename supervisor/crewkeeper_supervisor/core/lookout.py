@@ -10,7 +10,7 @@ from crewkeeper_supervisor.core.confinement import NEVER
 from crewkeeper_supervisor.core.crew import Repeat
 from crewkeeper_supervisor.core.findings import Edge, FindingKind
 from crewkeeper_supervisor.core.nodes import Call
-from crewkeeper_supervisor.core.patience import IDLE_S, Patience
+from crewkeeper_supervisor.core.patience import IDLE_S, LOOK_S, Patience
 from crewkeeper_supervisor.core.repetition import Repetitions
 from crewkeeper_supervisor.core.roster import AgentView
 from crewkeeper_supervisor.core.standing import Conditions
@@ -119,7 +119,8 @@ class Lookout:
         """What only the clock shows. To be called when the watch's time has come."""
         state, standing = self._state, self._standing
         if state.phase != "running":  # nobody has begun, or everybody is told to end
-            state.due_s["watch"] = state.now_s + IDLE_S
+            # Soon while the crew starts: it may begin at any moment, with limits far below a minute.
+            state.due_s["watch"] = state.now_s + (LOOK_S if state.phase == "starting" else IDLE_S)
             return
         self.patience.look()
         if self.patience.is_time_to_judge or standing.of_kind("stall"):
