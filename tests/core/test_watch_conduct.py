@@ -135,6 +135,15 @@ def test_who_is_told_to_come_back_later_does_nothing_else() -> None:
     assert incident.state != "resolved"
 
 
+def test_a_tool_that_fails_in_another_way_by_now_is_the_same_loop() -> None:
+    crew = Company()
+    for number in range(40):
+        error = "nothing fits this search" if number % 8 else f"the index {number // 8} is rebuilt, no answer"
+        crew.uses("a", "search", {"query": "cheap hotels in Lisbon with a pool"}, error=error)
+    [incident] = crew.found("loop")
+    assert incident.count > 10
+
+
 # --- what looks alike ---
 
 

@@ -79,6 +79,8 @@ class Watch:
         """Tokens of each agent's steps."""
         self._polling: dict[str, int] = {}
         """Loops of polling that the detector has told, with what their agent had spent then."""
+        self._looped_on: dict[str, str] = {}
+        """What was repeated in the loops that were told of late, by their keys."""
         self._spoken: dict[str, deque[str]] = {}
         """What an agent said of late."""
         self._heard: dict[str, deque[frozenset[str]]] = {}
@@ -338,6 +340,13 @@ class Watch:
             for one in self._standing.of_kind("loop"):
                 if one.talk and set(one.agents) == set(loop.agents):
                     return one.key
+        elif self._standing.find("loop", key) is None:
+            # The same tool again, that fails in another way by now: it is the same loop, and its ladder goes on.
+            for one in self._standing.of_kind("loop"):
+                if not one.talk and one.agents == loop.agents and self._looped_on.get(one.key) == loop.what:
+                    return one.key
+            self._looped_on[key] = loop.what
+            _bound(self._looped_on)
         return key
 
     def _misused(self, misuse: Misuse) -> None:
