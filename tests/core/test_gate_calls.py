@@ -228,6 +228,15 @@ def test_inside_calls_are_granted_and_settled_by_the_agent() -> None:
     assert room.spending() == (10, 0)
 
 
+def test_who_calls_what_runs_in_itself_is_told_to_ask_a_grant() -> None:
+    room = Room(crew_of(tools={"look": with_(LOOK, cost_microusd=10)}))
+    room.ask("c1", "look", inside=False)
+    fault = room.answers("c1")[-1].error
+    assert fault is not None
+    assert (fault.code, "grant_tool" in fault.text) == ("bad_arguments", True)
+    assert room.spending() == (0, 0)
+
+
 def test_an_agent_that_came_back_does_not_do_it_twice() -> None:
     room = Room()
     room.ask("c1", "look")

@@ -47,7 +47,7 @@ class Spender:
 
     async def ask(self, *calls: str) -> None:
         for call in calls:
-            await self.say("tool", t.ToolCall, call, task="t", tool="pay", args=msgspec.Raw(b"{}"))
+            await self.say("tool", t.ToolCall, call, task="t", tool="pay", args=msgspec.Raw(b"{}"), inside=True)
 
     async def answers(self) -> dict[str, list[m.SupervisorReply]]:
         found: dict[str, list[m.SupervisorReply]] = {}

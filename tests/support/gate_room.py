@@ -71,8 +71,10 @@ class Room(Journal):
         return self.op(t.ToolsReady(host=host, tools=tools, failed=failed), sender=TOOLS)
 
     def ask(self, call: str, tool: str = "pay", args: Any = None, *, agent: str = "a", **fields: Any) -> list[Command]:
-        """An agent calls a tool."""
+        """An agent calls a tool, or asks a grant for one that runs in itself, as the crew file has it."""
         raw = msgspec.Raw(msgspec.json.encode({"n": 1} if args is None else args))
+        if tool in self.crew.tools and self.crew.tools[tool].inside:
+            fields = {"inside": True} | fields
         return self.say(agent, t.ToolCall, id_=call, task="t", tool=tool, args=raw, **fields)
 
     def ran(self, call: str, result: Any = 7, *, agent: str = "a", **fields: Any) -> list[Command]:

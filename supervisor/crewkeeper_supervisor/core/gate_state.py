@@ -112,6 +112,9 @@ class GateCall(Struct, kw_only=True):
         if self.wants_inside and self.tool is not None and not self.inside:
             text = f"{self.name!r} runs at the tool host: an agent calls it, and asks no grant to run it by itself"
             return Fault(code="bad_arguments", text=f"{text}; nothing was executed")
+        if self.inside and not self.wants_inside:
+            text = f"{self.name!r} runs in the agent itself: ask a grant for it (grant_tool), run it, and settle it"
+            return Fault(code="bad_arguments", text=f"{text}; nothing was executed")
         return None
 
     @property
