@@ -7,6 +7,7 @@ from crewkeeper_bus import messages as m
 from crewkeeper_bus import tool_messages as t
 from crewkeeper_bus.subjects import HOST, TOOLS
 from crewkeeper_supervisor.core.crew import Agent, Budget
+from crewkeeper_supervisor.core.lifecycle import ALIKE_MAX
 from crewkeeper_supervisor.core.rules import Rule
 from crewkeeper_supervisor.core.supervisor import Supervisor
 from crewkeeper_supervisor.core.tools import CallRate, Tool
@@ -226,6 +227,15 @@ def test_inside_calls_are_granted_and_settled_by_the_agent() -> None:
     assert room.spending() == (10, 0)
     room.settle("c1", cost_microusd=99)
     assert room.spending() == (10, 0)
+
+
+def test_who_makes_up_names_again_and_again_crowds_out_no_other_finding() -> None:
+    room = Room(crew_of())
+    for number in range(300):
+        room.ask(f"c{number}", f"made_up_{number}")
+    found = [each for each in room.core.incidents.values() if each.finding.kind == "unknown_tool"]
+    assert len(found) == ALIKE_MAX
+    assert sum(each.count for each in found) == 300
 
 
 def test_who_calls_what_runs_in_itself_is_told_to_ask_a_grant() -> None:

@@ -39,6 +39,8 @@ QUIET_S: Final = 1.0
 """A crew whose main activities have all ended is done when nothing has been open for this long."""
 SILENCE_S: Final = 30.0
 """An agent started elsewhere that says nothing for this long (or ten heartbeats, if that is longer) is gone."""
+ALIKE_MAX: Final = 50
+"""Incidents of one kind about the same agents that are told apart."""
 
 
 def declare(state: RunState, message: RunDeclared) -> None:
@@ -367,13 +369,20 @@ def report(
     evidence: dict[str, str] | None = None,
     times: int = 1,
 ) -> Incident:
-    """Report a finding that needs no confirmation; the same kind and key while open only counts up, by `times`."""
-    for incident in reversed(state.incidents.values()):
-        if incident.finding.kind == kind and incident.finding.evidence.get("key") == key:
-            incident.count += times
-            if incident.count <= 20:
-                note(state, incident, summary)
-            return incident
+    """Report a finding that needs no confirmation; the same kind and key while open only counts up, by `times`.
+
+    Beyond `ALIKE_MAX` of a kind about the same agents, the last of them counts up: nobody crowds out other findings.
+    """
+    alike = [each for each in reversed(state.incidents.values()) if each.finding.kind == kind]
+    known = next((each for each in alike if each.finding.evidence.get("key") == key), None)
+    if known is None:
+        of_them = [each for each in alike if each.finding.agents == tuple(agents)]
+        known = of_them[0] if len(of_them) >= ALIKE_MAX else None
+    if known is not None:
+        known.count += times
+        if known.count <= 20:
+            note(state, known, summary)
+        return known
     finding = _finding(state, kind, summary, tuple(agents))
     incident = open_incident(state, msgspec.structs.replace(finding, evidence={"key": key, **(evidence or {})}))
     incident.count = times
