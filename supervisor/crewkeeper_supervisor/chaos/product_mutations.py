@@ -58,6 +58,10 @@ def _once(right: Any) -> Callable[..., Any]:
     return init
 
 
+def _sim(name: str, place: str, make: Callable[[Any], Any], *scenarios: str) -> ProductMutation:
+    return ProductMutation(mutation=Mutation(name=name, place=place, make=make), mode="sim", scenarios=scenarios)
+
+
 def _real(name: str, place: str, make: Callable[[Any], Any], *scenarios: str) -> ProductMutation:
     return ProductMutation(mutation=Mutation(name=name, place=place, make=make), mode="real", scenarios=scenarios)
 
@@ -75,41 +79,13 @@ PRODUCT_MUTATIONS: Final = (
     _of("probe-not-repeated", "partition-heals"),
     _of("started-work-broken", "hub-queue-full"),
     _of("traces-ignored", "orphan-wait", "tool-trouble"),
-    ProductMutation(
-        mutation=Mutation(name="orphans-forgotten", place="lifecycle:orphaned", make=_nothing),
-        mode="sim",
-        scenarios=("orphan-wait",),
-    ),
-    ProductMutation(
-        mutation=Mutation(name="no-reserve", place="budget:Account.hold", make=_nothing),
-        mode="sim",
-        scenarios=("budget-race",),
-    ),
-    ProductMutation(
-        mutation=Mutation(name="found-not-broken", place="response:break_wait", make=_nothing),
-        mode="sim",
-        scenarios=("ring-of-three", "mutual-approval"),
-    ),
-    ProductMutation(
-        mutation=Mutation(name="loops-untold", place="watch:Watch._looped", make=_nothing),
-        mode="sim",
-        scenarios=("ping-pong", "paraphrase-loop"),
-    ),
-    ProductMutation(
-        mutation=Mutation(name="counted-as-loop", place="loops:LoopDetector.step", make=_looped_by_number),
-        mode="sim",
-        scenarios=("long-useful-dialogue",),
-    ),
-    ProductMutation(
-        mutation=Mutation(name="drift-unseen", place="drift:DriftModel.did", make=_nothing),
-        mode="sim",
-        scenarios=("drift",),
-    ),
-    ProductMutation(
-        mutation=Mutation(name="storms-unseen", place="retry_storm:RetryStorms.failed", make=_nothing),
-        mode="sim",
-        scenarios=("retry-storm",),
-    ),
+    _sim("orphans-forgotten", "lifecycle:orphaned", _nothing, "orphan-wait"),
+    _sim("no-reserve", "budget:Account.hold", _nothing, "budget-race"),
+    _sim("found-not-broken", "response:break_wait", _nothing, "ring-of-three", "mutual-approval"),
+    _sim("loops-untold", "watch:Watch._looped", _nothing, "ping-pong", "paraphrase-loop"),
+    _sim("counted-as-loop", "loops:LoopDetector.step", _looped_by_number, "long-useful-dialogue"),
+    _sim("drift-unseen", "drift:DriftModel.did", _nothing, "drift"),
+    _sim("storms-unseen", "retry_storm:RetryStorms.failed", _nothing, "retry-storm"),
 )
 """Every mutation with its scenarios."""
 

@@ -21,7 +21,7 @@ import msgspec
 from crewkeeper_bus import messages as m
 from crewkeeper_bus.errors import BusError
 from crewkeeper_bus.orphan_guard import kill_group, popen_guarded, release
-from crewkeeper_bus.tool_messages import ApprovalAsked, ApprovalDecided, BudgetChanged
+from crewkeeper_bus.tool_messages import ApprovalAsked
 from crewkeeper_supervisor.chaos.faults.kind import Strike
 from crewkeeper_supervisor.chaos.faults.network import PROXIED
 from crewkeeper_supervisor.chaos.faults.registry import KINDS
@@ -38,6 +38,7 @@ from crewkeeper_supervisor.chaos.real.tools import Tools
 from crewkeeper_supervisor.chaos.trial.events import Sighting
 from crewkeeper_supervisor.chaos.trial.journal_truth import JournalTruth
 from crewkeeper_supervisor.chaos.trial.metrics import metrics_of
+from crewkeeper_supervisor.chaos.trial.operator import fact_of
 from crewkeeper_supervisor.chaos.trial.played import Played, shifted, since
 from crewkeeper_supervisor.chaos.trial.sightings import Sightings
 from crewkeeper_supervisor.chaos.trial.steady import unsteady
@@ -378,20 +379,7 @@ class RealStage:
 
     async def _act(self, action: Action) -> None:
         assert self._link is not None
-        fact: Any = None
-        match action.do:
-            case "pause" | "resume" | "kill":
-                fact = m.OperatorAsked(action=action.do, agent=action.agent, grace_s=action.grace_s, by="chaos")
-            case "stop":
-                fact = m.OperatorAsked(action="stop_run", by="chaos")
-            case "answer":
-                question = self._questions[-1] if self._questions else "none"
-                fact = m.OperatorAsked(action="answer", question=question, answer=action.text, by="chaos")
-            case "approve" | "deny":
-                approval, digest = self._approvals[-1] if self._approvals else ("none", "")
-                fact = ApprovalDecided(approval=approval, decision=action.do, digest=digest, by="chaos", via="cli")
-            case "budget":
-                fact = BudgetChanged(dimension="microusd", add=action.add_microusd, by="chaos")
+        fact = fact_of(action, self._questions, self._approvals)
         await journal.publish_op(self._link, self._run, fact)
         fields = {"action": action.index, "do": action.do, "agent": action.agent}
         self._saw(Sighting(at_s=time.time(), event="action", fields=fields))

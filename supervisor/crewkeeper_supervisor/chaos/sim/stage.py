@@ -1,12 +1,12 @@
 """Stage: one scenario played in the simulated world with one seed, from its beginning to what is left to judge."""
 
 import gc
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 
 from crewkeeper_bus import messages as m
-from crewkeeper_bus.tool_messages import ApprovalAsked, ApprovalDecided, BudgetChanged
+from crewkeeper_bus.tool_messages import ApprovalAsked
 from crewkeeper_supervisor.chaos.bus import RUN, Envelope
 from crewkeeper_supervisor.chaos.chance import Stream
 from crewkeeper_supervisor.chaos.clock import START_S
@@ -17,6 +17,7 @@ from crewkeeper_supervisor.chaos.plan.scenario import Action, Fault, Scenario
 from crewkeeper_supervisor.chaos.sim.world import ScriptedWorld
 from crewkeeper_supervisor.chaos.trial.events import Sighting
 from crewkeeper_supervisor.chaos.trial.metrics import metrics_of
+from crewkeeper_supervisor.chaos.trial.operator import fact_of
 from crewkeeper_supervisor.chaos.trial.played import Played, shifted, since
 from crewkeeper_supervisor.chaos.trial.sightings import Sightings
 from crewkeeper_supervisor.chaos.trial.steady import unsteady
@@ -228,22 +229,8 @@ class SimStage:
         return names
 
     def _act(self, action: Action) -> None:
-        state_fact = self.world.owner.state_fact
-        fact: Any = None
-        match action.do:
-            case "pause" | "resume" | "kill":
-                fact = m.OperatorAsked(action=action.do, agent=action.agent, grace_s=action.grace_s, by="chaos")
-            case "stop":
-                fact = m.OperatorAsked(action="stop_run", by="chaos")
-            case "answer":
-                question = self._questions[-1] if self._questions else "none"
-                fact = m.OperatorAsked(action="answer", question=question, answer=action.text, by="chaos")
-            case "approve" | "deny":
-                approval, digest = self._approvals[-1] if self._approvals else ("none", "")
-                fact = ApprovalDecided(approval=approval, decision=action.do, digest=digest, by="chaos", via="cli")
-            case "budget":
-                fact = BudgetChanged(dimension="microusd", add=action.add_microusd, by="chaos")
-        state_fact(fact)
+        fact = fact_of(action, self._questions, self._approvals)
+        self.world.owner.state_fact(fact)
         fields = {"action": action.index, "do": action.do, "agent": action.agent}
         self._saw(Sighting(at_s=self.world.clock.now_s, event="action", fields=fields))
 
