@@ -85,8 +85,7 @@ class Detector:
             self._settle()
         suspects = []
         for task in graph.dirty.values():
-            # Somebody hangs on whoever handles a call: no need to ask.
-            if (task.call is not None or not closes_nothing(task, graph)) and not surely_live(task, graph):
+            if not closes_nothing(task, graph) and not surely_live(task, graph):
                 suspects.append(task)  # noqa: PERF401 - a comprehension costs a call, and mostly there is one task or none
         graph.dirty.clear()
         if not suspects and not in_hand and state.due_s.soonest_s > state.now_s:

@@ -373,11 +373,7 @@ def report(
 
     Beyond `ALIKE_MAX` of a kind about the same agents, the last of them counts up: nobody crowds out other findings.
     """
-    alike = [each for each in reversed(state.incidents.values()) if each.finding.kind == kind]
-    known = next((each for each in alike if each.finding.evidence.get("key") == key), None)
-    if known is None:
-        of_them = [each for each in alike if each.finding.agents == tuple(agents)]
-        known = of_them[0] if len(of_them) >= ALIKE_MAX else None
+    known = _known(state, kind, agents, key)
     if known is not None:
         known.count += times
         if known.count <= 20:
@@ -387,6 +383,19 @@ def report(
     incident = open_incident(state, msgspec.structs.replace(finding, evidence={"key": key, **(evidence or {})}))
     incident.count = times
     return incident
+
+
+def _known(state: RunState, kind: FindingKind, agents: list[str], key: str) -> Incident | None:
+    """The incident that a finding counts up: mostly the newest of its kind, so that one is looked at first."""
+    alike = []
+    for incident in reversed(state.incidents.values()):
+        if incident.finding.kind != kind:
+            continue
+        if incident.finding.evidence.get("key") == key:
+            return incident
+        if incident.finding.agents == tuple(agents):
+            alike.append(incident)
+    return alike[0] if len(alike) >= ALIKE_MAX else None
 
 
 def _finding(state: RunState, kind: FindingKind, summary: str, agents: tuple[str, ...]) -> Finding:

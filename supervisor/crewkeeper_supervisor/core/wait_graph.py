@@ -158,11 +158,7 @@ class WaitGraph:
             (callee.inbound if callee is not None else self.role_inbound.setdefault(to, {}))[call] = known
         else:  # its start came first: another agent's stream ran ahead
             known.caller, known.task, known.verb, known.opened_s = node.name, owner, verb, at_s
-        if owner.asked is None:  # as `adopt`, without the call
-            owner.asked = known
-            node.calls_made += 1
-        else:
-            owner.adopt(known)
+        owner.adopt(known)
         return known
 
     def call_started(self, node: AgentNode, call: str, caller: str, task: str, at_s: float) -> None:

@@ -331,16 +331,17 @@ class Watch:
             "came_back": step.came,
         }
         again = f"{loop.what[:100]}: once more, {loop.count} times by now"
-        talk = loop.form == "courtesy" or loop.what.startswith("message")
-        self._standing.tell("loop", key, loop_text(loop), loop.agents, evidence, again=again, talk=talk)
+        self._standing.tell("loop", key, loop_text(loop), loop.agents, evidence, again=again, talk=_is_talk(loop))
 
     def _known_as(self, key: str, loop: Loop) -> str:
         """The key of a loop; what two agents say to each other is one loop, however many detectors see it."""
-        if self._standing.find("loop", key) is None and (loop.form == "courtesy" or loop.what.startswith("message")):
+        if self._standing.find("loop", key) is not None:
+            return key
+        if _is_talk(loop):
             for one in self._standing.of_kind("loop"):
                 if one.talk and set(one.agents) == set(loop.agents):
                     return one.key
-        elif self._standing.find("loop", key) is None:
+        else:
             # The same tool again, that fails in another way by now: it is the same loop, and its ladder goes on.
             for one in self._standing.of_kind("loop"):
                 if not one.talk and one.agents == loop.agents and self._looped_on.get(one.key) == loop.what:
@@ -406,6 +407,11 @@ class Watch:
         parts = [self.maker.facts(), self._standing.facts(), self.lookout.facts(), self.storms.facts()]
         models = [[*key, count] for key, count in self._models.items()]
         return [self._steps, self._sum, parts, models, self.answer.facts() if self.answer is not None else []]
+
+
+def _is_talk(loop: Loop) -> bool:
+    """Whether it is of things that agents say to each other."""
+    return loop.form == "courtesy" or loop.what.startswith("message")
 
 
 def _bound(known: dict[str, Any]) -> None:
