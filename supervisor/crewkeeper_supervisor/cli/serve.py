@@ -30,9 +30,10 @@ def serve(name: str, runs: tuple[str, ...], state: Path | None, nats: str | None
 
 
 async def _serve(name: str, runs: tuple[str, ...], state: Path | None, nats: str | None) -> int:
-    from crewkeeper_supervisor.shell import controller
+    from crewkeeper_supervisor.shell import controller, fail_points
     from crewkeeper_supervisor.shell.place import Place
 
+    fail_points.arm()
     place = Place.find(state, nats)
     gc.set_threshold(100_000, 20, 20)  # a fold makes many objects and hardly a cycle: look for them less often
     caught: list[int] = []

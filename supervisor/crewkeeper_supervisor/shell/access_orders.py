@@ -18,7 +18,7 @@ from crewkeeper_bus.codec import PAYLOAD_MAX_BYTES
 from crewkeeper_bus.errors import BusError, ConnectionLost
 from crewkeeper_bus.messages import AccessSet, Delegated, Outcome
 from crewkeeper_supervisor.core.commands import Admit, SetAccess
-from crewkeeper_supervisor.shell import journal
+from crewkeeper_supervisor.shell import fail_points, journal
 from crewkeeper_supervisor.shell.access import AccessRefused, Damaged
 from crewkeeper_supervisor.shell.enforcer import Done, Enforcer
 from crewkeeper_supervisor.shell.errors import StoreUnavailable
@@ -120,6 +120,7 @@ class AccessOrders:
 
     async def _carry_out(self, order: Order) -> None:
         fact = await (self._set(order) if isinstance(order, SetAccess) else self._admit(order))
+        fail_points.passed("access-done")
         await journal.publish_op(self._link, self._run, fact)
 
     # --- one order ---

@@ -17,7 +17,7 @@ from msgspec import Struct
 
 from crewkeeper_bus.errors import ConnectionLost
 from crewkeeper_supervisor.gate.rules import make_fold
-from crewkeeper_supervisor.shell import heads, lease, ledger, outbox, powers
+from crewkeeper_supervisor.shell import fail_points, heads, lease, ledger, outbox, powers
 from crewkeeper_supervisor.shell.errors import LeaseLost, RunNotFound, StoreUnavailable
 from crewkeeper_supervisor.shell.fleet import Fleet
 from crewkeeper_supervisor.shell.lease import Leases
@@ -167,6 +167,7 @@ class _Controller:
         try:
             while not await self._has_ended(run):
                 held = await self._leases.wait(run)
+                fail_points.passed("lease-taken")
                 owner = Owner(
                     self._link,
                     held,
@@ -210,6 +211,7 @@ class _Controller:
         """The host records the end too; whoever comes first."""
         state = owner.fold.state
         assert state in ("done", "failed", "stopped"), f"run {run} is over in state {state}"
+        fail_points.passed("run-over")
         with contextlib.suppress(StoreUnavailable, RunNotFound):
             await self._registry.set_state(run, state)  # type: ignore[arg-type]
         if self._power.enforcer is not None:

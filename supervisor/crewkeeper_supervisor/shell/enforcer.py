@@ -28,7 +28,7 @@ from msgspec.structs import replace
 from crewkeeper_bus.errors import ConnectionLost, SubjectError
 from crewkeeper_bus.subjects import check_agent, check_token, stream_name
 from crewkeeper_supervisor.core.scope import Record
-from crewkeeper_supervisor.shell import excerpt, redelivery
+from crewkeeper_supervisor.shell import excerpt, fail_points, redelivery
 from crewkeeper_supervisor.shell.access import Access, AccessRefused, Damaged, NoAccess
 from crewkeeper_supervisor.shell.authority import Authority
 from crewkeeper_supervisor.shell.errors import ClaimsRefused, StoreUnavailable
@@ -139,6 +139,7 @@ class Enforcer:
 
     async def _kill(self, run: str, agent: str, why: str, term: int) -> Done:
         await self._access.set_state(run, agent, "killed", why, term)
+        fail_points.passed("access-stored")
         done = await self._clear(f"{run}.{agent}", lambda _connection, _asked_s: False)
         if done.ok:
             try:
@@ -163,6 +164,7 @@ class Enforcer:
             )
             await self._holds.put(hold)
         await self._access.set_state(run, agent, "paused", why, term)
+        fail_points.passed("access-stored")
         written_s = time.monotonic()
         if hold is None:
             return self._powerless()
@@ -177,6 +179,7 @@ class Enforcer:
     async def _resume(self, run: str, agent: str, why: str, term: int) -> Done:
         before = await self._access.get(run, agent)
         record = await self._access.set_state(run, agent, "running", why, term)
+        fail_points.passed("access-stored")
         written_s = time.monotonic()
         hold = await self._holds.get(run, agent)
         if self._system is None:

@@ -23,7 +23,7 @@ from crewkeeper_supervisor.core import fleet_account
 from crewkeeper_supervisor.core.commands import OrderShare
 from crewkeeper_supervisor.core.fleet_account import FleetAccount
 from crewkeeper_supervisor.core.gate_state import FleetShare
-from crewkeeper_supervisor.shell import journal
+from crewkeeper_supervisor.shell import fail_points, journal
 from crewkeeper_supervisor.shell.errors import StoreUnavailable
 from crewkeeper_supervisor.shell.logbook import logger
 from crewkeeper_supervisor.shell.nats_link import Link, WrongLastSequence
@@ -192,6 +192,7 @@ class FleetDesk:
 
         said = fleet_account.said(await self._fleet.change(carried), self._run, order)
         if said is not None:
+            fail_points.passed("share-booked")
             await journal.publish_op(self._link, self._run, said)
             self._orders.pop(order.id, None)
 

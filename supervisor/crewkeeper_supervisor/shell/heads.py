@@ -18,7 +18,7 @@ from msgspec import Struct
 from crewkeeper_bus import claims
 from crewkeeper_bus.claims import ClaimsError
 from crewkeeper_bus.errors import ConnectionLost
-from crewkeeper_supervisor.shell import ledger
+from crewkeeper_supervisor.shell import fail_points, ledger
 from crewkeeper_supervisor.shell.code_version import code_version
 from crewkeeper_supervisor.shell.errors import StoreUnavailable
 from crewkeeper_supervisor.shell.ledger import Ledger
@@ -168,6 +168,7 @@ class Sealer:
             return
         self._sealed_n, self._sealed_seq, self._sealed_s = book.n, self._seq, self._clock()
         token = self.token(book, fold)
+        fail_points.passed("head-due")
         try:
             await self._link.publish(f"heads.{self._run}", token.encode())
         except ConnectionLost:
@@ -178,6 +179,7 @@ class Sealer:
         token = self.token(book, fold, final=True)
         if not token:
             return
+        fail_points.passed("head-due")
         try:
             await self._link.store(f"heads.{self._run}", token.encode())
         except StoreUnavailable as error:

@@ -21,6 +21,7 @@ from msgspec import Struct
 from nats.aio.msg import Msg
 from nats.js.api import RawStreamMsg, RePublish
 
+from crewkeeper_supervisor.shell import fail_points
 from crewkeeper_supervisor.shell.errors import LeaseLost, StoreUnavailable
 from crewkeeper_supervisor.shell.nats_link import LINK_ERRORS, Link, WrongLastSequence
 
@@ -137,6 +138,7 @@ class Lease:
         headers = {"KV-Operation": "DEL", "Nats-TTL": "1s"}
         with anyio.move_on_after(1, shield=True), contextlib.suppress(StoreUnavailable, WrongLastSequence):
             await self._link.store(_PREFIX + self.run, b"", expected_last=self._revision, headers=headers)
+            fail_points.passed("lease-released")
 
     async def _put(self, expected: int) -> int:
         return await _store(self._link, self.run, self._holder, expected, self._ttl_s)

@@ -25,7 +25,7 @@ from nats.js.api import AckPolicy, ConsumerConfig, RetentionPolicy, StorageType,
 
 from crewkeeper_bus.errors import ConnectionLost
 from crewkeeper_bus.messages import Outcome
-from crewkeeper_supervisor.shell import deliveries, journal, webhook
+from crewkeeper_supervisor.shell import deliveries, fail_points, journal, webhook
 from crewkeeper_supervisor.shell.circuit import Circuits
 from crewkeeper_supervisor.shell.deliveries import OUTBOX as STREAM
 from crewkeeper_supervisor.shell.deliveries import Answered, Deliveries, Delivery, Entry, endpoint_key
@@ -109,7 +109,9 @@ class Outbox:
         if entry.closing and entry.receiver.after_s:  # before it is stored: the message that it began waits ahead of it
             over = Answered(by="the supervisor: it is over", at_s=time.time())
             await self._records.answer(entry, over)
-        return await deliveries.enqueue(self._link, entry, f"{entry.run}-{entry.command}-{entry.endpoint}")
+        is_new = await deliveries.enqueue(self._link, entry, f"{entry.run}-{entry.command}-{entry.endpoint}")
+        fail_points.passed("escalation-stored")
+        return is_new
 
     async def work(self) -> None:
         """Deliver what is waiting, for ever; outages of the server are waited out."""
@@ -201,6 +203,8 @@ class Outbox:
             attempt = await webhook.deliver(http, entry.receiver, entry.message_id, entry.body)
         finally:
             circuit.leave(time.monotonic(), ok=attempt.ok or attempt.final, retry_after_s=attempt.retry_after_s)
+        if attempt.ok:
+            fail_points.passed("webhook-sent")
         await self._settle(msg, delivery, attempt, line)
 
     async def _turn(self, entry: Entry) -> float | str | None:
@@ -233,7 +237,9 @@ class Outbox:
             if entry.forced:
                 await self._records.mark(entry.receiver, gone=False)
             await self._records.put(delivery.tried(attempt, "delivered"))
+            fail_points.passed("delivery-recorded")
             await self._report(entry, ok=True, detail=attempt.text)
+            fail_points.passed("delivery-reported")
             self._due_s.pop(line, None)
             await msg.ack()
             return

@@ -23,7 +23,7 @@ from crewkeeper_supervisor.core.crew import Crew
 from crewkeeper_supervisor.core.events import Event
 from crewkeeper_supervisor.core.findings import Incident
 from crewkeeper_supervisor.core.gate_state import FleetShare, GateState
-from crewkeeper_supervisor.shell import effects, journal
+from crewkeeper_supervisor.shell import effects, fail_points, journal
 from crewkeeper_supervisor.shell.access_orders import AccessOrders
 from crewkeeper_supervisor.shell.ahead import Ahead
 from crewkeeper_supervisor.shell.effects import Effects
@@ -187,8 +187,10 @@ class Owner:
         async with journal.follow(self._link, self._run) as entries:
             await self._catch_up(entries)
             self._hooks.warm(self.fold.crew)
+            fail_points.passed("folded")
             self._lease.check()
             self._ledger = await Ledger.open(self._link, self._run, term=self._lease.term, owner=self._name)
+            fail_points.passed("fenced")
             left = list(self.fold.pending.values())
             self._log.info("run.owned", seq=self._seq, pending=len(left))
             await self._carry_out(left)
@@ -261,12 +263,16 @@ class Owner:
             return
         assert self._ledger is not None
         self._lease.check()
+        fail_points.passed("decided")
         # What could not be recorded goes first: the books are only right in the order of the decisions.
         durable = self._unrecorded | {command.id: command for command in wanted if command.durable}
         try:
             await self._ledger.commit(durable.values())
         except StoreUnavailable as error:
             self._log.error("ledger.unavailable", cause=type(error).__name__, commands=len(durable))
+        else:
+            if durable:
+                fail_points.passed("recorded")
         self._unrecorded = {id_: command for id_, command in durable.items() if not self._ledger.has(id_)}
         sent: list[tuple[Command, int, str]] = []
         try:
@@ -275,9 +281,11 @@ class Owner:
                     self._send_later(command)  # fail closed
                     continue
                 self._lease.check()
+                fail_points.passed("effect-due")
                 sent.append(await self._effect(command, fresh=fresh))
         finally:
             self._link.push()  # what is sent leaves before it is written down
+        fail_points.passed("effects-sent")
         took_ms = round((time.monotonic() - self._heard_s) * 1000, 1)
         await anyio.lowlevel.checkpoint()  # the lease and the connection need their turns, too
         self._unlogged += [(*each, took_ms) for each in sent]
