@@ -23,6 +23,7 @@ from crewkeeper_supervisor.shell.fleet import Fleet
 from crewkeeper_supervisor.shell.lease import Leases
 from crewkeeper_supervisor.shell.logbook import logger
 from crewkeeper_supervisor.shell.nats_link import LINK_ERRORS, Link, connect
+from crewkeeper_supervisor.shell.observing import Observer
 from crewkeeper_supervisor.shell.outbox import Outbox
 from crewkeeper_supervisor.shell.owner import MakeFold, Owner, Timing
 from crewkeeper_supervisor.shell.place import Place
@@ -49,6 +50,7 @@ async def serve(
     runs: Collection[str] | None = None,
     make_fold: MakeFold = make_fold,
     settings: Settings | None = None,
+    observer: Observer | None = None,
 ) -> None:
     """Run a controller until cancelled; give up owned runs at once when that happens.
 
@@ -58,6 +60,7 @@ async def serve(
         runs: Own only these runs; None: every run that is registered and has not ended.
         make_fold: Makes the core of a run.
         settings: Timing.
+        observer: Hears of runs and webhooks, for metrics and traces.
 
     Raises:
         ConnectionLost: The server cannot be reached at the start, or has closed the connection for good.
@@ -72,7 +75,7 @@ async def serve(
         connect(place, name=f"leases {name}") as lease_link,
         powers.held(link, authority) as power,
     ):
-        controller = _Controller(link, lease_link, name, runs, make_fold, settings or Settings(), power)
+        controller = _Controller(link, lease_link, name, runs, make_fold, settings or Settings(), power, observer)
         await controller.open()
         logger().info("controller.serving", server=place.host, owner=name, mode=authority.mode)
         await controller.work()
@@ -88,7 +91,9 @@ class _Controller:
         make_fold: MakeFold,
         settings: Settings,
         power: Powers,
+        observer: Observer | None,
     ) -> None:
+        self._observer = observer
         self._link = link
         self._name = name
         self._wanted = None if runs is None else frozenset(runs)
@@ -98,7 +103,7 @@ class _Controller:
         self._registry = Registry(link)
         self._leases = Leases(lease_link, name, settings.lease_ttl_s)
         self._fleet = Fleet(link)
-        self._outbox = Outbox(link, settings.retries_s)
+        self._outbox = Outbox(link, settings.retries_s, observer)
         self._minded: set[str] = set()
 
     async def open(self) -> None:
@@ -177,6 +182,7 @@ class _Controller:
                     powers=self._power,
                     fleet=self._fleet,
                     timing=self._settings.timing,
+                    observer=self._observer,
                 )
                 self._power.guard(run, held.term)
                 try:

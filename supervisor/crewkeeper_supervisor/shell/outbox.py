@@ -32,6 +32,7 @@ from crewkeeper_supervisor.shell.deliveries import Answered, Deliveries, Deliver
 from crewkeeper_supervisor.shell.errors import StoreUnavailable
 from crewkeeper_supervisor.shell.logbook import logger
 from crewkeeper_supervisor.shell.nats_link import LINK_ERRORS, Link, replicas
+from crewkeeper_supervisor.shell.observing import Observer
 
 __all__ = ["DEAD_STREAM", "RETRIES_S", "STREAM", "Entry", "Outbox"]
 
@@ -62,8 +63,9 @@ _DECODER: Final = msgspec.json.Decoder(Entry)
 class Outbox:
     """The outbox of one server, shared by all its controllers."""
 
-    def __init__(self, link: Link, retries_s: Sequence[float] = RETRIES_S) -> None:
+    def __init__(self, link: Link, retries_s: Sequence[float] = RETRIES_S, observer: Observer | None = None) -> None:
         self._link = link
+        self._observer = observer
         self._retries_s = tuple(retries_s)
         self._records = Deliveries(link)
         self._circuits = Circuits()
@@ -234,6 +236,7 @@ class Outbox:
         log = self._log(delivery, attempt)
         if attempt.ok:
             log.info("webhook.delivered", cause=attempt.text)
+            self._observe(attempt, "delivered")
             if entry.forced:
                 await self._records.mark(entry.receiver, gone=False)
             await self._records.put(delivery.tried(attempt, "delivered"))
@@ -254,6 +257,7 @@ class Outbox:
         wait_s = self._retries_s[number - 1] * (1 + random.uniform(0, JITTER))  # noqa: S311 - no secret
         wait_s = max(wait_s, attempt.retry_after_s)
         log.warning("webhook.failed", cause=attempt.text, retry_s=round(wait_s, 1))
+        self._observe(attempt, "failed")
         await self._records.put(delivery.tried(attempt, "waiting", next_s=time.time() + wait_s))
         if number == TELL_AFTER:
             await self._report(entry, ok=False, detail=f"{attempt.text}; tried again in {wait_s:.0f} s")
@@ -263,10 +267,15 @@ class Outbox:
     async def _give_up(self, msg: Msg, delivery: Delivery, attempt: webhook.Attempt) -> None:
         entry = delivery.entry
         self._log(delivery, attempt).error("webhook.dead", cause=attempt.text)
+        self._observe(attempt, "dead")
         await self._bury(entry, attempt.text)
         await self._records.put(delivery.tried(attempt, "dead"))
         await self._report(entry, ok=False, detail=f"{attempt.text}; given up after {delivery.count + 1} attempts")
         await msg.term()
+
+    def _observe(self, attempt: webhook.Attempt, outcome: str) -> None:
+        if self._observer is not None:
+            self._observer.webhook(attempt.host, outcome)
 
     def _expect(self, line: str, wait_s: float) -> None:
         """Remember when the head of a line is tried again, so that those behind it need not ask before."""

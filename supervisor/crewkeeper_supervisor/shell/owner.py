@@ -36,6 +36,7 @@ from crewkeeper_supervisor.shell.ledger import Ledger
 from crewkeeper_supervisor.shell.live_hooks import LiveHooks
 from crewkeeper_supervisor.shell.logbook import logger
 from crewkeeper_supervisor.shell.nats_link import Link
+from crewkeeper_supervisor.shell.observing import Let, Observer
 from crewkeeper_supervisor.shell.outbox import Outbox
 from crewkeeper_supervisor.shell.powers import Powers
 from crewkeeper_supervisor.shell.registry import ENDED
@@ -121,8 +122,10 @@ class Owner:
         powers: Powers | None = None,
         fleet: Fleet | None = None,
         timing: Timing | None = None,
+        observer: Observer | None = None,
     ) -> None:
         self.fold = make_fold(lease.run)
+        self._observed = None if observer is None else observer.run(lease.run, self.fold)
         self._link = link
         self._lease = lease
         self._run = lease.run
@@ -160,6 +163,7 @@ class Owner:
         """
         lost: list[LeaseLost] = []
         failures: list[Exception] = []
+        how: Let = "ended"
 
         async def keep() -> None:
             try:
@@ -175,10 +179,14 @@ class Owner:
             group.start_soon(self._desk.work)
             try:
                 await self._work()
+                how = "over"
             except Exception as error:  # noqa: BLE001 - raised below, out of the group, as itself
                 failures.append(error)
+                how = "lost" if isinstance(error, LeaseLost) else "failed"
             finally:
                 self._log_effects()
+                if self._observed is not None:
+                    self._observed.left("lost" if lost else how)
             group.cancel_scope.cancel()
         for cause in (*lost, *failures):
             raise cause
@@ -191,6 +199,8 @@ class Owner:
             self._lease.check()
             self._ledger = await Ledger.open(self._link, self._run, term=self._lease.term, owner=self._name)
             fail_points.passed("fenced")
+            if self._observed is not None:
+                self._observed.owned()
             left = list(self.fold.pending.values())
             self._log.info("run.owned", seq=self._seq, pending=len(left))
             await self._carry_out(left)
@@ -235,6 +245,8 @@ class Owner:
         if batch:
             self._heard_s = time.monotonic()
             self._sealer.take(batch)
+            if self._observed is not None:
+                self._observed.took(batch)
             if self._ledger is not None:
                 self._say_findings()
         pending = self.fold.pending
@@ -294,6 +306,8 @@ class Owner:
         """Write down what was sent: not at once, for others wait then, and many lines cost little more than one."""
         for command, attempt, error, latency_ms in self._unlogged:
             self._log_effect(command, attempt, error, latency_ms)
+            if self._observed is not None:
+                self._observed.sent(command, attempt, error, latency_ms)
         self._unlogged.clear()
 
     async def _effect(self, command: Command, *, fresh: bool) -> tuple[Command, int, str]:

@@ -21,7 +21,8 @@ SUMMARY_MAX_CHARS: Final = 1000
 DEDUP_MAX_CHARS: Final = 255
 _NEVER: Final = "0001-01-01T00:00:00Z"
 _LINES_MAX: Final = 30
-_SEVERE: Final = ("deadlock", "flood", "intrusion", "forgery", "survivor", "budget_spent")
+SEVERE: Final = ("deadlock", "flood", "intrusion", "forgery", "survivor", "budget_spent")
+"""What is told as an error; everything else as a warning."""
 
 
 def inert(text: str, limit: int | None = None, *, single: bool = True) -> str:
@@ -115,7 +116,7 @@ class _Event:
     def severity(self) -> Literal["critical", "error", "warning"]:
         if self.event == "unresolved":
             return "critical"
-        return "error" if self.what in _SEVERE else "warning"
+        return "error" if self.what in SEVERE else "warning"
 
     def lines(self) -> Iterator[str]:
         """What a person needs to know, line by line."""
