@@ -25,7 +25,7 @@ from crewkeeper_supervisor.shell.approval_links import (
     opened,
     token,
 )
-from crewkeeper_supervisor.shell.approval_server import CONNECTIONS_MAX
+from crewkeeper_supervisor.shell.http_server import CONNECTIONS_MAX
 from crewkeeper_supervisor.shell.receiver import Receiver
 
 EVIL = "\x1b[2J\u202e<img src=x onerror=alert(1)>\n</pre><script>alert(1)</script>"

@@ -1,0 +1,88 @@
+"""HTTP server: the one way in which the shell listens for HTTP: an address, a socket, uvicorn with limits.
+
+What is answered lives with whoever serves: `approval_site`, `metrics_site`.
+"""
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import Iterator
+from typing import Any, Final
+
+import uvicorn
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from crewkeeper_bus.errors import ConfigError
+
+CONNECTIONS_MAX: Final = 64
+GRACE_S: Final = 3
+HEAD_MAX_BYTES: Final = 16 * 1024
+HEAD_LIMIT_S: Final = 5.0
+"""How long the first line and the headers of a request may take."""
+
+
+class _Protocol(H11Protocol):
+    """Connections are few: one on which no request has come is given up, so that nobody can keep them all."""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self.loop.call_later(HEAD_LIMIT_S, self._give_up)
+
+    def _give_up(self) -> None:
+        if self.cycle is None and not self.transport.is_closing():
+            self.transport.close()
+
+
+class Server(uvicorn.Server):
+    """A server within a process that heeds signals itself; `should_exit` ends it."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Signals are heeded outside: the library would raise them once more at its end."""
+        yield
+
+
+def server_of(app: Any) -> Server:
+    """A server of an ASGI application; `serve(sockets=…)` runs it."""
+    config = uvicorn.Config(
+        app,
+        http=_Protocol,
+        ws="none",
+        lifespan="off",
+        loop="none",
+        log_config=None,
+        access_log=False,  # it would hold the paths, and in them the tokens
+        proxy_headers=False,
+        server_header=False,
+        limit_concurrency=CONNECTIONS_MAX,
+        timeout_graceful_shutdown=GRACE_S,
+        h11_max_incomplete_event_size=HEAD_MAX_BYTES,
+    )
+    return Server(config)
+
+
+def parted(listen: str, example: str) -> tuple[str, int]:
+    """Host and port of `host:port`, with an IPv6 address in brackets.
+
+    Raises:
+        ConfigError: It is no address; `example` is one.
+    """
+    host, colon, port = listen.rpartition(":")
+    host = host.removeprefix("[").removesuffix("]")
+    if not (host and colon and port.isascii() and port.isdigit() and len(port) < 6 and int(port) < 65536):
+        raise ConfigError(f"{listen[:100]!r} is no address to listen on: write host:port, such as {example}")
+    return host, int(port)
+
+
+def listener(host: str, port: int) -> socket.socket:
+    """A socket that listens; port 0 takes a free one.
+
+    Raises:
+        OSError: The port is taken, or the address is not of this machine.
+    """
+    return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
+
+
+def address_of(host: str, port: int) -> str:
+    """`http://host:port`."""
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
