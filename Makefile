@@ -9,11 +9,12 @@ PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11 p
 	command -v $$p >/dev/null 2>&1 && $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
 	&& echo $$p && break; done)
 
-.PHONY: help demo test lint recordings bench bench-waits bench-replay bench-memory bench-enforcement clean
+.PHONY: help demo test soak lint recordings bench bench-waits bench-replay bench-memory bench-enforcement clean
 
 help:
 	@echo "make demo   watch a crew deadlock, the supervisor break it, and the crew finish"
 	@echo "make test   everything a change must pass: format, lint, types, import contracts, tests"
+	@echo "make soak   the tests that 'make test' leaves out: long faults, many processes, many seeds (minutes)"
 	@echo "make bench  ratios: supervised against unsupervised traffic, and time to a broken deadlock"
 	@echo "make bench-waits  the wait graph at 100 to 100,000 agents, beside plain graph checks (minutes)"
 	@echo "make bench-replay  a recorded run of a million entries, replayed (a minute)"
@@ -36,6 +37,10 @@ demo: $(STAMP)
 
 test: lint
 	@$(BIN)/python -m pytest
+
+soak: $(STAMP)
+	@$(BIN)/python -m pytest -m slow
+	@$(BIN)/supervisor chaos run --all scenarios
 
 lint: $(STAMP)
 	@$(BIN)/ruff format --check .

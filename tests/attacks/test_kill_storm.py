@@ -39,6 +39,7 @@ class Churner:
                 await client.close()
 
 
+@pytest.mark.slow
 async def test_three_that_share_an_identity_and_never_stop_are_out(siege: Siege):
     async with siege.link() as link, raw(siege.credentials("eve")) as eve, siege.client("bob") as bob:
         await bob.ready(30)

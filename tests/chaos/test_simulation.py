@@ -21,13 +21,26 @@ def told(outcome: Outcome) -> str:
     return f"seed {outcome.seed} ({outcome.options.mode}):\n{violations}"
 
 
-def test_a_sweep_breaks_nothing_and_sees_everything() -> None:
+def swept(scale: int) -> Sweep:
+    """Crews at leisure, crews that go wild, and crews that must get on: `scale` times four, one and one of them."""
     sweep = Sweep(Options(events=1500))
-    sweep.run(range(60))
+    sweep.run(range(4 * scale))
     sweep.options = Options(mode="swarm", events=1200)
-    sweep.run(range(15))
+    sweep.run(range(scale))
     sweep.options = Options(mode="liveness", events=1000)
-    sweep.run(range(15))
+    sweep.run(range(scale))
+    return sweep
+
+
+def test_a_short_sweep_breaks_nothing() -> None:
+    sweep = swept(2)
+    assert not sweep.failures, "\n".join(told(outcome) for outcome in sweep.failures)
+    assert {"deadlock reported", "suspicion refuted", "break obeyed"} <= set(+sweep.counts)
+
+
+@pytest.mark.slow
+def test_a_sweep_breaks_nothing_and_sees_everything() -> None:
+    sweep = swept(15)
     assert not sweep.failures, "\n".join(told(outcome) for outcome in sweep.failures)
     assert sweep.never == []
 

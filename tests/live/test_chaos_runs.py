@@ -47,6 +47,7 @@ def test_a_scenario_passes_and_leaves_nothing() -> None:
     assert result.told.folder == ""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("mutation", "id_"), [("unsigned-webhook", "mutual-approval"), ("no-kick", "rogue-ignores-kill")]
 )

@@ -101,6 +101,7 @@ async def read_runs(state: Path) -> dict[str, Supervisor]:
     return folds
 
 
+@pytest.mark.slow
 async def test_every_planted_deadlock_is_named_and_no_look_alike(tmp_path: Path):
     planted = {}
     files = []

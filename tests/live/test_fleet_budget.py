@@ -152,6 +152,7 @@ async def stage(folder: Path) -> AsyncIterator[Stage]:
             yield made
 
 
+@pytest.mark.slow
 async def test_a_limit_of_two_runs_is_kept_and_used_up_though_a_controller_is_killed(tmp_path, capsys, monkeypatch):
     async with stage(tmp_path) as made:
         first = made.serve("one", "r1")

@@ -93,6 +93,7 @@ async def test_one_that_ignores_a_pause_is_held_and_goes_on_when_it_is_let(tmp_p
         await b.close()
 
 
+@pytest.mark.slow
 async def test_a_flood_is_held_and_a_ring_of_others_is_found_meanwhile(tmp_path: Path):
     async with powered(tmp_path, rate=Rate(messages_per_s=100, burst=500)) as stage:
         a, b, eve = [await stage.enter(name) for name in ("a", "b", "eve")]

@@ -172,6 +172,7 @@ async def scene(folder: Path, program: tuple[str, ...] = CONTROLLER) -> AsyncIte
             yield made
 
 
+@pytest.mark.slow
 async def test_no_fault_lets_fifty_spenders_overspend(tmp_path: Path) -> None:
     async with scene(tmp_path) as run:
         # A controller dies.

@@ -128,6 +128,7 @@ def found_in(fold: Fold) -> dict[str, Incident]:
     return {f"{each.finding.kind} {' '.join(sorted(each.finding.agents))}": each for each in found}
 
 
+@pytest.mark.slow
 async def test_who_gets_nowhere_is_found_and_who_polls_or_pages_is_not(tmp_path: Path) -> None:
     expected = {"loop ann bob", "loop looper", "stall lazy", "drift drifter"}
     async with up(tmp_path, crew_in(tmp_path)) as (state, _), connect(Place.find(state)) as link:

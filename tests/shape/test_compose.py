@@ -154,6 +154,7 @@ def _owner(composition: Composition) -> str:
     return next((name for name in CONTROLLERS if "run.owned" in composition.output(name)), "")
 
 
+@pytest.mark.slow
 @pytest.mark.live
 def test_the_example_crew_finishes_on_the_cluster_though_a_server_and_the_owner_die(tmp_path: Path):
     shutil.copytree(ROOT / "examples", tmp_path / "crew" / "crew")

@@ -277,6 +277,7 @@ async def test_a_copy_of_what_was_delivered_is_not_sent(tmp_path):
         assert len(receiver.received) == 1
 
 
+@pytest.mark.slow
 async def test_nothing_is_lost_or_overtaken_when_the_receiver_is_down_and_the_worker_is_killed(tmp_path, monkeypatch):
     """Down for many attempts; the worker is killed in the middle, and another on a new connection goes on."""
     monkeypatch.setattr(circuit, "PAUSE_S", 0.02)
