@@ -23,7 +23,7 @@ from crewkeeper_supervisor.shell.fleet import Fleet
 from crewkeeper_supervisor.shell.lease import Leases
 from crewkeeper_supervisor.shell.logbook import logger
 from crewkeeper_supervisor.shell.nats_link import LINK_ERRORS, Link, connect
-from crewkeeper_supervisor.shell.observing import Observer
+from crewkeeper_supervisor.shell.observing import Observer, Standing
 from crewkeeper_supervisor.shell.outbox import Outbox
 from crewkeeper_supervisor.shell.owner import MakeFold, Owner, Timing
 from crewkeeper_supervisor.shell.place import Place
@@ -51,6 +51,7 @@ async def serve(
     make_fold: MakeFold = make_fold,
     settings: Settings | None = None,
     observer: Observer | None = None,
+    standing: Standing | None = None,
 ) -> None:
     """Run a controller until cancelled; give up owned runs at once when that happens.
 
@@ -61,6 +62,7 @@ async def serve(
         make_fold: Makes the core of a run.
         settings: Timing.
         observer: Hears of runs and webhooks, for metrics and traces.
+        standing: Kept up to date with what this controller can do.
 
     Raises:
         ConnectionLost: The server cannot be reached at the start, or has closed the connection for good.
@@ -76,7 +78,11 @@ async def serve(
         powers.held(link, authority) as power,
     ):
         controller = _Controller(link, lease_link, name, runs, make_fold, settings or Settings(), power, observer)
+        if standing is not None:
+            standing.link = link
         await controller.open()
+        if standing is not None:
+            standing.opened = True
         logger().info("controller.serving", server=place.host, owner=name, mode=authority.mode)
         await controller.work()
 

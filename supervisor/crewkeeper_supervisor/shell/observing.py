@@ -5,11 +5,13 @@ Without observers an owner holds none, and pays one comparison for a batch of en
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
 from crewkeeper_supervisor.core.commands import Command
 from crewkeeper_supervisor.shell.journal import Entry
 from crewkeeper_supervisor.shell.logbook import logger
+from crewkeeper_supervisor.shell.nats_link import Link
 
 Let = Literal["over", "lost", "failed", "ended"]
 """How an owner let go of a run: it is over, the lease was lost, something failed, or the controller ends."""
@@ -29,6 +31,21 @@ class RunObserver(Protocol):
 
     def left(self, how: Let) -> None:
         """The run is owned here no more."""
+
+
+@dataclass(kw_only=True)
+class Standing:
+    """What a controller can do now; it keeps this up to date.
+
+    Attributes:
+        link: Its connection; None before it has one.
+        opened: Whether the streams and buckets that controllers share are there.
+        draining: Whether it gives its runs to others and takes no more.
+    """
+
+    link: Link | None = None
+    opened: bool = False
+    draining: bool = False
 
 
 class Observer(Protocol):
