@@ -8,9 +8,9 @@ from typing import Annotated, Any
 
 from msgspec import Meta, Struct
 
-from crewkeeper_bus.field_types import Count, Name, Names, Seconds, Text
+from crewkeeper_bus.field_types import Count, Name, NameOrNone, Names, Seconds, Text
 
-_NameOrNone = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-]{0,32}\Z")]
+_Label = Annotated[str, Meta(max_length=64)]
 
 
 class RunDeclared(Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field="t", tag="run_declared"):
@@ -18,6 +18,8 @@ class RunDeclared(Struct, frozen=True, kw_only=True, omit_defaults=True, tag_fie
 
     crew: dict[str, Any]
     host: Text = ""
+    spread: bool = False
+    """Its agents are given to hosts one by one, as the run's supervisor decides; else `host` has them all."""
 
 
 class Tick(Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field="t", tag="tick"):
@@ -37,6 +39,8 @@ class ProcessStarted(Struct, frozen=True, kw_only=True, omit_defaults=True, tag_
     agent: Name
     pid: Count
     restarts: Count = 0
+    place: NameOrNone = ""
+    """Id of the `StartProcess` that it was started by, where the agents are spread over hosts."""
 
 
 class ProcessExited(Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field="t", tag="process_exited"):
@@ -49,6 +53,8 @@ class ProcessExited(Struct, frozen=True, kw_only=True, omit_defaults=True, tag_f
     restart: bool = False
     """Whether the host starts it again."""
     why: Text = ""
+    place: NameOrNone = ""
+    """As in `ProcessStarted`."""
 
 
 class RestartsExhausted(Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field="t", tag="restarts_exhausted"):
@@ -57,20 +63,60 @@ class RestartsExhausted(Struct, frozen=True, kw_only=True, omit_defaults=True, t
     agent: Name
     intensity: Count
     period_s: Seconds
+    place: NameOrNone = ""
+    """As in `ProcessStarted`."""
+
+
+class HostSeen(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One host that takes agents, as it has registered itself."""
+
+    host: Name
+    inc: Name
+    """Its incarnation: a random token made anew whenever it is started."""
+    labels: dict[Name, _Label] = {}
+    slots: Annotated[int, Meta(ge=1, le=100_000)]
+    """How many agents it takes at a time."""
+    taken: Count = 0
+    """How many of them other runs have."""
+
+
+class HostsSeen(Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field="t", tag="hosts_seen"):
+    """The hosts that are registered now."""
+
+    hosts: Annotated[tuple[HostSeen, ...], Meta(max_length=1000)] = ()
+
+
+class HostLost(Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field="t", tag="host_lost"):
+    """An incarnation of a host is gone: it has said so, or its registration has expired and it does not answer."""
+
+    host: Name
+    inc: Name
+    why: Text = ""
+
+
+class StartRefused(Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field="t", tag="start_refused"):
+    """A host does not take an agent that it was to start: its slots are taken, or it is about to end."""
+
+    agent: Name
+    place: Name
+    """Id of the `StartProcess`."""
+    why: Text = ""
 
 
 class OperatorAsked(Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field="t", tag="operator"):
     """A person asks for something."""
 
-    action: Annotated[str, Meta(pattern="^(pause|resume|kill|stop_run|answer|goal)$")]
-    agent: _NameOrNone = ""
+    action: Annotated[str, Meta(pattern="^(pause|resume|kill|stop_run|answer|goal|acknowledge)$")]
+    agent: NameOrNone = ""
     """Empty: the whole crew."""
-    peer: _NameOrNone = ""
+    peer: NameOrNone = ""
     """To pause or resume only what the two say to each other."""
-    question: _NameOrNone = ""
+    question: NameOrNone = ""
     answer: Text = ""
     """To a question; or the new goal, which takes the place of the objective."""
     grace_s: Seconds | None = None
+    incident: NameOrNone = ""
+    """What it is about: an incident, an approval, or by the id of its command a digest."""
     by: Text = ""
     why: Text = ""
 
@@ -84,10 +130,12 @@ class Outcome(Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field="
 
 
 class RunEnded(Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field="t", tag="run_ended"):
-    """The host has no process of the run left."""
+    """No host has a process of the run left."""
 
     state: Annotated[str, Meta(pattern="^(done|failed|stopped)$")]
     why: Text = ""
+    command: NameOrNone = ""
+    """Id of the command that ends it, where the agents are spread over hosts."""
 
 
 class AccessSet(Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field="t", tag="access"):
@@ -96,11 +144,12 @@ class AccessSet(Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field
     command: str
     """Id of the command that this was done for."""
     agent: Name
-    peer: _NameOrNone = ""
+    peer: NameOrNone = ""
     """The agent it is held apart from; empty: it is held towards everybody."""
-    state: Annotated[str, Meta(pattern="^(running|paused|killed)$")]
+    state: Annotated[str, Meta(pattern="^(running|paused|killed|revoked)$")]
+    """`revoked`: what one process of it logged in with is void; another process may be let in."""
     ok: bool
-    """For `killed`: no connection of the agent was left when the servers were last asked."""
+    """For `killed` and `revoked`: no connection of the agent was left when the servers were last asked."""
     enforced: bool = True
     """False: nobody here has power over the server, so trying again is of no use."""
     connections: Count = 0
@@ -112,7 +161,7 @@ class AccessSet(Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field
 class Violation(Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field="t", tag="violation"):
     """Something that the server saw and refused, or that was noticed when somebody logged in."""
 
-    agent: _NameOrNone = ""
+    agent: NameOrNone = ""
     """Whose credentials were used; empty where that is not known."""
     what: Annotated[str, Meta(pattern="^(denied|login_refused|second_connection|revoked_login|not_joined|flood)$")]
     count: Annotated[int, Meta(ge=1, le=2**53)] = 1
@@ -150,6 +199,9 @@ Op = (
     | ProcessStarted
     | ProcessExited
     | RestartsExhausted
+    | HostsSeen
+    | HostLost
+    | StartRefused
     | OperatorAsked
     | Outcome
     | RunEnded

@@ -21,6 +21,9 @@ from crewkeeper_bus.conditions import OnTimer as OnTimer
 from crewkeeper_bus.conditions import OnTool as OnTool
 from crewkeeper_bus.facts import AccessSet as AccessSet
 from crewkeeper_bus.facts import Delegated as Delegated
+from crewkeeper_bus.facts import HostLost as HostLost
+from crewkeeper_bus.facts import HostSeen as HostSeen
+from crewkeeper_bus.facts import HostsSeen as HostsSeen
 from crewkeeper_bus.facts import Op as Op
 from crewkeeper_bus.facts import OperatorAsked as OperatorAsked
 from crewkeeper_bus.facts import Outcome as Outcome
@@ -31,6 +34,7 @@ from crewkeeper_bus.facts import RestartsExhausted as RestartsExhausted
 from crewkeeper_bus.facts import Revoked as Revoked
 from crewkeeper_bus.facts import RunDeclared as RunDeclared
 from crewkeeper_bus.facts import RunEnded as RunEnded
+from crewkeeper_bus.facts import StartRefused as StartRefused
 from crewkeeper_bus.facts import Tick as Tick
 from crewkeeper_bus.facts import Violation as Violation
 from crewkeeper_bus.field_types import Count as Count
@@ -416,21 +420,33 @@ class Nudge(Control, frozen=True, kw_only=True, omit_defaults=True, tag_field="t
 Ctl = Begin | Break | Probe | Pause | Resume | Stop | Granted | Nudge
 
 
+class StartProcess(Control, frozen=True, kw_only=True, omit_defaults=True, tag_field="t", tag="start_process"):
+    """To one host: start and keep the process of this agent. The id of the order names the place that it gets."""
+
+    agent: Name
+    host: Name
+    inc: Name
+    """The incarnation of the host that is meant; no other obeys."""
+    why: Text = ""
+
+
 class StopProcess(Control, frozen=True, kw_only=True, omit_defaults=True, tag_field="t", tag="stop_process"):
     """To the host: end the process of this agent, SIGTERM then SIGKILL after the grace, and do not restart it."""
 
     agent: Name
     grace_s: Seconds = 5.0
+    place: NameOrNone = ""
+    """Only the process that was started by this `StartProcess`."""
 
 
 class StopRun(Control, frozen=True, kw_only=True, omit_defaults=True, tag_field="t", tag="stop_run"):
-    """To the host: stop every process of the run, last started first, and end the run in this state."""
+    """To every host: stop every process of the run, last started first, and end the run in this state."""
 
     why: Text = ""
     state: Annotated[str, Meta(pattern="^(done|failed|stopped)$")] = "stopped"
 
 
-HostCtl = StopProcess | StopRun
+HostCtl = StartProcess | StopProcess | StopRun
 
 
 AGENT_MESSAGES: Final[dict[Kind, Any]] = {

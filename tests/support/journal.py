@@ -25,6 +25,7 @@ from crewkeeper_supervisor.core.commands import (
     AskHost,
     CancelCall,
     Command,
+    EndRun,
     Escalate,
     OrderShare,
     SetAccess,
@@ -125,9 +126,12 @@ class Journal:
         crew: The crew; declared as the first entry.
         obey: Whether commands are carried out, each leaving its trace.
         core: Makes the core.
+        spread: Whether the agents are to be given to hosts; then a test says what hosts do.
     """
 
-    def __init__(self, crew: Crew, *, obey: bool = True, core: Callable[[str], Supervisor] = make_fold) -> None:
+    def __init__(
+        self, crew: Crew, *, obey: bool = True, core: Callable[[str], Supervisor] = make_fold, spread: bool = False
+    ) -> None:
         self.crew = crew
         self.core = core(RUN)
         self.obey = obey
@@ -143,7 +147,8 @@ class Journal:
         self.orders: list[OrderShare] = []
         """Orders to the fleet's account, for a test to answer."""
         self._incs = 0
-        self.op(m.RunDeclared(crew=msgspec.to_builtins(crew), host="here"))
+        host = "" if spread else "here"
+        self.op(m.RunDeclared(crew=msgspec.to_builtins(crew), host=host, spread=spread))
 
     def _by_the_server(self, command: SetAccess | Admit) -> tuple[str, bytes] | None:
         """What comes of asking the server, as far as it obeys."""
@@ -461,6 +466,9 @@ def wire(command: Command) -> tuple[str, bytes]:
         case OrderShare():
             subject = subjects.build(RUN, Kind.OP, SUPERVISOR, "_", command.id)
             payload = codec.encode(t.ShareLeased(command=command.id, n=command.n, leased=command.kept))
+        case EndRun():
+            subject = subjects.build(RUN, Kind.OP, SUPERVISOR, "_", command.id)
+            payload = codec.encode(m.RunEnded(state=command.state, why=command.why, command=command.id))
     codec.decode_supervisor(subjects.parse(subject).kind, payload)
     return subject, payload
 

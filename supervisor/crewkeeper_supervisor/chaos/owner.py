@@ -25,6 +25,7 @@ from crewkeeper_supervisor.core.commands import (
     AskHost,
     CancelCall,
     Command,
+    EndRun,
     Escalate,
     OrderShare,
     SetAccess,
@@ -151,6 +152,8 @@ class Owner:
                 self.state_fact(unanswered(command))
             case OrderShare():  # there is no other crew here, and no limit beside the crew's
                 self.state_fact(ShareLeased(command=command.id, n=command.n, leased=command.kept))
+            case EndRun():  # crews here have one host, which ends the run itself
+                self.state_fact(m.RunEnded(state=command.state, why=command.why, command=command.id))
 
     def state_fact(self, fact: m.Op | GateOp, sender: str = SUPERVISOR) -> None:
         """Publish a fact of the supervisor's side."""

@@ -142,8 +142,11 @@ class SetAccess(Struct, frozen=True, kw_only=True):
 
     id: str
     agent: str
-    state: Literal["running", "paused", "killed"]
+    state: Literal["running", "paused", "killed", "revoked"]
+    """`revoked`: only what one process of it logs in with is made void, and its connections are closed."""
     why: str
+    place: str = ""
+    """Which process, for `revoked`: the id of the order by which it was started."""
     peer: str = ""
     """Only what it and this agent say to each other."""
     keep: bool = True
@@ -169,6 +172,15 @@ class Admit(Struct, frozen=True, kw_only=True):
     durable: bool = True
 
 
+class EndRun(Struct, frozen=True, kw_only=True):
+    """State that a run is over whose agents were spread over hosts; the trace is `RunEnded`."""
+
+    id: str
+    state: Literal["done", "failed", "stopped"]
+    why: str
+    durable: bool = True
+
+
 Command = (
     TellAgent
     | AnswerCall
@@ -181,4 +193,5 @@ Command = (
     | AskApproval
     | AskHook
     | OrderShare
+    | EndRun
 )

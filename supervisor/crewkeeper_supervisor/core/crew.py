@@ -33,6 +33,8 @@ class Restart(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     period_s: PositiveSeconds = 60.0
     shutdown_s: Annotated[float, Meta(ge=0, le=3600)] = 5.0
     """Grace between SIGTERM and SIGKILL."""
+    elsewhere: bool = False
+    """Where agents are spread over hosts: whether it is started on another one when its host is gone."""
 
 
 class Budget(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -77,6 +79,8 @@ class Agent(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     env: dict[str, str] = field(default_factory=dict)
     cwd: str = ""
     """Working directory, absolute."""
+    host: dict[str, str] = field(default_factory=dict)
+    """Labels that a host must have to be given it, where agents are spread over hosts."""
     restart: Restart = field(default_factory=Restart)
     budget: Budget | None = None
     task_budget: Budget | None = None

@@ -10,7 +10,7 @@ becomes `terminated` when the proof comes. Where nobody has power over the serve
 from typing import Final
 
 from crewkeeper_bus.messages import AccessSet, Violation
-from crewkeeper_supervisor.core import flood, holding
+from crewkeeper_supervisor.core import flood, holding, hosting
 from crewkeeper_supervisor.core.confinement import NEVER, Ended, Ending
 from crewkeeper_supervisor.core.ending import SILENT_S, arm, kill, shut_out
 from crewkeeper_supervisor.core.findings import FindingKind
@@ -39,6 +39,9 @@ def access_set(state: RunState, message: AccessSet) -> None:
     view = state.agents.get(message.agent)
     if message.peer:
         holding.kept_apart(state, message)
+        return
+    if message.state == "revoked":
+        hosting.access_set(state, message)
         return
     if view is None:
         return
@@ -74,6 +77,8 @@ def violated(state: RunState, message: Violation) -> None:
     if view is not None and view.ending is not None and message.what != "second_connection":
         view.ending.refused += message.count  # what is to be expected of one that is shut out
         return
+    if message.what == "revoked_login" and hosting.is_cut_off(state, message.agent):
+        return  # the process that was lost with its host wants to come back
     if view is not None and message.what == "flood":
         flood.seen(state, view, message.count, message.detail)
         return

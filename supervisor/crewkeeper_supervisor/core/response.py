@@ -16,6 +16,7 @@ from crewkeeper_supervisor.core.ending import kill
 from crewkeeper_supervisor.core.evidence import arrow, ring
 from crewkeeper_supervisor.core.findings import Finding, FindingKind, Incident, Step
 from crewkeeper_supervisor.core.holding import pause
+from crewkeeper_supervisor.core.hosting_state import End, Ordered
 from crewkeeper_supervisor.core.repetition import retry_after_s
 from crewkeeper_supervisor.core.state import RunState
 from crewkeeper_supervisor.core.victim import chosen, task_of
@@ -218,7 +219,7 @@ def _present(state: RunState, finding: Finding) -> list[str]:
     return [name for name in finding.agents if name in state.agents and state.agents[name].present]
 
 
-def stop_crew(state: RunState, end: str, why: str) -> None:
+def stop_crew(state: RunState, end: End, why: str) -> None:
     """End the whole crew: every agent told, the host asked to stop the processes and to end the run."""
     if state.phase == "stopping" or state.phase in ("done", "failed", "stopped"):
         return
@@ -233,6 +234,8 @@ def stop_crew(state: RunState, end: str, why: str) -> None:
 
 
 def describe(state: RunState, incident: Incident) -> dict[str, Any]:
+    if state.hosting is not None:
+        state.hosting.end = Ordered(state=end, why=why[:2000])
     """What a person needs to know, as plain data: the body of an escalation."""
     finding = incident.finding
     edges = list(finding.edges)

@@ -21,6 +21,7 @@ from crewkeeper_supervisor.core.commands import (
     AskHost,
     CancelCall,
     Command,
+    EndRun,
     Escalate,
     OrderShare,
     SetAccess,
@@ -32,6 +33,7 @@ from crewkeeper_supervisor.core.crew import Crew, Rate
 from crewkeeper_supervisor.core.findings import Incident
 from crewkeeper_supervisor.core.gate_rules import MakeGateRules
 from crewkeeper_supervisor.core.gate_state import GateState
+from crewkeeper_supervisor.core.hosting_state import End, Hosting
 from crewkeeper_supervisor.core.ladder_state import LadderState
 from crewkeeper_supervisor.core.rates import Bucket
 from crewkeeper_supervisor.core.roster import AgentView, Usage
@@ -164,6 +166,8 @@ class RunState:
         """Agents whose main activity is over, with whether it came to its end."""
         self.confines = False
         """Whether anybody may call some agents only."""
+        self.hosting: Hosting | None = None
+        """Where the agents are, if they are spread over hosts."""
         self.due_s = Dues()
         self.stirred = True
         """Whether `has_chores` may be true: set by whoever makes it so, which costs less than asking every time."""
@@ -319,15 +323,18 @@ class RunState:
     def set_access(
         self,
         agent: str,
-        state: Literal["running", "paused", "killed"],
+        state: Literal["running", "paused", "killed", "revoked"],
         why: str,
         *,
         peer: str = "",
         keep: bool = True,
     ) -> str:
-        """Have the server let an agent in, hold it, or shut it out; or hold it apart from one other."""
+        """Have the server let an agent in, hold it, or shut it out; or hold it apart from one other.
+
+        Or make void what one process of it logs in with, the one that was started by the order `place`.
+        """
         id_ = self.next_id()
-        self._write(SetAccess(id=id_, agent=agent, state=state, why=why[:2000], peer=peer, keep=keep))
+        self._write(SetAccess(id=id_, agent=agent, state=state, why=why[:2000], peer=peer, keep=keep, place=place))
         return id_
 
     def admit(self, agent: str, **fields: Any) -> str:
@@ -339,6 +346,7 @@ class RunState:
     def escalate(self, incident: str, kind: str, body: dict[str, Any]) -> str:
         """Tell people."""
         id_ = self.next_id()
+        place: str = "",
         self._write(Escalate(id=id_, incident=incident, kind=kind, body=body))
         self.escalations[id_] = incident
         if len(self.escalations) > ESCALATIONS_MAX:
@@ -360,6 +368,12 @@ class RunState:
             "phase": self.phase,
             "term": self.term,
             "agents": [
+    def end_run(self, state: End, why: str) -> str:
+        """State that the run is over."""
+        id_ = self.next_id()
+        self._write(EndRun(id=id_, state=state, why=why))
+        return id_
+
                 [
                     a.name,
                     a.status,
@@ -394,3 +408,5 @@ class RunState:
             "ladder": self.ladder.facts(),
         }
         return hashlib.sha256(msgspec.json.encode(facts)).hexdigest()
+        if self.hosting is not None:
+            facts["hosting"] = self.hosting.facts()

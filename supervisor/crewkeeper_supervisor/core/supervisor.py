@@ -16,6 +16,7 @@ from crewkeeper_supervisor.core import (
     events,
     fleet,
     gate_facts,
+    hosting,
     ladder,
     lifecycle,
     locks,
@@ -31,6 +32,7 @@ from crewkeeper_supervisor.core.gate_rules import MakeGateRules
 from crewkeeper_supervisor.core.gate_state import GateState
 from crewkeeper_supervisor.core.intake import TEXT_SHOWN_CHARS, Intake
 from crewkeeper_supervisor.core.ladder_state import LadderState
+from crewkeeper_supervisor.core.hosting_state import Hosting
 from crewkeeper_supervisor.core.response import note
 from crewkeeper_supervisor.core.roster import AgentView, Usage
 from crewkeeper_supervisor.core.state import Question, RunState
@@ -120,6 +122,8 @@ class Supervisor:
             lifecycle.watch_clock(state)
         if state.withdrawals.are_due or "withdrawal" in state.due_s:
             withdrawal.enforce(state)
+        if state.hosting is not None:
+            hosting.watch(state)
 
     def next_tick_at_s(self) -> float | None:
         """Journal time, seconds since the epoch, at which the owner should publish one `Tick`; None: no need."""
@@ -135,6 +139,38 @@ class Supervisor:
     def run(self) -> str:
         """The run's id."""
         return self._state.run
+    # --- snapshots ---
+
+    def snapshot(self) -> bytes:
+        """The whole state, to be given to `restore` of a new core of the same run and the same code.
+
+        Equal for equal folds of the same journal. Takes some 2 µs for each thing in it.
+
+        Raises:
+            SnapshotError: It is too large.
+        """
+        rules = self._state.gate.rules
+        memory = rules.memory() if rules is not None else None
+        return snapshot.encode((self._state, self._detector, self._state.gate.makes_rules, memory))
+
+    def restore(self, data: bytes) -> None:
+        """Take over a state in place of this one, which is left as it is if that cannot be done.
+
+        To be called once, before anything is folded. That the same code has written it is for the caller to know.
+
+        Raises:
+            SnapshotError: It is no snapshot of this code, or of another run.
+        """
+        state, detector, makes_rules, memory = _parts(snapshot.decode(data))
+        if state.run != self.run:
+            raise SnapshotError(f"it is of run {state.run[:100]}, not of {self.run}")
+        try:
+            state.gate.resume(self._gate if makes_rules else None, memory)
+        except (ValueError, LookupError) as error:
+            raise SnapshotError(f"the rules of the gate cannot be made again: {str(error)[:200]}") from None
+        self._state, self._detector = state, detector
+        self._intake = Intake(state, detector)
+
 
     @property
     def crew(self) -> Crew | None:
@@ -197,6 +233,11 @@ class Supervisor:
 
     @property
     def ladder(self) -> LadderState:
+    @property
+    def hosting(self) -> Hosting | None:
+        """Where the agents are, if they are spread over hosts."""
+        return self._state.hosting
+
         """What was done about findings, and who has yet to be told."""
         return self._state.ladder
 
@@ -237,11 +278,12 @@ class Supervisor:
                 fleet.declare(state)
             case m.OwnerChanged():
                 state.term = max(state.term, message.term)
-            case m.ProcessStarted():
+                hosting.declare(state, message)
+            case m.ProcessStarted() if hosting.started(state, message):
                 lifecycle.process_started(state, message)
-            case m.ProcessExited():
+            case m.ProcessExited() if hosting.exited(state, message):
                 lifecycle.process_exited(state, message)
-            case m.RestartsExhausted():
+            case m.RestartsExhausted() if hosting.exhausted(state, message):
                 given_up = gate_facts.tools_given_up if message.agent == TOOLS else lifecycle.restarts_exhausted
                 given_up(state, message)
             case m.OperatorAsked():
@@ -273,7 +315,9 @@ class Supervisor:
                 enforcement.violated(self._state, message)
             case m.Delegated():
                 delegation.admitted(self._state, message)
-            case m.Tick() | m.Revoked():
+            case m.HostsSeen() | m.HostLost() | m.StartRefused():
+                hosting.stated(self._state, message)
+            case m.Tick() | m.Revoked() | m.ProcessStarted() | m.ProcessExited() | m.RestartsExhausted():
                 return  # it only brings the time
             case _:
                 gate_facts.stated(self._state, message)

@@ -261,8 +261,10 @@ class Access:
 
     # --- shutting out ---
 
-    async def revoke(self, run: str, agent: str, token_id: str | None = None) -> Record:
+    async def revoke(self, run: str, agent: str, token_id: str | None = None, *, by: str | None = None) -> Record:
         """End one token, or every one, of an agent; connections that are open stay so until they must log in again.
+
+        With `by`: those that were issued by it, if there are any.
 
         Raises:
             NoAccess: Nothing was issued to it, or not this token.
@@ -277,7 +279,9 @@ class Access:
                 known = ", ".join(each.id for each in found.tokens if each.in_force(now_s)) or "none"
                 raise NoAccess(f"{agent} of run {run} has no token {token_id[:40]!r}; in force: {known}")
             ended = [
-                replace(each, revoked_at=each.revoked_at or now_s) if token_id in (None, each.id) else each
+                replace(each, revoked_at=each.revoked_at or now_s)
+                if token_id in (None, each.id) and by in (None, each.by)
+                else each
                 for each in found.tokens
             ]
             return replace(found, tokens=_kept(ended, now_s))

@@ -177,6 +177,8 @@ class AccessOrders:
             case "running":
                 return await enforcer.resume(run, agent, why=why, term=term)
             case _:
+            case "revoked":
+                return await enforcer.cut_off(run, agent, place=order.place)
                 assert_never(order.state)
 
     async def _admit(self, order: Admit) -> Delegated | Outcome:

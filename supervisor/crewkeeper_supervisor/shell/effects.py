@@ -22,6 +22,7 @@ from crewkeeper_supervisor.core.commands import (
     AskHost,
     CancelCall,
     Command,
+    EndRun,
     Escalate,
     OrderShare,
     SetAccess,
@@ -92,6 +93,9 @@ class Effects:
                 await self._escalate(command, crew)
             case OrderShare():
                 self._shares(command)
+            case EndRun():
+                ended = RunEnded(state=command.state, why=command.why, command=command.id)
+                await journal.publish_op(self._link, self._run, ended)
             case SetAccess() | Admit():
                 self._orders.give(command, PAYLOAD_MAX_BYTES if crew is None else crew.payload_bytes)
             case _:
@@ -127,12 +131,13 @@ class Effects:
                 outcome = Outcome(command=command.id, ok=False, detail=f"not sent: {error}"[:500])
                 await journal.publish_op(self._link, self._run, outcome)
                 return
-            command = msgspec.structs.replace(command, body=redactor.value(command.body)[0])
-        # Links of approvals are made after that, for they are secrets that are meant to be sent.
-        if crew is not None and command.body.get("kind") == approval_notice.KIND:
-            sent = approval_notice.completed(self._link.place.state, self._run, crew, command.body)
-            command = msgspec.structs.replace(command, body=sent)
-        body = webhook.body(self._run, "" if crew is None else crew.name, command)
+            sent = redactor.value(command.body)[0]
+        # Links are made after that, for they are secrets that are meant to be sent.
+        if crew is not None:
+            sent = approval_notice.completed(self._link.place.state, self._run, crew, command, sent)
+        body = webhook.body(
+            self._run, "" if crew is None else crew.name, msgspec.structs.replace(command, body=sent)
+        )
         now_s = time.time()
         for endpoint, receiver in enumerate(receivers):
             await self._outbox.enqueue(
@@ -190,7 +195,7 @@ def target(command: Command) -> str:
             return command.to
         case AskHost():
             return HOST
-        case Escalate() | OrderShare():
+        case Escalate() | OrderShare() | EndRun():
             return ""
         case _:
             assert_never(command)
@@ -206,7 +211,15 @@ def finding(command: Command) -> str:
         case Escalate():
             return command.incident
         case (
-            AskHost() | CancelCall() | SetAccess() | Admit() | TellService() | AskApproval() | AskHook() | OrderShare()
+            AskHost()
+            | CancelCall()
+            | SetAccess()
+            | Admit()
+            | TellService()
+            | AskApproval()
+            | AskHook()
+            | OrderShare()
+            | EndRun()
         ):
             return ""
         case _:

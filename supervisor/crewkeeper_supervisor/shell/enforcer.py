@@ -16,6 +16,7 @@ Everything is told by the records (`access`, `holds`) and the servers themselves
 or finish what one has begun, and doing it twice does no harm.
 """
 
+import contextlib
 import time
 import weakref
 from collections.abc import Awaitable, Callable
@@ -28,7 +29,7 @@ from msgspec.structs import replace
 from crewkeeper_bus.errors import ConnectionLost, SubjectError
 from crewkeeper_bus.subjects import check_agent, check_token, stream_name
 from crewkeeper_supervisor.core.scope import Record
-from crewkeeper_supervisor.shell import excerpt, fail_points, redelivery
+from crewkeeper_supervisor.shell import excerpt, fail_points, redelivery, tokens
 from crewkeeper_supervisor.shell.access import Access, AccessRefused, Damaged, NoAccess
 from crewkeeper_supervisor.shell.authority import Authority
 from crewkeeper_supervisor.shell.errors import ClaimsRefused, StoreUnavailable
@@ -114,6 +115,14 @@ class Enforcer:
         """
         return await self._timed(lambda: self._kill(run, agent, why, term))
 
+    async def cut_off(self, run: str, agent: str, *, place: str) -> Done:
+        """Make void what one process of an agent logs in with, and close every connection of the agent.
+
+        The agent may be let in with what another process is given. `ok` means: no server has a connection of it that
+        was there before, and none lets that process in.
+        """
+        return await self._timed(lambda: self._cut_off(run, agent, place))
+
     async def pause(self, run: str, agent: str, *, why: str, term: int, keep: bool = True) -> Done:
         """Hold an agent: nothing that it says reaches anybody until `resume`. Repeating it is harmless.
 
@@ -147,6 +156,13 @@ class Enforcer:
             except FAILURES as error:  # it is shut out all the same; what is left of its holds holds nobody
                 logger().warning("hold.left", crew=run, agent=agent, cause=type(error).__name__)
         return done
+
+    async def _cut_off(self, run: str, agent: str, place: str) -> Done:
+        if self._system is None:
+            return self._powerless()
+        with contextlib.suppress(NoAccess):  # its host was lost before it had anything to log in with
+            await self._access.revoke(run, agent, by=tokens.issuer_of(place))
+        return await self._clear(f"{run}.{agent}", lambda _connection, _asked_s: False)
 
     # --- pause and resume ---
 

@@ -65,8 +65,8 @@ class Entry(NamedTuple):
     payload: bytes
 
 
-async def create_run(link: Link, run: str, crew: Crew, host: str) -> None:
-    """Create a run's journal and store `RunDeclared` as its entry 1.
+async def create_run(link: Link, run: str, crew: Crew, host: str, *, spread: bool = False) -> None:
+    """Create a run's journal and store `RunDeclared` as its entry 1; `spread`: its agents are given to many hosts.
 
     Raises:
         RunExists: The run id is taken.
@@ -97,7 +97,7 @@ async def create_run(link: Link, run: str, crew: Crew, host: str) -> None:
         raise StoreUnavailable(f"run {run}: its journal cannot be created: {error}") from error
     if info.state.last_seq:
         raise RunExists(f"run {run} is already declared; choose another id")
-    await _declare(link, run, RunDeclared(crew=msgspec.to_builtins(crew), host=host))
+    await _declare(link, run, RunDeclared(crew=msgspec.to_builtins(crew), host=host, spread=spread))
 
 
 async def _declare(link: Link, run: str, declared: RunDeclared) -> None:

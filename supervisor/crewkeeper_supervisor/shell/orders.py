@@ -15,7 +15,7 @@ from nats.aio.msg import Msg
 
 from crewkeeper_bus import codec, subjects
 from crewkeeper_bus.errors import CodecError
-from crewkeeper_bus.messages import HostCtl, StopProcess, StopRun
+from crewkeeper_bus.messages import HostCtl, StartProcess, StopProcess, StopRun
 from crewkeeper_bus.subjects import HOST, SUPERVISOR, Kind
 from crewkeeper_supervisor.shell.logbook import logger
 from crewkeeper_supervisor.shell.nats_link import LINK_ERRORS, Link
@@ -83,7 +83,7 @@ class Orders:
         except CodecError as error:
             logger().warning("orders.malformed", crew=self._run, seq=self.seq, error=str(error)[:200])
             return None
-        if not isinstance(order, StopProcess | StopRun) or order.term < self._term:
+        if not isinstance(order, StartProcess | StopProcess | StopRun) or order.term < self._term:
             logger().warning("orders.ignored", crew=self._run, seq=self.seq, kind=type(order).__name__)
             return None
         self._term = order.term

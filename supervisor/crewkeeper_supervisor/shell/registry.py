@@ -37,6 +37,8 @@ class RunInfo(Struct, frozen=True, kw_only=True):
     declared_at_s: float
     """Seconds since the Unix epoch, by the host's clock; for people only."""
     state: State = "running"
+    spread: bool = False
+    """Its agents are given to the hosts of the server one by one; `host` is empty."""
 
 
 _DECODER: Final = msgspec.json.Decoder(RunInfo)
@@ -57,13 +59,13 @@ class Registry:
         republish = RePublish(src=f"{_PREFIX}>", dest=f"{_STORED}>")
         await self._link.ensure_bucket(BUCKET, "Runs of crews", republish=republish)
 
-    async def declare(self, run: str, crew: str, host: str) -> RunInfo:
+    async def declare(self, run: str, crew: str, host: str, *, spread: bool = False) -> RunInfo:
         """Register a run as running.
 
         Raises:
             StoreUnavailable: The server did not answer.
         """
-        info = RunInfo(run=run, crew=crew, host=host, declared_at_s=time.time())
+        info = RunInfo(run=run, crew=crew, host=host, declared_at_s=time.time(), spread=spread)
         await self._link.store(_PREFIX + run, msgspec.json.encode(info))
         return info
 

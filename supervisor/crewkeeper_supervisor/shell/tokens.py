@@ -41,6 +41,11 @@ def digest(secret: str) -> str:
     return hashlib.sha256(secret.encode()).hexdigest()
 
 
+def issuer_of(place: str) -> str:
+    """Who is said to have issued what a process logs in with that was started for this place (see `core.hosting`)."""
+    return f"place {place}"
+
+
 def parse(password: str) -> Login | None:
     """What a password presents; None if it is none of ours.
 
