@@ -297,6 +297,7 @@ class Supervisor:
                 self._access(message)
 
     def _answered(self, event: Recorded, message: m.SupervisorReply) -> None:
+                state.traced(message.command)
         state = self._state
         question, call = state.questions.get(event.id), state.graph.calls.get(event.id)
         if question is not None and question.agent == event.to:

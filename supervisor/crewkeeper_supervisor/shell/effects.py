@@ -10,7 +10,7 @@ from msgspec import UNSET
 from crewkeeper_bus import codec, subjects
 from crewkeeper_bus.codec import PAYLOAD_MAX_BYTES
 from crewkeeper_bus.detectors import DetectorMissing
-from crewkeeper_bus.messages import Outcome, SupervisorCancel, SupervisorReply
+from crewkeeper_bus.messages import Outcome, RunEnded, SupervisorCancel, SupervisorReply
 from crewkeeper_bus.redaction import Redactor
 from crewkeeper_bus.subjects import HOST, OUT, SUPERVISOR, Kind
 from crewkeeper_bus.tool_messages import ApprovalAsked, HookAnswered
