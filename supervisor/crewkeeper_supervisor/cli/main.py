@@ -46,6 +46,7 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "audit": ("audit:audit", "Verify, export and import what is recorded of runs."),
     "crew": ("crew:crew", "Check crew files, print their schema."),
     "policy": ("policy:policy", "Check, test, explain and apply policy rules."),
+    "metrics": ("metrics:metrics", "List metrics; print alert rules and a dashboard for them."),
     "mcp": ("mcp:mcp", "Put MCP servers behind the gate."),
     "tools": ("tools:tools", "List, compare and pin the tools of MCP servers."),
     "redact": ("redact:redact", "Replace secrets and personal data between stdin and stdout."),

@@ -12,13 +12,17 @@ import click
 
 from crewkeeper_supervisor.cli.failure import INTERRUPTED
 from crewkeeper_supervisor.cli.place_options import place_options
+from crewkeeper_supervisor.cli.telemetry_options import telemetry_options
 
 
 @click.command()
 @click.option("--name", default="", metavar="NAME", help="Name of this controller; default: machine and process.")
 @click.option("--run", "runs", multiple=True, metavar="RUN", help="Only this run (repeatable); default: all.")
+@telemetry_options
 @place_options
-def serve(name: str, runs: tuple[str, ...], state: Path | None, nats: str | None) -> int:
+def serve(
+    name: str, runs: tuple[str, ...], metrics: str, traces: str, state: Path | None, nats: str | None
+) -> int:
     """Run a controller: it watches runs and acts.
 
     `supervisor up` starts one by itself. Several may share a server: each run is owned by one of them, and taken over
@@ -26,20 +30,24 @@ def serve(name: str, runs: tuple[str, ...], state: Path | None, nats: str | None
 
     Exit status: 0 told to end (SIGTERM), 4 no server, 130 interrupted.
     """
-    return anyio.run(_serve, name, runs, state, nats)
+    return anyio.run(_serve, name, runs, metrics, traces, state, nats)
 
 
-async def _serve(name: str, runs: tuple[str, ...], state: Path | None, nats: str | None) -> int:
-    from crewkeeper_supervisor.shell import controller, fail_points
+async def _serve(
+    name: str, runs: tuple[str, ...], metrics: str, traces: str, state: Path | None, nats: str | None
+) -> int:
+    from crewkeeper_supervisor.shell import controller, fail_points, telemetry
     from crewkeeper_supervisor.shell.place import Place
 
     fail_points.arm()
     place = Place.find(state, nats)
+    name = name or f"{socket.gethostname()}-{os.getpid()}"
     gc.set_threshold(100_000, 20, 20)  # a fold makes many objects and hardly a cycle: look for them less often
     caught: list[int] = []
-    async with anyio.create_task_group() as tasks:
+    observing = telemetry.opened(metrics, traces=bool(traces))
+    async with observing as (observer, standing), anyio.create_task_group() as tasks:
         await tasks.start(_end_on_signal, tasks.cancel_scope, caught)
-        await controller.serve(place, name or f"{socket.gethostname()}-{os.getpid()}", runs=runs or None)
+        await controller.serve(place, name, runs=runs or None, observer=observer, standing=standing)
         tasks.cancel_scope.cancel()
     return INTERRUPTED if signal.SIGINT in caught else 0
 

@@ -12,6 +12,7 @@ import click
 from crewkeeper_supervisor.cli.failure import FAILED, INTERRUPTED, INVALID, USAGE, Failure
 from crewkeeper_supervisor.cli.output import is_live, say, stdout, use_color, write
 from crewkeeper_supervisor.cli.place_options import place_options
+from crewkeeper_supervisor.cli.telemetry_options import telemetry_options, told_to_children
 
 if TYPE_CHECKING:
     from crewkeeper_supervisor.core.crew import Crew
@@ -40,6 +41,7 @@ STATE_NAME: Final = ".crewkeeper"
     help="What all crews of this server may spend together, as usd=20,tool_calls=1k; counts on over restarts.",
 )
 @click.option("--no-controller", is_flag=True, help="Start none: a `supervisor serve` elsewhere supervises.")
+@telemetry_options
 @place_options
 def up(
     files: tuple[Path, ...],
@@ -47,6 +49,8 @@ def up(
     plain: bool | None,
     fleet_budget: str,
     no_controller: bool,
+    metrics: str,
+    traces: str,
     state: Path | None,
     nats: str | None,
 ) -> int:
@@ -58,9 +62,10 @@ def up(
     Exit status: 0 every run is done, 1 one failed or was stopped, 3 a crew file is invalid, 130 interrupted.
     """
     limits = _limits(fleet_budget)
+    told = told_to_children(metrics, traces)
     crews = load(files)
     live = is_live(stdout()) if plain is None else not plain
-    return anyio.run(_up, crews, name, live, limits, not no_controller, state, nats)
+    return anyio.run(_up, crews, name, live, limits, not no_controller, told, state, nats)
 
 
 def _limits(words: str) -> dict[str, int | None]:
@@ -117,6 +122,7 @@ async def _up(
     live: bool,
     limits: dict[str, int | None],
     controller: bool,
+    told: dict[str, str],
     state: Path | None,
     nats: str | None,
 ) -> int:
@@ -132,7 +138,7 @@ async def _up(
     ):
         if limits:
             await _set_limits(link, limits)
-        host = Host(ground, link, name=name, controller=controller, tell=say)
+        host = Host(ground, link, name=name, controller=controller, tell=say, inherited={**os.environ, **told})
         _introduce(ground, await host.declare(crews))
         results = await _run(host, ground, live)
         for result in results:

@@ -33,6 +33,8 @@ LAST_WORDS_S: Final = 1.0
 
 _PYTHON: Final = ("python", "python3")
 _OWN_PREFIX: Final = "CREWKEEPER_"
+_PASSED_ON: Final = ("CREWKEEPER_TRACES",)
+"""Our own variables that every child gets as they are."""
 
 
 class Launch(Struct, frozen=True, kw_only=True):
@@ -73,7 +75,8 @@ def _variables(texts: Iterable[str]) -> frozenset[str]:
 def _inherited(crew: Crew, inherited: Mapping[str, str]) -> dict[str, str]:
     """What every child gets: no variable of ours, and none that is a secret of webhooks or tools."""
     secret = secrets_of(crew) | tool_secrets_of(crew) | withheld(crew.model_proxy)
-    return {name: value for name, value in inherited.items() if not name.startswith(_OWN_PREFIX) and name not in secret}
+    own = {name for name in inherited if name.startswith(_OWN_PREFIX) and name not in _PASSED_ON}
+    return {name: value for name, value in inherited.items() if name not in own and name not in secret}
 
 
 def service_environment(
