@@ -34,6 +34,10 @@ class RunExists(ShellError):  # noqa: N818
     """A journal of this run id is already there."""
 
 
+class HostNameTaken(ShellError):  # noqa: N818
+    """Another process is registered as a host under this name."""
+
+
 class SettingMissing(ShellError):  # noqa: N818
     """A `${NAME}` in the crew file names an environment variable that is not set.
 

@@ -26,6 +26,7 @@ from crewkeeper_supervisor.core.gate_state import FleetShare, GateState
 from crewkeeper_supervisor.shell import effects, fail_points, journal
 from crewkeeper_supervisor.shell.access_orders import AccessOrders
 from crewkeeper_supervisor.shell.ahead import Ahead
+from crewkeeper_supervisor.core.hosting_state import Hosting
 from crewkeeper_supervisor.shell.effects import Effects
 from crewkeeper_supervisor.shell.errors import LeaseLost, StoreUnavailable
 from crewkeeper_supervisor.shell.fleet import Fleet, FleetDesk
@@ -33,6 +34,7 @@ from crewkeeper_supervisor.shell.heads import Sealer
 from crewkeeper_supervisor.shell.journal import Entry, Follower
 from crewkeeper_supervisor.shell.lease import Lease
 from crewkeeper_supervisor.shell.ledger import Ledger
+from crewkeeper_supervisor.shell.host_desk import HostDesk
 from crewkeeper_supervisor.shell.live_hooks import LiveHooks
 from crewkeeper_supervisor.shell.logbook import logger
 from crewkeeper_supervisor.shell.nats_link import Link
@@ -97,6 +99,10 @@ class Fold(Protocol):
     def next_tick_at_s(self) -> float | None:
         """When the clock is needed."""
 
+    @property
+    def hosting(self) -> Hosting | None:
+        """Where the agents are, if they are spread over hosts."""
+
     def digest(self) -> str:
         """SHA-256 over the state."""
 
@@ -143,6 +149,7 @@ class Owner:
         self._sent: dict[str, tuple[float, int]] = {}
         """By command without a trace: when to send it again, and how often it was sent."""
         self._unlogged: list[tuple[Command, int, str, float]] = []
+        self._hosts = HostDesk(link, lease.run, self._known_of_hosts, lease.still_mine)
         self._ahead = Ahead()
         self._unrecorded: dict[str, Command] = {}
         """Decided, and not in the ledger because that could not be written."""
@@ -208,6 +215,7 @@ class Owner:
                 batch = await entries.batch(self._wait_s())
                 if len(self._unlogged) > UNLOGGED_MAX or (self._unlogged and not batch):
                     self._log_effects()
+            group.start_soon(self._hosts.work)
                 await self._carry_out(self._take(batch), fresh=True)
                 await self._carry_out(self._due())
                 await self._keep_clock()
@@ -331,6 +339,9 @@ class Owner:
             "attempt": attempt,
         }
         if error:
+    def _known_of_hosts(self) -> Hosting | None:
+        return None if self._ledger is None else self.fold.hosting
+
             self._log.warning("effect.failed", **about, error=error)
         else:
             self._log.info("effect.sent", **about, latency_ms=latency_ms)
