@@ -47,7 +47,9 @@ def test_what_has_changed_is_shown_and_pinned(tmp_path: Path, capsys: pytest.Cap
     assert set(pins.judge("stub", [evil]).good) == {"echo"}
     assert pins.ls()["stub"]["echo"].pin is not None
     assert supervisor(capsys, tmp_path, "diff")[0] == 0
-    assert supervisor(capsys, tmp_path, "forget", "stub")[0] == 0
+    assert supervisor(capsys, tmp_path, "forget", "stub")[0] == 2
+    assert supervisor(capsys, tmp_path, "forget", "stub", "--dry-run")[1] == "would forget stub\n"
+    assert supervisor(capsys, tmp_path, "forget", "stub", "--yes")[0] == 0
     code, _, err = supervisor(capsys, tmp_path, "diff", "stub")
     assert code == 5
     assert "nothing is known" in err

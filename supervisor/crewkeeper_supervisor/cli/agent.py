@@ -1,6 +1,5 @@
 """`supervisor agent`: the agents of a run."""
 
-import sys
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
@@ -8,9 +7,11 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 import anyio
 import click
 
+from crewkeeper_supervisor.cli.consent import confirm, dry_run_option, yes_option
 from crewkeeper_supervisor.cli.failure import FAILED, NOT_FOUND, USAGE, Failure
 from crewkeeper_supervisor.cli.output import emit_document, emit_rows, output_option, say
 from crewkeeper_supervisor.cli.place_options import opened, place_options
+from crewkeeper_supervisor.cli.watching import watch_option
 
 if TYPE_CHECKING:
     from crewkeeper_supervisor.cli.asking import Result
@@ -71,6 +72,7 @@ def find_agent(story: "Story", name: str) -> "AgentView":
 
 @agent.command()
 @click.argument("run", required=False)
+@watch_option
 @output_option()
 @place_options
 def ls(run: str | None, output: str, state: Path | None, nats: str | None) -> None:
@@ -97,7 +99,8 @@ async def _ls(run: str | None, output: str, state: Path | None, nats: str | None
 
 @agent.command()
 @_TARGET
-@output_option("text", "json", "yaml", default="text")
+@watch_option
+@output_option()
 @place_options
 def describe(target: tuple[str, ...], output: str, state: Path | None, nats: str | None) -> None:
     """Show one agent: what it does, whom it waits for, who waits for it."""
@@ -113,7 +116,7 @@ async def _describe(run: str | None, name: str, output: str, state: Path | None,
         story = await told(link, run)
     found = find_agent(story, name)
     page = agent_page(story.fold, found, str(log_path(state_dir(state), story.fold.run, name)))
-    emit_document(page, output, lambda: page_lines(page, datetime.now(UTC)))
+    emit_document(page, output, lambda: page_lines(page, datetime.now(UTC)), name=name)
 
 
 @agent.command()
@@ -154,9 +157,9 @@ def _acting(action: str) -> None:
         "--grace", type=click.FloatRange(0, 3600), metavar="SECONDS", help="Time to obey by itself; 0: at once."
     )
     @click.option("--timeout", type=click.FloatRange(0.1, 3600), metavar="SECONDS", help="Time to wait for the effect.")
-    @click.option("-y", "--yes", is_flag=True, help="Do not ask for confirmation.")
-    @click.option("--dry-run", is_flag=True, help="Say what would be asked, and do not ask.")
-    @output_option("text", "json", "yaml", default="text")
+    @yes_option
+    @dry_run_option
+    @output_option()
     @place_options
     @click.pass_context
     def command(
@@ -223,7 +226,7 @@ async def _act(
             say(f"asking to {wish.action} {wish.agent}; waiting up to {limit_s:g} s for the effect")
             asked = {"action": wish.action, "peer": wish.peer, "grace_s": wish.grace_s, "why": wish.why[:500]}
             (result,) = await ask_and_see(link, story, asked, [wish.agent], limit_s, of_all=False)
-    emit_document(result, output, lambda: result_lines(result))
+    emit_document(result, output, lambda: result_lines(result), name=wish.agent)
     return 0 if result.ok else FAILED
 
 
@@ -251,20 +254,6 @@ def _described(story: "Story", found: "AgentView") -> str:
     process = f"process {found.pid}, " if found.pid else ""
     waited = f"; waited for by {', '.join(waiters)}" if waiters else ""
     return f"{found.name} of {story.fold.run} ({process}{found.status}{waited})"
-
-
-def confirm(question: str, yes: bool) -> None:
-    """Ask before something that cannot be undone.
-
-    Raises:
-        Failure: Nobody can be asked, or the answer is no.
-    """
-    if yes:
-        return
-    if not sys.stdin.isatty():
-        raise Failure("this needs a confirmation and there is no terminal to ask on", code=USAGE, remedy="--yes")
-    if not click.confirm(question, err=True):
-        raise Failure("not done")
 
 
 def result_lines(result: "Result") -> list[str]:

@@ -8,7 +8,7 @@ import click
 import msgspec
 
 from crewkeeper_supervisor.cli.failure import INVALID, Failure
-from crewkeeper_supervisor.cli.output import emit_table, say, stdout, write_json, write_json_line
+from crewkeeper_supervisor.cli.output import emit_rows, output_option, say, stdout, write_json, write_json_line
 from crewkeeper_supervisor.core.case_problems import CaseProblem, problems_of
 from crewkeeper_supervisor.core.meaning import Embed
 from crewkeeper_supervisor.core.trace_analysis import TraceAnalysis, TraceFinding, TraceHeader
@@ -30,12 +30,7 @@ def analyze() -> None:
 
 @analyze.command()
 @click.argument("file", type=click.Path(path_type=Path), metavar="FILE")
-@click.option(
-    "-o",
-    "--output",
-    type=click.Choice(("table", "json", "jsonl")),
-    help="Output format; a table on a terminal, else json: one line for each case.",
-)
+@output_option(default=None, help_="Output format; a table on a terminal, else json: one line for each case.")
 def waits(file: Path, output: str | None) -> None:
     """Say who is deadlocked in the wait cases of a file.
 
@@ -47,21 +42,18 @@ def waits(file: Path, output: str | None) -> None:
     cases = _read(file)
     _refuse([problem for number, case in enumerate(cases) for problem in problems_of(case, f"#{number}")], file)
     results = (_judge(case) for case in cases)
-    if (output or ("table" if stdout().isatty() else "json")) == "table":
-        emit_table(_table(list(results)))
+    form = output or ("table" if stdout().isatty() else "json")
+    if form in ("json", "jsonl"):  # both a line for each, so that thousands need not be kept
+        for result in results:
+            write_json_line(result)
         return
-    for result in results:
-        write_json_line(result)
+    judged = list(results)
+    emit_rows(judged, form, table=lambda _: _table(judged))
 
 
 @analyze.command()
 @click.argument("files", type=click.Path(path_type=Path), metavar="FILE…", nargs=-1, required=True)
-@click.option(
-    "-o",
-    "--output",
-    type=click.Choice(("table", "json", "jsonl")),
-    help="Output format; a table on a terminal, else jsonl: one line for each finding.",
-)
+@output_option(default=None, help_="Output format; a table on a terminal, else jsonl: one line for each finding.")
 @click.option(
     "--embeddings",
     type=click.Path(path_type=Path),
@@ -78,13 +70,14 @@ def trace(files: tuple[Path, ...], output: str | None, embeddings: Path | None) 
     embed = _embed(embeddings) if embeddings is not None else None
     findings = (finding for file in files for finding in _analysed(file, embed))
     form = output or ("table" if stdout().isatty() else "jsonl")
-    if form == "table":
-        emit_table(_findings_table(list(findings)))
-    elif form == "json":
+    if form == "json":
         write_json(list(findings))
-    else:
+    elif form == "jsonl":
         for finding in findings:
             write_json_line(finding)
+    else:
+        found = list(findings)
+        emit_rows(found, form, table=lambda _: _findings_table(found), name=lambda one: f"{one.trace} {one.kind}")
 
 
 def _embed(directory: Path) -> Embed:

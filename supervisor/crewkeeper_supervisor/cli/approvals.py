@@ -8,9 +8,11 @@ import anyio
 import click
 
 from crewkeeper_supervisor.cli.approvals_serve import serve, token
+from crewkeeper_supervisor.cli.consent import confirm, dry_run_option, yes_option
 from crewkeeper_supervisor.cli.failure import FAILED, NOT_FOUND, USAGE, Failure
 from crewkeeper_supervisor.cli.output import emit_document, emit_rows, output_option, say
 from crewkeeper_supervisor.cli.place_options import opened, place_options
+from crewkeeper_supervisor.cli.watching import watch_option
 
 if TYPE_CHECKING:
     from crewkeeper_supervisor.core.gate_state import Approval
@@ -34,6 +36,7 @@ approvals.add_command(token)
 @approvals.command()
 @click.argument("run", required=False)
 @click.option("--all", "show_all", is_flag=True, help="Also those that are decided, expired or cancelled.")
+@watch_option
 @output_option()
 @place_options
 def ls(run: str | None, show_all: bool, output: str, state: Path | None, nats: str | None) -> None:
@@ -57,7 +60,8 @@ async def _ls(run: str | None, show_all: bool, output: str, state: Path | None, 
 
 @approvals.command()
 @_TARGET
-@output_option("text", "json", "yaml", default="text")
+@watch_option
+@output_option()
 @place_options
 def show(target: tuple[str, ...], output: str, state: Path | None, nats: str | None) -> None:
     """Show one approval: the exact action, by which rule it is asked, who asks, until when, who waits for it.
@@ -90,9 +94,9 @@ def _deciding(decision: str, help_: str) -> None:
     @_TARGET
     @click.option("--reason", default="", metavar="TEXT", help="Why, for the journal and the agent.")
     @click.option("--timeout", type=click.FloatRange(0.1, 3600), default=10.0, show_default=True, metavar="SECONDS")
-    @click.option("-y", "--yes", is_flag=True, help="Do not ask for confirmation.")
-    @click.option("--dry-run", is_flag=True, help="Say what would be decided, and do not decide.")
-    @output_option("text", "json", "yaml", default="text")
+    @yes_option
+    @dry_run_option
+    @output_option()
     @place_options
     @click.pass_context
     def command(
@@ -129,7 +133,6 @@ async def _decide(
     state: Path | None,
     nats: str | None,
 ) -> int:
-    from crewkeeper_supervisor.cli.agent import confirm
     from crewkeeper_supervisor.cli.asking import operator
     from crewkeeper_supervisor.shell.approval_desk import refused
     from crewkeeper_supervisor.views.approvals import approval_page, decided, decided_lines, page_lines

@@ -22,7 +22,7 @@ _FILE = click.Path(path_type=Path, dir_okay=False)
 @click.option("--crew", type=_FILE, metavar="FILE", help="A crew file: its budgets, rules and responses are tried.")
 @click.option("--policy", type=_FILE, metavar="FILE", help="A policy file: its rules are tried, all else stays.")
 @click.option("--exit-code", is_flag=True, help="Exit with 1 if anything would have been decided otherwise.")
-@output_option("text", "json", "yaml", default="text")
+@output_option()
 @place_options
 def backtest(
     target: str | None,

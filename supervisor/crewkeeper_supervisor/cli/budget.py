@@ -9,9 +9,12 @@ from typing import TYPE_CHECKING, Any, Final
 import anyio
 import click
 
-from crewkeeper_supervisor.cli.failure import FAILED, USAGE, Failure
-from crewkeeper_supervisor.cli.output import emit_document, emit_table, output_option, say
+from crewkeeper_supervisor.cli.consent import dry_run_option
+from crewkeeper_supervisor.cli.deed import Deed, tell
+from crewkeeper_supervisor.cli.failure import USAGE, Failure
+from crewkeeper_supervisor.cli.output import emit_document, output_option
 from crewkeeper_supervisor.cli.place_options import opened, place_options
+from crewkeeper_supervisor.cli.watching import watch_option
 
 if TYPE_CHECKING:
     from crewkeeper_bus.tool_messages import BudgetChanged
@@ -53,7 +56,8 @@ def budget() -> None:
 
 @budget.command()
 @click.argument("run", required=False, metavar="[RUN|fleet]")
-@output_option("table", "wide", "json", "yaml")
+@watch_option
+@output_option()
 @place_options
 def show(run: str | None, output: str, state: Path | None, nats: str | None) -> None:
     """Show limits, what is spent, what is held for calls under way, and how long it lasts at this pace.
@@ -77,10 +81,7 @@ async def _show(run: str | None, output: str, state: Path | None, nats: str | No
     async with opened(state, nats, stored=True) as link:
         info = await find_run(link, run)
         view = budgets(await folded(link, info.run), time.time())
-    if output in ("json", "yaml"):
-        emit_document(view, output, list)
-    else:
-        emit_table(budget_table(view, wide=output == "wide"))
+    emit_document(view, output, list, table=lambda wide: budget_table(view, wide=wide))
 
 
 async def _show_fleet(output: str, state: Path | None, nats: str | None) -> None:
@@ -89,10 +90,7 @@ async def _show_fleet(output: str, state: Path | None, nats: str | None) -> None
 
     async with opened(state, nats, stored=True) as link:
         view = await shown(link)
-    if output in ("json", "yaml"):
-        emit_document(view, output, list)
-    else:
-        emit_table(fleet_table(view, wide=output == "wide"))
+    emit_document(view, output, list, table=lambda wide: fleet_table(view, wide=wide), name=FLEET)
 
 
 async def _change_fleet(
@@ -101,13 +99,19 @@ async def _change_fleet(
     add: bool,
     anew: bool,
     limit_s: float,
+    dry_run: bool,
     state: Path | None,
     nats: str | None,
-) -> int:
-    from crewkeeper_supervisor.cli.fleet_budget import change
+) -> Deed:
+    from crewkeeper_supervisor.cli.fleet_budget import change, check
 
     if agent:
         raise Failure("--agent is for the budget of a run: agents have no limit of their own in the fleet", code=USAGE)
+    if dry_run:
+        check(amounts)
+        action = "budget top-up" if add else "budget set"
+        lines = _wished(amounts, "all crews together", add=add)
+        return Deed(action=action, name=FLEET, ok=True, text=lines, dry_run=True)
     async with opened(state, nats, stored=True) as link:
         return await change(link, amounts, add=add, anew=anew, limit_s=limit_s)
 
@@ -116,10 +120,19 @@ async def _change_fleet(
 @click.argument("words", nargs=-1, required=True, metavar="[RUN|fleet] WHAT=AMOUNT...")
 @_AGENT
 @_TIMEOUT
+@dry_run_option
+@output_option()
 @place_options
 @click.pass_context
 def top_up(
-    ctx: click.Context, words: tuple[str, ...], agent: str, timeout: float, state: Path | None, nats: str | None
+    ctx: click.Context,
+    words: tuple[str, ...],
+    agent: str,
+    timeout: float,
+    dry_run: bool,
+    output: str,
+    state: Path | None,
+    nats: str | None,
 ) -> None:
     """Allow so much more, as `usd=2.50`, `tokens=100k`, `tool_calls=20` or `wall=30m`.
 
@@ -127,9 +140,8 @@ def top_up(
     """
     run, amounts = parsed(words, clear=False)
     if run == FLEET:
-        ctx.exit(anyio.run(_change_fleet, amounts, agent, True, False, timeout, state, nats))
-    changes = [{"dimension": what, "add": amount} for what, amount in amounts.items()]
-    ctx.exit(anyio.run(_change, run, agent, changes, timeout, state, nats))
+        ctx.exit(tell(anyio.run(_change_fleet, amounts, agent, True, False, timeout, dry_run, state, nats), output))
+    ctx.exit(tell(anyio.run(_change, run, agent, amounts, True, timeout, dry_run, state, nats), output))
 
 
 @budget.command(name="set")
@@ -137,6 +149,8 @@ def top_up(
 @_AGENT
 @click.option("--anew", is_flag=True, help="Of the fleet: forget what runs that have ended have spent.")
 @_TIMEOUT
+@dry_run_option
+@output_option()
 @place_options
 @click.pass_context
 def set_(
@@ -145,6 +159,8 @@ def set_(
     agent: str,
     anew: bool,
     timeout: float,
+    dry_run: bool,
+    output: str,
     state: Path | None,
     nats: str | None,
 ) -> None:
@@ -155,16 +171,22 @@ def set_(
     """
     run, amounts = parsed(words, clear=True)
     if run == FLEET:
-        ctx.exit(anyio.run(_change_fleet, amounts, agent, False, anew, timeout, state, nats))
+        ctx.exit(tell(anyio.run(_change_fleet, amounts, agent, False, anew, timeout, dry_run, state, nats), output))
     if anew:
         raise Failure("--anew is for the budget of the fleet: a run counts from its beginning", code=USAGE)
-    changes = [{"dimension": what, "limit": amount} for what, amount in amounts.items()]
-    ctx.exit(anyio.run(_change, run, agent, changes, timeout, state, nats))
+    ctx.exit(tell(anyio.run(_change, run, agent, amounts, False, timeout, dry_run, state, nats), output))
 
 
 async def _change(
-    run: str | None, agent: str, changes: list[dict[str, Any]], limit_s: float, state: Path | None, nats: str | None
-) -> int:
+    run: str | None,
+    agent: str,
+    amounts: dict[str, int | None],
+    add: bool,
+    limit_s: float,
+    dry_run: bool,
+    state: Path | None,
+    nats: str | None,
+) -> Deed:
     from crewkeeper_bus.tool_messages import BudgetChanged
     from crewkeeper_supervisor.cli.agent import find_agent, told
     from crewkeeper_supervisor.cli.asking import observe, operator
@@ -179,7 +201,13 @@ async def _change(
             raise Failure(f"{story.fold.run} is over ({core.state}): nothing more is spent", remedy="supervisor ps")
         if agent:
             find_agent(story, agent)
-        messages = [BudgetChanged(agent=agent, by=operator(), **change) for change in changes]
+        action = "budget top-up" if add else "budget set"
+        if dry_run:
+            lines = _wished(amounts, agent or "the crew", add=add)
+            return Deed(action=action, name=core.run, run=core.run, ok=True, text=lines, dry_run=True)
+        by, key = operator(), "add" if add else "limit"
+        wished: list[dict[str, Any]] = [{"dimension": what, key: n} for what, n in amounts.items()]
+        messages = [BudgetChanged(agent=agent, by=by, **wish) for wish in wished]
         asked = {await journal.publish_op(link, core.run, message): message for message in messages}
         await link.flush()
         seen: dict[str, BudgetChanged] = {}
@@ -189,12 +217,21 @@ async def _change(
                 seen[event.id] = asked[event.id]
 
         await observe(link, story, see, lambda: len(seen) == len(asked), limit_s)
-    for message in seen.values():
-        say(_said(core, message))
+    told_lines = [_said(core, message) for message in seen.values()]
     if len(seen) < len(asked):
-        say(f"within {limit_s:g} s the journal has taken {len(seen)} of {len(asked)} changes")
-        return FAILED
-    return 0
+        told_lines.append(f"within {limit_s:g} s the journal has taken {len(seen)} of {len(asked)} changes")
+    ok = len(seen) == len(asked)
+    return Deed(action=action, name=core.run, run=core.run, ok=ok, text=tuple(told_lines))
+
+
+def _wished(amounts: dict[str, int | None], whose: str, *, add: bool) -> tuple[str, ...]:
+    from crewkeeper_supervisor.core.budget import amount
+
+    verb = "would get so much more" if add else "would be limited to"
+    return tuple(
+        f"{whose}: would have no limit of {what}" if n is None else f"{whose}: {verb}: {what} {amount(what, n)}"
+        for what, n in amounts.items()
+    )
 
 
 def _said(core: "Supervisor", message: "BudgetChanged") -> str:

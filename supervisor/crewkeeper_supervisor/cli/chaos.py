@@ -8,7 +8,7 @@ import click
 
 from crewkeeper_supervisor.cli.chaos_run import JOURNAL, run
 from crewkeeper_supervisor.cli.failure import INVALID, NOT_FOUND, USAGE, Failure
-from crewkeeper_supervisor.cli.output import output_option, say, write, write_json
+from crewkeeper_supervisor.cli.output import emit_document, output_option, say, write
 
 if TYPE_CHECKING:
     from crewkeeper_supervisor.chaos.plan.scenario import Scenario, ScenarioError
@@ -73,7 +73,7 @@ def _record(path: Path) -> "Record":
 
 @chaos.command("list")
 @click.argument("places", nargs=-1, type=click.Path(path_type=Path), metavar="[FILE|FOLDER]...")
-@output_option("table", "json", "name")
+@output_option()
 def list_(places: tuple[Path, ...], output: str) -> None:
     """List scenarios: those that come along, or those in the files and folders named.
 
@@ -83,8 +83,9 @@ def list_(places: tuple[Path, ...], output: str) -> None:
     if output == "name":
         for scenario in scenarios:
             write(scenario.path)
-    elif output == "json":
-        write_json({"schema_version": SCHEMA_VERSION, "scenarios": [_summary(each) for each in scenarios]})
+    elif output not in ("table", "wide"):
+        listed = {"schema_version": SCHEMA_VERSION, "scenarios": [_summary(each) for each in scenarios]}
+        emit_document(listed, output, list)
     else:
         width = max((len(each.id) for each in scenarios), default=0)
         for each in scenarios:
@@ -110,7 +111,7 @@ def init(file: Path) -> None:
 
 @chaos.command()
 @click.argument("places", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="FILE|FOLDER...")
-@output_option("table", "json")
+@output_option()
 def validate(places: tuple[Path, ...], output: str) -> None:
     """Check scenario files: every mistake at once, with file, line and column. Nothing is run.
 
@@ -121,9 +122,11 @@ def validate(places: tuple[Path, ...], output: str) -> None:
     from crewkeeper_supervisor.chaos.plan.library import files, loaded
 
     scenarios, refused = loaded(files(places))
-    if output == "json":
+    if output not in ("table", "wide"):
         problems = [msgspec.to_builtins(problem) for error in refused for problem in error.problems]
-        write_json({"schema_version": SCHEMA_VERSION, "ok": not refused, "problems": problems})
+        names = [scenario.path for scenario in scenarios]
+        checked = {"schema_version": SCHEMA_VERSION, "ok": not refused, "valid": names, "problems": problems}
+        emit_document(checked, output, list, name=" ".join(names))
     else:
         for scenario in scenarios:
             write(f"{scenario.path}: ok")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
-from crewkeeper_supervisor.cli.output import is_live, output_option, say, stdout, write, write_json
+from crewkeeper_supervisor.cli.output import emit_document, is_live, output_option, say, stdout, write
 from crewkeeper_supervisor.cli.simulate import SeedRange
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ TICK_S: Final = 0.2
 )
 @click.option("--junit", type=click.Path(path_type=Path, dir_okay=False), help="Write JUnit XML here, too.")
 @click.option("--report", type=click.Path(path_type=Path, dir_okay=False), help="Write the HTML report here, too.")
-@output_option("table", "json")
+@output_option()
 def run(
     places: tuple[Path, ...],
     mode: str | None,
@@ -71,7 +71,7 @@ def run(
     mutated = _mutation(mutate)
     scenarios = [each for each in read(places) if not tags or set(tags) & set(each.tags)]
     record = _new_record(mutate or "", crew)
-    progress = _Progress(show=output == "table")
+    progress = _Progress(show=output in ("table", "wide"))
     for scenario in scenarios:
         for chosen in _modes(scenario, mode, everything=everything, crew=crew):
             progress.begin(scenario, chosen)
@@ -79,10 +79,9 @@ def run(
             record.results.append(result)
             progress.end(result)
     _keep(record, journal, junit, report)
-    if output == "json":
-        write_json(
-            {"ok": record.word == "pass", "verdict": record.word, "journal": str(journal), "results": record.results}
-        )
+    if output not in ("table", "wide"):
+        verdict = {"ok": record.word == "pass", "verdict": record.word, "journal": str(journal)}
+        emit_document({**verdict, "results": record.results}, output, list, name=str(journal))
     else:
         write(summary(record))
         say(f"journal: {journal}" + (f", report: {report}" if report else f"; next: supervisor chaos report {journal}"))

@@ -15,6 +15,7 @@ import msgspec
 from crewkeeper_supervisor.cli.failure import INVALID, NOT_FOUND, Failure
 from crewkeeper_supervisor.cli.output import emit_document, emit_rows, emit_secret, output_option, say, write
 from crewkeeper_supervisor.cli.place_options import opened, place_options
+from crewkeeper_supervisor.cli.watching import watch_option
 
 if TYPE_CHECKING:
     from crewkeeper_supervisor.core.roster import AgentView
@@ -105,7 +106,7 @@ def _listed(text: str | None) -> tuple[str, ...] | None:
 )
 @click.option("--tools", metavar="A,B", help="Tools it may ask for; the same.")
 @click.option("--file", "file", type=click.Path(dir_okay=False, path_type=Path), help="Write them there, mode 0600.")
-@output_option("text", "json", "jsonl", "yaml", default="text")
+@output_option()
 @place_options
 def issue(
     run: str | None,
@@ -277,7 +278,7 @@ def _text_lines(issued: "Issued", role: str) -> list[str]:
 @click.argument("run")
 @click.argument("agent")
 @click.option("--token", metavar="ID", help="Only this one, as `supervisor creds ls -o wide` shows it.")
-@output_option("text", "json", "jsonl", "yaml", default="text")
+@output_option()
 @place_options
 def revoke(run: str, agent: str, token: str | None, output: str, state: Path | None, nats: str | None) -> None:
     """Take back what an agent logs in with, and close its connections.
@@ -344,6 +345,7 @@ def _revoked_lines(revoked: Revoked) -> list[str]:
 
 @creds.command()
 @click.argument("run", required=False)
+@watch_option
 @output_option()
 @place_options
 def ls(run: str | None, output: str, state: Path | None, nats: str | None) -> None:

@@ -8,7 +8,7 @@ import click
 import msgspec
 
 from crewkeeper_supervisor.cli.failure import INVALID
-from crewkeeper_supervisor.cli.output import output_option, say
+from crewkeeper_supervisor.cli.output import emit_document, output_option, say
 from crewkeeper_supervisor.shell.crew_problems import CrewFileError, Problem, render
 from crewkeeper_supervisor.shell.crew_schema import schema as crew_schema
 from crewkeeper_supervisor.shell.crewfile import read
@@ -24,18 +24,18 @@ def crew() -> None:
 
 @crew.command()
 @click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="FILE...")
-@output_option("table", "json")
+@output_option()
 def check(files: tuple[Path, ...], output: str) -> None:
     """Check crew files: every mistake at once, and what their declarations let expect.
 
     Exit status: 0 all are valid (there may be warnings), 3 one is not.
     """
     results = [_check_one(file) for file in files]
-    if output == "json":
-        click.echo(json.dumps({"schema_version": SCHEMA_VERSION, "files": results}, indent=2))
-    else:
+    if output in ("table", "wide"):
         for result in results:
             _print(result)
+    else:
+        emit_document({"schema_version": SCHEMA_VERSION, "files": results}, output, list)
     if not all(result["ok"] for result in results):
         raise click.exceptions.Exit(INVALID)
 

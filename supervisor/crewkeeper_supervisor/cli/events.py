@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import anyio
 import click
 
-from crewkeeper_supervisor.cli.output import output_option, stdout, use_color, write_json_line
+from crewkeeper_supervisor.cli.failure import USAGE, Failure
+from crewkeeper_supervisor.cli.output import Rows, output_option, stdout, use_color
 from crewkeeper_supervisor.cli.place_options import opened, place_options
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ class Span(click.ParamType[float]):
 @click.option("-f", "--follow", is_flag=True, help="Go on as things happen, until the run is over.")
 @click.option("--since", type=Span(), metavar="SPAN", help="Only what is younger: 90s, 10m, 2h, 1d.")
 @click.option("--all", "show_all", is_flag=True, help="Also heartbeats, ticks, probes, single steps of tasks.")
-@output_option("text", "jsonl", default="text")
+@output_option()
 @place_options
 def events(
     run: str | None,
@@ -56,6 +57,8 @@ def events(
     RUN is a run id, the beginning of one, or a crew's name; it may be left out where only one run is active. With
     `-o jsonl` every journal entry is one line, as it was stored, bodies of messages included.
     """
+    if follow and output in ("json", "yaml"):
+        raise Failure(f"-f has no end, and {output} is one document", code=USAGE, remedy="-o jsonl")
     anyio.run(_events, run, follow, since, show_all, output, state, nats)
 
 
@@ -78,24 +81,27 @@ async def _events(
         info = await find_run(link, run)
         story = Story(info.run)
         printer = StoryPrinter(stdout(), color=use_color(), show_all=show_all)
+        rows = None if output in ("table", "wide") else Rows(output, lambda row: str(row.get("id") or row["seq"]))
         if not follow:
             for entry in await journal.read_all(link, info.run):
-                _show(entry, story, printer, from_s, output)
+                _show(entry, story, printer, from_s, rows)
+            if rows is not None:
+                rows.end()
             return
         async with journal.follow(link, info.run) as entries:
             while not story.fold.ended:
                 for entry in await entries.batch():
-                    _show(entry, story, printer, from_s, output)
+                    _show(entry, story, printer, from_s, rows)
 
 
-def _show(entry: "Entry", story: "Story", printer: "StoryPrinter", from_s: float, output: str) -> None:
+def _show(entry: "Entry", story: "Story", printer: "StoryPrinter", from_s: float, rows: Rows | None) -> None:
     from crewkeeper_supervisor.views.story import event_document
 
     event, lines = story.feed(entry)
     if entry.at_s < from_s:
         return
-    if output == "jsonl":
-        write_json_line(event_document(story.fold.run, event))
+    if rows is not None:
+        rows.put(event_document(story.fold.run, event))
         return
     for line in lines:
         printer.write(line)

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Final
 import anyio
 
 from crewkeeper_supervisor.cli.asking import operator
-from crewkeeper_supervisor.cli.failure import FAILED, USAGE, Failure
-from crewkeeper_supervisor.cli.output import say
+from crewkeeper_supervisor.cli.deed import Deed
+from crewkeeper_supervisor.cli.failure import USAGE, Failure
 from crewkeeper_supervisor.cli.runs import folded
 from crewkeeper_supervisor.core import fleet_account
 from crewkeeper_supervisor.core.budget import amount
@@ -32,8 +32,8 @@ async def shown(link: "Link") -> FleetView:
     return fleet_view(account, {run: await folded(link, run) for run in dict.fromkeys([*account.shares, *going_on])})
 
 
-async def change(link: "Link", amounts: dict[str, int | None], *, add: bool, anew: bool, limit_s: float) -> int:
-    """Change the fleet's limits, and wait until every run that goes on keeps to them; returns the exit status.
+async def change(link: "Link", amounts: dict[str, int | None], *, add: bool, anew: bool, limit_s: float) -> Deed:
+    """Change the fleet's limits, and wait until every run that goes on keeps to them.
 
     Args:
         link: A connection.
@@ -71,13 +71,11 @@ async def change(link: "Link", amounts: dict[str, int | None], *, add: bool, ane
         await anyio.sleep(_POLL_S)  # whoever takes it over writes it there
         account, going_on = await fleet.read(), await _going_on(link)
         runs = [run for run in runs if run in going_on]
-    for name in amounts:
-        say(said(account, name, amounts[name] if not add else None))
+    lines = [said(account, name, amounts[name] if not add else None) for name in amounts]
     if waiting:
         late = f"{len(waiting)} of {len(runs)} runs have not taken it over within {limit_s:g} s ({_some(waiting)})"
-        say(f"{late}: they do when a controller owns them, and spend nothing before that")
-        return FAILED
-    return 0
+        lines.append(f"{late}: they do when a controller owns them, and spend nothing before that")
+    return Deed(action="budget top-up" if add else "budget set", name="fleet", ok=not waiting, text=tuple(lines))
 
 
 def check(amounts: dict[str, int | None]) -> None:

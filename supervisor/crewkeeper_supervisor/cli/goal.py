@@ -5,8 +5,10 @@ from pathlib import Path
 import anyio
 import click
 
-from crewkeeper_supervisor.cli.failure import FAILED, USAGE, Failure
-from crewkeeper_supervisor.cli.output import say
+from crewkeeper_supervisor.cli.consent import dry_run_option
+from crewkeeper_supervisor.cli.deed import Deed, tell
+from crewkeeper_supervisor.cli.failure import USAGE, Failure
+from crewkeeper_supervisor.cli.output import output_option
 from crewkeeper_supervisor.cli.place_options import opened, place_options
 
 GOAL_MAX_CHARS = 2000
@@ -15,9 +17,19 @@ GOAL_MAX_CHARS = 2000
 @click.command()
 @click.argument("words", nargs=-1, required=True, metavar="[RUN] TEXT")
 @click.option("--timeout", type=click.FloatRange(0.1, 3600), default=10.0, show_default=True, metavar="SECONDS")
+@dry_run_option
+@output_option()
 @place_options
 @click.pass_context
-def goal(ctx: click.Context, words: tuple[str, ...], timeout: float, state: Path | None, nats: str | None) -> None:
+def goal(
+    ctx: click.Context,
+    words: tuple[str, ...],
+    timeout: float,
+    dry_run: bool,
+    output: str,
+    state: Path | None,
+    nats: str | None,
+) -> None:
     """Change what a run is for.
 
     TEXT is one argument: quote it. It takes the place of the objective of the crew file, and drift is measured by it
@@ -27,10 +39,13 @@ def goal(ctx: click.Context, words: tuple[str, ...], timeout: float, state: Path
     """
     if len(words) > 2:
         raise Failure("give one quoted text, and at most one run before it", code=USAGE)
-    ctx.exit(anyio.run(_change, words[0] if len(words) == 2 else None, words[-1], timeout, state, nats))
+    run = words[0] if len(words) == 2 else None
+    ctx.exit(tell(anyio.run(_change, run, words[-1], timeout, dry_run, state, nats), output))
 
 
-async def _change(run: str | None, text: str, timeout_s: float, state: Path | None, nats: str | None) -> int:
+async def _change(
+    run: str | None, text: str, timeout_s: float, dry_run: bool, state: Path | None, nats: str | None
+) -> Deed:
     from crewkeeper_bus.messages import OperatorAsked
     from crewkeeper_supervisor.cli.agent import told
     from crewkeeper_supervisor.cli.asking import observe, operator, request
@@ -46,11 +61,11 @@ async def _change(run: str | None, text: str, timeout_s: float, state: Path | No
         def taken() -> bool:
             return supervisor.crew is not None and supervisor.crew.objective == text
 
-        if not taken():
+        if not taken() and not dry_run:
             await request(link, story.fold.run, OperatorAsked(action="goal", answer=text, by=operator()))
             await observe(link, story, lambda _event, _text: None, taken, timeout_s)
-    if not taken():
-        say(f"asked, but within {timeout_s:g} s the journal has not taken it")
-        return FAILED
-    say(f"{story.fold.run} is now for: {safe(text)}")
-    return 0
+    name = story.fold.run
+    what = f"{name} {'would be' if dry_run else 'is now'} for: {safe(text)}"
+    if not dry_run and not taken():
+        what = f"asked, but within {timeout_s:g} s the journal has not taken it"
+    return Deed(action="goal", name=name, run=name, ok=dry_run or taken(), text=(what,), dry_run=dry_run)

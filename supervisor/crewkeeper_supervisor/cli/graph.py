@@ -10,12 +10,12 @@ import click
 
 from crewkeeper_supervisor.cli.failure import USAGE, Failure
 from crewkeeper_supervisor.cli.output import (
+    emit_document,
     is_live,
     output_option,
     stdout,
     use_color,
     write,
-    write_json,
     write_json_line,
 )
 from crewkeeper_supervisor.cli.place_options import opened, place_options
@@ -31,14 +31,14 @@ REPAINT_EVERY_S = 0.25
 @click.command()
 @click.argument("run", required=False)
 @click.option("-w", "--watch", is_flag=True, help="Show it again whenever it changes, until the run is over.")
-@output_option("text", "dot", "mermaid", "json", default="text")
+@output_option("dot", "mermaid")
 @place_options
 def graph(run: str | None, watch: bool, output: str, state: Path | None, nats: str | None) -> None:
     """Show who waits for whom.
 
     RUN is a run id, the beginning of one, or a crew's name; it may be left out where only one run is active.
     """
-    if watch and output in ("dot", "mermaid"):
+    if watch and output not in ("table", "wide", "json", "jsonl"):
         raise Failure(f"--watch shows text or json, not {output}", code=USAGE)
     anyio.run(_graph, run, watch, output, state, nats)
 
@@ -55,15 +55,13 @@ async def _graph(run: str | None, watch: bool, output: str, state: Path | None, 
             return
         picture = views.wait_graph(snapshot(await folded(link, info.run)))
     match output:
-        case "json":
-            write_json(picture)
         case "dot":
             write(views.dot(picture))
         case "mermaid":
             write(views.mermaid(picture))
         case _:
-            for line in views.sentences(picture, datetime.now(UTC)):
-                write(line)
+            lines = lambda: views.sentences(picture, datetime.now(UTC))  # noqa: E731
+            emit_document(picture, output, lines, name=info.run)
 
 
 async def _watch(link: "Link", run: str, output: str) -> None:
@@ -82,7 +80,7 @@ async def _watch(link: "Link", run: str, output: str) -> None:
             if not entries.caught_up:
                 continue
             picture = wait_graph(snapshot(fold))
-            if output == "text" and is_live(stdout()):
+            if output in ("table", "wide") and is_live(stdout()):
                 show(picture, fold)  # ages change even where nothing else does
             elif (picture.edges, picture.nodes) != shown:
                 shown = (picture.edges, picture.nodes)
@@ -101,7 +99,7 @@ def _painter(output: str) -> "Callable[[WaitGraph, Fold], None]":
     console = new_console(stdout(), color=use_color())
 
     def paint(picture: "WaitGraph", fold: "Fold") -> None:
-        if output == "json":
+        if output in ("json", "jsonl"):
             write_json_line(picture)
             return
         if is_live(stdout()):

@@ -12,9 +12,12 @@ from typing import TYPE_CHECKING
 import anyio
 import click
 
+from crewkeeper_supervisor.cli.consent import confirm, dry_run_option, yes_option
+from crewkeeper_supervisor.cli.deed import Deed, tell
 from crewkeeper_supervisor.cli.failure import FAILED, INVALID, NOT_FOUND, USAGE, Failure
 from crewkeeper_supervisor.cli.output import emit_document, emit_rows, emit_secret, output_option, say
 from crewkeeper_supervisor.cli.place_options import opened, place_options
+from crewkeeper_supervisor.cli.watching import watch_option
 
 if TYPE_CHECKING:
     from crewkeeper_supervisor.core.crew import Webhook
@@ -32,6 +35,7 @@ def hooks() -> None:
 
 
 @hooks.command()
+@watch_option
 @output_option()
 @place_options
 def ls(output: str, state: Path | None, nats: str | None) -> None:
@@ -59,6 +63,7 @@ async def _ls(output: str, state: Path | None, nats: str | None) -> None:
 @click.argument("run", required=False)
 @click.option("--failed", is_flag=True, help="Only those that were given up.")
 @click.option("--waiting", is_flag=True, help="Only those that are still tried.")
+@watch_option
 @output_option()
 @place_options
 def deliveries(run: str | None, failed: bool, waiting: bool, output: str, state: Path | None, nats: str | None) -> None:
@@ -95,9 +100,9 @@ async def _found(run: str | None, state: Path | None, nats: str | None) -> "list
 @click.argument("ids", nargs=-1, metavar="[ID]...")
 @click.option("--failed", is_flag=True, help="All that were given up.")
 @click.option("--since", type=click.FloatRange(min=0), metavar="HOURS", help="With --failed: only of the last HOURS.")
-@click.option("-y", "--yes", is_flag=True, help="Do not ask for confirmation.")
-@click.option("--dry-run", is_flag=True, help="Say what would be sent, and do not send.")
-@output_option("table", "json", "jsonl", "yaml", "name")
+@yes_option
+@dry_run_option
+@output_option()
 @place_options
 def redeliver(
     ids: tuple[str, ...],
@@ -129,7 +134,6 @@ async def _redeliver(
     state: Path | None,
     nats: str | None,
 ) -> None:
-    from crewkeeper_supervisor.cli.agent import confirm
     from crewkeeper_supervisor.shell.deliveries import Deliveries
     from crewkeeper_supervisor.views.hooks import deliveries_table, delivery_rows
 
@@ -167,8 +171,10 @@ def _chosen(found: "list[Delivery]", ids: tuple[str, ...], since_s: float) -> "l
 @hooks.command()
 @click.argument("target", nargs=-1, required=True, metavar="[RUN] INCIDENT")
 @click.option("--reason", default="", metavar="TEXT", help="What is being done about it.")
+@dry_run_option
+@output_option()
 @place_options
-def ack(target: tuple[str, ...], reason: str, state: Path | None, nats: str | None) -> None:
+def ack(target: tuple[str, ...], reason: str, dry_run: bool, output: str, state: Path | None, nats: str | None) -> None:
     """Acknowledge an incident that people were told of: recipients with `after` are not told of it any more.
 
     INCIDENT is its id, or the webhook-id of what was sent, as a digest has no other.
@@ -177,10 +183,10 @@ def ack(target: tuple[str, ...], reason: str, state: Path | None, nats: str | No
         raise Failure("give one incident, and at most one run before it", code=USAGE)
     if len(reason) > REASON_MAX_CHARS:
         raise Failure(f"the reason has {len(reason)} characters; the limit is {REASON_MAX_CHARS}", code=USAGE)
-    anyio.run(_ack, target, reason, state, nats)
+    tell(anyio.run(_ack, target, reason, dry_run, state, nats), output)
 
 
-async def _ack(target: tuple[str, ...], reason: str, state: Path | None, nats: str | None) -> None:
+async def _ack(target: tuple[str, ...], reason: str, dry_run: bool, state: Path | None, nats: str | None) -> Deed:
     from crewkeeper_supervisor.cli.asking import operator
     from crewkeeper_supervisor.cli.runs import find_run
     from crewkeeper_supervisor.shell.deliveries import Answered, Deliveries
@@ -193,8 +199,10 @@ async def _ack(target: tuple[str, ...], reason: str, state: Path | None, nats: s
         if not told:
             said = f"nobody was told of {target[-1][:60]!r} of {run}"
             raise Failure(said, code=NOT_FOUND, remedy=f"supervisor hooks deliveries {run}")
-        await records.answer(told[-1].entry, Answered(by=operator(), at_s=time.time(), reason=reason))
-    say(f"{target[-1]} of {run} is acknowledged: who is not told yet will not be")
+        if not dry_run:
+            await records.answer(told[-1].entry, Answered(by=operator(), at_s=time.time(), reason=reason))
+    text = f"{target[-1]} of {run} {'would be' if dry_run else 'is'} acknowledged: who is not told yet will not be"
+    return Deed(action="hooks ack", name=target[-1], run=run, ok=True, text=(text,), dry_run=dry_run)
 
 
 @hooks.command(name="test")

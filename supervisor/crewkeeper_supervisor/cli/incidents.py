@@ -10,6 +10,7 @@ import click
 from crewkeeper_supervisor.cli.failure import NOT_FOUND, USAGE, Failure
 from crewkeeper_supervisor.cli.output import emit_document, emit_rows, output_option
 from crewkeeper_supervisor.cli.place_options import opened, place_options
+from crewkeeper_supervisor.cli.watching import watch_option
 
 if TYPE_CHECKING:
     from crewkeeper_supervisor.views.snapshot import IncidentRow
@@ -26,6 +27,7 @@ def incidents() -> None:
 @incidents.command()
 @click.argument("run", required=False)
 @click.option("--open", "only_open", is_flag=True, help="Only those not resolved.")
+@watch_option
 @output_option()
 @place_options
 def ls(run: str | None, only_open: bool, output: str, state: Path | None, nats: str | None) -> None:
@@ -59,7 +61,8 @@ async def _rows(run: str | None, state: Path | None, nats: str | None) -> "list[
 @incidents.command()
 @click.argument("target", nargs=-1, required=True, metavar="[RUN] INCIDENT")
 @click.option("--run", metavar="RUN", help="The run, where it is not named before the incident.")
-@output_option("text", "json", "yaml", default="text")
+@watch_option
+@output_option()
 @place_options
 def show(target: tuple[str, ...], run: str | None, output: str, state: Path | None, nats: str | None) -> None:
     """Show one incident: the ring, the victim, what was done and when."""
@@ -80,4 +83,4 @@ async def _show(incident: str, run: str | None, output: str, state: Path | None,
     if len(found) > 1:
         where = ", ".join(row.run for row in found)
         raise Failure(f"{incident!r} is in {len(found)} runs: {where}", code=USAGE, remedy="name the run before it")
-    emit_document(found[0], output, lambda: page(found[0], datetime.now(UTC)))
+    emit_document(found[0], output, lambda: page(found[0], datetime.now(UTC)), name=found[0].id)

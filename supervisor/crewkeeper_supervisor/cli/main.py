@@ -6,6 +6,7 @@ Help must be quick, so this file and `failure` import nothing but click; a test 
 import importlib
 import os
 import sys
+from collections.abc import Callable
 from typing import Any, Final
 
 try:
@@ -102,6 +103,17 @@ def _no_color(_ctx: click.Context, _param: click.Parameter, value: bool) -> None
         os.environ["NO_COLOR"] = "1"
 
 
+def _for_now(name: str) -> Callable[[click.Context, click.Parameter, bool], None]:
+    """Set a variable of the environment for as long as the command lasts."""
+
+    def set_it(ctx: click.Context, _param: click.Parameter, value: bool) -> None:
+        if value and name not in os.environ:
+            os.environ[name] = "1"
+            ctx.call_on_close(lambda: os.environ.pop(name, None))
+
+    return set_it
+
+
 @click.group(
     cls=LazyGroup,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
@@ -109,6 +121,21 @@ def _no_color(_ctx: click.Context, _param: click.Parameter, value: bool) -> None
     "124 timed out, 130 interrupted.",
 )
 @click.option("--no-color", is_flag=True, expose_value=False, is_eager=True, callback=_no_color, help="No colours.")
+@click.option(
+    "-q",
+    "--quiet",
+    is_flag=True,
+    expose_value=False,
+    callback=_for_now("CREWKEEPER_QUIET"),
+    help="Nothing on stderr but errors.",
+)
+@click.option(
+    "--no-input",
+    is_flag=True,
+    expose_value=False,
+    callback=_for_now("CREWKEEPER_NO_INPUT"),
+    help="Never ask: fail where a confirmation is needed and --yes is not given.",
+)
 def cli() -> None:
     """Supervise crews of AI agents on NATS: see who waits for whom, break deadlocks, pause, kill, tell people."""
 

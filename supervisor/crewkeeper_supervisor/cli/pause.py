@@ -7,6 +7,7 @@ import anyio
 import click
 from msgspec import Struct
 
+from crewkeeper_supervisor.cli.consent import confirm, dry_run_option, yes_option
 from crewkeeper_supervisor.cli.failure import FAILED
 from crewkeeper_supervisor.cli.output import emit_document, output_option, say
 from crewkeeper_supervisor.cli.place_options import opened, place_options
@@ -36,8 +37,9 @@ def _define(action: str, help_: str) -> click.Command:
         "--grace", type=click.FloatRange(0, 3600), metavar="SECONDS", help="Time to obey by themselves; 0: at once."
     )
     @click.option("--timeout", type=click.FloatRange(0.1, 3600), metavar="SECONDS", help="Time to wait for the effect.")
-    @click.option("-y", "--yes", is_flag=True, help="Do not ask for confirmation.")
-    @output_option("text", "json", "yaml", default="text")
+    @yes_option
+    @dry_run_option
+    @output_option()
     @place_options
     def command(
         runs: tuple[str, ...],
@@ -46,6 +48,7 @@ def _define(action: str, help_: str) -> click.Command:
         grace: float | None,
         timeout: float | None,
         yes: bool,
+        dry_run: bool,
         output: str,
         state: Path | None,
         nats: str | None,
@@ -54,7 +57,7 @@ def _define(action: str, help_: str) -> click.Command:
             raise click.UsageError("give runs or --all, not both")
         asked = {"action": action, "why": why[:500], "grace_s": grace}
         limit_s = timeout if timeout is not None else 15.0 + (grace or 0.0)
-        return anyio.run(_act, asked, runs, every, limit_s, yes, output, state, nats)
+        return anyio.run(_act, asked, runs, every, limit_s, yes, dry_run, output, state, nats)
 
     return command
 
@@ -69,11 +72,12 @@ async def _act(
     every: bool,
     limit_s: float,
     yes: bool,
+    dry_run: bool,
     output: str,
     state: Path | None,
     nats: str | None,
 ) -> int:
-    from crewkeeper_supervisor.cli.agent import confirm, result_lines
+    from crewkeeper_supervisor.cli.agent import result_lines
     from crewkeeper_supervisor.cli.runs import choose_active
     from crewkeeper_supervisor.shell.registry import Registry
 
@@ -82,6 +86,9 @@ async def _act(
         chosen, _ = choose_active(await Registry(link).ls(), names, every=every)
         if not chosen:
             say(f"nothing to {action}: no run is active")
+            return 0
+        if dry_run:
+            say(f"would ask to {action} {', '.join(info.run for info in chosen)}")
             return 0
         if action == "pause":
             confirm(f"pause {', '.join(info.run for info in chosen)}?", yes)

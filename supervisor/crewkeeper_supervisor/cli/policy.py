@@ -9,7 +9,7 @@ import msgspec
 
 from crewkeeper_bus.redaction import TooDeep
 from crewkeeper_supervisor.cli.failure import FAILED, INVALID, USAGE, Failure
-from crewkeeper_supervisor.cli.output import output_option, say, write, write_json
+from crewkeeper_supervisor.cli.output import emit_document, output_option, say, write
 from crewkeeper_supervisor.cli.policy_live import apply, hooks_of, show
 from crewkeeper_supervisor.gate.call import Call, Explanation
 from crewkeeper_supervisor.gate.cleaning import clean
@@ -36,25 +36,25 @@ policy.add_command(show)
 @policy.command()
 @click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="FILE...")
 @click.option("--no-hooks", is_flag=True, help="Do not import Python hooks.")
-@output_option("table", "json")
+@output_option()
 def check(files: tuple[Path, ...], no_hooks: bool, output: str) -> None:
     """Check rules: every mistake at once, conditions compiled, hooks imported.
 
     Exit status: 0 all are valid (there may be warnings), 3 one is not.
     """
     results = [_check_one(file, hooks=not no_hooks) for file in files]
-    if output == "json":
-        write_json({"schema_version": SCHEMA_VERSION, "files": results})
-    else:
+    if output in ("table", "wide"):
         for result in results:
             _print_checked(result)
+    else:
+        emit_document({"schema_version": SCHEMA_VERSION, "files": results}, output, list)
     if not all(result["ok"] for result in results):
         raise click.exceptions.Exit(INVALID)
 
 
 @policy.command()
 @click.argument("file", type=click.Path(path_type=Path))
-@output_option("table", "json")
+@output_option()
 def test(file: Path, output: str) -> None:
     """Try the calls that a file keeps as tests against its rules.
 
@@ -65,19 +65,18 @@ def test(file: Path, output: str) -> None:
         tried = loaded.policy(hooks)
         results = [try_out(tried, trial) for trial in loaded.trials]
     failed = [result for result in results if result.problems]
-    if output == "json":
-        write_json(
-            {
-                "schema_version": SCHEMA_VERSION,
-                "file": str(file),
-                "version": tried.version,
-                "passed": len(results) - len(failed),
-                "failed": len(failed),
-                "tests": [_test_row(result) for result in results],
-            }
-        )
-    else:
+    if output in ("table", "wide"):
         _print_tests(file, loaded, results)
+    else:
+        document = {
+            "schema_version": SCHEMA_VERSION,
+            "file": str(file),
+            "version": tried.version,
+            "passed": len(results) - len(failed),
+            "failed": len(failed),
+            "tests": [_test_row(result) for result in results],
+        }
+        emit_document(document, output, list)
     if failed:
         raise click.exceptions.Exit(FAILED)
 
@@ -85,7 +84,7 @@ def test(file: Path, output: str) -> None:
 @policy.command()
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option("--call", "text", required=True, metavar="JSON", help="The call, @FILE, or - for stdin.")
-@output_option("table", "json")
+@output_option()
 def explain(file: Path, text: str, output: str) -> None:
     """Decide on one call and show what every rule had to do with it.
 
@@ -99,18 +98,17 @@ def explain(file: Path, text: str, output: str) -> None:
         after, found = clean(call.args, told.decision.redactions)
     except TooDeep as error:
         raise Failure(f"the arguments cannot be redacted, so the call does not go on: {error}") from None
-    if output == "json":
-        write_json(
-            {
-                "schema_version": SCHEMA_VERSION,
-                "file": str(file),
-                "call": call,
-                "decision": told.decision,
-                "rules": told.rules,
-                "args": after,
-                "redacted": found,
-            }
-        )
+    if output not in ("table", "wide"):
+        document = {
+            "schema_version": SCHEMA_VERSION,
+            "file": str(file),
+            "call": call,
+            "decision": told.decision,
+            "rules": told.rules,
+            "args": after,
+            "redacted": found,
+        }
+        emit_document(document, output, list)
         return
     for row in _explained(told, {rule.id: rule.when for rule in loaded.rules}):
         write(row)

@@ -7,9 +7,12 @@ import anyio
 import click
 import msgspec
 
-from crewkeeper_supervisor.cli.failure import FAILED, Failure
-from crewkeeper_supervisor.cli.output import emit_document, output_option, say
+from crewkeeper_supervisor.cli.consent import dry_run_option
+from crewkeeper_supervisor.cli.deed import Deed, tell
+from crewkeeper_supervisor.cli.failure import Failure
+from crewkeeper_supervisor.cli.output import emit_document, output_option
 from crewkeeper_supervisor.cli.place_options import opened, place_options
+from crewkeeper_supervisor.cli.watching import watch_option
 
 if TYPE_CHECKING:
     from crewkeeper_supervisor.shell.policy_file import PolicyFile
@@ -19,9 +22,20 @@ if TYPE_CHECKING:
 @click.argument("run")
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option("--timeout", type=click.FloatRange(0.1, 3600), default=10.0, show_default=True, metavar="SECONDS")
+@dry_run_option
+@output_option()
 @place_options
 @click.pass_context
-def apply(ctx: click.Context, run: str, file: Path, timeout: float, state: Path | None, nats: str | None) -> None:
+def apply(
+    ctx: click.Context,
+    run: str,
+    file: Path,
+    timeout: float,
+    dry_run: bool,
+    output: str,
+    state: Path | None,
+    nats: str | None,
+) -> None:
     """Hold a running crew to the rules of a file from now on.
 
     What is decided stays decided; approvals that were asked under other rules are cancelled and asked anew. A file with
@@ -41,7 +55,7 @@ def apply(ctx: click.Context, run: str, file: Path, timeout: float, state: Path 
         raise Failure(
             f"{file}: {len(failed)} tests fail: {', '.join(failed)[:200]}", remedy=f"supervisor policy test {file}"
         )
-    ctx.exit(anyio.run(_apply, run, loaded, timeout, state, nats))
+    ctx.exit(tell(anyio.run(_apply, run, loaded, timeout, dry_run, state, nats), output))
 
 
 def hooks_of(loaded: "PolicyFile") -> Any:
@@ -51,7 +65,9 @@ def hooks_of(loaded: "PolicyFile") -> Any:
     return HookProcess(tuple(dict.fromkeys(rule.hook for rule in loaded.rules if rule.hook)), loaded.folder)
 
 
-async def _apply(run: str, loaded: "PolicyFile", limit_s: float, state: Path | None, nats: str | None) -> int:
+async def _apply(
+    run: str, loaded: "PolicyFile", limit_s: float, dry_run: bool, state: Path | None, nats: str | None
+) -> Deed:
     from crewkeeper_bus.tool_messages import PolicyChanged
     from crewkeeper_supervisor.cli.agent import told
     from crewkeeper_supervisor.cli.asking import observe, operator
@@ -67,6 +83,13 @@ async def _apply(run: str, loaded: "PolicyFile", limit_s: float, state: Path | N
             raise Failure(f"{core.run} is over ({core.state}): nothing more is decided", remedy="supervisor ps")
         rules = core.gate.prepared()
         before = rules.version if rules is not None else ""
+
+        def deed(ok: bool, text: str) -> Deed:
+            return Deed(action="policy apply", name=version, run=core.run, ok=ok, text=(text,), dry_run=dry_run)
+
+        changed = "unchanged" if before == version else f"was {before}"
+        if dry_run:
+            return deed(True, f"{core.run}: would have {len(loaded.rules)} rules, version {version} ({changed})")
         message = PolicyChanged(
             rules=tuple(msgspec.to_builtins(rule) for rule in loaded.rules),
             default=loaded.default,
@@ -84,16 +107,15 @@ async def _apply(run: str, loaded: "PolicyFile", limit_s: float, state: Path | N
         await observe(link, story, see, lambda: bool(seen), limit_s)
     now = core.gate.rules.version if core.gate.rules is not None else ""
     if not seen or now != version:
-        say(f"{core.run}: the rules were not taken within {limit_s:g} s; version {now or 'unknown'} stays in force")
-        return FAILED
-    changed = "unchanged" if before == version else f"was {before}"
-    say(f"{core.run}: {len(loaded.rules)} rules, version {version} ({changed})")
-    return 0
+        stays = f"the rules were not taken within {limit_s:g} s; version {now or 'unknown'} stays in force"
+        return deed(False, f"{core.run}: {stays}")
+    return deed(True, f"{core.run}: {len(loaded.rules)} rules, version {version} ({changed})")
 
 
 @click.command()
 @click.argument("run", required=False)
-@output_option("text", "json", "yaml", default="text")
+@watch_option
+@output_option()
 @place_options
 def show(run: str | None, output: str, state: Path | None, nats: str | None) -> None:
     """Show the rules in force, and what each has done since they are: in shadow, what it would have done."""

@@ -8,11 +8,13 @@ import click
 
 from crewkeeper_supervisor.cli.output import emit_rows, output_option, say
 from crewkeeper_supervisor.cli.place_options import opened, place_options
+from crewkeeper_supervisor.cli.watching import watch_option
 
 
 @click.command()
 @click.option("-a", "--all", "show_all", is_flag=True, help="Also runs that have ended.")
 @click.option("-n", "--limit", type=click.IntRange(1, 10_000), default=50, show_default=True, help="Most runs shown.")
+@watch_option
 @output_option()
 @place_options
 def ps(show_all: bool, limit: int, output: str, state: Path | None, nats: str | None) -> None:

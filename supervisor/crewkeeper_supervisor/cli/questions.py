@@ -6,9 +6,12 @@ from pathlib import Path
 import anyio
 import click
 
-from crewkeeper_supervisor.cli.failure import FAILED, NOT_FOUND, USAGE, Failure
-from crewkeeper_supervisor.cli.output import emit_rows, output_option, say
+from crewkeeper_supervisor.cli.consent import dry_run_option
+from crewkeeper_supervisor.cli.deed import Deed, tell
+from crewkeeper_supervisor.cli.failure import NOT_FOUND, USAGE, Failure
+from crewkeeper_supervisor.cli.output import emit_rows, output_option
 from crewkeeper_supervisor.cli.place_options import opened, place_options
+from crewkeeper_supervisor.cli.watching import watch_option
 
 ANSWER_MAX_CHARS = 2000
 
@@ -20,6 +23,7 @@ def questions() -> None:
 
 @questions.command()
 @click.argument("run", required=False)
+@watch_option
 @output_option()
 @place_options
 def ls(run: str | None, output: str, state: Path | None, nats: str | None) -> None:
@@ -44,11 +48,18 @@ async def _ls(run: str | None, output: str, state: Path | None, nats: str | None
 @questions.command()
 @click.argument("words", nargs=-1, required=True, metavar="[RUN] QUESTION TEXT")
 @click.option("--timeout", type=click.FloatRange(0.1, 3600), default=10.0, show_default=True, metavar="SECONDS")
-@click.option("--dry-run", is_flag=True, help="Say what would be answered, and do not answer.")
+@dry_run_option
+@output_option()
 @place_options
 @click.pass_context
 def answer(
-    ctx: click.Context, words: tuple[str, ...], timeout: float, dry_run: bool, state: Path | None, nats: str | None
+    ctx: click.Context,
+    words: tuple[str, ...],
+    timeout: float,
+    dry_run: bool,
+    output: str,
+    state: Path | None,
+    nats: str | None,
 ) -> None:
     """Answer a question.
 
@@ -58,12 +69,12 @@ def answer(
     if len(words) not in (2, 3):
         raise Failure("give a question and one quoted text, and at most one run before them", code=USAGE)
     run = words[0] if len(words) == 3 else None
-    ctx.exit(anyio.run(_answer, run, words[-2], words[-1], timeout, dry_run, state, nats))
+    ctx.exit(tell(anyio.run(_answer, run, words[-2], words[-1], timeout, dry_run, state, nats), output))
 
 
 async def _answer(
     run: str | None, question: str, text: str, timeout_s: float, dry_run: bool, state: Path | None, nats: str | None
-) -> int:
+) -> Deed:
     from crewkeeper_bus.messages import OperatorAsked
     from crewkeeper_supervisor.cli.agent import told
     from crewkeeper_supervisor.cli.asking import observe, operator, request
@@ -82,14 +93,17 @@ async def _answer(
                 f"{question[:60]!r} {problem} of {story.fold.run}", code=code, remedy="supervisor questions ls"
             )
         found = fitting[0]
+        about = f"{safe(found.agent)}'s question {safe(found.text)!r}"
+
+        def deed(ok: bool, text: str) -> Deed:
+            run, id_ = story.fold.run, found.id
+            return Deed(action="questions answer", name=id_, run=run, ok=ok, text=(text,), dry_run=dry_run)
+
         if dry_run:
-            say(f"would answer {safe(found.agent)}'s question {safe(found.text)!r}")
-            return 0
+            return deed(True, f"would answer {about}")
         message = OperatorAsked(action="answer", agent=found.agent, question=found.id, answer=text, by=operator())
         await request(link, story.fold.run, message)
         await observe(link, story, lambda _event, _text: None, lambda: found.id not in supervisor.questions, timeout_s)
     if found.id in supervisor.questions:
-        say(f"asked, but within {timeout_s:g} s no controller has passed the answer on; is one running?")
-        return FAILED
-    say(f"answered {safe(found.agent)}'s question {safe(found.text)!r}")
-    return 0
+        return deed(False, f"asked, but within {timeout_s:g} s no controller has passed the answer on; is one running?")
+    return deed(True, f"answered {about}")

@@ -50,7 +50,7 @@ class Place(click.ParamType[Any]):
 @click.option("--until", type=Place(), metavar="SEQ|TIME", help="Show crew, waits, budgets and findings as of then.")
 @click.option("--step", is_flag=True, help="Go through it entry by entry; return goes on, q ends it.")
 @click.option("--diff", nargs=2, type=Place(), metavar="A B", help="Show what changed between two places.")
-@output_option("text", "json", "jsonl", "yaml", default="text")
+@output_option()
 @place_options
 def replay(
     target: str | None,
@@ -204,8 +204,8 @@ async def _step(source: "Source", output: str) -> None:
     from crewkeeper_supervisor.views.stepping import Stepper
 
     stepper = Stepper(source.run)
-    asking = sys.stdin.isatty() and stdout().isatty() and output == "text"
-    show: Callable[[Any], None] = write_json_line if output in ("json", "jsonl") else _write_step
+    asking = sys.stdin.isatty() and stdout().isatty() and output in ("table", "wide")
+    show: Callable[[Any], None] = _write_step if output in ("table", "wide") else write_json_line
     async for entry in _entries(source):
         taken = stepper.take(entry)
         show(taken)

@@ -5,13 +5,15 @@ from pathlib import Path
 import anyio
 import click
 
-from crewkeeper_supervisor.cli.output import emit_document, emit_table, output_option, say
+from crewkeeper_supervisor.cli.output import emit_document, output_option, say
 from crewkeeper_supervisor.cli.place_options import opened, place_options
+from crewkeeper_supervisor.cli.watching import watch_option
 
 
 @click.command()
 @click.argument("run", required=False)
-@output_option("table", "wide", "json", "yaml")
+@watch_option
+@output_option()
 @place_options
 def responses(run: str | None, output: str, state: Path | None, nats: str | None) -> None:
     """Show what was done about findings, and what shadow mode would have done."""
@@ -25,9 +27,7 @@ async def _responses(run: str | None, output: str, state: Path | None, nats: str
     async with opened(state, nats) as link:
         info = await find_run(link, run)
         view = responses(await folded(link, info.run))
-    if output in ("json", "yaml"):
-        emit_document(view, output, list)
-        return
-    emit_table(responses_table(view, wide=output == "wide"))
-    for notice in notices(view):
-        say(notice)
+    emit_document(view, output, list, table=lambda wide: responses_table(view, wide=wide))
+    if output in ("table", "wide"):
+        for notice in notices(view):
+            say(notice)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from crewkeeper_supervisor.cli.failure import FAILED
-from crewkeeper_supervisor.cli.output import output_option, say, write, write_json
+from crewkeeper_supervisor.cli.output import emit_document, output_option, say, write
 
 if TYPE_CHECKING:
     from crewkeeper_supervisor.chaos.simulation import Outcome
@@ -62,7 +62,7 @@ class SeedRange(click.ParamType[range]):
     metavar="NAME",
     help="Put this fault into the core first, in the mode that shows it; 'list' prints their names.",
 )
-@output_option("table", "json")
+@output_option()
 def simulate(
     seeds: range, agents: int, events: int, mode: str, shrink: bool, keep: Path, mutate: str | None, output: str
 ) -> None:
@@ -85,15 +85,15 @@ def simulate(
     sweep = Sweep(named(mutate).options(options) if mutate is not None else options)
     kept: SeedFile | None = None
     with named(mutate).applied() if mutate is not None else nullcontext():
-        sweep.run(seeds, _tell if output == "table" else _nothing, failures_max=FAILURES_MAX)
+        sweep.run(seeds, _tell if output in ("table", "wide") else _nothing, failures_max=FAILURES_MAX)
         if shrink and sweep.failures:
             say(f"shrinking seed {sweep.failures[0].seed}")
             kept = shrunk(sweep.failures[0], mutate or "")
             say(f"kept as {write_seed(kept, keep)}: {len(kept.kept or ())} faults, {kept.options.events} events")
-    if output == "json":
-        write_json(_document(sweep, kept))
-    else:
+    if output in ("table", "wide"):
         _summary(sweep)
+    else:
+        emit_document(_document(sweep, kept), output, list, name=f"seeds {seeds.start}..{seeds.stop - 1}")
     if not sweep.ok:
         raise click.exceptions.Exit(FAILED)
 

@@ -9,8 +9,11 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 import msgspec
 
+from crewkeeper_supervisor.cli.consent import confirm, dry_run_option, yes_option
+from crewkeeper_supervisor.cli.deed import Deed, tell
 from crewkeeper_supervisor.cli.failure import FAILED, NOT_FOUND, Failure
-from crewkeeper_supervisor.cli.output import emit_document, emit_rows, output_option, say, write
+from crewkeeper_supervisor.cli.output import emit_document, emit_rows, output_option
+from crewkeeper_supervisor.cli.watching import watch_option
 
 if TYPE_CHECKING:
     from crewkeeper_supervisor.mcp.pins import Pinned, Pins
@@ -68,6 +71,7 @@ def _pins(state: Path | None) -> "Pins":
 
 @tools.command()
 @click.argument("server", required=False)
+@watch_option
 @output_option()
 @_state
 def ls(server: str | None, output: str, state: Path | None) -> None:
@@ -129,7 +133,7 @@ def _check_server(known: "dict[str, dict[str, Pinned]]", server: str | None) -> 
 @tools.command()
 @click.argument("server", required=False)
 @click.argument("tool", required=False)
-@output_option("text", "json", default="text")
+@output_option()
 @_state
 def diff(server: str | None, tool: str | None, output: str, state: Path | None) -> None:
     """Show what servers say now of tools whose definition has changed, or that nobody has pinned.
@@ -181,8 +185,10 @@ def _value(value: Any) -> str:
 @click.argument("server")
 @click.argument("tool", nargs=-1)
 @click.option("--all", "every", is_flag=True, help="All of the server's tools that wait for it.")
+@dry_run_option
+@output_option()
 @_state
-def pin(server: str, tool: tuple[str, ...], every: bool, state: Path | None) -> None:
+def pin(server: str, tool: tuple[str, ...], every: bool, dry_run: bool, output: str, state: Path | None) -> None:
     """Accept what a server says now of its tools; look at `supervisor tools diff` before."""
     pins = _pins(state)
     known = pins.ls()
@@ -195,16 +201,19 @@ def pin(server: str, tool: tuple[str, ...], every: bool, state: Path | None) -> 
             remedy="supervisor tools diff",
         )
     wanted = waiting if every else list(tool)
-    accepted = pins.accept(server, wanted, getpass.getuser())
-    for name in accepted:
-        write(f"pinned {name} of {server}")
+    accepted = [name for name in wanted if name in waiting]
+    if not dry_run:
+        accepted = pins.accept(server, wanted, getpass.getuser())
     missing = [name for name in wanted if name not in accepted]
+    verb = "would pin" if dry_run else "pinned"
+    lines = [f"{verb} {name} of {server}" for name in accepted] or ["nothing waits to be pinned"] * (not missing)
+    if lines:
+        deed = Deed(action="tools pin", name=server, ok=not missing, text=tuple(lines), dry_run=dry_run)
+        tell(deed, output)
     if missing:
         raise Failure(
             f"nothing waits to be pinned for {', '.join(missing)}", code=NOT_FOUND, remedy="supervisor tools ls"
         )
-    if not accepted:
-        say("nothing waits to be pinned")
 
 
 # --- forget ---
@@ -212,9 +221,16 @@ def pin(server: str, tool: tuple[str, ...], every: bool, state: Path | None) -> 
 
 @tools.command()
 @click.argument("server")
+@yes_option
+@dry_run_option
+@output_option()
 @_state
-def forget(server: str, state: Path | None) -> None:
+def forget(server: str, yes: bool, dry_run: bool, output: str, state: Path | None) -> None:
     """Forget all that is known of a server's tools: what it says next is pinned."""
-    if not _pins(state).forget(server):
-        raise Failure(f"nothing is known of a server {server[:60]!r}", code=NOT_FOUND, remedy="supervisor tools ls")
-    write(f"forgot {server}")
+    pins = _pins(state)
+    _check_server(pins.ls(), server)
+    if not dry_run:
+        confirm(f"forget what is pinned of {server}? What it says next is trusted", yes)
+        pins.forget(server)
+    text = f"{'would forget' if dry_run else 'forgot'} {server}"
+    tell(Deed(action="tools forget", name=server, ok=True, text=(text,), dry_run=dry_run), output)

@@ -50,7 +50,7 @@ def versions() -> Versions:
 
 
 @click.command()
-@output_option("text", "json", "yaml", default="text")
+@output_option()
 def version(output: str) -> None:
     """Print the versions in use."""
     found = versions()
@@ -61,4 +61,5 @@ def version(output: str) -> None:
             f"crewkeeper {found.crewkeeper}",
             f"nats-server {found.nats_server}, Python {found.python}, {found.platform}",
         ],
+        name=f"crewkeeper-{found.crewkeeper}",
     )

@@ -22,7 +22,7 @@ _ID: Final = re.compile(r"[FA]?\d+-\d+\Z", re.IGNORECASE)
 @click.command()
 @click.argument("target", nargs=-1, metavar="[RUN|FILE] [ID|AGENT]")
 @click.option("--run", metavar="RUN|FILE", help="The run, where it is not named before the id.")
-@output_option("text", "json", "yaml", default="text")
+@output_option()
 @place_options
 def why(target: tuple[str, ...], run: str | None, output: str, state: Path | None, nats: str | None) -> None:
     """Explain a finding, a grant or refusal, a kill or pause, a call, an agent, or how a run ended.
@@ -55,7 +55,7 @@ async def _why(target: tuple[str, ...], run: str | None, state: Path | None, nat
 @click.command()
 @click.argument("target", required=False, metavar="[RUN|FILE]")
 @click.option("--all", "show_all", is_flag=True, help="Also what agents say to each other, entry by entry.")
-@output_option("text", "jsonl", default="text")
+@output_option()
 @place_options
 def timeline(target: str | None, show_all: bool, output: str, state: Path | None, nats: str | None) -> None:
     """Tell the story of a run: what turned it, with what agents said in between counted.
@@ -67,13 +67,15 @@ def timeline(target: str | None, show_all: bool, output: str, state: Path | None
 
 
 async def _timeline(target: str | None, show_all: bool, output: str, state: Path | None, nats: str | None) -> None:
-    from crewkeeper_supervisor.cli.output import write, write_json_line
+    from crewkeeper_supervisor.cli.output import Rows, write
     from crewkeeper_supervisor.views.timeline import Event, Timeline
+
+    rows = None if output in ("table", "wide") else Rows(output, lambda event: str(event.seq))
 
     def show(events: "list[Event]") -> None:
         for event in events:
-            if output == "jsonl":
-                write_json_line(event)
+            if rows is not None:
+                rows.put(event)
             else:
                 write(event.line())
 
@@ -83,8 +85,10 @@ async def _timeline(target: str | None, show_all: bool, output: str, state: Path
             for entry in batch:
                 show(told.take(entry))
         show(told.finish())
-        if output == "text":
+        if rows is None:
             write(told.summary())
+        else:
+            rows.end()
 
 
 async def _answer(source: "Source", wanted: str) -> "Why":
