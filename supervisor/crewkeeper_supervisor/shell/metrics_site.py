@@ -5,6 +5,7 @@ changes nothing; a page of metrics is made once a second at most, however often 
 """
 
 import contextlib
+import socket
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
@@ -13,7 +14,6 @@ from typing import Any, Final
 import anyio
 import msgspec
 
-from crewkeeper_bus.errors import ConfigError
 from crewkeeper_supervisor.shell import deliveries, outbox
 from crewkeeper_supervisor.shell.http_server import address_of, listener, parted, server_of
 from crewkeeper_supervisor.shell.logbook import logger
@@ -32,6 +32,8 @@ BEATS: Final = 60
 QUEUES_S: Final = 10.0
 """How often the outbox is looked at."""
 CLOSE_LIMIT_S: Final = 1.0
+AGAIN_S: Final = 5.0
+"""How often an address that is taken is tried again."""
 _TEXT: Final = b"text/plain; version=0.0.4; charset=utf-8"
 _JSON: Final = b"application/json"
 
@@ -126,23 +128,23 @@ async def serving(
     standing: Standing,
     refresh: Callable[[], None] = lambda: None,
 ) -> AsyncIterator[str]:
-    """Serve metrics around a block; yields the address.
+    """Serve metrics around a block; yields the address, empty while it is taken.
+
+    A taken address is tried again until it is free: a controller without metrics is better than none.
 
     Raises:
-        ConfigError: `listen` is no address, or taken, or not of this machine.
+        ConfigError: `listen` is no address.
     """
     host, port = parted(listen, LISTEN)
-    try:
-        listening = listener(host, port)
-    except OSError as error:
-        why = error.strerror or str(error)
-        raise ConfigError(f"metrics cannot be served at {listen}: {why}; choose another --metrics") from None
-    with listening:
-        port = listening.getsockname()[1]
-        hosts = _names(host, port) if is_loopback(host) else frozenset[str]()
-        server = server_of(MetricsSite(metrics, standing, hosts, refresh))
+    listening = _listening(listen, host, port)
 
-        async def serve() -> None:
+    async def serve(listening: socket.socket | None) -> None:
+        while listening is None:
+            await anyio.sleep(AGAIN_S)
+            listening = _listening(listen, host, port, quiet=True)
+        with listening:
+            names = _names(host, listening.getsockname()[1]) if is_loopback(host) else frozenset[str]()
+            server = server_of(MetricsSite(metrics, standing, names, refresh))
             try:
                 await server.serve(sockets=[listening])
             except anyio.get_cancelled_exc_class():
@@ -153,14 +155,23 @@ async def serving(
             except Exception:  # noqa: BLE001 - metrics may go missing; the runs go on
                 logger().exception("metrics.ended")
 
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(serve)
-            tasks.start_soon(_beat, metrics)
-            tasks.start_soon(_count_queues, metrics, standing)
-            try:
-                yield address_of(host, port)
-            finally:
-                tasks.cancel_scope.cancel()
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(serve, listening)
+        tasks.start_soon(_beat, metrics)
+        tasks.start_soon(_count_queues, metrics, standing)
+        try:
+            yield "" if listening is None else address_of(host, listening.getsockname()[1])
+        finally:
+            tasks.cancel_scope.cancel()
+
+
+def _listening(listen: str, host: str, port: int, *, quiet: bool = False) -> socket.socket | None:
+    try:
+        return listener(host, port)
+    except OSError as error:
+        if not quiet:
+            logger().error("metrics.not_served", address=listen, cause=error.strerror or str(error), again_s=AGAIN_S)
+        return None
 
 
 def _names(host: str, port: int) -> frozenset[str]:

@@ -1,0 +1,50 @@
+"""Telemetry: metrics and traces of one controller, opened as asked for; without, nothing of either is imported."""
+
+import contextlib
+from collections.abc import AsyncIterator
+
+from crewkeeper_bus import trace_export
+from crewkeeper_supervisor.shell.logbook import logger
+from crewkeeper_supervisor.shell.observing import Observer, Observers, Standing
+
+
+@contextlib.asynccontextmanager
+async def opened(metrics: str, *, traces: bool) -> AsyncIterator[tuple[Observers | None, Standing]]:
+    """What a controller is to tell, around a block.
+
+    Args:
+        metrics: `host:port` to show metrics at; empty: nowhere.
+        traces: Whether to export spans.
+
+    Raises:
+        ConfigError: The address cannot be listened on, or what exports spans is not installed.
+    """
+    standing = Standing()
+    if not metrics and not traces:
+        yield None, standing
+        return
+    parts: dict[str, Observer] = {}
+    observers = Observers(parts)
+    async with contextlib.AsyncExitStack() as stack:
+        exporting = None
+        if traces:
+            trace_export.check_installed()
+            from crewkeeper_supervisor.shell import run_traces
+
+            exporting = stack.enter_context(run_traces.exporting())
+            parts["traces"] = exporting
+        if metrics:
+            from crewkeeper_supervisor.shell import metrics_site
+            from crewkeeper_supervisor.shell.metrics import Metrics
+
+            counted = Metrics()
+            parts["metrics"] = counted
+
+            def refresh() -> None:
+                counted.errors = observers.errors
+                counted.spans = exporting.counts() if exporting is not None else {}
+
+            address = await stack.enter_async_context(metrics_site.serving(metrics, counted, standing, refresh))
+            logger().info("metrics.serving", address=address)
+        observers.errors.update(dict.fromkeys(parts, 0))
+        yield observers, standing
