@@ -68,6 +68,11 @@ class AccessOrders:
         """By agent: a pause or a resume that is being carried out."""
         self._given = anyio.Event()
 
+    @property
+    def is_idle(self) -> bool:
+        """Whether every order that was given has been carried out."""
+        return not self._lines
+
     def give(self, order: Order, payload_bytes: int) -> None:
         """Take an order; one that waits already, or is being carried out, is not taken twice.
 
@@ -172,13 +177,13 @@ class AccessOrders:
                 return await enforcer.pause_pair(run, agent, order.peer)
             case "paused":
                 return await enforcer.pause(run, agent, why=why, term=term, keep=order.keep)
+            case "revoked":
+                return await enforcer.cut_off(run, agent, place=order.place)
             case "running" if order.peer:
                 return await enforcer.resume_pair(run, agent, order.peer)
             case "running":
                 return await enforcer.resume(run, agent, why=why, term=term)
             case _:
-            case "revoked":
-                return await enforcer.cut_off(run, agent, place=order.place)
                 assert_never(order.state)
 
     async def _admit(self, order: Admit) -> Delegated | Outcome:

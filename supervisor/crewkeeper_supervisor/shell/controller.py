@@ -1,15 +1,19 @@
 """Controller: watches the registry and owns runs, each by itself; delivers what is in the outbox.
 
-Several controllers share the runs of a server: whoever has a run's lease owns it, the others stand by. One run's
-failure is logged, given up and tried again after a pause, here or by another controller; it never touches other runs.
+Several controllers share the runs of a server: whoever has a run's lease owns it, the others stand by. A controller
+with more than its share hands some over (`sharing`), one that is told to drain hands over all of them, and both do it
+between two turns of a run. One run's failure is logged, given up and tried again after a pause, here or by another
+controller; it never touches other runs.
 """
 
+import asyncio
 import contextlib
 import os
 import secrets
 import socket
+import time
 from collections.abc import Collection
-from typing import Final
+from typing import Final, Literal
 
 import anyio
 import anyio.abc
@@ -17,11 +21,14 @@ from msgspec import Struct
 
 from crewkeeper_bus.errors import ConnectionLost
 from crewkeeper_supervisor.gate.rules import make_fold
-from crewkeeper_supervisor.shell import fail_points, heads, lease, ledger, outbox, powers
-from crewkeeper_supervisor.shell.errors import LeaseLost, RunNotFound, StoreUnavailable
+from crewkeeper_supervisor.shell import fail_points, heads, lease, ledger, liveness, members, outbox, powers, sharing
+from crewkeeper_supervisor.shell.code_version import code_version
+from crewkeeper_supervisor.shell.errors import LeaseLost, RunNotFound, RunStalled, StoreUnavailable
 from crewkeeper_supervisor.shell.fleet import Fleet
-from crewkeeper_supervisor.shell.lease import Leases
+from crewkeeper_supervisor.shell.lease import Lease, Leases
+from crewkeeper_supervisor.shell.liveness import Liveness
 from crewkeeper_supervisor.shell.logbook import logger
+from crewkeeper_supervisor.shell.members import Member, Members, Owned
 from crewkeeper_supervisor.shell.nats_link import LINK_ERRORS, Link, connect
 from crewkeeper_supervisor.shell.observing import Observer, Standing
 from crewkeeper_supervisor.shell.outbox import Outbox
@@ -29,10 +36,12 @@ from crewkeeper_supervisor.shell.owner import MakeFold, Owner, Timing
 from crewkeeper_supervisor.shell.place import Place
 from crewkeeper_supervisor.shell.powers import Powers
 from crewkeeper_supervisor.shell.registry import ENDED, Registry, RunInfo
+from crewkeeper_supervisor.shell.sharing import Sharing
 
 OPEN_TRIES: Final = 20
 RETRY_S: Final = 1.0
 RETRY_MAX_S: Final = 30.0
+DRAIN_LOOK_S: Final = 0.05
 
 
 class Settings(Struct, frozen=True, kw_only=True):
@@ -41,6 +50,9 @@ class Settings(Struct, frozen=True, kw_only=True):
     lease_ttl_s: float = lease.TTL_S
     retries_s: tuple[float, ...] = outbox.RETRIES_S
     timing: Timing = Timing()
+    sharing: Sharing = Sharing()
+    drain_s: float = 20.0
+    """How long draining lasts at most; what is still owned then is given up at once."""
 
 
 async def serve(
@@ -52,8 +64,9 @@ async def serve(
     settings: Settings | None = None,
     observer: Observer | None = None,
     standing: Standing | None = None,
+    drain: anyio.Event | None = None,
 ) -> None:
-    """Run a controller until cancelled; give up owned runs at once when that happens.
+    """Run a controller until it is drained or cancelled; give up owned runs at once when it is cancelled.
 
     Args:
         place: The server.
@@ -63,6 +76,7 @@ async def serve(
         settings: Timing.
         observer: Hears of runs and webhooks, for metrics and traces.
         standing: Kept up to date with what this controller can do.
+        drain: When this is set, or when `members.ask_to_drain` is called, take no more runs, hand over all, and end.
 
     Raises:
         ConnectionLost: The server cannot be reached at the start, or has closed the connection for good.
@@ -76,15 +90,26 @@ async def serve(
         # An answer about a lease must not wait behind a backlog of some journal.
         connect(place, name=f"leases {name}") as lease_link,
         powers.held(link, authority) as power,
+        liveness.watching(Liveness()) as alive,
     ):
-        controller = _Controller(link, lease_link, name, runs, make_fold, settings or Settings(), power, observer)
-        if standing is not None:
-            standing.link = link
+        told = standing or Standing()
+        controller = _Controller(
+            link, lease_link, name, runs, make_fold, settings or Settings(), power, observer, alive, told
+        )
+        told.link = link
         await controller.open()
-        if standing is not None:
-            standing.opened = True
+        told.opened = True
         logger().info("controller.serving", server=place.host, owner=name, mode=authority.mode)
-        await controller.work()
+        await controller.work(drain or anyio.Event())
+
+
+class _Owned(Struct):
+    """A run that is owned here."""
+
+    owner: Owner
+    lease: Lease
+    since_s: float
+    leaving: bool = False
 
 
 class _Controller:
@@ -98,6 +123,8 @@ class _Controller:
         settings: Settings,
         power: Powers,
         observer: Observer | None,
+        alive: Liveness,
+        standing: Standing,
     ) -> None:
         self._observer = observer
         self._link = link
@@ -107,10 +134,18 @@ class _Controller:
         self._settings = settings
         self._power = power
         self._registry = Registry(link)
-        self._leases = Leases(lease_link, name, settings.lease_ttl_s)
+        self._leases = Leases(lease_link, name, settings.lease_ttl_s, self._hold_back_s)
         self._fleet = Fleet(link)
         self._outbox = Outbox(link, settings.retries_s, observer)
         self._minded: set[str] = set()
+        self._owned: dict[str, _Owned] = {}
+        self._given: dict[str, float] = {}
+        """Runs that were handed over or given up: until when they are left to others."""
+        self._told_to_drain = anyio.Event()
+        self._alive = alive
+        self._standing = standing
+        self._began_at_s = time.time()
+        self._members = Members(lease_link, self._describe)
 
     async def open(self) -> None:
         """Create what is shared. A server that has just started may need a moment."""
@@ -123,6 +158,7 @@ class _Controller:
                 await self._leases.open()
                 await self._fleet.open()
                 await self._power.open()
+                await self._members.open()
             except StoreUnavailable:
                 if not left:
                     raise
@@ -130,25 +166,117 @@ class _Controller:
             else:
                 return
 
-    async def work(self) -> None:
-        failures: list[Exception] = []
-        async with anyio.create_task_group() as group:
-            try:
-                group.start_soon(self._power.work)
-                group.start_soon(self._outbox.work)
-                group.start_soon(self._fleet.work)
-                group.start_soon(self._watch, group)
-                await self._until_closed()
-            except ConnectionLost as error:
-                failures.append(error)
-            group.cancel_scope.cancel()
-        for cause in failures:
-            raise cause
+    async def work(self, drain: anyio.Event) -> None:
+        """Own what can be owned, until told to drain, and then until that is done.
 
-    async def _until_closed(self) -> None:
-        """The client gives up for good only when told; then this process has no use and ends, to be started anew."""
-        await self._link.closed.wait()
-        raise ConnectionLost(f"{self._link.place.host} has closed the connection")
+        Raises:
+            ConnectionLost: The server has closed the connection for good.
+        """
+        told = anyio.Event()
+
+        async def hear(event: anyio.Event | asyncio.Event) -> None:
+            await event.wait()
+            told.set()
+
+        async with anyio.create_task_group() as group:
+            group.start_soon(self._power.work)
+            group.start_soon(self._outbox.work)
+            group.start_soon(self._fleet.work)
+            group.start_soon(self._members.work)
+            group.start_soon(self._share)
+            group.start_soon(self._watch, group)
+            for event in (drain, self._members.asked_to_drain, self._link.closed):
+                group.start_soon(hear, event)
+            await told.wait()
+            if not self._link.closed.is_set():
+                await self._drain()
+            group.cancel_scope.cancel()
+        # The client gives up for good only when told; then this process has no use and ends, to be started anew.
+        if self._link.closed.is_set():
+            raise ConnectionLost(f"{self._link.place.host} has closed the connection")
+
+    # --- sharing with others ---
+
+    @property
+    def _draining(self) -> bool:
+        return self._told_to_drain.is_set()
+
+    def _describe(self, id_: str) -> Member:
+        machine, pid = members.process()
+        now_s = time.monotonic()
+        listed = list(self._owned.items())[: members.LISTED_MAX]
+        return Member(
+            id=id_,
+            name=self._name,
+            machine=machine,
+            pid=pid,
+            code=code_version(),
+            began_at_s=self._began_at_s,
+            state="draining" if self._draining else "serving",
+            count=len(self._owned),
+            runs=tuple(
+                Owned(
+                    run=run,
+                    term=each.lease.term,
+                    seq=each.owner.seq,
+                    behind=each.owner.behind,
+                    age_s=round(now_s - each.since_s, 1),
+                )
+                for run, each in listed
+            ),
+            only=tuple(sorted(self._wanted or ())),
+            late_ms=self._alive.take_late_ms(),
+        )
+
+    def _loads(self) -> dict[str, int]:
+        """Runs of each controller that takes any run, this one included if it does."""
+        loads = {each.id: each.count for each in self._members.others() if each.state == "serving" and not each.only}
+        if self._wanted is None:
+            loads[self._members.id] = sum(not each.leaving for each in self._owned.values())
+        return loads
+
+    def _hold_back_s(self, run: str) -> float:
+        left_s = self._given.get(run, 0.0) - time.monotonic()
+        return max(left_s, sharing.hold_back_s(run, self._members.id, self._loads()))
+
+    async def _share(self) -> None:
+        """Hand runs over while this controller has more than its share."""
+        how = self._settings.sharing
+        while not self._draining:
+            await anyio.sleep(how.every_s)
+            now_s = time.monotonic()
+            taken = {each.run for member in self._members.others() for each in member.runs}
+            self._given = {run: until_s for run, until_s in self._given.items() if until_s > now_s and run not in taken}
+            if self._given or self._draining:
+                continue  # where the last ones went is not known yet
+            movable = [
+                (each.owner.seq, run)
+                for run, each in self._owned.items()
+                if now_s - each.since_s >= how.tenure_s and each.owner.seq <= how.entries_max and not each.leaving
+            ]
+            for _, run in sorted(movable)[: sharing.surplus(self._members.id, self._loads(), how.moves_max)]:
+                logger().info("run.handed_over", crew=run, term=self._owned[run].lease.term, cause="others have less")
+                self._given[run] = now_s + how.patience_s
+                self._leave(run)
+
+    def _leave(self, run: str) -> None:
+        self._owned[run].leaving = True
+        self._owned[run].owner.leave()
+
+    async def _drain(self) -> None:
+        """Take no more runs, and give up those that are owned, in order, within a limit."""
+        self._told_to_drain.set()
+        self._standing.draining = True
+        self._leases.stop_waiting()
+        logger().info("controller.draining", owner=self._name, runs=len(self._owned))
+        for run in self._owned:
+            self._leave(run)
+        with anyio.move_on_after(self._settings.drain_s):
+            while self._owned or self._minded:  # noqa: ASYNC110 - bounded, and once in a lifetime
+                await anyio.sleep(DRAIN_LOOK_S)
+        logger().info("controller.drained", owner=self._name, runs=len(self._owned))
+
+    # --- runs ---
 
     async def _watch(self, group: anyio.abc.TaskGroup) -> None:
         while True:
@@ -165,7 +293,7 @@ class _Controller:
 
     def _is_ours(self, info: RunInfo) -> bool:
         wanted = self._wanted is None or info.run in self._wanted
-        return wanted and not self._is_done_with(info) and info.run not in self._minded
+        return wanted and not self._draining and not self._is_done_with(info) and info.run not in self._minded
 
     def _is_done_with(self, info: RunInfo) -> bool:
         """Whether a run has ended, and has given back what it had of the fleet's."""
@@ -174,44 +302,65 @@ class _Controller:
     async def _mind(self, run: str) -> None:
         """Stand by for a run and own it when it can be owned, until it has ended."""
         pause_s = RETRY_S
-        log = logger().bind(crew=run)
         try:
-            while not await self._has_ended(run):
+            while not self._draining and not await self._has_ended(run):
                 held = await self._leases.wait(run)
+                if held is None:
+                    return
                 fail_points.passed("lease-taken")
-                owner = Owner(
-                    self._link,
-                    held,
-                    self._outbox,
-                    self._make_fold,
-                    name=self._name,
-                    powers=self._power,
-                    fleet=self._fleet,
-                    timing=self._settings.timing,
-                    observer=self._observer,
-                )
-                self._power.guard(run, held.term)
-                try:
-                    await owner.own()
-                    await self._record_end(run, owner)
-                except LeaseLost as error:
-                    log.warning("lease.lost", term=held.term, cause=type(error).__name__)
-                    pause_s = RETRY_S
-                    continue
-                except RunNotFound:
-                    log.warning("run.gone", term=held.term)
-                    return
-                except Exception:  # one run's failure must not end the others
-                    log.exception("run.failed", term=held.term)
-                else:
-                    return
-                finally:
-                    self._power.leave(run, held.term)
-                    await held.release()
-                await anyio.sleep(pause_s)
-                pause_s = min(RETRY_MAX_S, pause_s * 2)
+                match await self._own(run, held):
+                    case "over":
+                        return
+                    case "left":
+                        pause_s = RETRY_S
+                    case "failed":
+                        with anyio.move_on_after(pause_s):
+                            await self._told_to_drain.wait()
+                        pause_s = min(RETRY_MAX_S, pause_s * 2)
         finally:
             self._minded.discard(run)
+
+    async def _own(self, run: str, held: Lease) -> Literal["over", "left", "failed"]:
+        """Own a run until it is over, left or lost; gives the lease back, whatever happens."""
+        log = logger().bind(crew=run, term=held.term)
+        owner = Owner(
+            self._link,
+            held,
+            self._outbox,
+            self._make_fold,
+            name=self._name,
+            powers=self._power,
+            fleet=self._fleet,
+            timing=self._settings.timing,
+            observer=self._observer,
+        )
+        self._power.guard(run, held.term)
+        self._owned[run] = _Owned(owner, held, time.monotonic())
+        if self._draining:
+            owner.leave()
+        try:
+            if not await owner.own():
+                return "left"
+            await self._record_end(run, owner)
+        except LeaseLost as error:
+            log.warning("lease.lost", cause=type(error).__name__)
+            return "left"
+        except RunNotFound:
+            log.warning("run.gone")
+            return "over"
+        except RunStalled as error:
+            log.warning("run.stalled", cause=str(error))
+            self._given[run] = time.monotonic() + self._settings.timing.stall_s  # somebody else's turn
+            return "left"
+        except Exception:  # one run's failure must not end the others
+            log.exception("run.failed")
+            return "failed"
+        else:
+            return "over"
+        finally:
+            self._power.leave(run, held.term)
+            await held.release()
+            self._owned.pop(run, None)
 
     async def _has_ended(self, run: str) -> bool:
         with contextlib.suppress(StoreUnavailable):

@@ -64,6 +64,10 @@ class Fenced(LeaseLost):
 # --- the world ---
 
 
+class RunStalled(ShellError):  # noqa: N818
+    """A run does not get on here although it should: give it up, so that another controller may try."""
+
+
 class JournalGap(ShellError):  # noqa: N818
     """The journal lacks entries that were stored: the store is damaged or was cut.
 

@@ -219,6 +219,11 @@ class Follower:
         return self._subscription is not None
 
     @property
+    def behind(self) -> int:
+        """Entries that have arrived and are not handed out yet."""
+        return len(self._waiting)
+
+    @property
     def caught_up(self) -> bool:
         """Whether everything that was stored when the follower started has been handed out."""
         return self._goal is not None and self.seq >= self._goal

@@ -12,6 +12,7 @@ import os
 import secrets
 import socket
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
@@ -150,14 +151,25 @@ class Lease:
 
 
 class Leases:
-    """Acquires leases for one owner, and watches those of others."""
+    """Acquires leases for one owner, and watches those of others.
 
-    def __init__(self, link: Link, owner: str, ttl_s: float = TTL_S) -> None:
+    Args:
+        link: The server.
+        owner: Name of the owner.
+        ttl_s: Time to live.
+        hold_back_s: Seconds for which a lease that is found free is left to others first, given the run.
+    """
+
+    def __init__(
+        self, link: Link, owner: str, ttl_s: float = TTL_S, hold_back_s: Callable[[str], float] = lambda _: 0.0
+    ) -> None:
         self._link = link
+        self._hold_back_s = hold_back_s
         self._owner = owner
         self._ttl_s = float(max(1, round(ttl_s)))
         self._seen_s: dict[str, float] = {}
         self._changed: dict[str, asyncio.Event] = {}
+        self._stopping = asyncio.Event()
 
     async def open(self) -> None:
         """Create the bucket if it is not there, and begin to watch.
@@ -181,13 +193,13 @@ class Leases:
         lease, _ = await self._try(run)
         return lease
 
-    async def wait(self, run: str) -> Lease:
-        """Take the lease as soon as it is free. Lasts until it is, or cancelled.
+    async def wait(self, run: str) -> Lease | None:
+        """Take the lease as soon as it is free. Lasts until it is, or cancelled, or `stop_waiting`: None then.
 
         A held lease costs the server nothing: its renewals are watched, and it is tried again when they stop.
         """
         try:
-            while True:
+            while not self._stopping.is_set():
                 changed = self._changed[run] = asyncio.Event()
                 holder: Holder | None = None
                 with contextlib.suppress(StoreUnavailable):
@@ -203,12 +215,23 @@ class Leases:
         finally:
             self._changed.pop(run, None)
             self._seen_s.pop(run, None)
+        return None
+
+    def stop_waiting(self) -> None:
+        """Take no more leases: whoever waits for one is told so."""
+        self._stopping.set()
+        for changed in self._changed.values():
+            changed.set()
 
     async def _try(self, run: str) -> tuple[Lease | None, Holder | None]:
         last = await self._link.last(_STREAM, _PREFIX + run)
         held = None if last is None else _holder(last)
         if held is not None and not held.is_dead:
             return None, held
+        if (pause_s := self._hold_back_s(run)) > 0:
+            with anyio.move_on_after(pause_s):
+                await self._stopping.wait()
+                return None, None
         holder = Holder(owner=self._owner, nonce=secrets.token_hex(8), machine=_machine(), pid=os.getpid())
         asked_s = clock_s()
         try:

@@ -5,11 +5,14 @@ by then it has seen all that was stored before its term. Then it opens the ledge
 carries out what the fold left pending: decided, with no trace. From there on it folds what comes and carries out what
 the core decides: first the ledger where the command is durable, then the effect. Every effect leaves a trace in the
 journal, for an answer of the gate its copy (`ahead`); one whose trace does not show is sent again under the same id.
-Before every effect the lease is checked, so an owner that was stopped or cut off falls silent by itself.
+Before every effect the lease is checked, so an owner that was stopped or cut off falls silent by itself. One that is
+asked to leave ends between two turns, when what it has recorded is carried out and has reached the server; one that
+does not get on although it should is given up, and the run is somebody else's turn.
 """
 
+import contextlib
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Final, Protocol
 
 import anyio
@@ -23,19 +26,20 @@ from crewkeeper_supervisor.core.crew import Crew
 from crewkeeper_supervisor.core.events import Event
 from crewkeeper_supervisor.core.findings import Incident
 from crewkeeper_supervisor.core.gate_state import FleetShare, GateState
+from crewkeeper_supervisor.core.hosting_state import Hosting
 from crewkeeper_supervisor.shell import effects, fail_points, journal
 from crewkeeper_supervisor.shell.access_orders import AccessOrders
 from crewkeeper_supervisor.shell.ahead import Ahead
-from crewkeeper_supervisor.core.hosting_state import Hosting
 from crewkeeper_supervisor.shell.effects import Effects
-from crewkeeper_supervisor.shell.errors import LeaseLost, StoreUnavailable
+from crewkeeper_supervisor.shell.errors import LeaseLost, RunNotFound, RunStalled, StoreUnavailable
 from crewkeeper_supervisor.shell.fleet import Fleet, FleetDesk
 from crewkeeper_supervisor.shell.heads import Sealer
+from crewkeeper_supervisor.shell.host_desk import HostDesk
 from crewkeeper_supervisor.shell.journal import Entry, Follower
 from crewkeeper_supervisor.shell.lease import Lease
 from crewkeeper_supervisor.shell.ledger import Ledger
-from crewkeeper_supervisor.shell.host_desk import HostDesk
 from crewkeeper_supervisor.shell.live_hooks import LiveHooks
+from crewkeeper_supervisor.shell.liveness import Progress
 from crewkeeper_supervisor.shell.logbook import logger
 from crewkeeper_supervisor.shell.nats_link import Link
 from crewkeeper_supervisor.shell.observing import Let, Observer
@@ -49,6 +53,7 @@ UNLOGGED_MAX: Final = 100
 """What was sent is written down when nothing has come for so long, or so many lines are due."""
 TICK_LEAD_S: Final = 0.001
 """Ticks are sent this much late rather than early: an early one would only have to be sent again."""
+FINISH_LOOK_S: Final = 0.05
 TICK_GAP_S: Final = 0.005
 """Least pause between two ticks, whatever the core asks for."""
 
@@ -61,6 +66,10 @@ class Timing(Struct, frozen=True, kw_only=True):
     resend_max_s: float = 30.0
     ended_s: float = 10.0
     """How long an ended run is looked after for the sake of effects without a trace."""
+    stall_s: float = 30.0
+    """A run that did not get on for so long is given up."""
+    leave_s: float = 5.0
+    """How long orders to the servers are waited for when a run is left."""
 
 
 class Fold(Protocol):
@@ -90,6 +99,10 @@ class Fold(Protocol):
     def gate(self) -> GateState:
         """What is known of budgets."""
 
+    @property
+    def hosting(self) -> Hosting | None:
+        """Where the agents are, if they are spread over hosts."""
+
     def read(self, seq: int, at_s: float, subject: str, payload: bytes) -> Event:
         """Read the next entry."""
 
@@ -98,10 +111,6 @@ class Fold(Protocol):
 
     def next_tick_at_s(self) -> float | None:
         """When the clock is needed."""
-
-    @property
-    def hosting(self) -> Hosting | None:
-        """Where the agents are, if they are spread over hosts."""
 
     def digest(self) -> str:
         """SHA-256 over the state."""
@@ -140,6 +149,7 @@ class Owner:
         self._orders = AccessOrders(link, lease.run, lease.term, powers, self._journal_now_s)
         self._hooks = LiveHooks(link, lease.run)
         self._desk = FleetDesk(fleet or Fleet(link), link, lease.run, self._known_of_fleet)
+        self._hosts = HostDesk(link, lease.run, self._known_of_hosts, lease.still_mine)
         self._effects = Effects(link, lease.run, lease.term, outbox, self._orders, self._hooks.give, self._desk.give)
         self._ledger: Ledger | None = None
         self._sealer = Sealer(link, lease.run, lease.term)
@@ -149,7 +159,6 @@ class Owner:
         self._sent: dict[str, tuple[float, int]] = {}
         """By command without a trace: when to send it again, and how often it was sent."""
         self._unlogged: list[tuple[Command, int, str, float]] = []
-        self._hosts = HostDesk(link, lease.run, self._known_of_hosts, lease.still_mine)
         self._ahead = Ahead()
         self._unrecorded: dict[str, Command] = {}
         """Decided, and not in the ledger because that could not be written."""
@@ -158,35 +167,58 @@ class Owner:
         self._tick_again_s = 0.0
         self._ended_s = 0.0
         self._reported: set[str] = set()
+        self._progress = Progress(lease.run, self._timing.stall_s)
+        self._leaving = False
+        self._entries: journal.Follower | None = None
 
-    async def own(self) -> None:
-        """Own the run until it has ended and nothing is left to do.
+    @property
+    def seq(self) -> int:
+        """The last journal entry that is folded."""
+        return self._seq
+
+    @property
+    def behind(self) -> int:
+        """Entries that have arrived and are not folded yet."""
+        return 0 if self._entries is None else self._entries.behind
+
+    def leave(self) -> None:
+        """End in order, between two turns, within seconds; the run goes on elsewhere."""
+        self._leaving = True
+
+    async def own(self) -> bool:
+        """Own the run until it has ended and nothing is left to do, or until it is left.
+
+        Returns:
+            Whether the run is over; False: it was left, and everything recorded has been carried out.
 
         Raises:
             LeaseLost: Somebody else owns it, or may.
+            RunStalled: It does not get on here.
             RunNotFound: Its journal is gone.
             JournalGap: Its journal is damaged.
             StoreUnavailable: The ledger could not be opened or written.
         """
-        lost: list[LeaseLost] = []
+        lost: list[Exception] = []
         failures: list[Exception] = []
         how: Let = "ended"
 
-        async def keep() -> None:
+        async def guard(watch: Callable[[], Awaitable[None]]) -> None:
             try:
-                await self._lease.keep()
-            except LeaseLost as error:
+                await watch()
+            except (LeaseLost, RunStalled, RunNotFound) as error:
                 lost.append(error)
                 group.cancel_scope.cancel()
 
         async with anyio.create_task_group() as group:
-            group.start_soon(keep)
+            group.start_soon(guard, self._lease.keep)
+            group.start_soon(guard, self._watch)
             group.start_soon(self._orders.work)
             group.start_soon(self._hooks.work)
             group.start_soon(self._desk.work)
+            group.start_soon(self._hosts.work)
             try:
                 await self._work()
-                how = "over"
+                how = "over" if self._is_over() else "ended"
             except Exception as error:  # noqa: BLE001 - raised below, out of the group, as itself
                 failures.append(error)
                 how = "lost" if isinstance(error, LeaseLost) else "failed"
@@ -197,10 +229,33 @@ class Owner:
             group.cancel_scope.cancel()
         for cause in (*lost, *failures):
             raise cause
+        return self._is_over()
+
+    async def _watch(self) -> None:
+        """See that the run gets on.
+
+        Raises:
+            LeaseLost: The lease is over.
+            RunNotFound: The journal is gone.
+            RunStalled: It does not.
+        """
+        seen = -1
+        while True:
+            await anyio.sleep(self._timing.stall_s / 3)
+            stored = self._seq
+            if seen == self._seq:  # nothing came: is there nothing?
+                with contextlib.suppress(StoreUnavailable):
+                    stored = await journal.last_seq(self._link, self._run)
+            seen = self._seq
+            self._lease.check()
+            self._progress.look(self._seq, stored)
 
     async def _work(self) -> None:
         async with journal.follow(self._link, self._run) as entries:
+            self._entries = entries
             await self._catch_up(entries)
+            if self._leaving:
+                return
             self._hooks.warm(self.fold.crew)
             fail_points.passed("folded")
             self._lease.check()
@@ -211,22 +266,35 @@ class Owner:
             left = list(self.fold.pending.values())
             self._log.info("run.owned", seq=self._seq, pending=len(left))
             await self._carry_out(left)
-            while not self._is_over():
+            while not self._is_over() and not self._leaving:
+                self._progress.turned()
                 batch = await entries.batch(self._wait_s())
                 if len(self._unlogged) > UNLOGGED_MAX or (self._unlogged and not batch):
                     self._log_effects()
-            group.start_soon(self._hosts.work)
                 await self._carry_out(self._take(batch), fresh=True)
                 await self._carry_out(self._due())
                 await self._keep_clock()
                 await self._sealer.seal(self._ledger, self.fold)
+            if not self._is_over():
+                await self._finish()
+                return
             await self._sealer.seal_the_end(self._ledger, self.fold)
         self._log.info("run.over", seq=self._seq, state=self.fold.state)
+
+    async def _finish(self) -> None:
+        """What was recorded is carried out and has reached the server; what takes too long is the successor's."""
+        with anyio.move_on_after(self._timing.leave_s):
+            while not self._orders.is_idle:  # noqa: ASYNC110 - bounded, and looked at rarely
+                await anyio.sleep(FINISH_LOOK_S)
+            with contextlib.suppress(ConnectionLost):
+                await self._link.flush()
+        self._log.info("run.left", seq=self._seq, pending=len(self.fold.pending))
 
     async def _catch_up(self, entries: Follower) -> None:
         """Fold everything up to our own `OwnerChanged`, which is published again until it shows."""
         subject, again_s = "", 0.0
-        while True:
+        while not self._leaving:
+            self._progress.turned()
             if time.monotonic() >= again_s:
                 self._lease.check()
                 subject = subject or journal.op_subject(self._run)
@@ -271,6 +339,9 @@ class Owner:
             found = incident.finding
             self._log.warning(f"finding.{found.kind}", finding=id_, seq=found.seq, agents=list(found.agents)[:20])
 
+    def _known_of_hosts(self) -> Hosting | None:
+        return None if self._ledger is None else self.fold.hosting
+
     def _known_of_fleet(self) -> FleetShare | None:
         return None if self._ledger is None else self.fold.gate.fleet
 
@@ -301,6 +372,7 @@ class Owner:
                     self._send_later(command)  # fail closed
                     continue
                 self._lease.check()
+                self._progress.turned()
                 fail_points.passed("effect-due")
                 sent.append(await self._effect(command, fresh=fresh))
         finally:
@@ -339,9 +411,6 @@ class Owner:
             "attempt": attempt,
         }
         if error:
-    def _known_of_hosts(self) -> Hosting | None:
-        return None if self._ledger is None else self.fold.hosting
-
             self._log.warning("effect.failed", **about, error=error)
         else:
             self._log.info("effect.sent", **about, latency_ms=latency_ms)
