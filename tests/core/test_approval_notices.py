@@ -11,6 +11,10 @@ HOOKS = (Webhook(webhook="https://ops.example/"),)
 
 
 def told(room: Room) -> list[Escalate]:
+    return [each for each in escalated(room) if each.kind == "asked"]
+
+
+def escalated(room: Room) -> list[Escalate]:
     return [each for each in room.commands if isinstance(each, Escalate) and each.body["kind"] == "approval"]
 
 
@@ -46,3 +50,27 @@ def test_a_flood_of_questions_does_not_become_a_flood_of_messages() -> None:
         room.decide(approval, "deny")
     room.ask("again", args={"n": 1})
     assert len(told(room)) == TOLD_MAX + 1
+
+
+def test_people_who_were_asked_are_told_when_nothing_is_left_to_decide() -> None:
+    room = Room(crew_of(rules=RULES, escalate=HOOKS))
+    room.ask("c1")
+    approval = room.approval()
+    room.decide(approval, "deny", reason="not this month")
+    asked, over = escalated(room)
+    assert (asked.kind, over.kind, over.incident) == ("asked", "resolved", approval.id)
+    assert over.body["summary"] == "a's call of 'pay': denied by kim: not this month"
+    room.decide(approval, "approve")
+    assert len(escalated(room)) == 2, "one end, whatever comes later"
+
+    room.ask("c2")
+    room.tick(approval.expires_at_s - approval.asked_at_s + 1)
+    assert [each.body.get("state", "") for each in escalated(room)] == ["", "denied", "", "expired"]
+
+
+def test_who_was_not_asked_is_not_told_of_the_end() -> None:
+    room = Room(crew_of(rules=RULES, escalate=HOOKS))
+    for number in range(TOLD_MAX + 1):
+        room.ask(f"c{number}", args={"n": number})
+    room.decide(room.approval(), "deny")
+    assert len(escalated(room)) == TOLD_MAX

@@ -19,6 +19,28 @@ def body(kind="opened", what="deadlock", **data):
     return webhook.body("trip-1", "trip", Escalate(id="28-2", incident=incident, kind=kind, body=facts))
 
 
+CAN = [
+    {"do": "acknowledge"},
+    {"do": "resume", "agent": "reviewer"},
+    {"do": "extend", "what": "microusd", "add": 500_000},
+    {"do": "extend", "agent": "writer", "what": "wall_s", "add": 100},
+    {"do": "extend", "what": "tokens", "add": 7},
+    {"do": "kill", "agent": "reviewer"},
+]
+TOLD = {
+    "ring": "planner → reviewer → planner",
+    "waits": [
+        {"text": "planner waits for reviewer to answer 'approve'", "since_s": 1_790_000_000.0, "for_s": 42.5},
+        {"text": "reviewer waits for planner to answer 'ask'", "since_s": 1_790_000_000.0, "for_s": 3700},
+    ],
+    "cost": {"text": "$0.42 a minute over the last 5 min; $3.10 spent so far", "microusd_per_minute": 420_000},
+    "steps": ["fail planner's wait: it lost least"],
+    "look": "supervisor incidents show F28-0 --run trip-1",
+    "can": CAN,
+    "links": {"acknowledge": "https://ops.example/a/1", "kill reviewer": "https://ops.example/a/2"},
+}
+
+
 def rendered(format_, kind="opened", what="deadlock", **data):
     return msgspec.json.decode(render(format_, body(kind, what, **data), "msg_trip-1_28-2", "key")[0])
 
@@ -149,20 +171,26 @@ def test_inert_texts_stay_readable():
 
 
 def test_what_can_be_done_is_said_as_commands_of_plain_words():
-    acts = rendered("standard", victim={"agent": "reviewer", "why": "w"})["data"]["act"]
+    acts = rendered("standard", can=CAN)["data"]["act"]
     assert acts == [
         "supervisor hooks ack trip-1 F28-0",
         "supervisor agent resume trip-1 reviewer",
+        "supervisor budget top-up trip-1 usd=0.50",
+        "supervisor budget top-up trip-1 wall=100s --agent writer",
+        "supervisor budget top-up trip-1 tokens=7",
         "supervisor agent kill trip-1 reviewer",
         "supervisor down trip-1",
     ]
-    for line in acts + rendered("standard", what="budget_spent")["data"]["act"]:
+    for line in acts:
         check_command(line)
+    (known,) = rendered("standard", "digest", "incidents", incident="", can=CAN[:1])["data"]["act"][:-1]
+    assert known == "supervisor hooks ack trip-1 msg_trip-1_28-2"
     asked = rendered("standard", what="approval", approval="A1-0")["data"]["act"]
     assert asked == ["supervisor approvals approve trip-1 A1-0", "supervisor approvals deny trip-1 A1-0"]
     assert "act" not in rendered("standard", "resolved")["data"]
-    hostile = rendered("standard", victim={"agent": "a; rm -rf ~", "why": "w"})["data"]["act"]
+    hostile = rendered("standard", can=[{"do": "kill", "agent": "a; rm -rf ~"}], incident="F1; rm")["data"]["act"]
     assert not [line for line in hostile if "rm" in line]
+    assert rendered("standard", can=CAN[:1], incident="$(x)")["data"]["act"] == ["supervisor down trip-1"]
     assert rendered("standard", what="approval", approval="$(x)")["data"].get("act", []) == []
     assert "act: supervisor down trip-1" in rendered("pagerduty")["payload"]["custom_details"]["lines"]
 
@@ -172,3 +200,43 @@ def check_command(line):
     while isinstance(command, click.Group):
         command = command.get_command(click.Context(command), words.pop(0))
     assert command is not None, line
+
+
+@pytest.mark.parametrize("format_", FORMATS)
+def test_who_is_woken_reads_what_is_stuck_since_when_what_it_costs_and_what_to_do(format_):
+    text = "\n".join(strings(rendered(format_, **TOLD)))
+    for part in (
+        "reviewer and planner wait for each other",
+        "planner → reviewer → planner",
+        "planner waits for reviewer to answer 'approve'",
+        "$0.42 a minute over the last 5 min",
+        "fail planner's wait: it lost least",
+        "supervisor agent kill trip-1 reviewer",
+        "supervisor incidents show F28-0 --run trip-1",
+        "https://ops.example/a/1",
+        "https://ops.example/a/2",
+    ):
+        assert part in text, part
+    if format_ in ("slack", "pagerduty", "alertmanager"):
+        assert "(since 14:13:20 UTC, for 42.5 s)" in text
+        assert "(since 14:13:20 UTC, for 62 min)" in text
+
+
+def test_what_is_acknowledged_is_said_under_the_same_key():
+    told = {"by": "kim", "why": "on it"}
+    known = rendered("pagerduty", "acknowledged", **told)
+    assert (known["event_action"], known["dedup_key"]) == ("acknowledge", "trip-1/F28-0")
+    assert "payload" not in known
+    digest = rendered("pagerduty", "acknowledged", "incidents", incident="", digest="20-0", **told)
+    assert digest["dedup_key"] == "msg_trip-1_20-0", "as the digest itself"
+    assert rendered("slack", "acknowledged", **told)["text"].startswith("trip: kim knows of it: reviewer and planner")
+    assert rendered("alertmanager", "acknowledged", **told)["status"] == "firing"
+    names = rendered("alertmanager", **TOLD)["alerts"][0]["annotations"]
+    assert {"link_acknowledge", "link_kill_reviewer"} <= names.keys()
+
+
+@pytest.mark.parametrize("since_s", [None, "soon", -5, 0, 1e300, float("inf"), True, [1]])
+def test_no_time_breaks_a_line(since_s):
+    waits = [{"text": "a waits for b", "since_s": since_s, "for_s": since_s}]
+    document = msgspec.json.encode({"type": "crewkeeper.deadlock.opened", "data": {"waits": waits}})
+    assert b"a waits for b" in render("slack", document, "msg_1")[0]

@@ -11,9 +11,10 @@ from crewkeeper_bus.messages import Fault
 from crewkeeper_bus.tool_messages import BudgetChanged
 from crewkeeper_supervisor.core import budget, fleet
 from crewkeeper_supervisor.core.budget import FLEET, Account, Amounts, Path, amount
-from crewkeeper_supervisor.core.crew import Budget
 from crewkeeper_supervisor.core.lifecycle import report
+from crewkeeper_supervisor.core.limits import limit_of
 from crewkeeper_supervisor.core.nodes import Call, Task
+from crewkeeper_supervisor.core.response import resolve
 from crewkeeper_supervisor.core.roster import AgentView
 from crewkeeper_supervisor.core.state import RunState
 from crewkeeper_supervisor.core.withdrawal import give_up
@@ -91,26 +92,6 @@ def _members(state: RunState, agent: str, account: Account) -> list[str]:
 
 
 # --- calls between agents ---
-
-
-def limit_of(state: RunState, who: str, dimension: str) -> float | None:
-    """How deep, how far fanned out, or how many seconds long, as it stands now; None: there is no limit.
-
-    Args:
-        state: The run.
-        who: An agent; empty: the crew.
-        dimension: `depth`, `fan_out` or `wall_s`.
-    """
-    changed = state.gate.changed.get(who, {})
-    if dimension in changed:
-        return changed[dimension]
-    declared: Budget | None = None
-    if who:
-        declared = state.agents[who].spec.budget if who in state.agents else None
-    elif state.crew is not None:
-        declared = state.crew.budget
-    found: float | None = getattr(declared, dimension, None)
-    return found
 
 
 def _strictest(state: RunState, agent: str, dimension: str) -> float | None:
@@ -256,4 +237,4 @@ def _eased(state: RunState, key: str) -> None:
     for incident in state.incidents.values():
         about = incident.finding.kind in ("budget_soft", "budget_spent") and incident.finding.evidence.get("key") == key
         if about and incident.state != "resolved":
-            incident.state, incident.resolved_at_s = "resolved", state.now_s
+            resolve(state, incident, "there is room again")

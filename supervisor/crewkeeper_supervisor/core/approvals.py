@@ -64,6 +64,7 @@ def ask(state: RunState, call: GateCall, cost_microusd: int) -> None:
     state.gate.wait(call, "approval", state.now_s + expires_s)
     say_pending(state, call)
     if state.crew.escalate and sum(each.state == "pending" for each in state.gate.approvals.values()) <= TOLD_MAX:
+        state.gate.approvals[id_].told = True
         state.escalate(id_, "asked", describe(state, state.gate.approvals[id_]))
 
 
@@ -86,6 +87,22 @@ def describe(state: RunState, approval: Approval) -> dict[str, Any]:
         "who": approval.who,
         "cost_microusd": approval.cost_microusd,
         "expires_s": approval.expires_at_s,
+        "look": f"supervisor approvals show {state.run} {approval.id}",
+    }
+
+
+def _over(state: RunState, approval: Approval) -> dict[str, Any]:
+    """What people are told when there is nothing to decide any more."""
+    by = f" by {approval.by}" if approval.by else ""
+    why = f": {approval.reason}" if approval.reason else ""
+    return {
+        "kind": "approval",
+        "approval": approval.id,
+        "state": approval.state,
+        "summary": f"{approval.agent}'s call of {approval.tool!r}: {approval.state}{by}{why}",
+        "agent": approval.agent,
+        "tool": approval.tool,
+        "by": approval.by,
         "look": f"supervisor approvals show {state.run} {approval.id}",
     }
 
@@ -138,6 +155,8 @@ def close(state: RunState, approval: Approval, end: ApprovalState, by: str = "",
         return
     approval.state, approval.by, approval.reason, approval.decided_at_s = end, by, reason, state.now_s
     state.graph.asked_of.pop(f"{approval.agent}/{approval.call}", None)
+    if approval.told:
+        state.escalate(approval.id, "resolved", _over(state, approval))
 
 
 def fault(approval: Approval) -> Fault:

@@ -6,7 +6,12 @@ digest, which is sent when one more may be told: nobody is woken a hundred times
 
 from typing import Any, Final, Literal
 
+from msgspec import to_builtins
+
+from crewkeeper_supervisor.core import pace
+from crewkeeper_supervisor.core.acts import Act
 from crewkeeper_supervisor.core.findings import Incident
+from crewkeeper_supervisor.core.ladder_state import DIGESTS_MAX
 from crewkeeper_supervisor.core.state import RunState
 
 MINUTE_S: Final = 60.0
@@ -48,6 +53,12 @@ def tell(state: RunState, incident: Incident, kind: str, body: dict[str, Any]) -
     return "told"
 
 
+def was_told_alone(state: RunState, incident: str) -> bool:
+    """Whether people were told of an incident by a message of its own, and not only, or yet, by a digest."""
+    told = state.ladder.escalations
+    return incident not in told.withheld and incident not in told.digested
+
+
 def watch(state: RunState) -> None:
     """Send the digest if its time has come."""
     due_s = state.ladder.escalations.due_s
@@ -69,7 +80,10 @@ def flush(state: RunState) -> None:
             told.digested[id_] = None
     while len(told.digested) > DIGESTED_MAX:
         del told.digested[next(iter(told.digested))]
-    state.escalate("", "digest", _digest(state, withheld))
+    sent = state.escalate("", "digest", _digest(state, withheld))
+    told.digests[sent] = tuple(withheld)
+    if len(told.digests) > DIGESTS_MAX:
+        del told.digests[next(iter(told.digests))]
 
 
 def _has_room(state: RunState) -> bool:
@@ -120,5 +134,7 @@ def _digest(state: RunState, withheld: dict[str, Literal["opened", "resolved"]])
         "count": len(withheld),
         "ids": by_kind,
         "incidents": shown,
+        "cost": pace.told(state),
+        "can": [to_builtins(Act(do="acknowledge"))],
         "look": f"supervisor incidents ls {state.run}",
     }

@@ -12,6 +12,7 @@ from crewkeeper_supervisor.core.budget import FLEET, Account, Amounts, amount
 from crewkeeper_supervisor.core.fleet_account import SHARED
 from crewkeeper_supervisor.core.gate_state import FleetShare, GateCall
 from crewkeeper_supervisor.core.lifecycle import report
+from crewkeeper_supervisor.core.response import resolve
 from crewkeeper_supervisor.core.state import RunState
 
 LEASE_S: Final = 20.0
@@ -140,7 +141,7 @@ def told(state: RunState, message: FleetTold) -> None:
     for incident in state.incidents.values():
         key = incident.finding.evidence.get("key", "")
         if incident.state != "resolved" and key.startswith(f"{FLEET} "):
-            incident.state, incident.resolved_at_s = "resolved", state.now_s
+            resolve(state, incident, "the limits of the fleet have changed")
 
 
 def run_over(state: RunState) -> None:

@@ -12,6 +12,10 @@ from crewkeeper_supervisor.core.findings import FindingKind
 
 RESTED_MAX: Final = 1000
 """Conditions that are over and remembered for their cool-down; the oldest is forgotten first."""
+ACKNOWLEDGED_MAX: Final = 1000
+"""Acknowledgements that are remembered; the oldest is forgotten first."""
+DIGESTS_MAX: Final = 50
+"""Digests whose incidents are remembered, so that they can be acknowledged; the oldest is forgotten first."""
 
 Key = tuple[FindingKind, str]
 """A condition: its kind, and which of that kind."""
@@ -46,6 +50,24 @@ class Owed(Struct, kw_only=True):
     """The model call whose grant carries it."""
 
 
+class Acknowledged(Struct, frozen=True, kw_only=True):
+    """Somebody knows of an incident, or of an approval that is asked for."""
+
+    by: str
+    at_s: float
+    """Journal time."""
+    why: str
+
+
+class Pace(Struct, kw_only=True):
+    """What the run had spent at some moments of the last minutes; see `pace`."""
+
+    due_s: float = 0.0
+    """When the next note is due, journal time."""
+    notes: deque[tuple[float, int]]
+    """Journal time, and micro-USD settled, held and spent beyond limits just before; one older than the window."""
+
+
 class Escalations(Struct, kw_only=True):
     """What people were told of late, and what they are told in the next digest."""
 
@@ -56,6 +78,8 @@ class Escalations(Struct, kw_only=True):
     """Incidents that people know of by a digest alone."""
     due_s: float | None = None
     """When the digest is sent, journal time."""
+    digests: dict[str, tuple[str, ...]] = {}
+    """Incidents of digests that were sent, by the command that sent each."""
 
 
 class LadderState:
@@ -69,6 +93,9 @@ class LadderState:
         self.owed: dict[str, Owed] = {}
         """Nudges by id, oldest first."""
         self.escalations = Escalations(sent_s=deque(), withheld={}, digested={})
+        self.acknowledged: dict[str, Acknowledged] = {}
+        """By incident or approval: who was first to say that they know of it."""
+        self.pace = Pace(notes=deque())
 
     def count(self, kind: FindingKind, action: str, *, shadow: bool) -> None:
         """An action was carried out, or would have been."""
@@ -90,6 +117,12 @@ class LadderState:
         if len(self.rested) > RESTED_MAX:
             del self.rested[next(iter(self.rested))]
 
+    def acknowledge(self, id_: str, acknowledged: Acknowledged) -> None:
+        """Remember who knows of an incident or an approval."""
+        self.acknowledged[id_] = acknowledged
+        if len(self.acknowledged) > ACKNOWLEDGED_MAX:
+            del self.acknowledged[next(iter(self.acknowledged))]
+
     def facts(self) -> list[Any]:
         """Everything that a digest of the state must show."""
         told = self.escalations
@@ -98,5 +131,7 @@ class LadderState:
             [[*key, each.rung, each.cleared_s] for key, each in self.rested.items()],
             {kind: to_builtins(each) for kind, each in self.counts.items()},
             [to_builtins(each) for each in self.owed.values()],
-            [list(told.sent_s), told.withheld, list(told.digested), told.due_s],
+            [list(told.sent_s), told.withheld, list(told.digested), told.due_s, told.digests],
+            {id_: to_builtins(each) for id_, each in self.acknowledged.items()},
+            [self.pace.due_s, list(self.pace.notes)],
         ]

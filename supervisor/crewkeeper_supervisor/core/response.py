@@ -10,7 +10,7 @@ from typing import Any, Final
 import msgspec
 
 from crewkeeper_bus.messages import Break, Stop, StopRun
-from crewkeeper_supervisor.core import conduct_break, escalation, gate_holds, nudges
+from crewkeeper_supervisor.core import acts, conduct_break, escalation, gate_holds, nudges, pace
 from crewkeeper_supervisor.core.crew import Action, Response, Responses
 from crewkeeper_supervisor.core.ending import kill
 from crewkeeper_supervisor.core.evidence import arrow, ring
@@ -210,6 +210,10 @@ def _tell_people(state: RunState, incident: Incident, kind: str) -> None:
     """One escalation of each kind for an incident, where anybody is there to be told."""
     if not escalation.has_receivers(state) or (kind == "opened" and incident.told):
         return
+    known = state.ladder.acknowledged.get(incident.id)
+    if known is not None and kind == "opened":
+        note(state, incident, f"people are not told: {known.by} knows of it")
+        return
     incident.told = True
     how = escalation.tell(state, incident, kind, describe(state, incident))
     note(state, incident, "tell people" if how == "told" else "tell people in the next digest: there are too many")
@@ -230,12 +234,12 @@ def stop_crew(state: RunState, end: End, why: str) -> None:
         if view.present:
             state.tell(view.name, Stop, durable=True, why=why[:2000], grace_s=view.spec.restart.shutdown_s)
             view.status = "stopping"
+    if state.hosting is not None:
+        state.hosting.end = Ordered(state=end, why=why[:2000])
     state.ask_host(StopRun, why=why[:2000], state=end)
 
 
 def describe(state: RunState, incident: Incident) -> dict[str, Any]:
-    if state.hosting is not None:
-        state.hosting.end = Ordered(state=end, why=why[:2000])
     """What a person needs to know, as plain data: the body of an escalation."""
     finding = incident.finding
     edges = list(finding.edges)
@@ -250,12 +254,19 @@ def describe(state: RunState, incident: Incident) -> dict[str, Any]:
         "summary": finding.summary,
         "ring": arrow([edge for edge in path if edge.task in {key for core in finding.core for key in core}]),
         "waits": [
-            {"text": edge.text, "for_s": round(max(0.0, state.now_s - edge.since_s), 3), "message": edge.message}
+            {
+                "text": edge.text,
+                "since_s": edge.since_s,
+                "for_s": round(max(0.0, state.now_s - edge.since_s), 3),
+                "message": edge.message,
+            }
             for edge in path[:50]
         ],
         "tail": list(finding.tail[:50]),
         "victim": {"agent": finding.victim.agent, "why": finding.victim.why} if finding.victim else None,
         "steps": [step.text for step in incident.steps[-20:]],
+        "cost": pace.told(state),
+        "can": acts.offered(state, incident),
         "look": f"supervisor incidents show {incident.id} --run {state.run}",
     }
 

@@ -1,6 +1,6 @@
 """Approval form: the pages that somebody with a link sees, as plain HTML; nothing here decides or knows a secret.
 
-Everything that is shown passes through `_shown`: agents choose names and arguments, and a page on which somebody
+Everything that is shown passes through `shown`: agents choose names and arguments, and a page on which somebody
 approves an action is worth forging. So there are text nodes only, no script, no image, no address but the form's own,
 and what cannot be printed is written out.
 """
@@ -63,7 +63,7 @@ def arguments(approval: Approval) -> str:
 def form(asked: Asked, decision: Choice) -> str:
     """The page behind a link: what would be decided, and a button. Looking at it does nothing."""
     word = _WORDS[decision]
-    return _page(
+    return page(
         f"{word} this call?",
         f"<dl>{_facts(asked)}</dl>",
         # No action: it goes to the address of the page itself, which holds the token.
@@ -76,7 +76,7 @@ def form(asked: Asked, decision: Choice) -> str:
 
 def told(title: str, text: str) -> str:
     """A page that says one thing."""
-    return _page(title, f"<p>{_shown(text)}</p>")
+    return page(title, f"<p>{shown(text)}</p>")
 
 
 def utc(at_s: float) -> str:
@@ -99,18 +99,19 @@ def _facts(asked: Asked) -> str:
         ("Waiting", "; ".join(asked.waiting) or "-"),
         ("Digest of the exact action", approval.digest),
     ]
-    told = "".join(f"<dt>{_shown(name)}</dt><dd>{_shown(value)}</dd>" for name, value in rows)
+    told = "".join(f"<dt>{shown(name)}</dt><dd>{shown(value)}</dd>" for name, value in rows)
     return f"{told}<dt>Arguments</dt><dd><pre>{html.escape(arguments(approval))}</pre></dd>"
 
 
-def _page(title: str, *parts: str) -> str:
-    head = f'<meta charset="utf-8"><title>{_shown(title)}</title><meta name="viewport" content="width=device-width">'
-    body = f"<h1>{_shown(title)}</h1>{''.join(parts)}"
+def page(title: str, *parts: str) -> str:
+    """A whole page; its parts are HTML already."""
+    head = f'<meta charset="utf-8"><title>{shown(title)}</title><meta name="viewport" content="width=device-width">'
+    body = f"<h1>{shown(title)}</h1>{''.join(parts)}"
     head += f"<style>{_STYLE}</style>"
     return f'<!doctype html><html lang="en"><head>{head}</head><body><main>{body}</main></body></html>'
 
 
-def _shown(text: str) -> str:
+def shown(text: str) -> str:
     """One text node: what has a meaning in HTML is escaped, what cannot be printed is written out."""
     return html.escape("".join(char if char.isprintable() else _escape(char) for char in _bounded(text)))
 

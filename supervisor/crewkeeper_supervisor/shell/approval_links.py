@@ -1,7 +1,9 @@
-"""Approval links: tokens that let whoever has one decide on one call, once; what a decision does is not decided here.
+"""Approval links: tokens that let whoever has one do one thing, once; what is done then is not decided here.
 
-A token names the call (run, approval, digest of the exact action, who is asked), the decision and its end, followed by
-an HMAC-SHA256 over that text. Nothing is stored: that it counts once follows from the approval, which is pending once.
+A token names the act, what it is about and its end, followed by an HMAC-SHA256 over that text: for a decision the
+approval, the digest of the exact action and who is asked; for any other act the incident, the escalation that offered
+it, whom it is done to and how much of what. Nothing is stored here. A decision counts once because an approval is
+pending once; any other act because the journal takes one entry under the subject that follows from the token.
 The key is in the state directory, so a link can be made by every controller of it and outlives all of them.
 """
 
@@ -17,11 +19,15 @@ from msgspec import Struct
 
 from crewkeeper_bus.errors import ServerError
 from crewkeeper_bus.keys import FOLDER, read_private, write_once
+from crewkeeper_supervisor.core.acts import Act, Deed
 
 KEYS_FILE: Final = "approvals.json"
 TOKEN_MAX_CHARS: Final = 1024
 PATH: Final = "/a/"
+LIFE_S: Final = 24 * 3600.0
+"""How long a link to act upon an incident can be used."""
 _PURPOSE: Final = b"crewkeeper approval link 1\0"
+_ID_CHARS: Final = 30
 _KEY_BYTES: Final = 32
 
 Choice = Literal["approve", "deny"]
@@ -30,7 +36,7 @@ CHOICES: Final[tuple[Choice, ...]] = ("approve", "deny")
 
 
 class LinkRefused(ValueError):  # noqa: N818 - what is the case
-    """A link that decides nothing: changed, made with another key, or its time is over. Never quotes the token."""
+    """A link that does nothing: changed, made with another key, or its time is over. Never quotes the token."""
 
 
 class ApprovalKeys(Struct, frozen=True, kw_only=True):
@@ -52,13 +58,35 @@ class Grant(Struct, frozen=True, kw_only=True, array_like=True):
     """What a link stands for."""
 
     run: str
-    approval: str
-    decision: Choice
+    about: str
+    """The approval; or the incident, or for a digest the command that sent it."""
+    act: Choice | Deed
     expires_s: int
     """Seconds since the Unix epoch."""
     digest: str
-    """Of the exact action: with another action behind the approval the link is worth nothing."""
-    who: str
+    """Of the exact action: with another action behind the approval the link is worth nothing. Of any other act: the
+    command of the escalation that offered it."""
+    who: str = ""
+    """Who is asked, of an approval."""
+    agent: str = ""
+    """Whom it is done to; `extend`: whose budget."""
+    what: str = ""
+    """`extend`: the dimension."""
+    add: int = 0
+    """`extend`: how much more of it."""
+
+    @property
+    def once(self) -> str:
+        """Id of the journal's entry by which the act is done: the same for every link to the same act."""
+        facts = [self.run, self.about, self.act, self.digest, self.agent, self.what, self.add]
+        return f"L{hashlib.sha256(msgspec.json.encode(facts)).hexdigest()[:_ID_CHARS]}"
+
+    @property
+    def deed(self) -> Act | None:
+        """The act as people are offered it; None: it is a decision on an approval."""
+        if self.act == "approve" or self.act == "deny":
+            return None
+        return Act(do=self.act, agent=self.agent, what=self.what, add=self.add)
 
 
 _DECODER: Final = msgspec.json.Decoder(Grant)
@@ -109,7 +137,7 @@ def opened(keys: ApprovalKeys, given: str, now_s: float) -> Grant:
         raise LinkRefused("this link was changed on the way, or was made with a key that is no longer used")
     grant = _DECODER.decode(base64.urlsafe_b64decode(text + "=" * (-len(text) % 4)))
     if now_s >= grant.expires_s:
-        raise LinkRefused("the time of this link is over; nothing was decided by it")
+        raise LinkRefused("the time of this link is over; nothing was done by it")
     return grant
 
 

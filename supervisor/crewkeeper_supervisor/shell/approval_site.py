@@ -1,6 +1,6 @@
-"""Approval site: the HTTP side of approvals: a form behind each link, and a door for other systems.
+"""Approval site: the HTTP side of approvals and incidents: a form behind each link, and a door for other systems.
 
-What it is asked to do is decided at the run's desk, that is, in the journal; it keeps nothing that must not be lost.
+What it is asked to do is done at the run's desk, that is, in the journal; it keeps nothing that must not be lost.
 Nothing of a run is read for somebody who has neither a genuine link nor the bearer token.
 """
 
@@ -9,7 +9,7 @@ import hmac
 import time
 from collections import OrderedDict
 from collections.abc import AsyncIterator
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 from urllib.parse import parse_qs
 
 import anyio
@@ -23,7 +23,9 @@ from starlette.routing import Route
 from crewkeeper_bus.errors import ConnectionLost, SubjectError
 from crewkeeper_bus.field_types import Text
 from crewkeeper_bus.subjects import check_token
+from crewkeeper_supervisor.core.acts import Act
 from crewkeeper_supervisor.core.gate_state import Approval
+from crewkeeper_supervisor.shell import act_desk, act_form
 from crewkeeper_supervisor.shell import approval_form as pages
 from crewkeeper_supervisor.shell.approval_desk import Desk, Taken, refused
 from crewkeeper_supervisor.shell.approval_links import PATH, ApprovalKeys, Grant, LinkRefused, opened
@@ -35,8 +37,9 @@ BODY_LIMIT_S: Final = 10.0
 RUNS_MAX: Final = 16
 """Runs whose state is kept between requests."""
 _CODES: Final = {"decided": 200, "late": 409, "unknown": 503}
-_TITLES: Final = {"late": "Not decided", "unknown": "Not known to be decided"}
+_TITLES: Final = {"late": "Not done", "unknown": "Not known to be done"}
 _DONE: Final = {"approve": "Approved", "deny": "Denied"}
+_Asked = TypeVar("_Asked", bound="Decision | Acknowledgement")
 
 
 class Decision(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -48,6 +51,14 @@ class Decision(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Of the exact action, as it was told."""
     by: Text
     """Who has decided there."""
+    reason: Text = ""
+
+
+class Acknowledgement(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What another system sends to acknowledge an incident."""
+
+    by: Text
+    """Who knows of it there."""
     reason: Text = ""
 
 
@@ -78,6 +89,8 @@ class Site:
                 Route(f"{PATH}{{token}}", self._act, methods=["POST"]),
                 Route("/v1/approvals/{id}", self._look, methods=["GET"]),
                 Route("/v1/approvals/{id}", self._decide, methods=["POST"]),
+                Route("/v1/incidents/{id}", self._stands, methods=["GET"]),
+                Route("/v1/incidents/{id}/acknowledge", self._acknowledge, methods=["POST"]),
             ]
         )
 
@@ -87,29 +100,53 @@ class Site:
         try:
             grant = self._grant(request)
             async with self._at(grant.run) as desk:
+                if (deed := grant.deed) is not None:
+                    return HTMLResponse(act_form.form(await self._standing(desk, grant, deed)))
                 approval = _granted(desk, grant)
                 if (over := refused(approval, time.time())) is not None:
                     raise _Refused(409, over)
                 crew = desk.core.crew
                 waiting = tuple(edge.text for edge in desk.core.waits() if edge.agent == approval.agent)[:20]
                 asked = pages.Asked(run=desk.run, crew=crew.name if crew else "", approval=approval, waiting=waiting)
-                return HTMLResponse(pages.form(asked, grant.decision))
+                return HTMLResponse(pages.form(asked, "approve" if grant.act == "approve" else "deny"))
         except _Refused as error:
-            return HTMLResponse(pages.told("Nothing to decide", str(error)), error.status)
+            return HTMLResponse(pages.told("Nothing to do", str(error)), error.status)
 
     async def _act(self, request: Request) -> Response:
         try:
             grant = self._grant(request)
             fields = _fields(await _body(request, "application/x-www-form-urlencoded"))
-            by = fields.get("by", "").strip()[:100] or "somebody"
+            by = f"{fields.get('by', '').strip()[:100] or 'somebody'} (link)"
+            reason = fields.get("reason", "").strip()
             async with self._at(grant.run) as desk:
-                approval = _granted(desk, grant)
-                reason = fields.get("reason", "").strip()
-                taken = await desk.decide(approval, grant.decision, by=f"{by} (link)", via="link", reason=reason)
+                if (deed := grant.deed) is not None:
+                    await self._standing(desk, grant, deed)
+                    taken = await act_desk.carry_out(self._link, desk.core, grant, by=by, reason=reason)
+                else:
+                    approval = _granted(desk, grant)
+                    taken = await desk.decide(approval, grant.act, by=by, via="link", reason=reason)
         except _Refused as error:
-            return HTMLResponse(pages.told("Nothing decided", str(error)), error.status)
-        title = _TITLES.get(taken.outcome, _DONE[grant.decision])
-        return HTMLResponse(pages.told(title, taken.why), _CODES[taken.outcome])
+            return HTMLResponse(pages.told("Nothing done", str(error)), error.status)
+        done = act_form.done(deed) if deed is not None else _DONE[grant.act]
+        return HTMLResponse(pages.told(_TITLES.get(taken.outcome, done), taken.why), _CODES[taken.outcome])
+
+    async def _standing(self, desk: Desk, grant: Grant, deed: Act) -> act_form.Standing:
+        """What an act is about, if it can still be done."""
+        core = desk.core
+        if (over := await act_desk.refused(self._link, core, grant)) is not None:
+            raise _Refused(409, over)
+        incident = act_desk.incident_of(core, grant)
+        known = core.ladder.acknowledged.get(grant.about)
+        count = len(core.ladder.escalations.digests.get(grant.about, ()))
+        return act_form.Standing(
+            run=desk.run,
+            crew=core.crew.name if core.crew is not None else "",
+            act=deed,
+            what=incident.finding.summary if incident is not None else f"{count} incidents of one digest",
+            cost=core.cost.text,
+            incident=incident,
+            known_to=known.by if known is not None else "",
+        )
 
     def _grant(self, request: Request) -> Grant:
         try:
@@ -130,7 +167,9 @@ class Site:
     async def _decide(self, request: Request) -> Response:
         try:
             run, id_ = self._authorized(request)
-            asked = _decoded(await _body(request, "application/json"))
+            asked = _decoded(await _body(request, "application/json"), Decision)
+            if asked.decision not in _DONE:
+                raise _Refused(400, "decision is approve or deny")
             async with self._at(run) as desk:
                 approval = _found(desk, id_)
                 if asked.digest != approval.digest:
@@ -141,16 +180,41 @@ class Site:
         except _Refused as error:
             return _json_refusal(error)
 
+    async def _stands(self, request: Request) -> Response:
+        try:
+            run, id_ = self._authorized(request)
+            async with self._at(run) as desk:
+                return JSONResponse(_incident_told(desk, id_))
+        except _Refused as error:
+            return _json_refusal(error)
+
+    async def _acknowledge(self, request: Request) -> Response:
+        try:
+            run, id_ = self._authorized(request)
+            asked = _decoded(await _body(request, "application/json"), Acknowledgement)
+            async with self._at(run) as desk:
+                _incident_told(desk, id_)
+                grant = Grant(run=run, about=id_, act="acknowledge", expires_s=0, digest="callback")
+                over = await act_desk.refused(self._link, desk.core, grant)
+                if over is not None:
+                    return JSONResponse(_incident_told(desk, id_) | {"outcome": "late", "why": over}, 409)
+                by = f"{asked.by[:150]} (callback)"
+                taken = await act_desk.carry_out(self._link, desk.core, grant, by=by, reason=asked.reason)
+                told = {"outcome": taken.outcome, "why": taken.why}
+                return JSONResponse(_incident_told(desk, id_) | told, _CODES[taken.outcome])
+        except _Refused as error:
+            return _json_refusal(error)
+
     def _authorized(self, request: Request) -> tuple[str, str]:
-        """Run and approval of an id such as `trip-1a2b3c.A12-0`."""
+        """Run and what is asked about, of an id such as `trip-1a2b3c.A12-0`."""
         scheme, _, given = request.headers.get("authorization", "").partition(" ")
         if scheme.lower() != "bearer" or not hmac.compare_digest(given.encode(), self._keys.callback.encode()):
             raise _Refused(401, "the bearer token is missing or wrong")
         run, _, id_ = str(request.path_params["id"]).partition(".")
         try:
-            return check_token(run, "run"), check_token(id_, "approval")
+            return check_token(run, "run"), check_token(id_, "id")
         except SubjectError:
-            raise _Refused(404, "no such approval: an id is <run>.<approval>") from None
+            raise _Refused(404, "nothing is called that: an id is <run>.<approval or incident>") from None
 
     # --- both ---
 
@@ -165,7 +229,7 @@ class Site:
                 yield desk
         except RunNotFound:
             self._desks.pop(run, None)
-            raise _Refused(404, "the run of this approval is not there any more") from None
+            raise _Refused(404, "the run of this is not there any more") from None
         except (StoreUnavailable, ConnectionLost, JournalGap) as error:
             raise _Refused(503, f"the journal cannot be read or written now ({type(error).__name__})") from None
         finally:
@@ -175,7 +239,7 @@ class Site:
 
 def _granted(desk: Desk, grant: Grant) -> Approval:
     """The approval a link is for, if it still stands for the same action and the same people."""
-    approval = _found(desk, grant.approval)
+    approval = _found(desk, grant.about)
     if (approval.digest, approval.who) != (grant.digest, grant.who):
         raise _Refused(403, "this link was made for another action; nothing is decided by it")
     return approval
@@ -212,14 +276,30 @@ def _fields(body: bytes) -> dict[str, str]:
     return {name: values[0] for name, values in given.items()}
 
 
-def _decoded(body: bytes) -> Decision:
+def _decoded(body: bytes, kind: type[_Asked]) -> _Asked:
     try:
-        asked = msgspec.json.decode(body, type=Decision)
+        return msgspec.json.decode(body, type=kind)
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:
-        raise _Refused(400, f"not a decision: {str(error)[:200]}") from None
-    if asked.decision not in _DONE:
-        raise _Refused(400, "decision is approve or deny")
-    return asked
+        raise _Refused(400, f"this cannot be read: {str(error)[:200]}") from None
+
+
+def _incident_told(desk: Desk, id_: str) -> dict[str, Any]:
+    incident = desk.core.incidents.get(id_)
+    if incident is None:
+        raise _Refused(404, "no such incident, or it was over long ago")
+    known = desk.core.ladder.acknowledged.get(id_)
+    return {
+        "id": f"{desk.run}.{id_}",
+        "run": desk.run,
+        "incident": id_,
+        "kind": incident.finding.kind,
+        "state": incident.state,
+        "summary": incident.finding.summary,
+        "since": pages.utc(incident.finding.at_s),
+        "acknowledged_by": known.by if known is not None else "",
+        "acknowledged_at": pages.utc(known.at_s) if known is not None else "",
+        "reason": known.why if known is not None else "",
+    }
 
 
 def _told(run: str, approval: Approval) -> dict[str, Any]:

@@ -45,6 +45,10 @@ class Entry(Struct, frozen=True, kw_only=True):
     """When it is sent at the earliest, in seconds since the epoch, unless somebody acknowledges before."""
     forced: bool = False
     """Whether a person sent it again: it is tried even at an endpoint that said it is gone."""
+    digest: str = ""
+    """Of what is said of a digest: the command that sent it. The digest itself has none."""
+    acknowledged_by: str = ""
+    """Whether it says that somebody knows: nobody else need be told."""
 
     @property
     def message_id(self) -> str:
@@ -54,7 +58,7 @@ class Entry(Struct, frozen=True, kw_only=True):
     @property
     def about(self) -> str:
         """The token of subjects that all entries about the same have in common."""
-        return _UNFIT.sub("_", self.incident)[:64] or f"alone_{self.command}"
+        return _UNFIT.sub("_", self.incident)[:64] or f"alone_{self.digest or self.command}"
 
     @property
     def tail(self) -> str:

@@ -124,6 +124,7 @@ class Effects:
             outcome = Outcome(command=command.id, ok=False, detail=NOBODY_TO_TELL)
             await journal.publish_op(self._link, self._run, outcome)
             return
+        sent = command.body
         if crew is not None and "webhooks" in crew.redact.places:
             try:
                 redactor = Redactor(bytes.fromhex(crew.redact.key), crew.redact.kinds)
@@ -135,9 +136,7 @@ class Effects:
         # Links are made after that, for they are secrets that are meant to be sent.
         if crew is not None:
             sent = approval_notice.completed(self._link.place.state, self._run, crew, command, sent)
-        body = webhook.body(
-            self._run, "" if crew is None else crew.name, msgspec.structs.replace(command, body=sent)
-        )
+        body = webhook.body(self._run, "" if crew is None else crew.name, msgspec.structs.replace(command, body=sent))
         now_s = time.time()
         for endpoint, receiver in enumerate(receivers):
             await self._outbox.enqueue(
@@ -149,6 +148,8 @@ class Effects:
                     body=body,
                     incident=command.incident,
                     closing=command.kind == "resolved",
+                    digest=str(command.body.get("digest", "")) if command.body.get("kind") == "incidents" else "",
+                    acknowledged_by=str(sent.get("by", "")) if command.kind == "acknowledged" else "",
                     due_s=now_s + receiver.after_s,
                 )
             )

@@ -72,7 +72,7 @@ class Link:
         """Whether what is published reaches different clients by different routes, and so perhaps in another order."""
         return bool(self.nc._server_info.get("cluster"))
 
-    async def publish(self, subject: str, payload: bytes) -> None:
+    async def publish(self, subject: str, payload: bytes, *, headers: dict[str, str] | None = None) -> None:
         """Publish one message without asking for an acknowledgement.
 
         Raises:
@@ -81,7 +81,7 @@ class Link:
         if not self.nc.is_connected:
             raise ConnectionLost(f"not connected to {self.place.host}")
         try:
-            await self.nc.publish(subject, payload)
+            await self.nc.publish(subject, payload, headers=headers)
         except LINK_ERRORS as error:
             raise ConnectionLost(f"publishing to {self.place.host} failed: {type(error).__name__}") from error
 

@@ -111,6 +111,9 @@ class Outbox:
         if entry.closing and entry.receiver.after_s:  # before it is stored: the message that it began waits ahead of it
             over = Answered(by="the supervisor: it is over", at_s=time.time())
             await self._records.answer(entry, over)
+        if entry.acknowledged_by:  # before it is stored, too, and also where this receiver is told at once
+            known = Answered(by=entry.acknowledged_by, at_s=time.time())
+            await self._records.answer(entry, known)
         is_new = await deliveries.enqueue(self._link, entry, f"{entry.run}-{entry.command}-{entry.endpoint}")
         fail_points.passed("escalation-stored")
         return is_new

@@ -18,6 +18,7 @@ import httpx2
 from msgspec import Struct
 from standardwebhooks import Webhook as Signer
 
+from crewkeeper_supervisor.core import acts
 from crewkeeper_supervisor.core.commands import Escalate
 from crewkeeper_supervisor.core.crew import Webhook
 from crewkeeper_supervisor.shell.destination import Destination, Forbidden, resolve
@@ -109,22 +110,43 @@ def actions(run: str, command: Escalate) -> list[str]:
 
     Only names that need no quoting get into them.
     """
-    body, incident = command.body, command.incident
-    kind = str(body.get("kind", ""))
-    if command.kind not in ("opened", "unresolved") or not _WORD.fullmatch(run) or kind == "test":
+    body = command.body
+    if command.kind not in ("opened", "unresolved", "asked", "digest") or not _WORD.fullmatch(run):
         return []
-    if kind == "approval":
+    if body.get("kind") == "test":
+        return []
+    if body.get("kind") == "approval":
         asked = str(body.get("approval", ""))
         verbs = ("approve", "deny") if _WORD.fullmatch(asked) else ()
         return [f"supervisor approvals {verb} {run} {asked}" for verb in verbs]
-    made = [f"supervisor hooks ack {run} {incident}"] if _WORD.fullmatch(incident) else []
-    victim = body.get("victim")
-    agent = str(victim.get("agent", "")) if isinstance(victim, dict) else ""
-    if _WORD.fullmatch(agent):
-        made += [f"supervisor agent {verb} {run} {agent}" for verb in ("resume", "kill")]
-    if kind.startswith("budget_"):
-        made.append(f"supervisor budget top-up {run} usd=1")
+    plain = [act for act in acts.read(body) if all(_WORD.fullmatch(name) for name in (act.agent, act.what) if name)]
+    if command.incident and not _WORD.fullmatch(command.incident):
+        plain = [act for act in plain if act.do != "acknowledge"]
+    made = [_words(run, command, act) for act in plain]
     return [*made, f"supervisor down {run}"]
+
+
+def _words(run: str, command: Escalate, act: acts.Act) -> str:
+    """The command that does what an act names."""
+    match act.do:
+        case "acknowledge":
+            return f"supervisor hooks ack {run} {command.incident or f'msg_{run}_{command.id}'}"
+        case "extend":
+            whose = f" --agent {act.agent}" if act.agent else ""
+            return f"supervisor budget top-up {run} {_amount(act)}{whose}"
+        case verb:
+            return f"supervisor agent {verb} {run} {act.agent}"
+
+
+def _amount(act: acts.Act) -> str:
+    """How much more, as `supervisor budget` takes it: `usd=2.50`."""
+    match act.what:
+        case "microusd":
+            return f"usd={act.amount.removeprefix('$')}"
+        case "wall_s":
+            return f"wall={act.add}s"
+        case what:
+            return f"{what}={act.add}"
 
 
 def sign(secret: str, message_id: str, timestamp: datetime, payload: bytes, *, previous: str = "") -> dict[str, str]:

@@ -7,7 +7,9 @@ read as markup, and mentions and previews of links are switched off.
 """
 
 import hashlib
+import re
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from typing import Any, Final, Literal
 from urllib.parse import urlsplit
 
@@ -20,6 +22,7 @@ SLACK_HEADER_CHARS: Final = 150
 SUMMARY_MAX_CHARS: Final = 1000
 DEDUP_MAX_CHARS: Final = 255
 _NEVER: Final = "0001-01-01T00:00:00Z"
+_LATEST_S: Final = 1e11
 _LINES_MAX: Final = 30
 SEVERE: Final = ("deadlock", "flood", "intrusion", "forgery", "survivor", "budget_spent")
 """What is told as an error; everything else as a warning."""
@@ -102,12 +105,16 @@ class _Event:
     @property
     def about(self) -> str:
         """One name for the incident over all that is said of it; a digest is its own."""
-        incident = self.text("incident", 100)
-        return f"{self.text('run', 100)}/{incident}" if incident else self.id
+        run, incident = self.text("run", 100), self.text("incident", 100)
+        if not incident and (digest := self.text("digest", 100)):
+            return f"msg_{run}_{digest}"
+        return f"{run}/{incident}" if incident else self.id
 
     @property
     def title(self) -> str:
-        done = {"resolved": "resolved: ", "unresolved": "NOT RESOLVED: ", "digest": ""}.get(self.event, "")
+        done = {"resolved": "resolved: ", "unresolved": "NOT RESOLVED: "}.get(self.event, "")
+        if self.event == "acknowledged":
+            done = f"{self.text('by', 100) or 'somebody'} knows of it: "
         said = self.text("summary") or self.text("tool") or f"{self.what} {self.event}"
         crew = self.text("crew", 64)
         return inert(f"{crew}: {done}{said}" if crew else f"{done}{said}", SUMMARY_MAX_CHARS)
@@ -125,7 +132,10 @@ class _Event:
                 yield f"{label}: {self.text(key)}"
         for wait in self._listed("waits"):
             if isinstance(wait, dict):
-                yield f"{inert(str(wait.get('text', '')), 300)} (for {inert(str(wait.get('for_s', '?')), 20)} s)"
+                yield f"{inert(str(wait.get('text', '')), 300)} ({_lasting(wait.get('since_s'), wait.get('for_s'))})"
+        cost = self.data.get("cost")
+        if isinstance(cost, dict) and cost.get("text"):
+            yield f"cost: {inert(str(cost['text']), 300)}"
         victim = self.data.get("victim")
         if isinstance(victim, dict):
             yield f"broken: {inert(str(victim.get('agent', '')), 64)}: {inert(str(victim.get('why', '')), 300)}"
@@ -199,10 +209,10 @@ def _plain(text: str, limit: int) -> dict[str, Any]:
 def _pagerduty(event: _Event, routing_key: str) -> dict[str, Any]:
     made: dict[str, Any] = {
         "routing_key": routing_key,
-        "event_action": "resolve" if event.is_over else "trigger",
+        "event_action": {"resolved": "resolve", "acknowledged": "acknowledge"}.get(event.event, "trigger"),
         "dedup_key": event.about[:DEDUP_MAX_CHARS],
     }
-    if event.is_over:
+    if made["event_action"] != "trigger":
         return made
     return made | {
         "client": "crewkeeper",
@@ -229,7 +239,8 @@ def _alertmanager(event: _Event) -> dict[str, Any]:
         "incident": event.text("incident", 100),
     }
     annotations = {"summary": event.title, "description": "\n".join(event.lines())}
-    annotations |= {f"link_{label}": url for label, url in event.links().items()}
+    # Names of annotations are words.
+    annotations |= {f"link_{re.sub('[^A-Za-z0-9_]', '_', label)}": url for label, url in event.links().items()}
     alert = {
         "status": status,
         "labels": labels,
@@ -251,6 +262,16 @@ def _alertmanager(event: _Event) -> dict[str, Any]:
         "externalURL": "",
         "alerts": [alert],
     }
+
+
+def _lasting(since_s: Any, for_s: Any) -> str:
+    """How long a wait has lasted when it was told of: `since 03:12:07 UTC, for 42 s`."""
+    told = f"for {inert(str(for_s), 20)} s"
+    if isinstance(for_s, int | float) and for_s >= 120:
+        told = f"for {for_s / 60:.0f} min" if for_s < 7200 else f"for {for_s / 3600:.1f} h"
+    if not isinstance(since_s, int | float) or not 0 < since_s < _LATEST_S:
+        return told
+    return f"since {datetime.fromtimestamp(since_s, UTC):%H:%M:%S} UTC, {told}"
 
 
 def _is_link(url: str) -> bool:

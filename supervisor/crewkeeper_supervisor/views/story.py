@@ -190,7 +190,7 @@ class Story:
                 "detail" if message.ok else "bad"
             )
         about = f"{safe(escalation.incident)} {safe(escalation.kind)}"
-        if escalation.kind == "digest":
+        if not escalation.incident:
             about = f"{escalation.body['count']} incidents in a digest"
         if message.ok:
             return f"told people by webhook about {about}{detail}", "good"
@@ -374,6 +374,8 @@ def _operator(message: m.OperatorAsked) -> str:
             return f"{who} changes what the crew is for: {safe(message.answer, 200)}"
         case "stop_run":
             return f"{who} asks to stop the crew{why}"
+        case "acknowledge":
+            return f"{who} acknowledges {safe(message.incident)}{why}"
         case action:
             return f"{who} asks to {action} {whom}{why}"
 

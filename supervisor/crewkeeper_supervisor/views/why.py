@@ -39,7 +39,7 @@ DECISIONS_MAX: Final = 200
 """Newest decisions that are kept of an agent or a run; all are counted."""
 
 Kind = Literal["finding", "decision", "call", "approval", "agent", "run"]
-_NAMING: Final = ("id", "command", "call", "finding", "approval", "question", "ticket")
+_NAMING: Final = ("id", "command", "call", "finding", "approval", "question", "ticket", "incident")
 """Fields of messages that name what they are about."""
 
 
