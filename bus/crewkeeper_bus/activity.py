@@ -8,6 +8,7 @@ import anyio
 from crewkeeper_bus.errors import Refused
 from crewkeeper_bus.slots import Claim
 from crewkeeper_bus.tasks import Task
+from crewkeeper_bus.tracing import Span
 
 if TYPE_CHECKING:
     from crewkeeper_bus.membership import Membership
@@ -20,6 +21,7 @@ class Activity:
         self._membership = membership
         self._name = name
         self._task: Task | None = None
+        self._span: Span | None = None
 
     async def __aenter__(self) -> Task:
         membership = self._membership
@@ -33,12 +35,20 @@ class Activity:
             )
         membership.tasks.end_implicit()
         await self._take_slot()
+        tracing = membership.tracing
+        if tracing is not None:
+            self._span = tracing.work(tracing.agent, agent_name=tracing.agent, task=self._name)
         try:
-            self._task = membership.tasks.begin_activity(self._name)
-        except BaseException:
+            trace = "" if self._span is None else self._span.traceparent
+            self._task = membership.tasks.begin_activity(self._name, trace)
+        except BaseException as error:
+            if self._span is not None:
+                self._span.end(error)
             membership.slots.release()
             raise
         membership.tasks.bind(self._task)
+        if self._span is not None:
+            self._span.__enter__()
         return self._task
 
     async def _take_slot(self) -> None:
@@ -69,6 +79,8 @@ class Activity:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         assert self._task is not None
+        if self._span is not None:
+            self._span.__exit__(kind, error, trace)
         if not self._task.ended:
             self._membership.tasks.end(self._task, failed=error is not None)
         self._membership.slots.release()

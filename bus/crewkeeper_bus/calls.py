@@ -24,6 +24,7 @@ from crewkeeper_bus.outgoing import Outgoing, clip, new_id
 from crewkeeper_bus.reach import Reach
 from crewkeeper_bus.subjects import SUPERVISOR, Kind, check_token
 from crewkeeper_bus.tasks import CHAIN_MAX, Task, Tasks
+from crewkeeper_bus.tracing import Span, Tracing
 from crewkeeper_bus.waits import Waits, check_timeout, outcome_of
 
 CALLS_MAX: Final = 1000
@@ -93,6 +94,7 @@ class Call:
         self._value: Any = None
         self.error: BusError | None = None
         self.watchers: list[Callable[[], None]] = []
+        self.span: Span | None = None
 
     @property
     def is_good(self) -> bool:
@@ -128,6 +130,8 @@ class Call:
                 self._value = None if body is msgspec.UNSET else codec.decode_body(body, self._type)
             except CodecError as bad:
                 self.error = bad
+        if self.span is not None:
+            self.span.end(self.error)
         for watcher in list(self.watchers):
             watcher()
 
@@ -142,6 +146,7 @@ class Calls:
         self.open: dict[str, Call] = {}
         self.replicas: Mapping[str, int] | None = None
         """Roles and how many instances they have; None: not known yet."""
+        self.tracing: Tracing | None = None
         self.reach = Reach()
         self._turns = itertools.count(1)
         self._given_up: OrderedDict[str, str] = OrderedDict()
@@ -172,17 +177,24 @@ class Calls:
         if len(task.chain) > CHAIN_MAX:
             raise Refused(f"this call descends from more than {CHAIN_MAX} others: a loop of calls?", reason="too_deep")
         call = Call(self, task, to, type_)
-        self._outgoing.send(
-            Kind.REQ,
-            to,
-            call.id,
-            Request,
-            task=task.id,
-            verb=verb,
-            chain=task.chain,
-            deadline_s=deadline_s,
-            body=raw,
-        )
+        call.span = span = None if self.tracing is None else self.tracing.call(to, call=call.id, verb=verb)
+        try:
+            self._outgoing.send(
+                Kind.REQ,
+                to,
+                call.id,
+                Request,
+                task=task.id,
+                verb=verb,
+                chain=task.chain,
+                deadline_s=deadline_s,
+                trace="" if span is None else span.traceparent,
+                body=raw,
+            )
+        except BusError as error:
+            if span is not None:
+                span.end(error)
+            raise
         self.open[call.id] = call
         return call
 

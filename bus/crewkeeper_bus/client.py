@@ -21,12 +21,11 @@ from crewkeeper_bus.errors import Timeout
 from crewkeeper_bus.grants import Hold
 from crewkeeper_bus.mailbox import Message
 from crewkeeper_bus.membership import Membership
-from crewkeeper_bus.messages import Message as WireMessage
 from crewkeeper_bus.messages import OnAll, OnCall, OnSome, OnTimer, Progress, Stop, Usage
 from crewkeeper_bus.outgoing import clip, new_id
 from crewkeeper_bus.serving import ANY_VERB, Handler
 from crewkeeper_bus.settings import Settings, resolve
-from crewkeeper_bus.subjects import Kind, check_token
+from crewkeeper_bus.subjects import check_token
 from crewkeeper_bus.tool_verbs import ToolVerbs
 from crewkeeper_bus.transport import Transport
 from crewkeeper_bus.waits import check_timeout
@@ -284,7 +283,7 @@ class Client(ToolVerbs):
         parts.calls.check_reach(to, tell=True)
         raw, id_ = codec.encode_body(body, parts.outgoing.body_limit_bytes), new_id()
         await parts.checkpoint.hold()
-        parts.outgoing.send(Kind.MSG, to, id_, WireMessage, task=parts.tasks.current().id, body=raw)
+        parts.mailbox.send(to, id_, raw)
         return id_
 
     async def receive(

@@ -9,8 +9,9 @@ from crewkeeper_bus import codec
 from crewkeeper_bus.messages import Message as WireMessage
 from crewkeeper_bus.messages import OnMessage, Taken
 from crewkeeper_bus.outgoing import Outgoing
-from crewkeeper_bus.subjects import check_token
+from crewkeeper_bus.subjects import Kind, check_token
 from crewkeeper_bus.tasks import Tasks
+from crewkeeper_bus.tracing import Tracing
 from crewkeeper_bus.waits import Wait, Waits, check_timeout
 
 REMEMBERED_MAX: Final = 10_000
@@ -26,12 +27,13 @@ class Message(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class _Unread:
-    __slots__ = ("id", "raw", "sender")
+    __slots__ = ("id", "raw", "sender", "trace")
 
-    def __init__(self, sender: str, id_: str, raw: msgspec.Raw) -> None:
+    def __init__(self, sender: str, id_: str, raw: msgspec.Raw, trace: str) -> None:
         self.sender = sender
         self.id = id_
         self.raw = raw
+        self.trace = trace
 
 
 class _Receiver:
@@ -51,12 +53,21 @@ class Mailbox:
         self._tasks = tasks
         self._waits = waits
         self._limit = limit
+        self.tracing: Tracing | None = None
         self._unread: deque[_Unread] = deque()
         self._present: set[tuple[str, str]] = set()
         """(sender, message id) of every message not taken."""
         self._taken: OrderedDict[tuple[str, str], None] = OrderedDict()
         """The same of those taken last: what a supervisor delivers again after a pause may have been here."""
         self._receivers: list[_Receiver] = []
+
+    def send(self, to: str, id_: str, body: msgspec.Raw) -> None:
+        """Send a one-way message. Raises as `Outgoing.send`."""
+        span = None if self.tracing is None else self.tracing.send(to, id_)
+        trace = "" if span is None else span.traceparent
+        self._outgoing.send(Kind.MSG, to, id_, WireMessage, task=self._tasks.current().id, trace=trace, body=body)
+        if span is not None:
+            span.end()
 
     def unread(self) -> tuple[tuple[str, str], ...]:
         """(sender, message id) of every message not taken, oldest first."""
@@ -68,7 +79,7 @@ class Mailbox:
         if (sender, id_) in self._present or (sender, id_) in self._taken or len(self._unread) >= max(self._limit, 1):
             return False
         self._present.add((sender, id_))
-        self._unread.append(_Unread(sender, id_, message.body.copy()))
+        self._unread.append(_Unread(sender, id_, message.body.copy(), message.trace))
         self._offer()
         return True
 
@@ -118,5 +129,7 @@ class Mailbox:
         self._taken[found.sender, found.id] = None
         if len(self._taken) > REMEMBERED_MAX:
             self._taken.popitem(last=False)
+        if self.tracing is not None:
+            self.tracing.receive(found.sender, found.id, found.trace).end()
         self._outgoing.note(Taken, sender=found.sender, message=found.id, task=task.id)
         return Message(sender=found.sender, id=found.id, body=codec.decode_body(found.raw, type_))

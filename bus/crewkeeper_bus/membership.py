@@ -50,6 +50,7 @@ from crewkeeper_bus.slots import Slots
 from crewkeeper_bus.subjects import OUT, RECEIVED_KINDS, SUPERVISOR, Address, Kind, parse
 from crewkeeper_bus.tasks import Tasks
 from crewkeeper_bus.tool_calls import ToolCalls
+from crewkeeper_bus.tracing import tracing_of
 from crewkeeper_bus.transport import Transport
 from crewkeeper_bus.waits import Waits
 
@@ -103,6 +104,8 @@ class Membership:
             self.grants,
             self.checkpoint,
         )
+        self.tracing = tracing_of(settings.run, settings.agent)
+        self.calls.tracing = self.serving.tracing = self.mailbox.tracing = self.tool_calls.tracing = self.tracing
         self.control = Control(self._obey)
         self.nudges = Nudges(self.outgoing)
         self.waits.on_change = self.checkpoint.look

@@ -16,6 +16,13 @@ class Sent(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """1, 2, 3, … over everything this incarnation publishes, whatever the kind."""
 
 
+class Traced(Sent, frozen=True, kw_only=True, omit_defaults=True):
+    """What begins something carries along what it belongs to, as content: it proves nothing."""
+
+    trace: Annotated[str, Meta(max_length=64)] = ""
+    """W3C `traceparent` of the span that sent it; what is none is no reason to refuse the message."""
+
+
 class Control(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What every command carries. A command id is obeyed once; a term older than the newest seen is ignored."""
 

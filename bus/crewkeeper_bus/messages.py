@@ -46,13 +46,14 @@ from crewkeeper_bus.field_types import Text as Text
 from crewkeeper_bus.message_base import Control as Control
 from crewkeeper_bus.message_base import Fault as Fault
 from crewkeeper_bus.message_base import Sent as Sent
+from crewkeeper_bus.message_base import Traced as Traced
 from crewkeeper_bus.subjects import Kind
 from crewkeeper_bus.tool_messages import GateOp, ModelCtl, ToolAsk, ToolHostCtl
 
 # --- agent to agent ---
 
 
-class Request(Sent, frozen=True, kw_only=True, omit_defaults=True):
+class Request(Traced, frozen=True, kw_only=True, omit_defaults=True):
     """A call. The subject's id is the call id; the answer comes on `rep.<callee>.<caller>.<call id>`."""
 
     task: Name
@@ -95,7 +96,7 @@ class SupervisorCancel(Struct, frozen=True, kw_only=True, omit_defaults=True):
     why: Text = ""
 
 
-class Message(Sent, frozen=True, kw_only=True, omit_defaults=True):
+class Message(Traced, frozen=True, kw_only=True, omit_defaults=True):
     """A one-way message."""
 
     task: Name
@@ -130,7 +131,7 @@ class Joined(Sent, frozen=True, kw_only=True, omit_defaults=True, tag_field="t",
     client: Text = ""
 
 
-class TaskBegan(Sent, frozen=True, kw_only=True, omit_defaults=True, tag_field="t", tag="task"):
+class TaskBegan(Traced, frozen=True, kw_only=True, omit_defaults=True, tag_field="t", tag="task"):
     """An activity that no call started begins; it holds a slot unless `slot` is false."""
 
     task: Name

@@ -1,5 +1,6 @@
 """Serving: calls that came in, their queue, and the handlers that answer them."""
 
+import contextlib
 import traceback
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
@@ -19,6 +20,7 @@ from crewkeeper_bus.outgoing import Outgoing, clip
 from crewkeeper_bus.slots import Claim, Slots
 from crewkeeper_bus.subjects import Kind
 from crewkeeper_bus.tasks import Task, Tasks
+from crewkeeper_bus.tracing import Span, Tracing
 
 log = structlog.get_logger()
 
@@ -47,6 +49,7 @@ class Request:
         self.verb = wire.verb
         self.chain = wire.chain
         self.deadline_s = wire.deadline_s
+        self.trace = wire.trace
         self.body: Any = None
         self.raw = wire.body.copy()
         self.task: Task | None = None
@@ -97,6 +100,7 @@ class Serving:
         self._checkpoint = checkpoint
         self._mailbox = mailbox
         self._reentrant = reentrant
+        self.tracing: Tracing | None = None
         self._handlers: dict[str, tuple[Handler, Any]] = {}
         self._queued: dict[str, Request] = {}
         self._running: dict[str, Request] = {}
@@ -221,10 +225,19 @@ class Serving:
         failed = True
         try:
             self._tasks.bind(task)
-            with request.scope:
+            with request.scope, self._span(request) as span:
                 failed = not await self._handle(request)
+                if failed and span is not None:
+                    span.fail("handler_failed")
         finally:
             self._settle(request, task, failed)
+
+    def _span(self, request: Request) -> contextlib.AbstractContextManager[Span | None]:
+        """What the handler does, as part of what its caller does."""
+        if self.tracing is None:
+            return contextlib.nullcontext()
+        about = {"agent_name": self.tracing.agent, "call": request.id, "verb": request.verb}
+        return self.tracing.work(self.tracing.agent, request.trace, messaging="nats", **about)
 
     async def _handle(self, request: Request) -> bool:
         """Run the handler and answer. Returns whether all went well."""

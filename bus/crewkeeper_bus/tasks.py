@@ -119,10 +119,10 @@ class Tasks:
             running.remove_done_callback(self._implicit_done)
             self.end(task)
 
-    def begin_activity(self, name: str) -> Task:
+    def begin_activity(self, name: str, trace: str = "") -> Task:
         """Announce an activity that has its slot; it must then be bound."""
         task = Task(self, "a" + new_id(), slot=True)
-        self._outgoing.note(TaskBegan, task=task.id, name=clip(name))
+        self._outgoing.note(TaskBegan, task=task.id, name=clip(name), trace=trace)
         self.alive[task.id] = task
         return task
 

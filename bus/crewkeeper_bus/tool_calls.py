@@ -42,6 +42,7 @@ from crewkeeper_bus.outgoing import Outgoing, clip, new_id
 from crewkeeper_bus.subjects import SUPERVISOR, Kind, check_token
 from crewkeeper_bus.tasks import Tasks
 from crewkeeper_bus.tool_messages import CallGivenUp, ModelCall, Proposed, Survey, ToolCall
+from crewkeeper_bus.tracing import Tracing
 from crewkeeper_bus.waits import Wait, Waits, check_timeout, outcome_of
 
 OPEN_MAX: Final = 1000
@@ -121,6 +122,7 @@ class ToolCalls:
         self._tasks = tasks
         self._waits = waits
         self._can_send = can_send
+        self.tracing: Tracing | None = None
         self._open: dict[str, _Asked] = {}
         self._taken: OrderedDict[str, None] = OrderedDict()
         """Ids of the answers that were taken of late: each comes twice, and is taken once."""
@@ -193,9 +195,10 @@ class ToolCalls:
         if len(self._open) >= OPEN_MAX and call not in self._open:
             raise Refused(f"{OPEN_MAX} calls wait for the gate, the most there may: wait for some", reason="too_many")
         task = self._tasks.current()
+        about = {} if self.tracing is None or type_ is Survey else {"trace": self.tracing.here()}
 
         def say() -> None:
-            self._outgoing.send(Kind.TOOL, SUPERVISOR, call, type_, task=task.id, **fields)
+            self._outgoing.send(Kind.TOOL, SUPERVISOR, call, type_, task=task.id, **about, **fields)
 
         what = (type_, *(_plain(value) for key, value in fields.items() if key != "deadline_s"))
         asked = self._open.get(call) or _Asked(tool, what, say)

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 
 from crewkeeper_bus.field_types import Count, Name, Seconds, Text
-from crewkeeper_bus.message_base import Control, Fault, Sent
+from crewkeeper_bus.message_base import Control, Fault, Sent, Traced
 
 ToolNames = Annotated[tuple[Text, ...], Meta(max_length=128)]
 Digest = Annotated[str, Meta(pattern=r"^[0-9a-f]{0,64}\Z")]
@@ -31,7 +31,7 @@ Reachable = Annotated[str, Meta(pattern=r"^(tool|resource|prompt)\Z")]
 # --- agent to gate, on `tool` ---
 
 
-class ToolCall(Sent, frozen=True, kw_only=True, omit_defaults=True, tag_field="t", tag="call"):
+class ToolCall(Traced, frozen=True, kw_only=True, omit_defaults=True, tag_field="t", tag="call"):
     """An agent wants a tool to run; the subject's id is the call id. The answer comes on `rep._.<agent>.<call id>`."""
 
     task: Name
@@ -48,7 +48,7 @@ class ToolCall(Sent, frozen=True, kw_only=True, omit_defaults=True, tag_field="t
     """Why no message can carry the arguments: the call is refused so, and recorded."""
 
 
-class ModelCall(Sent, frozen=True, kw_only=True, omit_defaults=True, tag_field="t", tag="model"):
+class ModelCall(Traced, frozen=True, kw_only=True, omit_defaults=True, tag_field="t", tag="model"):
     """An agent is about to call a model by itself; it goes on when it has the grant, and then sends `Settled`."""
 
     task: Name

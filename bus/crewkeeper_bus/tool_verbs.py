@@ -1,8 +1,8 @@
 """Tool verbs: what authors call for tools and models, run by the gate or here, once the gate has granted it."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from types import TracebackType
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import anyio
 import msgspec
@@ -15,7 +15,9 @@ from crewkeeper_bus.nudges import Nudge, appended
 from crewkeeper_bus.outgoing import clip
 from crewkeeper_bus.subjects import check_token
 from crewkeeper_bus.tool_messages import CallGivenUp, Settled
+from crewkeeper_bus.tracing import Span
 
+_T = TypeVar("_T")
 RESULT_MAX_BYTES: Final = 64 * 1024
 """A larger result of a granted tool stays in the agent; only that it succeeded is said."""
 
@@ -115,6 +117,19 @@ class _Granting:
         self._limit_s = limit_s
         self._grant: ToolGrant | ModelGrant | None = None
         self._scope: anyio.CancelScope | None = None
+        self._span: Span | None = None
+
+    async def _granted(self, span: Span | None, asked: Awaitable[_T]) -> _T:
+        """Wait for the grant as a part of the span, which lasts as long as the block."""
+        self._span = span
+        if span is not None:
+            span.__enter__()
+        try:
+            return await asked
+        except BaseException as error:
+            if span is not None:
+                span.__exit__(type(error), error, None)
+            raise
 
     def _begin(self, grant: ToolGrant | ModelGrant) -> None:
         self._grant = grant
@@ -129,6 +144,12 @@ class _Granting:
         swallowed = self._scope.__exit__(kind, error, trace)
         cut = self._scope.cancelled_caught
         told = f"cut after {self._grant.limit_s:g} s" if cut else _told(error)
+        if self._span is not None:
+            used = self._grant.settlement()
+            self._span.note(**{name: used.get(name) for name in ("input_tokens", "output_tokens", "cached_tokens")})
+            if cut:
+                self._span.fail("tool_timeout")
+            self._span.__exit__(kind, None if cut else error, trace)
         self._membership.tool_calls.say(
             self._grant.call, Settled, ok=error is None and not cut, error=told, **self._grant.settlement()
         )
@@ -153,10 +174,12 @@ class GrantedTool(_Granting):
     async def __aenter__(self) -> ToolGrant:
         assert self._grant is None, "a grant is for one use: ask for another"
         await self._membership.checkpoint.hold()
-        raw = await self._membership.tool_calls.call(
+        assert self._call_id is not None
+        asked = self._membership.tool_calls.call(
             self._tool, self._args, self._call_id, self._limit_s, wait=True, inside=True, kind=self._kind
         )
-        assert self._call_id is not None
+        tracing = self._membership.tracing
+        raw = await self._granted(None if tracing is None else tracing.tool(self._tool, self._call_id), asked)
         grant = ToolGrant(self._call_id, self._tool, codec.decode_body(raw, _Granted))
         self._begin(grant)
         return grant
@@ -173,7 +196,10 @@ class GrantedModel(_Granting):
         assert self._grant is None, "a grant is for one use: ask for another"
         fields = self._fields
         await self._membership.checkpoint.hold()
-        call, raw = await self._membership.tool_calls.model(self._call_id, self._limit_s, **fields)
+        calls, tracing = self._membership.tool_calls, self._membership.tracing
+        call_id = self._call_id or calls.fresh_id()
+        span = None if tracing is None else tracing.model(fields["model"], call_id, fields.get("provider", ""))
+        call, raw = await self._granted(span, calls.model(call_id, self._limit_s, **fields))
         granted = codec.decode_body(raw, _Granted)
         grant = ModelGrant(call, fields["model"], fields["input_tokens"], fields["max_output_tokens"], granted)
         self._begin(grant)
@@ -221,8 +247,12 @@ class ToolVerbs:
             CodecError: The result is not of `type`.
         """
         await self._membership.checkpoint.hold()
-        raw = await self._membership.tool_calls.call(name, args, call_id, limit_s, wait=wait)
-        return codec.decode_body(raw, type)
+        calls, tracing = self._membership.tool_calls, self._membership.tracing
+        if tracing is None:
+            return codec.decode_body(await calls.call(name, args, call_id, limit_s, wait=wait), type)
+        call_id = call_id or calls.fresh_id()
+        with tracing.tool(name, call_id):
+            return codec.decode_body(await calls.call(name, args, call_id, limit_s, wait=wait), type)
 
     def grant_tool(
         self,

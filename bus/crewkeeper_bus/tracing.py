@@ -93,11 +93,15 @@ class Tracing:
         run: The run.
         agent: Its name.
         provider: OpenTelemetry's tracer provider.
+
+    Attributes:
+        agent: Its name.
     """
 
     def __init__(self, run: str, agent: str, provider: Any) -> None:
         from opentelemetry import context, trace
 
+        self.agent = agent
         self._trace = trace
         self._context = context
         self._tracer = provider.get_tracer(SCOPE)
@@ -136,10 +140,17 @@ class Tracing:
             name, self._trace.SpanKind.INTERNAL, operation=names.EXECUTE_TOOL, tool_name=tool, tool_call=call, call=call
         )
 
-    def model(self, model: str, call: str) -> Span:
+    def model(self, model: str, call: str, provider: str = "") -> Span:
         """This agent asks a model."""
         name = f"{names.CHAT} {model[:TEXT_MAX_CHARS]}"
-        return self._start(name, self._trace.SpanKind.CLIENT, operation=names.CHAT, request_model=model, call=call)
+        return self._start(
+            name,
+            self._trace.SpanKind.CLIENT,
+            operation=names.CHAT,
+            request_model=model,
+            provider=provider,
+            call=call,
+        )
 
     def send(self, to: str, message: str) -> Span:
         """This agent sends a one-way message."""
