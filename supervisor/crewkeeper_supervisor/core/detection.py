@@ -210,7 +210,7 @@ class Detector:
         if suspicion.silent and state.now_s >= suspicion.ask_again_s:
             suspicion.asked_late(state.now_s)
             for agent in suspicion.silent:
-                suspicion.silent[agent] = f"n{state.next_id()}"
+                suspicion.silent[agent] = state.next_name("n")
                 state.tell(agent, Probe, nonce=suspicion.silent[agent])
             suspicion.ask_again_s = state.now_s + suspicion.patience_s
             suspicion.patience_s = min(2 * suspicion.patience_s, REPROBE_MAX_S)
@@ -326,7 +326,7 @@ class Detector:
     ) -> Finding:
         state = self._state
         return Finding(
-            id=f"F{state.next_id()}",
+            id=state.next_name("F"),
             kind="deadlock" if kind == "deadlock" else "orphan",
             at_s=state.now_s,
             seq=state.seq,

@@ -99,7 +99,7 @@ def _found(state: RunState, view: AgentView, flood: Flood, detail: str = "") -> 
         )
     )
     finding = Finding(
-        id=f"F{state.next_id()}",
+        id=state.next_name("F"),
         kind="flood",
         at_s=state.now_s,
         seq=state.seq,

@@ -55,7 +55,7 @@ def found(
         incident.count += 1
         return None
     finding = Finding(
-        id=f"F{state.next_id()}",
+        id=state.next_name("F"),
         kind=kind,
         at_s=state.now_s,
         seq=state.seq,

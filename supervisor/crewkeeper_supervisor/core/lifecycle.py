@@ -23,7 +23,7 @@ from crewkeeper_bus.messages import (
     RunEnded,
     StopProcess,
 )
-from crewkeeper_supervisor.core import escalation, gate_holds, holding, nudges
+from crewkeeper_supervisor.core import acknowledgement, escalation, gate_holds, holding, nudges
 from crewkeeper_supervisor.core.crew import Crew
 from crewkeeper_supervisor.core.ending import SILENT_S, arm, incarnation_over, kill
 from crewkeeper_supervisor.core.evidence import edges_of
@@ -244,6 +244,13 @@ def operator_asked(state: RunState, message: OperatorAsked) -> None:
             stop_crew(state, "stopped", reason)
         case "goal" | "answer":
             _told(state, message)
+        case "acknowledge":
+            acknowledgement.taken(state, message)
+            return
+    incident = state.incidents.get(message.incident)
+    if incident is not None:
+        whom = message.agent or "the crew"
+        note(state, incident, f"{message.by or 'an operator'} asked to {message.action} {whom}")
 
 
 def _told(state: RunState, message: OperatorAsked) -> None:
@@ -285,16 +292,15 @@ def run_ended(state: RunState, message: RunEnded) -> None:
     """The host has nothing left of the run."""
     state.phase = message.state
     state.stirred = True
+    for incident in state.incidents.values():
+        if incident.state != "resolved":
+            resolve(state, incident, "the run has ended")
     escalation.flush(state)
     for need in [need for need in state.due_s if need != "confinement"]:
         del state.due_s[need]
     for view in state.agents.values():
         if view.present or view.status == "starting":
             gone(state, view, "gone", "the run has ended")
-    for incident in state.incidents.values():
-        if incident.state != "resolved":
-            incident.state, incident.resolved_at_s = "resolved", state.now_s
-            note(state, incident, "the run has ended")
 
 
 def watch_clock(state: RunState) -> None:
@@ -400,5 +406,5 @@ def _known(state: RunState, kind: FindingKind, agents: list[str], key: str) -> I
 
 def _finding(state: RunState, kind: FindingKind, summary: str, agents: tuple[str, ...]) -> Finding:
     return Finding(
-        id=f"F{state.next_id()}", kind=kind, at_s=state.now_s, seq=state.seq, summary=summary[:2000], agents=agents
+        id=state.next_name("F"), kind=kind, at_s=state.now_s, seq=state.seq, summary=summary[:2000], agents=agents
     )

@@ -86,7 +86,7 @@ def nudge(state: RunState, finding: Finding) -> list[str]:
     there = [name for name in finding.agents if name in state.agents and state.agents[name].present][:AGENTS_MAX]
     text = text_of(finding)
     for agent in there:
-        owed = Owed(id=f"N{state.next_id()}", agent=agent, finding=finding.id, text=text, told_s=state.now_s)
+        owed = Owed(id=state.next_name("N"), agent=agent, finding=finding.id, text=text, told_s=state.now_s)
         state.ladder.owed[owed.id] = owed
         if agent not in state.gate.proxied:
             _send(state, owed)

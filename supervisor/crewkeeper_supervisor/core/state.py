@@ -175,6 +175,8 @@ class RunState:
         """Commands written while this event is handled."""
         self._ids = (0, -1)
         """The last id that was derived."""
+        self._names: dict[str, tuple[int, int]] = {}
+        """The last name that was derived, by its prefix."""
 
     def admits(self, sender: str, at_s: float, size_bytes: int, address: Address | None = None) -> bool:
         """Whether a sender may put so much into the journal now; see `rates`.
@@ -240,11 +242,24 @@ class RunState:
     # --- writing commands ---
 
     def next_id(self) -> str:
-        """The next id derived from the journal: `<sequence>-<index>`."""
+        """The next command id, derived from the journal: `<sequence>-<index>`."""
         seq, given = self._ids
         given = given + 1 if seq == self.seq else 0
         self._ids = (self.seq, given)
         return f"{self.seq}-{given}"
+
+    def next_name(self, prefix: Literal["F", "N", "n"]) -> str:
+        """The next name of something that is no command: `<prefix><sequence>-<index>`.
+
+        Each prefix counts for itself, so that one finding more leaves the ids of all commands as they are.
+
+        Args:
+            prefix: `F` of findings, `N` of nudges, `n` of probes.
+        """
+        seq, given = self._names.get(prefix, (0, -1))
+        given = given + 1 if seq == self.seq else 0
+        self._names[prefix] = (self.seq, given)
+        return f"{prefix}{self.seq}-{given}"
 
     def take_commands(self) -> list[Command]:
         """The commands written while this event was handled."""
@@ -328,6 +343,7 @@ class RunState:
         *,
         peer: str = "",
         keep: bool = True,
+        place: str = "",
     ) -> str:
         """Have the server let an agent in, hold it, or shut it out; or hold it apart from one other.
 
@@ -346,11 +362,16 @@ class RunState:
     def escalate(self, incident: str, kind: str, body: dict[str, Any]) -> str:
         """Tell people."""
         id_ = self.next_id()
-        place: str = "",
         self._write(Escalate(id=id_, incident=incident, kind=kind, body=body))
         self.escalations[id_] = incident
         if len(self.escalations) > ESCALATIONS_MAX:
             del self.escalations[next(iter(self.escalations))]
+        return id_
+
+    def end_run(self, state: End, why: str) -> str:
+        """State that the run is over."""
+        id_ = self.next_id()
+        self._write(EndRun(id=id_, state=state, why=why))
         return id_
 
     def traced(self, command: str) -> None:
@@ -368,12 +389,6 @@ class RunState:
             "phase": self.phase,
             "term": self.term,
             "agents": [
-    def end_run(self, state: End, why: str) -> str:
-        """State that the run is over."""
-        id_ = self.next_id()
-        self._write(EndRun(id=id_, state=state, why=why))
-        return id_
-
                 [
                     a.name,
                     a.status,
@@ -407,6 +422,6 @@ class RunState:
             "watch": self.watch.facts() if self.watch is not None else [],
             "ladder": self.ladder.facts(),
         }
-        return hashlib.sha256(msgspec.json.encode(facts)).hexdigest()
         if self.hosting is not None:
             facts["hosting"] = self.hosting.facts()
+        return hashlib.sha256(msgspec.json.encode(facts)).hexdigest()
