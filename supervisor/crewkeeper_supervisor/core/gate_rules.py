@@ -11,7 +11,7 @@ from msgspec import Struct, field
 
 from crewkeeper_bus.tool_messages import HookAnswered, PolicyChanged, ToolsReady
 from crewkeeper_supervisor.core.crew import Crew
-from crewkeeper_supervisor.core.rules import Hop, Verdict
+from crewkeeper_supervisor.core.rules import Hop, Rule, Verdict
 from crewkeeper_supervisor.core.tools import Tool
 
 
@@ -81,6 +81,21 @@ class HookNeeded(Exception):  # noqa: N818 - what is the case
         self.deadline_s = deadline_s
 
 
+class RulesMemory(Struct, frozen=True, kw_only=True):
+    """What rules know beyond the crew: enough to make the same rules again."""
+
+    rules: tuple[Rule, ...]
+    default: Literal["allow", "deny"]
+    tools: tuple[tuple[str, str, str, dict[str, Any] | None], ...]
+    """As their sources told them: the declared name, the source's own, the description, the schema."""
+    failed: dict[str, str]
+    untold: tuple[str, ...]
+    roles: dict[str, tuple[str, ...]]
+    known: tuple[tuple[str, str], ...]
+    """Answers that are kept, by role and name."""
+    found: tuple[str, ...]
+
+
 class GateRules(Protocol):
     """The tools, rules and prices of one run, as they are at this place of its journal."""
 
@@ -127,6 +142,12 @@ class GateRules(Protocol):
 
     def policy_changed(self, message: PolicyChanged) -> str:
         """Other rules from now on; returns why they cannot be used, and then the old ones stay."""
+
+    def memory(self) -> RulesMemory:
+        """What they know beyond the crew."""
+
+    def remember(self, memory: RulesMemory) -> None:
+        """Know so much, and nothing else; for rules that were just made of the same crew."""
 
 
 class MakeGateRules(Protocol):

@@ -15,7 +15,7 @@ from crewkeeper_bus.messages import Fault
 from crewkeeper_bus.tool_messages import HookAnswered
 from crewkeeper_supervisor.core.budget import Accounts, Amounts, Path
 from crewkeeper_supervisor.core.crew import Budget, Crew
-from crewkeeper_supervisor.core.gate_rules import Decided, GateRules, MakeGateRules
+from crewkeeper_supervisor.core.gate_rules import Decided, GateRules, MakeGateRules, RulesMemory
 from crewkeeper_supervisor.core.rules import Rule
 from crewkeeper_supervisor.core.tools import CallRate, Tool
 
@@ -153,6 +153,8 @@ class Approval(Struct, kw_only=True):
     by: str = ""
     reason: str = ""
     decided_at_s: float | None = None
+    told: bool = False
+    """Whether people were told of it; then they are also told when it is over."""
 
 
 class ToolUse(Struct, kw_only=True):
@@ -334,6 +336,28 @@ class GateState:
             except ValueError as error:
                 self._make, self.closed = None, f"its rules cannot be used: {str(error)[:500]}"
         return self.rules
+
+    def resume(self, make: MakeGateRules | None, memory: RulesMemory | None) -> None:
+        """Go on from a snapshot, which leaves out how rules are made and the rules themselves.
+
+        Args:
+            make: Makes the rules of a crew.
+            memory: What they knew; None: there were none yet.
+
+        Raises:
+            ValueError: They cannot be made again.
+        """
+        self._make, self.rules = make, None
+        if memory is not None:
+            if make is None or self._crew is None:
+                raise ValueError("there are no rules to go on with")
+            self.rules = make(self._crew)
+            self.rules.remember(memory)
+
+    @property
+    def makes_rules(self) -> bool:
+        """Whether rules can be made, or were."""
+        return self._make is not None
 
     def use(self, declared: str) -> ToolUse:
         """How much a declared tool is used."""

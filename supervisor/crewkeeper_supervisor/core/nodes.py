@@ -19,9 +19,9 @@ _SEVERAL: Final = (OnAll, OnSome)
 _PLAIN: Final = (OnCall, OnResource, OnHuman, OnTool, OnTimer)
 """As tuples, made once: `A | B` makes a new object wherever it is evaluated, and these are asked at every wait."""
 _NEVER: Final = float("inf")
-_NO_MESSAGES: Final = cast("dict[str, dict[str, float]]", MappingProxyType({}))
+NO_MESSAGES: Final = cast("dict[str, dict[str, float]]", MappingProxyType({}))
 """What all share that have none; most never have any, and a dict of its own would be much of the memory of each."""
-_NO_TICKETS: Final = cast("dict[str, Ticket]", MappingProxyType({}))
+NO_TICKETS: Final = cast("dict[str, Ticket]", MappingProxyType({}))
 
 
 class Wait(Struct, eq=False, gc=False):
@@ -64,7 +64,7 @@ class Task(Struct, eq=False):
     asked: "Call | dict[str, Call] | None" = None
     """What it asked for and has not done with: most tasks ask for one thing at a time, and need no dict for that.
     To be read through `calls` or `open_calls`, and written through `adopt` and `disown`."""
-    holds: dict[str, Ticket] = _NO_TICKETS
+    holds: dict[str, Ticket] = NO_TICKETS
     """Its requests for locks, granted or not; to be written by `hold` and `drop` alone."""
     answers: str = ""
     """Id of the call it handles, also after the caller has given that up."""
@@ -109,7 +109,7 @@ class Task(Struct, eq=False):
 
     def hold(self, ticket: Ticket) -> None:
         """It asks for something, or has it."""
-        if self.holds is _NO_TICKETS:
+        if self.holds is NO_TICKETS:
             self.holds = {}
         self.agent.tickets += ticket.id not in self.holds
         self.holds[ticket.id] = ticket
@@ -185,14 +185,14 @@ class AgentNode:
         """Calls addressed to it (or to its role and pinned to it) that are open or started."""
         self.mailbox: int | None = None
         """How many calls may wait to be started before senders wait for room; None: no limit is known."""
-        self.unread = _NO_MESSAGES
+        self.unread = NO_MESSAGES
         """One-way messages not taken yet: sender to {message id: journal time}."""
         self.unsure = False
         """A fact of its stream was lost: its tasks count as running until its next heartbeat."""
 
     def received(self, sender: str, message: str, at_s: float) -> None:
         """A one-way message is on its way, or in the mailbox."""
-        if self.unread is _NO_MESSAGES:
+        if self.unread is NO_MESSAGES:
             self.unread = {}
         self.unread.setdefault(sender, {})[message] = at_s
 

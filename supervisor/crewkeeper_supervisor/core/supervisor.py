@@ -4,7 +4,7 @@ Every event goes through three steps: its fact is written into the state (`intak
 met, and detection examines what the fact touched.
 """
 
-from typing import Final
+from typing import Any, Final
 
 from crewkeeper_bus import messages as m
 from crewkeeper_bus.subjects import SIDE, TOOLS
@@ -19,7 +19,10 @@ from crewkeeper_supervisor.core import (
     hosting,
     ladder,
     lifecycle,
+    limits,
     locks,
+    pace,
+    snapshot,
     withdrawal,
 )
 from crewkeeper_supervisor.core.commands import Command
@@ -28,13 +31,14 @@ from crewkeeper_supervisor.core.detection import Detector
 from crewkeeper_supervisor.core.events import Event, Recorded, Rejected, Throttled
 from crewkeeper_supervisor.core.evidence import edges_of
 from crewkeeper_supervisor.core.findings import Edge, Incident
-from crewkeeper_supervisor.core.gate_rules import MakeGateRules
+from crewkeeper_supervisor.core.gate_rules import MakeGateRules, RulesMemory
 from crewkeeper_supervisor.core.gate_state import GateState
+from crewkeeper_supervisor.core.hosting_state import Hosting
 from crewkeeper_supervisor.core.intake import TEXT_SHOWN_CHARS, Intake
 from crewkeeper_supervisor.core.ladder_state import LadderState
-from crewkeeper_supervisor.core.hosting_state import Hosting
 from crewkeeper_supervisor.core.response import note
 from crewkeeper_supervisor.core.roster import AgentView, Usage
+from crewkeeper_supervisor.core.snapshot import SnapshotError
 from crewkeeper_supervisor.core.state import Question, RunState
 from crewkeeper_supervisor.core.watch import Watch
 
@@ -50,6 +54,7 @@ class Supervisor:
     """
 
     def __init__(self, run: str, gate: MakeGateRules | None = None) -> None:
+        self._gate = gate
         self._state = RunState(run, gate)
         self._detector = Detector(self._state)
         self._intake = Intake(self._state, self._detector)
@@ -79,6 +84,8 @@ class Supervisor:
         state.seq = event.seq
         if event.at_s > state.now_s:
             state.now_s = event.at_s  # time never steps back
+        if state.now_s >= state.ladder.pace.due_s:
+            pace.note(state)
         if isinstance(event, Recorded):
             if event.sender in _OUR_SIDE:
                 self._supervisor_side(event)
@@ -116,14 +123,14 @@ class Supervisor:
             enforcement.watch(state)
         if state.gate.shut:
             gate_facts.shut_out(state)
+        if state.hosting is not None:
+            hosting.watch(state)
         if state.helping and sender in state.helping:
             delegation.watch(state, sender)
         if state.needs_watching():
             lifecycle.watch_clock(state)
         if state.withdrawals.are_due or "withdrawal" in state.due_s:
             withdrawal.enforce(state)
-        if state.hosting is not None:
-            hosting.watch(state)
 
     def next_tick_at_s(self) -> float | None:
         """Journal time, seconds since the epoch, at which the owner should publish one `Tick`; None: no need."""
@@ -133,12 +140,6 @@ class Supervisor:
         """SHA-256 over the state: equal for equal folds of the same journal."""
         return self._state.digest()
 
-    # --- reading the state ---
-
-    @property
-    def run(self) -> str:
-        """The run's id."""
-        return self._state.run
     # --- snapshots ---
 
     def snapshot(self) -> bytes:
@@ -171,6 +172,12 @@ class Supervisor:
         self._state, self._detector = state, detector
         self._intake = Intake(state, detector)
 
+    # --- reading the state ---
+
+    @property
+    def run(self) -> str:
+        """The run's id."""
+        return self._state.run
 
     @property
     def crew(self) -> Crew | None:
@@ -227,19 +234,24 @@ class Supervisor:
         """Calls of tools and models, budgets, approvals."""
         return self._state.gate
 
-    def limit_of(self, who: str, dimension: str) -> float | None:
-        """How deep, how far fanned out, or how many seconds long: `allowance.limit_of`."""
-        return allowance.limit_of(self._state, who, dimension)
-
-    @property
-    def ladder(self) -> LadderState:
     @property
     def hosting(self) -> Hosting | None:
         """Where the agents are, if they are spread over hosts."""
         return self._state.hosting
 
+    def limit_of(self, who: str, dimension: str) -> float | None:
+        """How deep, how far fanned out, or how many seconds long: `limits.limit_of`."""
+        return limits.limit_of(self._state, who, dimension)
+
+    @property
+    def ladder(self) -> LadderState:
         """What was done about findings, and who has yet to be told."""
         return self._state.ladder
+
+    @property
+    def cost(self) -> pace.Cost:
+        """What the crew has spent, and what it spends a minute."""
+        return pace.cost(self._state)
 
     @property
     def usage(self) -> Usage:
@@ -272,13 +284,13 @@ class Supervisor:
                 locks.told(state, message)
             case m.RunDeclared():
                 lifecycle.declare(state, message)
+                hosting.declare(state, message)
                 if state.crew is not None and state.watch is None:
                     state.watch = Watch(state)
                 allowance.set_clock(state)
                 fleet.declare(state)
             case m.OwnerChanged():
                 state.term = max(state.term, message.term)
-                hosting.declare(state, message)
             case m.ProcessStarted() if hosting.started(state, message):
                 lifecycle.process_started(state, message)
             case m.ProcessExited() if hosting.exited(state, message):
@@ -291,13 +303,13 @@ class Supervisor:
             case m.Outcome():
                 self._outcome(message)
             case m.RunEnded():
+                state.traced(message.command)
                 lifecycle.run_ended(state, message)
                 gate_facts.run_over(state)
             case _:
                 self._access(message)
 
     def _answered(self, event: Recorded, message: m.SupervisorReply) -> None:
-                state.traced(message.command)
         state = self._state
         question, call = state.questions.get(event.id), state.graph.calls.get(event.id)
         if question is not None and question.agent == event.to:
@@ -330,3 +342,10 @@ class Supervisor:
         if incident is not None:
             said = "people were told" if message.ok else "people could NOT be told"
             note(self._state, incident, f"{said}: {message.detail[:TEXT_SHOWN_CHARS]}")
+
+
+def _parts(read: Any) -> tuple[RunState, Detector, bool, RulesMemory | None]:
+    match read:
+        case (RunState() as state, Detector() as detector, bool() as makes_rules, (RulesMemory() | None) as memory):
+            return state, detector, makes_rules, memory
+    raise SnapshotError("it is no snapshot of a run")

@@ -22,6 +22,10 @@ _PART: Final = re.compile(r"[A-Za-z0-9_.:/-]{1,128}\Z")
 Source = Literal["function", "mcp", "command", "inside"]
 
 
+Told = tuple[str, str, str, dict[str, Any] | None]
+"""One tool as its source told it: the declared name, the source's own, the description, the schema."""
+
+
 class UnknownTool(Struct, frozen=True, kw_only=True, tag="unknown_tool"):
     """The answer to a call of a tool that is not there, or not for this agent. Nothing was executed."""
 
@@ -78,6 +82,8 @@ class Registry:
         self._declared = dict(tools)
         self._allowed = {role: tuple(names) for role, names in allowed.items()}
         self._entries: dict[str, ToolEntry] = {}
+        self._told: dict[str, Told] = {}
+        """What each entry was made from."""
         for name, tool in tools.items():
             if tool.command or tool.inside:
                 self.add(name, description=tool.description, schema=tool.schema)
@@ -112,7 +118,19 @@ class Registry:
             pin=pin_of(called, described, known),
         )
         self._entries[called] = entry
+        self._told[called] = (declared, name, description, schema)
         return entry
+
+    def told(self) -> tuple[Told, ...]:
+        """What the entries were made from, in their order."""
+        return tuple(self._told[name] for name in self._entries)
+
+    def tell(self, told: Iterable[Told]) -> None:
+        """Have these entries, and no others."""
+        self._entries.clear()
+        self._told.clear()
+        for declared, name, description, schema in told:
+            self.add(declared, name=name, description=description, schema=schema)
 
     def allow(self, role: str, names: Sequence[str]) -> None:
         """Which tools a role may use, by name or pattern, from now on."""
@@ -129,6 +147,7 @@ class Registry:
     def remove(self, declared: str) -> None:
         """Take out every tool of a declared source, as when its server is gone."""
         self._entries = {name: entry for name, entry in self._entries.items() if entry.declared != declared}
+        self._told = {name: self._told[name] for name in self._entries}
 
     def allowed_to(self, role: str) -> tuple[ToolEntry, ...]:
         """The tools that a role may use, by name."""
@@ -136,7 +155,7 @@ class Registry:
 
     def find(self, role: str, name: str) -> ToolEntry | UnknownTool:
         """The tool of exactly this name, if the role may use it. What it may not use does not exist for it."""
-        entry = self._entries.get(name) or self._part(name)
+        entry = self.entry(name)
         if entry is not None and self._may(role, entry):
             return entry
         names = [each.name for each in self.allowed_to(role)]
@@ -146,6 +165,10 @@ class Registry:
             available=tuple(names[:LISTED_MAX]),
             omitted=max(0, len(names) - LISTED_MAX),
         )
+
+    def entry(self, name: str) -> ToolEntry | None:
+        """The tool of exactly this name, whoever may use it."""
+        return self._entries.get(name) or self._part(name)
 
     def _part(self, name: str) -> ToolEntry | None:
         """A tool of a server that runs inside an agent: it is declared as a whole, and knows its tools itself."""

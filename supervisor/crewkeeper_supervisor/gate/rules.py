@@ -11,7 +11,7 @@ import msgspec
 
 from crewkeeper_bus.tool_messages import HookAnswered, PolicyChanged, ToolsReady
 from crewkeeper_supervisor.core.crew import Crew
-from crewkeeper_supervisor.core.gate_rules import Asked, Decided, HookNeeded, Known, Refused
+from crewkeeper_supervisor.core.gate_rules import Asked, Decided, HookNeeded, Known, Refused, RulesMemory
 from crewkeeper_supervisor.core.rules import REDACT_ALL, Rule
 from crewkeeper_supervisor.core.supervisor import Supervisor
 
@@ -117,7 +117,7 @@ class Rules:
             self._known.clear()
             self._found.clear()
         self._found[found.name] = found
-        known = self._known[role, name] = Known(name=found.name, declared=found.declared, tool=found.tool)
+        known = self._known[role, name] = _known(found)
         return known
 
     def _missing(self, role: str, name: str, answer: "UnknownTool") -> Refused | Literal["later"]:
@@ -261,6 +261,42 @@ class Rules:
             return f"the rules have version {policy.version}, not {message.version} as stated"
         self._policy = policy
         return ""
+
+    def memory(self) -> RulesMemory:
+        """What they know beyond the crew."""
+        return RulesMemory(
+            rules=self._policy.rules,
+            default=self._policy.default,
+            tools=self._registry.told(),
+            failed=dict(self._failed),
+            untold=tuple(self._untold),
+            roles=dict(self._roles),
+            known=tuple(self._known),
+            found=tuple(self._found),
+        )
+
+    def remember(self, memory: RulesMemory) -> None:
+        """Know so much, and nothing else.
+
+        Raises:
+            ValueError: It is not of these rules' crew.
+        """
+        from crewkeeper_supervisor.gate.policy import Policy
+
+        if (memory.rules, memory.default) != (self._policy.rules, self._policy.default):
+            self._policy = Policy(memory.rules, default=memory.default, hooks=self._answers)
+        self._registry.tell(memory.tools)
+        self._failed = dict(memory.failed)
+        self._untold = dict.fromkeys(memory.untold)
+        self._roles = dict(memory.roles)
+        for role, allowed in memory.roles.items():
+            self._registry.allow(role, allowed)
+        self._found = {name: entry for name in memory.found if (entry := self._registry.entry(name)) is not None}
+        self._known = {key: _known(self._found[key[1]]) for key in memory.known}
+
+
+def _known(entry: "ToolEntry") -> Known:
+    return Known(name=entry.name, declared=entry.declared, tool=entry.tool)
 
 
 def _decided(decision: "Decision") -> Decided:
