@@ -155,7 +155,7 @@ def run(agent: "Agent", *, until: str = "stop") -> Status:
 
 
 def _export_traces(name: str) -> trace_export.Exporting | None:
-    """Export spans, if this process is told to and its program does not do so by itself; failing that, go on without."""
+    """Export spans, if this process is told to and its program does not by itself; failing that, go on without."""
     if not trace_export.is_asked_for() or tracing_of("", "") is not None:
         return None
     try:
