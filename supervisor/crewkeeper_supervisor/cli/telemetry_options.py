@@ -13,7 +13,7 @@ def telemetry_options(command: _Command) -> _Command:
     command = click.option(
         "--traces",
         type=click.Choice(["otlp"]),
-        default="",
+        callback=lambda _ctx, _param, value: value or "",
         envvar="CREWKEEPER_TRACES",
         help="Export spans to the collector that the OTEL_… variables name; default: $CREWKEEPER_TRACES, else no.",
     )(command)
