@@ -95,7 +95,7 @@ async def test_a_person_decides_in_a_browser_and_a_hostile_page_does_not(tmp_pat
                     assert await made.state(asked[0]) == "approved"
                     assert made.desk.approvals[asked[0].id].by == "Kim (link)"
                     await page.goto(first)
-                    assert await page.inner_text("h1") == "Nothing to decide", "it counts once"
+                    assert await page.inner_text("h1") == "Nothing to do", "it counts once"
                 async with tab(chromium, scripts=False) as (page, strange):
                     await page.goto(second)
                     await page.fill("input[name=reason]", "looks fine")

@@ -32,7 +32,7 @@ EVIL = "\x1b[2J\u202e<img src=x onerror=alert(1)>\n</pre><script>alert(1)</scrip
 SECRET = "whsec_" + "Y2FuYXJ5LWNhbmFyeS1jYW5hcnktY2FuYXJ5"
 KEY = "sk-proj-aB3dE5fG7hI9jK1lM3nO5pQ7rS9tU1vW3xY5z"
 KEYS = ApprovalKeys(links="ab" * 32, callback="c" * 43)
-GRANT = Grant(run="r1", approval="A1-0", decision="approve", expires_s=1000, digest="d" * 64, who="ops")
+GRANT = Grant(run="r1", about="A1-0", act="approve", expires_s=1000, digest="d" * 64, who="ops")
 
 
 def free_port():
@@ -65,7 +65,7 @@ def client(port):
 
 def path_of(made, approval, decision="approve", /, **changes):
     """The path of a link as the controller makes it, or of one that is otherwise."""
-    fields = {"run": made.run, "approval": approval.id, "decision": decision, "digest": approval.digest}
+    fields = {"run": made.run, "about": approval.id, "act": decision, "digest": approval.digest}
     fields |= {"expires_s": int(approval.expires_at_s) + 1, "who": approval.who} | changes
     return f"/a/{token(approval_keys(made.server.directory), Grant(**fields))}"
 
@@ -223,7 +223,7 @@ async def test_a_link_is_for_one_action_and_for_its_time_alone(tmp_path):
         for path in (stale, swapped, others, broken, "/a/x"):
             assert (await http.get(path)).status_code == 403
             assert (await http.post(path)).status_code == 403
-        assert (await http.post(path_of(made, first, approval="A999-0"))).status_code == 404
+        assert (await http.post(path_of(made, first, about="A999-0"))).status_code == 404
         assert (await http.post(path_of(made, first, run="gone-1"))).status_code == 404
         assert await made.heard(ApprovalDecided) == []
         assert (await http.post(path_of(made, first, "deny"))).status_code == 200
