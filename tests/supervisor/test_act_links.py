@@ -16,7 +16,8 @@ from crewkeeper_bus import messages as m
 from crewkeeper_bus.subjects import HOST, Kind
 from crewkeeper_bus.tool_messages import BudgetChanged, ToolCall
 from crewkeeper_supervisor.core.crew import Budget, Response, Responses, Webhook
-from crewkeeper_supervisor.shell import journal
+from crewkeeper_supervisor.shell import act_desk, journal
+from crewkeeper_supervisor.shell.approval_desk import Desk
 from crewkeeper_supervisor.shell.approval_guard import Guard
 from crewkeeper_supervisor.shell.approval_links import Grant, approval_keys, token
 from crewkeeper_supervisor.shell.approval_site import Site
@@ -122,6 +123,20 @@ async def test_each_act_is_done_once_however_often_and_wherever_it_is_asked_for(
         assert (await asked(made))[-1][:2] == ("resume", "boss")
         notes = [step.text for step in (await incident_of(made)).steps]
         assert "Kim (link) asked to kill payer" in notes
+
+
+async def test_the_journal_takes_an_act_once_though_nobody_has_looked(tmp_path):
+    """Two who have both seen that it can be done, or one that was killed before it could answer and is asked again."""
+    async with acting(tmp_path) as (made, _, _clients):
+        incident = await incident_of(made)
+        grant = Grant(run=RUN, about=incident.id, act="kill", expires_s=0, digest="1-0", agent="payer")
+        desks = [Desk(made.link, RUN) for _ in range(3)]
+        for desk in desks:
+            await desk.catch_up()
+        for desk in desks:
+            taken = await act_desk.carry_out(made.link, desk.core, grant, by="kim")
+            assert (taken.outcome, taken.acted) == ("decided", True)
+        assert len(await asked(made)) == 1
 
 
 async def test_a_link_is_for_what_it_was_made_for_and_for_its_time(tmp_path):
