@@ -7,7 +7,7 @@ the cores of owned runs when somebody asks.
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Final
 
 import prometheus_client as prometheus
@@ -24,6 +24,7 @@ from crewkeeper_supervisor.shell.metric_table import BY_NAME, OTHER
 from crewkeeper_supervisor.shell.observing import Let
 from crewkeeper_supervisor.shell.webhook_formats import SEVERE
 
+prometheus.disable_created_metrics()  # type: ignore[no-untyped-call]  # they would double every series
 _OWN_KINDS: Final = frozenset(("ctl", "op", "rep", "cancel"))
 _BUCKETS_S: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 _TOKENS: Final = (("input_tokens", "input"), ("output_tokens", "output"))
@@ -82,7 +83,7 @@ class Metrics(Collector):
         self.gate_decision = self._histogram("supervisor_gate_decision_seconds")
         self.detection_delay = self._histogram("supervisor_detection_delay_seconds")
         info = BY_NAME["supervisor_build_info"]
-        prometheus.Gauge(info.name, info.help, info.labels, registry=self.registry).labels(version("crewkeeper")).set(1)
+        prometheus.Gauge(info.name, info.help, info.labels, registry=self.registry).labels(_version()).set(1)
         folded = self._counters["labels_folded"]
         self.crews = Capped("crew", table.CREWS_MAX, folded)
         self.agents = Capped("agent", table.AGENTS_MAX, folded)
@@ -330,3 +331,10 @@ class RunMeter:
 
 def _count(each: Iterable[bool]) -> int:
     return sum(each)
+
+
+def _version() -> str:
+    try:
+        return version("crewkeeper")
+    except PackageNotFoundError:  # run from its sources
+        return "-"

@@ -21,8 +21,16 @@ from crewkeeper_bus.trace_export import Exporting
 from crewkeeper_bus.trace_export import exporting as sdk_exporting
 from crewkeeper_bus.tracing import SCOPE, TEXT_MAX_CHARS, parsed, root_of
 from crewkeeper_supervisor.core.booking import Booking
-from crewkeeper_supervisor.core.commands import AnswerCall, AskApproval, Command, SetAccess, TellAgent, TellService
-from crewkeeper_supervisor.core.findings import Incident
+from crewkeeper_supervisor.core.commands import (
+    AnswerCall,
+    AskApproval,
+    CancelCall,
+    Command,
+    SetAccess,
+    TellAgent,
+    TellService,
+)
+from crewkeeper_supervisor.core.findings import Edge, Incident
 from crewkeeper_supervisor.core.supervisor import Supervisor
 from crewkeeper_supervisor.shell.journal import Entry
 from crewkeeper_supervisor.shell.observing import Let
@@ -196,6 +204,10 @@ class RunTrace:
                 self._decided(command.call, command.agent, "ask", about)
             case AnswerCall() | TellService() if command.booking is not None:
                 self._booked(command.booking)
+            case AnswerCall() if command.error is not None:
+                self._acted(command.id, "fail_call", command.agent, command.error.finding, call=command.call)
+            case CancelCall():
+                self._acted(command.id, "cancel_call", command.agent, "", call=command.call)
             case TellAgent() if type(command.message).__name__ in _TELLING:
                 what = type(command.message).__name__.lower()
                 self._acted(command.id, what, command.agent, getattr(command.message, "finding", ""))
@@ -275,9 +287,22 @@ class RunTrace:
         name = f"{names.CHAT} {booking.what[:TEXT_MAX_CHARS]}"
         self._traces.write(name, context, at_s, self._now_s(), about, error=booking.code)
 
-    def _acted(self, command: str, what: str, agent: str, finding: str) -> None:
-        about = {names.COMMAND: command, names.AGENT: agent, names.FINDING: finding, **self._own()}
-        self._traces.write(f"{names.ACT} {what}", self._root, self._now_s(), self._now_s(), about)
+    def _acted(self, command: str, what: str, agent: str, finding: str, *, call: str = "") -> None:
+        """One deed: a child of the call it is about, or of the run; linked to the waits of the victim it fails."""
+        about = {names.COMMAND: command, names.AGENT: agent, names.FINDING: finding, names.CALL: call, **self._own()}
+        context, _ = self._contexts.get(call, (self._root, 0.0))
+        links = self._victims(finding) if context == self._root else ()
+        self._traces.write(f"{names.ACT} {what}", context, self._now_s(), self._now_s(), about, links=links)
+
+    def _victims(self, finding: str) -> list[str]:
+        """Contexts of the calls that the victim of a finding waits for."""
+        incident = self._fold.incidents.get(finding) if self._fold is not None else None
+        if incident is None or incident.finding.victim is None:
+            return []
+        return self._linked([each for each in incident.finding.edges if each.task == incident.finding.victim.task])
+
+    def _linked(self, edges: Sequence[Edge]) -> list[str]:
+        return [self._contexts[edge.message][0] for edge in edges[:LINKS_MAX] if edge.message in self._contexts]
 
     def _look(self) -> None:
         if self._fold is None:
@@ -293,7 +318,6 @@ class RunTrace:
 
     def _found(self, incident: Incident) -> None:
         finding = incident.finding
-        links = [self._contexts[edge.message][0] for edge in finding.edges if edge.message in self._contexts]
         since_s = max((edge.since_s for edge in finding.edges), default=finding.at_s)
         about = {
             names.FINDING: finding.id,
@@ -304,7 +328,7 @@ class RunTrace:
             **self._own(),
         }
         name = f"{names.FOUND} {finding.kind}"
-        self._traces.write(name, self._root, since_s, finding.at_s, about, links=links[:LINKS_MAX])
+        self._traces.write(name, self._root, since_s, finding.at_s, about, links=self._linked(finding.edges))
 
 
 class _Asked(Struct, tag_field="t", tag="spend_asked"):
