@@ -8,19 +8,20 @@ from datetime import UTC, datetime
 from types import SimpleNamespace
 
 import anyio
-import msgspec
+import approval_stage
 import pytest
-from nats_process import crew, linked, until
+from nats_process import linked, until
 
+from crewkeeper_bus.messages import ProcessExited
+from crewkeeper_bus.subjects import HOST
 from crewkeeper_bus.webhooks import verify
 from crewkeeper_supervisor.cli.main import run
 from crewkeeper_supervisor.core.commands import Escalate
-from crewkeeper_supervisor.core.crew import Webhook
+from crewkeeper_supervisor.core.crew import Response, Responses, Webhook
 from crewkeeper_supervisor.shell import journal, webhook
 from crewkeeper_supervisor.shell.deliveries import Deliveries
 from crewkeeper_supervisor.shell.outbox import Entry, Outbox
 from crewkeeper_supervisor.shell.receiver import Receiver
-from crewkeeper_supervisor.shell.registry import Registry
 
 SECRET = "whsec_b3V0Ym94LWNhbmFyeS1vdXRib3gtY2FuYXJ5"
 EVIL = "\x1b[2J\u202e<!channel>\n"
@@ -101,27 +102,41 @@ async def test_what_was_given_up_is_shown_and_sent_again_under_its_id(tmp_path, 
 
 
 @pytest.mark.live
-async def test_only_what_people_were_told_of_can_be_acknowledged(tmp_path, capsys):
-    with Receiver(SECRET) as receiver:
-        async with working(tmp_path) as (outbox, records):
-            await journal.create_run(outbox._link, "r1", crew(), "here")
-            registry = Registry(outbox._link)
-            await registry.open()
-            await registry.declare("r1", "trip", "here")
-            first = msgspec.structs.replace(entry(receiver.url), incident="F5-0")
-            await outbox.enqueue(first)
-            await until(lambda: receiver.received)
+async def test_what_stands_is_acknowledged_once_and_spares_who_comes_later(tmp_path, capsys):
+    with Receiver(SECRET) as first, Receiver(SECRET) as second:
+        hooks = tuple(
+            Webhook(webhook=each.url, secret=SECRET, allow_private=True, after_s=after_s)
+            for each, after_s in ((first, 0.0), (second, 3600.0))
+        )
+        declared = approval_stage.crew(escalate=hooks, responses=Responses(crash=Response(do=("escalate",))))
+        async with approval_stage.scene(tmp_path, declared) as made, approval_stage.controlled(made):
+            await made.begin()
+            await journal.publish_op(made.link, made.run, ProcessExited(agent="boss", pid=2, code=1), sender=HOST)
+            await until(lambda: first.received)
+            incident, id_ = first.received[0].body["data"]["incident"], first.received[0].id
+            assert (await act(capsys, "hooks", "ack", made.run, "F99-9"))[0] == 5
+            code, out, _ = await act(capsys, "hooks", "ack", incident, "--dry-run")
+            assert (code, out) == (0, f"would acknowledge {incident} of {made.run}\n")
+            code, out, _ = await act(capsys, "hooks", "ack", id_, "--reason", "on it", "-o", "json")
+            assert (code, json.loads(out)["name"], json.loads(out)["ok"]) == (0, incident, True), out
+            code, out, _ = await act(capsys, "hooks", "ack", incident)
+            assert (code, "is acknowledged by" in out) == (1, True), "somebody was first"
 
-            async def recorded():
-                return await records.ls("r1")
+            async def spared():
+                found = await Deliveries(made.link).ls(made.run)
+                return {(each.entry.endpoint, each.state) for each in found} == {(0, "delivered"), (1, "needless")}
 
-            await until(recorded)
-            assert (await act(capsys, "hooks", "ack", "r1", "F9"))[0] == 5
-            code, _, err = await act(capsys, "hooks", "ack", "F5-0", "--reason", "on it")
-            assert code == 0, err
-            answered = await records.answered(first)
-            assert answered is not None
-            assert answered.reason == "on it"
+            await until(spared)
+            await until(lambda: len(first.received) == 2)
+            code, out, _ = await act(capsys, "why", incident, "--run", made.run)
+            assert code == 0
+            assert "acknowledges" in out
+            assert "acknowledged by" in out
+    assert [each.body["type"] for each in first.received] == [
+        "crewkeeper.crash.opened",
+        "crewkeeper.crash.acknowledged",
+    ]
+    assert not second.received
 
 
 def crew_file(tmp_path, *hooks):

@@ -16,15 +16,15 @@ from crewkeeper_supervisor.core.state import RunState
 def taken(state: RunState, message: OperatorAsked) -> None:
     """A person acknowledges an incident, an approval, or by the id of its command a digest with all that it names."""
     by = message.by or "somebody"
-    told = state.ladder.escalations
-    about = state.escalations.get(message.incident) or message.incident
-    if about in told.digests:
-        fresh = [id_ for id_ in told.digests[about] if _acknowledge(state, id_, by, message.why)]
-        if fresh:
-            _tell(state, "", by, message.why, {"kind": "incidents", "digest": about, "count": len(fresh)})
+    names = named(state, message.incident)
+    fresh = [id_ for id_ in names if _acknowledge(state, id_, by, message.why)]
+    if not fresh:
         return
-    if not _acknowledge(state, about, by, message.why):
+    if message.incident in state.ladder.escalations.digests:
+        facts = {"kind": "incidents", "digest": message.incident, "count": len(fresh)}
+        _tell(state, "", by, message.why, facts)
         return
+    about = fresh[0]
     incident, approval = state.incidents.get(about), state.gate.approvals.get(about)
     if incident is not None and incident.told and escalation.was_told_alone(state, about):
         _tell(state, about, by, message.why, {"kind": incident.finding.kind, "summary": incident.finding.summary})
@@ -33,15 +33,25 @@ def taken(state: RunState, message: OperatorAsked) -> None:
         _tell(state, about, by, message.why, {"kind": "approval", "approval": approval.id, "summary": wants})
 
 
-def _acknowledge(state: RunState, id_: str, by: str, why: str) -> bool:
-    """Take it down, if it stands and nobody was first."""
+def named(state: RunState, name: str) -> tuple[str, ...]:
+    """Incidents and approvals that stand, by what people call them: an id, or the command by which they were told."""
+    digest = state.ladder.escalations.digests.get(name)
+    return tuple(id_ for id_ in digest or (state.escalations.get(name) or name,) if _stands(state, id_))
+
+
+def _stands(state: RunState, id_: str) -> bool:
     incident, approval = state.incidents.get(id_), state.gate.approvals.get(id_)
-    stands = (incident is not None and incident.state != "resolved") or (
-        approval is not None and approval.state == "pending"
-    )
-    if not stands or id_ in state.ladder.acknowledged:
+    if incident is not None:
+        return incident.state != "resolved"
+    return approval is not None and approval.state == "pending"
+
+
+def _acknowledge(state: RunState, id_: str, by: str, why: str) -> bool:
+    """Take it down, if nobody was first."""
+    if id_ in state.ladder.acknowledged:
         return False
     state.ladder.acknowledge(id_, Acknowledged(by=by, at_s=state.now_s, why=why))
+    incident = state.incidents.get(id_)
     if incident is not None:
         note(state, incident, f"acknowledged by {by}{f': {why}' if why else ''}")
     return True

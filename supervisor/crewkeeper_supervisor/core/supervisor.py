@@ -10,6 +10,7 @@ from crewkeeper_bus import messages as m
 from crewkeeper_bus.subjects import SIDE, TOOLS
 from crewkeeper_bus.tool_messages import GateOp
 from crewkeeper_supervisor.core import (
+    acknowledgement,
     allowance,
     delegation,
     enforcement,
@@ -150,17 +151,20 @@ class Supervisor:
         Raises:
             SnapshotError: It is too large.
         """
-        rules = self._state.gate.rules
-        memory = rules.memory() if rules is not None else None
-        return snapshot.encode((self._state, self._detector, self._state.gate.makes_rules, memory))
+        return _written(self._state, self._detector)
 
-    def restore(self, data: bytes) -> None:
+    def restore(self, data: bytes, digest: str = "") -> None:
         """Take over a state in place of this one, which is left as it is if that cannot be done.
 
-        To be called once, before anything is folded. That the same code has written it is for the caller to know.
+        To be called before anything is folded. That the same code has written it is for the caller to know. What was
+        read is written once more, which must give the same bytes.
+
+        Args:
+            data: What `snapshot` gave.
+            digest: What `digest` gave then; empty: it is not known.
 
         Raises:
-            SnapshotError: It is no snapshot of this code, or of another run.
+            SnapshotError: It is no snapshot of this code, or of another run, or another state than it was.
         """
         state, detector, makes_rules, memory = _parts(snapshot.decode(data))
         if state.run != self.run:
@@ -169,6 +173,8 @@ class Supervisor:
             state.gate.resume(self._gate if makes_rules else None, memory)
         except (ValueError, LookupError) as error:
             raise SnapshotError(f"the rules of the gate cannot be made again: {str(error)[:200]}") from None
+        if (digest and state.digest() != digest) or _written(state, detector) != data:
+            raise SnapshotError("what was read from it is another state than was written")
         self._state, self._detector = state, detector
         self._intake = Intake(state, detector)
 
@@ -247,6 +253,10 @@ class Supervisor:
     def ladder(self) -> LadderState:
         """What was done about findings, and who has yet to be told."""
         return self._state.ladder
+
+    def told_of(self, name: str) -> tuple[str, ...]:
+        """What stands under a name that people know: `acknowledgement.named`."""
+        return acknowledgement.named(self._state, name)
 
     @property
     def cost(self) -> pace.Cost:
@@ -342,6 +352,12 @@ class Supervisor:
         if incident is not None:
             said = "people were told" if message.ok else "people could NOT be told"
             note(self._state, incident, f"{said}: {message.detail[:TEXT_SHOWN_CHARS]}")
+
+
+def _written(state: RunState, detector: Detector) -> bytes:
+    rules = state.gate.rules
+    memory = rules.memory() if rules is not None else None
+    return snapshot.encode((state, detector, state.gate.makes_rules, memory))
 
 
 def _parts(read: Any) -> tuple[RunState, Detector, bool, RulesMemory | None]:
