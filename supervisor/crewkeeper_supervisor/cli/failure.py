@@ -39,6 +39,7 @@ _CODES: Final[tuple[tuple[str, int], ...]] = (
     ("RunNotFound", NOT_FOUND),
     ("RunAmbiguous", USAGE),
     ("SettingMissing", INVALID),
+    ("CannotSpread", INVALID),
     ("CrewFileError", INVALID),
     ("ConfigError", INVALID),
     ("CodecError", INVALID),

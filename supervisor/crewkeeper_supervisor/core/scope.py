@@ -10,6 +10,7 @@ from hmac import compare_digest
 from typing import Final, Literal
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from crewkeeper_bus.codec import PAYLOAD_MAX_BYTES
 from crewkeeper_bus.subjects import SERVICES, Permissions, agent_permissions, paused_permissions, service_permissions
@@ -136,6 +137,20 @@ def decide(record: Record | None, login: Login | None, now_s: float) -> Grant | 
     if expires_at <= now_s:
         return Refusal(reason="expired", proven=True)
     return Grant(permissions=permissions_of(record), expires_at=expires_at, payload_bytes=record.payload_bytes)
+
+
+def voided(tokens: Iterable[Token], by: str, now_s: float) -> tuple[Token, ...]:
+    """Tokens with all that `by` has issued revoked, and with a mark that it issues none any more."""
+    ended = [replace(each, revoked_at=each.revoked_at or now_s) if each.by == by else each for each in tokens]
+    if is_void(ended, by):
+        return tuple(ended)
+    mark = Token(id="void", digest="", issued_at=now_s, expires_at=now_s, by=by, revoked_at=now_s)
+    return (*ended, mark)
+
+
+def is_void(tokens: Iterable[Token], by: str) -> bool:
+    """Whether `by` is marked as issuing nothing any more."""
+    return any(each.by == by and not each.digest for each in tokens)
 
 
 def permissions_of(record: Record) -> Permissions:

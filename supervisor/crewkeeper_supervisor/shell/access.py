@@ -27,7 +27,9 @@ from crewkeeper_supervisor.core.scope import (
     Scope,
     Token,
     Wider,
+    is_void,
     narrow,
+    voided,
 )
 from crewkeeper_supervisor.shell import tokens
 from crewkeeper_supervisor.shell.errors import ShellError, StoreUnavailable
@@ -162,7 +164,7 @@ class Access:
 
         def change(found: Record | None) -> Record:
             record = found or _first(run, agent, role or agent, reach, now_s)
-            _check_admits(record, role)
+            _check_admits(record, role, by)
             return replace(
                 record,
                 peers=record.peers if peers is UNSET else peers,
@@ -264,7 +266,7 @@ class Access:
     async def revoke(self, run: str, agent: str, token_id: str | None = None, *, by: str | None = None) -> Record:
         """End one token, or every one, of an agent; connections that are open stay so until they must log in again.
 
-        With `by`: those that were issued by it, if there are any.
+        With `by`: those that it issued, and it issues none any more.
 
         Raises:
             NoAccess: Nothing was issued to it, or not this token.
@@ -279,11 +281,10 @@ class Access:
                 known = ", ".join(each.id for each in found.tokens if each.in_force(now_s)) or "none"
                 raise NoAccess(f"{agent} of run {run} has no token {token_id[:40]!r}; in force: {known}")
             ended = [
-                replace(each, revoked_at=each.revoked_at or now_s)
-                if token_id in (None, each.id) and by in (None, each.by)
-                else each
+                replace(each, revoked_at=each.revoked_at or now_s) if token_id in (None, each.id) else each
                 for each in found.tokens
             ]
+            ended = ended if by is None else list(voided(found.tokens, by, now_s))
             return replace(found, tokens=_kept(ended, now_s))
 
         return await self._change(run, agent, change)
@@ -409,7 +410,9 @@ def _decode(data: bytes | None, user: str) -> Record | None:
     return record if record.user == user else None
 
 
-def _check_admits(record: Record, role: str) -> None:
+def _check_admits(record: Record, role: str, by: str = "") -> None:
+    if is_void(record.tokens, by[:200]):
+        raise AccessRefused(f"{record.agent} of run {record.run}: {by} was given up as lost, and gets nothing any more")
     if record.over:
         raise AccessRefused(f"run {record.run} is over: nobody is let in any more")
     if record.state == "killed":

@@ -84,6 +84,12 @@ RESTART: Final = Section(
         Key(name="intensity", kind=Whole(low=0, high=1000), default="3", doc="Restarts allowed within `period`."),
         Key(name="period", kind=Duration(positive=True), default="60s", doc="Window in which restarts are counted."),
         Key(name="shutdown", kind=Duration(high_s=3600), default="5s", doc="Grace between SIGTERM and SIGKILL."),
+        Key(
+            name="elsewhere",
+            kind=Flag(),
+            default="false",
+            doc="Start it on another host when its own is gone; for `supervisor launch`.",
+        ),
     ),
 )
 AGENT: Final = Section(
@@ -132,6 +138,17 @@ AGENT: Final = Section(
         ),
         Key(
             name="cwd", kind=Text(max_chars=1024), default="the file's folder", doc="Working directory of its process."
+        ),
+        Key(
+            name="host",
+            kind=Table(
+                of=Text(max_chars=64, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", hint="letters, digits, . _ and -"),
+                what="label",
+                key=Name(),
+                max_items=20,
+            ),
+            default="any host",
+            doc="Labels that a host must have to be given it; for `supervisor launch`.",
         ),
         Key(name="restart", kind=RESTART, default="the crew's `restart`", doc="Key by key over the crew's `restart`."),
         Key(name="budget", kind=BUDGET, default="no limits", doc="Limits of this agent alone."),

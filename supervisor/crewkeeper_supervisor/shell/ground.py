@@ -27,6 +27,8 @@ from crewkeeper_supervisor.shell.nats_link import Link
 from crewkeeper_supervisor.shell.place import Place, state_dir
 
 EVICTIONS_AT_ONCE: Final = 32
+HOST_ISSUES: Final = "its host"
+"""Who is said to have issued what agents of a host log in with, unless it is said otherwise."""
 
 
 class PlaceTaken(ShellError):  # noqa: N818 - what the operator reads
@@ -63,6 +65,8 @@ class Ground:
         agents: Iterable[tuple[str, str]],
         payload_bytes: int,
         reaches: Mapping[str, Reach] | None = None,
+        *,
+        by: str = HOST_ISSUES,
     ) -> dict[str, Credentials]:
         """Credentials for agents of a run, by agent name; good until the run ends.
 
@@ -75,9 +79,10 @@ class Ground:
             agents: (agent, role) pairs.
             payload_bytes: The largest message they may publish.
             reaches: Whom each role may address; anybody, if it is not said.
+            by: Who is said to issue them.
 
         Raises:
-            AccessRefused: One of them was issued to before, in another role.
+            AccessRefused: One of them was issued to before, in another role; or `by` issues nothing any more.
             StoreUnavailable: The server did not store it.
         """
         wanted = list(agents)
@@ -87,7 +92,8 @@ class Ground:
         await access.open()
         allowed = reaches or {}
         issued = {
-            name: await _issue(access, run, name, role, payload_bytes, allowed.get(role)) for name, role in wanted
+            name: await _issue(access, run, name, role, payload_bytes, allowed.get(role), by=by)
+            for name, role in wanted
         }
         return await self.signed(link, run, issued) if self.authority.mode == "signing" else issued
 
@@ -178,12 +184,17 @@ class Ground:
 
 
 async def _issue(
-    access: Access, run: str, agent: str, role: str, payload_bytes: int, reach: Reach | None = None
+    access: Access,
+    run: str,
+    agent: str,
+    role: str,
+    payload_bytes: int,
+    reach: Reach | None = None,
+    *,
+    by: str = HOST_ISSUES,
 ) -> Credentials:
     # A restarted process finds the same password in its environment, so the token lives as long as a run may.
-    issued = await access.issue(
-        run, agent, role, reach=reach, ttl_s=TTL_MAX_S, by="its host", payload_bytes=payload_bytes
-    )
+    issued = await access.issue(run, agent, role, reach=reach, ttl_s=TTL_MAX_S, by=by, payload_bytes=payload_bytes)
     return msgspec.structs.replace(issued.credentials, session_s=float(SESSION_S))
 
 

@@ -6,12 +6,10 @@ So a controller may die and come back while agents work; and when the host goes,
 
 import contextlib
 import os
-import secrets
 import signal
 import socket
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Final
 
 import anyio
@@ -22,16 +20,15 @@ from crewkeeper_bus.credentials import Credentials
 from crewkeeper_bus.errors import ConnectionLost
 from crewkeeper_bus.messages import RunEnded
 from crewkeeper_bus.subjects import HOST, TOOLS
-from crewkeeper_bus.tool_messages import FleetTold
 from crewkeeper_supervisor.core.crew import Crew, Restart
 from crewkeeper_supervisor.core.reach import reach_of
 from crewkeeper_supervisor.shell import journal, tool_hosts
 from crewkeeper_supervisor.shell.authority import SIGNED_LIFE_S
+from crewkeeper_supervisor.shell.declaration import Declarations, named_run
 from crewkeeper_supervisor.shell.errors import ShellError, StoreUnavailable
-from crewkeeper_supervisor.shell.fleet import Fleet
 from crewkeeper_supervisor.shell.ground import Ground
 from crewkeeper_supervisor.shell.hosted_run import SETTLE_S, HostedRun, RunResult
-from crewkeeper_supervisor.shell.launcher import Launch, command_line, environment
+from crewkeeper_supervisor.shell.launcher import Launch, agent_launch, environment, external_hint, stored_access
 from crewkeeper_supervisor.shell.logbook import logger
 from crewkeeper_supervisor.shell.model_proxies import HostedProxy
 from crewkeeper_supervisor.shell.nats_link import LINK_ERRORS, Link
@@ -44,7 +41,6 @@ DELIVERY_LIMIT_S: Final = 3.0
 """How long the end waits for escalations to be delivered."""
 ADMISSION_RETRY_S: Final = 1.0
 SHUT_OUT_LIMIT_S: Final = 5.0
-_RUN_NAME_MAX_CHARS: Final = 25
 _SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 Tell = Callable[[str], None]
@@ -84,7 +80,7 @@ class Host:
         self._ground = ground
         self._link = link
         self._registry = Registry(link)
-        self._fleet = Fleet(link)
+        self._declarations = Declarations(link)
         self._name = name or socket.gethostname()
         self._tell = tell
         self._inherited = dict(os.environ if inherited is None else inherited)
@@ -102,12 +98,10 @@ class Host:
             AccessRefused: An agent is not let in.
             CannotListen: The port of a model proxy is taken.
         """
-        named = [(f"{crew.name[:_RUN_NAME_MAX_CHARS]}-{secrets.token_hex(3)}", _keyed(crew)) for crew in crews]
+        named = [named_run(crew) for crew in crews]
         for run, crew in named:
             self._check_environment(run, crew)
-        await self._registry.open()
-        await self._fleet.open()
-        named = [(run, self._shared(crew)) for run, crew in named]
+        await self._declarations.open()
         if self._ground.server is not None:
             await self._end_left_runs()
         for run, crew in named:
@@ -115,32 +109,15 @@ class Host:
                 env = self._own_environment()
                 self._proxies[run] = HostedProxy(crew, run, self._ground.place.state, env, self._tell)
             launches = await self._launches(run, crew)
-            await journal.create_run(self._link, run, crew, self._name)
-            await self._registry.declare(run, crew.name, self._name)
-            await self._tell_limits(run, crew)
+            crew = await self._declarations.declare(run, crew, self._name)  # noqa: PLW2901 - with what is shared
             services = await self._services(run, crew)
             self.runs.append(HostedRun(self._link, self._registry, run, crew, launches, services))
         return self.runs
 
-    def _shared(self, crew: Crew) -> Crew:
-        """The crew under the limits that all crews of the server share."""
-        account = self._fleet.account
-        return msgspec.structs.replace(crew, fleet=dict(account.limit), fleet_revision=account.revision)
-
-    async def _tell_limits(self, run: str, crew: Crew) -> None:
-        """Tell a run of limits that were set while it was declared: whoever set them did not see it yet."""
-        account = await self._fleet.read()
-        if account.revision != crew.fleet_revision:
-            told = FleetTold(limits=account.limit, revision=account.revision, by=account.by)
-            try:
-                await journal.publish_op(self._link, run, told)
-            except ConnectionLost as error:
-                raise StoreUnavailable(f"run {run}: cannot be told its limits: {error}") from error
-
     async def _end_left_runs(self) -> None:
         """End what an earlier host of this state directory left open: it is dead, or the directory would be taken."""
         for info in await self._registry.ls():
-            if info.state in ENDED:
+            if info.state in ENDED or info.spread:
                 continue
             ended = RunEnded(state="failed", why="its host ended without ending it")
             try:
@@ -166,24 +143,12 @@ class Host:
         launches: list[tuple[Launch, Restart]] = []
         for agent in crew.agents:
             for instance in agent.instances:
-                access: Credentials | Path = credentials[instance]
-                if agent.external or credentials[instance].jwt:
-                    access_file = _private_dir(directory / "credentials") / f"{instance}.json"
-                    credentials[instance].to_file(access_file)
-                    access = access_file
+                access = stored_access(credentials[instance], directory, instance, always=agent.external)
                 if agent.external:
-                    self._tell(
-                        f"{run}: start the external agent {instance} yourself, with CREWKEEPER_RUN={run} "
-                        f"CREWKEEPER_AGENT={instance} CREWKEEPER_CREDENTIALS={access_file}" + self._models_hint(run)
-                    )
+                    self._tell(external_hint(run, instance, access) + self._models_hint(run))
                     continue
-                launch = Launch(
-                    name=instance,
-                    argv=command_line(agent.run),
-                    env=environment(crew, agent, instance, run, access, self._inherited) | models.get(instance, {}),
-                    cwd=agent.cwd,
-                    log=directory / "logs" / f"{instance}.log",
-                )
+                launch = agent_launch(crew, agent, instance, run, access, directory, self._inherited)
+                launch = msgspec.structs.replace(launch, env=launch.env | models.get(instance, {}))
                 launches.append((launch, agent.restart))
         return launches
 
@@ -192,10 +157,7 @@ class Host:
             return []
         let_in = await self._ground.let_in(self._link, run, [(TOOLS, TOOLS)], tool_hosts.PAYLOAD_BYTES)
         directory = self._ground.place.state / "runs" / run
-        access: Credentials | Path = let_in[TOOLS]
-        if let_in[TOOLS].jwt:
-            access = _private_dir(directory / "credentials") / f"{TOOLS}.json"
-            let_in[TOOLS].to_file(access)
+        access = stored_access(let_in[TOOLS], directory, TOOLS)
         return tool_hosts.launches(crew, run, access, directory, self._inherited)
 
     async def _model_settings(
@@ -339,7 +301,7 @@ class Host:
         """Give the controller a moment to write down what these runs have spent of what all crews share."""
         runs = {run.run for run in self.runs}
         with anyio.move_on_after(DELIVERY_LIMIT_S), contextlib.suppress(StoreUnavailable):
-            while runs & set((await self._fleet.read()).shares):  # noqa: ASYNC110 - no event
+            while runs & set((await self._declarations.fleet.read()).shares):  # noqa: ASYNC110 - no event
                 await anyio.sleep(0.05)
 
     async def _heed_signals(self, *, task_status: anyio.abc.TaskStatus[None]) -> None:
@@ -378,14 +340,3 @@ class Host:
     async def exhausted(self, name: str, rule: Restart) -> None:
         """Tell that the controller is given up; agents go on unsupervised."""
         self._tell("the controller cannot be kept running: nothing supervises the agents; end this and see its log")
-
-
-def _private_dir(path: Path) -> Path:
-    path.mkdir(mode=0o700, parents=True, exist_ok=True)
-    return path
-
-
-def _keyed(crew: Crew) -> Crew:
-    """The crew with a key of its own for placeholders: equal secrets are equal within one run, and nowhere else."""
-    key = crew.redact.key or secrets.token_hex(16)
-    return msgspec.structs.replace(crew, redact=msgspec.structs.replace(crew.redact, key=key))

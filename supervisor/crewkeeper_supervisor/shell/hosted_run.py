@@ -8,13 +8,11 @@ last thing the host publishes is `RunEnded`.
 import contextlib
 import time
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Final
 
 import anyio
 from msgspec import Struct
 
-from crewkeeper_bus import codec
-from crewkeeper_bus.errors import ConnectionLost
 from crewkeeper_bus.messages import (
     OperatorAsked,
     ProcessExited,
@@ -24,12 +22,11 @@ from crewkeeper_bus.messages import (
     StopProcess,
     StopRun,
 )
-from crewkeeper_bus.subjects import HOST, SUPERVISOR, stream_name
 from crewkeeper_bus.tool_messages import ToolsGone
 from crewkeeper_bus.tool_service import incarnation
 from crewkeeper_supervisor.core.crew import Crew, Restart
-from crewkeeper_supervisor.shell import journal
 from crewkeeper_supervisor.shell.errors import RunNotFound, StoreUnavailable
+from crewkeeper_supervisor.shell.host_reports import HostReports
 from crewkeeper_supervisor.shell.launcher import Launch
 from crewkeeper_supervisor.shell.logbook import logger
 from crewkeeper_supervisor.shell.nats_link import Link
@@ -37,11 +34,6 @@ from crewkeeper_supervisor.shell.orders import Orders
 from crewkeeper_supervisor.shell.registry import Registry, State
 from crewkeeper_supervisor.shell.restart import Ended, KeptProcess
 
-REPORT_LIMIT_S: Final = 30.0
-"""How long a report is tried while the server cannot be reached; then it is given up and logged."""
-STORED_LIMIT_S: Final = 1.0
-"""A report that is not stored within this time is published again."""
-STORED_POLL_S: Final = 0.02
 SETTLE_S: Final = 3.0
 """How long the owner of a run has, once all processes are gone, to say in which state it ends."""
 HURRY_S: Final = 5.0
@@ -65,7 +57,6 @@ class HostedRun:
         run: Run id.
         crew: The crew as declared.
         result: How it ended; None until then.
-        is_cut_off: Whether its server is gone for good, so that nothing can be reported.
     """
 
     def __init__(
@@ -98,10 +89,15 @@ class HostedRun:
         self._services = frozenset(launch.name for launch, _ in services)
         self._ends: dict[str, Ended] = {}
         self._told: tuple[State, str] | None = None
-        self.is_cut_off = False
+        self._reports = HostReports(link, run)
         self._ordered = False
         self._end = anyio.Event()
         self._word = anyio.Event()
+
+    @property
+    def is_cut_off(self) -> bool:
+        """Whether its server is gone for good, so that nothing can be reported."""
+        return self._reports.is_cut_off
 
     @property
     def pids(self) -> dict[str, int]:
@@ -127,7 +123,7 @@ class HostedRun:
                 kept.expect_end()
             if self._told is not None and not self._ordered and self._kept:
                 # So that whoever folds the journal reads the exits that follow as asked for, not as crashes.
-                await self._report(OperatorAsked(action="stop_run", by="the host", why=self._told[1][:2000]))
+                await self._reports.state(OperatorAsked(action="stop_run", by="the host", why=self._told[1][:2000]))
             await self._end_processes()
             tasks.cancel_scope.cancel()
         state, why = self._told or self._verdict()
@@ -151,7 +147,7 @@ class HostedRun:
 
     def cut_off(self, why: str) -> None:
         """End as failed, reporting nothing: the server is gone for good."""
-        self.is_cut_off = True
+        self._reports.is_cut_off = True
         self.stop(why, "failed")
 
     # --- processes ---
@@ -216,48 +212,23 @@ class HostedRun:
 
     async def started(self, name: str, pid: int, restarts: int) -> None:
         """Report a start to the journal."""
-        await self._report(ProcessStarted(agent=name, pid=pid, restarts=restarts), name)
+        await self._reports.state(ProcessStarted(agent=name, pid=pid, restarts=restarts), name)
 
     async def exited(self, name: str, pid: int, code: int, *, restart: bool, why: str) -> None:
         """Report an exit to the journal."""
-        await self._report(ProcessExited(agent=name, pid=pid, code=code, restart=restart, why=why[:2000]), name)
+        await self._reports.state(ProcessExited(agent=name, pid=pid, code=code, restart=restart, why=why[:2000]), name)
         if name in self._services and pid and code != 0:  # it had no time to say so itself
-            await self._report(ToolsGone(host=incarnation(pid), why=why[:500] or "its process has ended"))
+            await self._reports.state(ToolsGone(host=incarnation(pid), why=why[:500] or "its process has ended"))
 
     async def exhausted(self, name: str, rule: Restart) -> None:
         """Report to the journal that the host gives up on a process."""
-        await self._report(RestartsExhausted(agent=name, intensity=rule.intensity, period_s=rule.period_s), name)
-
-    async def _report(self, message: Any, to: str = SUPERVISOR) -> None:
-        """Publish a fact and see that it is stored: the journal does not acknowledge, and loses what it cannot take.
-
-        Repeated under the same id until it is there, or given up when the server cannot be reached for long.
-        """
-        subject = journal.op_subject(self.run, sender=HOST, to=to)
-        payload = codec.encode(message)
-        with anyio.move_on_after(REPORT_LIMIT_S):
-            while not self.is_cut_off:
-                with contextlib.suppress(ConnectionLost, StoreUnavailable):
-                    await journal.publish(self._link, subject, payload)
-                    if await self._is_stored(subject):
-                        return
-                await anyio.sleep(STORED_POLL_S)
-        if self.is_cut_off:
-            return
-        logger().error("host.report_lost", crew=self.run, kind=type(message).__name__, agent=to)
-
-    async def _is_stored(self, subject: str) -> bool:
-        with anyio.move_on_after(STORED_LIMIT_S):
-            while await self._link.last(stream_name(self.run), subject) is None:  # noqa: ASYNC110 - nothing tells
-                await anyio.sleep(STORED_POLL_S)
-            return True
-        return False
+        await self._reports.state(RestartsExhausted(agent=name, intensity=rule.intensity, period_s=rule.period_s), name)
 
     async def _report_end(self, state: State, why: str) -> None:
         """Publish `RunEnded` and register the state."""
         if self.is_cut_off:
             return
-        await self._report(RunEnded(state=state, why=why[:2000]))
+        await self._reports.state(RunEnded(state=state, why=why[:2000]))
         try:
             await self._registry.set_state(self.run, state)
         except (StoreUnavailable, RunNotFound) as error:

@@ -146,6 +146,48 @@ def environment(
     return env
 
 
+def agent_launch(
+    crew: Crew,
+    agent: Agent,
+    instance: str,
+    run: str,
+    access: Credentials | Path,
+    directory: Path,
+    inherited: Mapping[str, str],
+) -> Launch:
+    """What to start for one agent; `directory` is where the run's files are. The rest is as for `environment`.
+
+    Raises:
+        SettingMissing: As `environment`.
+    """
+    return Launch(
+        name=instance,
+        argv=command_line(agent.run),
+        env=environment(crew, agent, instance, run, access, inherited),
+        cwd=agent.cwd,
+        log=directory / "logs" / f"{instance}.log",
+    )
+
+
+def stored_access(credentials: Credentials, directory: Path, name: str, *, always: bool = False) -> Credentials | Path:
+    """How an agent connects: what it is given, or the file that says so where that changes, or `always`."""
+    if not (credentials.jwt or always):
+        return credentials
+    folder = directory / "credentials"
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    file = folder / f"{name}.json"
+    credentials.to_file(file)
+    return file
+
+
+def external_hint(run: str, instance: str, access: Credentials | Path) -> str:
+    """What people are told of an agent that they start themselves; `access` is the file of its credentials."""
+    return (
+        f"{run}: start the external agent {instance} yourself, with CREWKEEPER_RUN={run} "
+        f"CREWKEEPER_AGENT={instance} CREWKEEPER_CREDENTIALS={access}"
+    )
+
+
 def redacted_words(redact: Redact) -> tuple[str, ...]:
     """What an agent's client is told to replace."""
     if "client" not in redact.places:

@@ -16,6 +16,7 @@ from crewkeeper_bus.subjects import TOOLS
 from crewkeeper_supervisor.core.commands import Command, Escalate
 from crewkeeper_supervisor.core.events import Event, Recorded, Rejected, Throttled
 from crewkeeper_supervisor.core.findings import Incident
+from crewkeeper_supervisor.views import host_story
 from crewkeeper_supervisor.views.approval_story import ApprovalEnds
 from crewkeeper_supervisor.views.fold import Fold, JournalEntry
 from crewkeeper_supervisor.views.gate_story import GateStory
@@ -164,6 +165,8 @@ class Story:
             case m.RestartsExhausted(agent=agent, intensity=intensity, period_s=period_s):
                 limit = f"more than {intensity} restarts in {duration(period_s)}"
                 return f"gave up on {_process(agent)}: {limit}", "bad"
+            case m.HostsSeen() | m.HostLost() | m.StartRefused():
+                return host_story.stated(message)
             case m.OperatorAsked():
                 return _operator(message), "normal"
             case m.Outcome():
@@ -216,6 +219,10 @@ class Story:
                 return f"{to} holds {safe(resource)!r}", "normal"
             case m.Nudge(finding=finding, text=text):
                 return f"nudges {to} about {safe(finding)}: {safe(text, 600)}", "normal"
+            case m.StartProcess():
+                return host_story.given(message), "normal"
+            case m.StopProcess(place=place, agent=agent) if place:
+                return f"tells the lost host to end {_process(agent)}'s process, should it come back", "detail"
             case m.StopProcess(agent=agent):
                 return f"asks the host to end {safe(agent)}'s process", "normal"
             case m.StopRun(why=why):
@@ -380,7 +387,12 @@ def _operator(message: m.OperatorAsked) -> str:
             return f"{who} asks to {action} {whom}{why}"
 
 
-_SHUT: Final = {"running": "lets {} in again", "paused": "holds {}", "killed": "shuts {} out"}
+_SHUT: Final = {
+    "running": "lets {} in again",
+    "paused": "holds {}",
+    "killed": "shuts {} out",
+    "revoked": "has cut off the lost process of {}",
+}
 
 _VIOLATIONS: Final = {
     "denied": "the server refused {} what it may not do",
