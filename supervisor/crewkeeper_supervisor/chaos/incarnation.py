@@ -18,7 +18,6 @@ from crewkeeper_supervisor.chaos.clock import Clock
 from crewkeeper_supervisor.chaos.doing import Body, Call, Failed, GivenUp, Task, Wait, Work
 from crewkeeper_supervisor.core.crew import Agent
 
-HEARTBEAT_S: Final = 2.0
 WAKE_S: Final = 0.001
 """Between the end of a wait and the next step of the task that waited."""
 BODY: Final = msgspec.Raw(b"{}")
@@ -67,6 +66,7 @@ class Incarnation:
         """Stopped in its tracks: whatever is due is done when it is thawed."""
         self.pace = 1.0
         """How many times longer its work takes."""
+        self.heartbeat_s = 2.0
         self.seq = self._epoch = self._ids = self._term = 0
         self.used = 0
         self.tasks: dict[str, Task] = {}
@@ -115,7 +115,13 @@ class Incarnation:
     def join_run(self) -> None:
         """Say that it is there, and go on saying so."""
         spec = self.spec
-        self.say(m.Joined, role=spec.name, concurrency=spec.concurrency, reentrant=spec.reentrant)
+        self.say(
+            m.Joined,
+            role=spec.name,
+            concurrency=spec.concurrency,
+            reentrant=spec.reentrant,
+            heartbeat_s=self.heartbeat_s,
+        )
         self._beat_on()
 
     def thaw(self) -> None:
@@ -138,7 +144,7 @@ class Incarnation:
     def _beat_on(self) -> None:
         if self.alive and not self._is_put_off(self._beat_on):
             self.beat()
-            self.clock.after(HEARTBEAT_S, self._beat_on)
+            self.clock.after(self.heartbeat_s, self._beat_on)
 
     def beat(self, nonce: str = "") -> None:
         """Say the whole state."""
@@ -150,6 +156,7 @@ class Incarnation:
             role=spec.name,
             concurrency=spec.concurrency,
             reentrant=spec.reentrant,
+            heartbeat_s=self.heartbeat_s,
             state="paused" if self.paused else "running",
             tasks=tuple(
                 m.TaskState(task=t.id, call=t.call, caller=t.caller, slot=t.slot, wait=_open_wait(t.wait, now_s))

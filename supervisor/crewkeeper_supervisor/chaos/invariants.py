@@ -68,6 +68,8 @@ class Invariants:
         self.orphans = Orphans(world, self.broken)
         self._stuck_since: dict[tuple[str, int], float] = {}
         self._missed: set[tuple[str, int]] = set()
+        self._calm: tuple[int, ...] = ()
+        """Moment of the world at which nobody was stuck, when it was last looked at."""
         self._breaks: dict[str, list[TellAgent]] = {}
         """Breaks decided, by finding."""
         self._traced_s: dict[str, float] = {}
@@ -160,8 +162,12 @@ class Invariants:
     def look_for_missed(self) -> None:
         """Check that every true deadlock that has lasted is in an open report."""
         world, now_s = self._world, self._world.clock.now_s
+        moment = world.moment()
+        if moment == self._calm:
+            return
         truth = Truth(world)
         stuck = truth.epochs(truth.stuck(lost_helps=True, timers=False))
+        self._calm = () if stuck else moment
         keys = {(key, epoch) for key, epoch in stuck.items()}
         self._stuck_since = {key: self._stuck_since.get(key, now_s) for key in keys}
         late = [key for key in keys if now_s - self._stuck_since[key] >= world.options.patience_s]

@@ -50,6 +50,7 @@ class Owner:
         present: Whether anybody owns the run.
         absent_until_s: When the run was last without an owner.
         decided_s: When each command was first seen decided.
+        last: What was decided on the last journal entry.
     """
 
     def __init__(self, clock: Clock, bus: Bus, seed: int, faults: Faults) -> None:
@@ -64,6 +65,7 @@ class Owner:
         self.takeovers = 0
         self._facts = 0
         self.decided_s: dict[str, float] = {}
+        self.last: list[Command] = []
         self._attempts: dict[str, int] = {}
         self._unsent: dict[str, Command] = {}
         self._tick_s: float | None = None
@@ -78,11 +80,11 @@ class Owner:
         """Handle one journal entry."""
         if not self.present:
             return
-        commands = self.core.handle(event)
-        for command in commands:
+        self.last = self.core.handle(event)
+        for command in self.last:
             self._decide(command)
         self.on_handled()
-        for command in commands:
+        for command in self.last:
             if command.id in self.core.pending:
                 self._send(command)
         self._keep_clock()

@@ -1,6 +1,5 @@
 """Simulation: one seeded run from its beginning to its calm end, with what it found."""
 
-import gc
 from typing import Final
 
 import msgspec
@@ -11,6 +10,7 @@ from crewkeeper_supervisor.chaos.actor import Actor
 from crewkeeper_supervisor.chaos.clock import START_S
 from crewkeeper_supervisor.chaos.coverage import Coverage
 from crewkeeper_supervisor.chaos.doing import Task
+from crewkeeper_supervisor.chaos.garbage import uncollected
 from crewkeeper_supervisor.chaos.invariants import Invariants, Violation
 from crewkeeper_supervisor.chaos.options import Options, expanded
 from crewkeeper_supervisor.chaos.world import Member, World
@@ -75,17 +75,12 @@ class Simulation:
     def run(self) -> Outcome:
         """Run to the end."""
         world = self.world
-        gc_was_on = gc.isenabled()
-        gc.disable()  # a run is short-lived and makes few cycles; collecting halves its speed
-        try:
+        with uncollected():
             world.begin()
             world.clock.after(LOOK_S, self._look)
             share = _CALM_SHARE if self.options.mode == "liveness" else 1.0
             self._until_events(int(share * self.options.events))
             self._calm_end()
-        finally:
-            if gc_was_on:
-                gc.enable()
         return Outcome(
             seed=self.seed,
             options=self.options,

@@ -21,7 +21,13 @@ class Truth:
 
     def __init__(self, world: World) -> None:
         self.world = world
-        self.tasks = world.tasks()
+        self.actors = world.actors()
+        self.tasks = {task.key: (actor, task) for actor in self.actors for task in actor.tasks.values()}
+        self._named: dict[str, list[Actor]] = {}
+        """Living actors by name and by role."""
+        for actor in self.actors:
+            for name in {actor.name: None, actor.spec.name: None}:
+                self._named.setdefault(name, []).append(actor)
         self.replies: set[str] = set()
         self.requests: dict[str, str] = {}
         self.news: set[tuple[str, str]] = set()
@@ -73,16 +79,14 @@ class Truth:
         """Where a call is: `answered`, `started`, `queued`, `flying` or `nowhere`, with whom, as which task."""
         if call in self.replies:
             return "answered", None, None
-        for actor in self.world.actors():
-            if actor.spec.name != to and actor.name != to:
-                continue
+        for actor in self.instances(to):
             task = actor.running.get(call)
             if task is not None and not task.answered:
                 return "started", actor, task
             if call in actor.queued:
                 return "queued", actor, None
         if call in self.requests:
-            there = [a for a in self.world.actors() if to in (a.name, a.spec.name)]
+            there = self.instances(to)
             return "flying", there[0] if len(there) == 1 else None, None
         return "nowhere", None, None
 
@@ -116,7 +120,7 @@ class Truth:
 
     def instances(self, name: str) -> list[Actor]:
         """Living actors of this name or role."""
-        return [actor for actor in self.world.actors() if name in (actor.name, actor.spec.name)]
+        return self._named.get(name, [])
 
 
 class _Play:
@@ -215,7 +219,7 @@ class _Play:
         """Whether somebody who descends from this actor's calls moves, or is still to begin, and may call it back."""
         if any(any(c in actor.calls for c in self._truth.tasks[key][1].chain) for key in can_move):
             return True
-        for other in self._world.actors():
+        for other in self._truth.actors:
             for call in other.calls.values():
                 if any(c in actor.calls for c in (*call.task.chain, call.id)):
                     where, _, _ = self._truth.place(call.id, call.to)

@@ -124,6 +124,7 @@ class World:
         self.owner.state_fact(m.ProcessStarted(agent=member.name, pid=pid, restarts=member.starts - 1), HOST)
         inc = f"{member.name}i{member.starts}"
         actor = Actor(member.name, member.spec, inc, self.clock, self._sender(member), self.body)
+        actor.heartbeat_s = self.crew.heartbeat_s
         member.actor = actor
         self.on_start(member)
         self.clock.after(0.02, actor.join_run)
@@ -251,6 +252,11 @@ class World:
                 queue[command.message.ticket].granted = True
 
     # --- looking ---
+
+    def moment(self) -> tuple[int, ...]:
+        """Something that differs whenever anything that decides who is stuck may differ."""
+        bus = self.bus
+        return (len(bus.journal), len(bus.flying), len(bus.lost), *(actor.seq for actor in self.actors()))
 
     def actors(self) -> list[Actor]:
         """Every living incarnation."""

@@ -32,7 +32,7 @@ from crewkeeper_supervisor.shell.crew_model_proxy import ProxyChecks, proxy_of
 from crewkeeper_supervisor.shell.crew_problems import Collector, CrewFileError, Path, Problem, path_text, render, shown
 from crewkeeper_supervisor.shell.crew_reading import INVALID, Reading
 from crewkeeper_supervisor.shell.crew_values import VARIABLE, MissingVariable, resolve_env
-from crewkeeper_supervisor.shell.yaml_nodes import MAX_FILE_BYTES, compose, decode
+from crewkeeper_supervisor.shell.yaml_nodes import MAX_FILE_BYTES, compose, decode, root_of
 
 __all__ = [
     "CrewFile",
@@ -137,13 +137,9 @@ def parse(data: bytes, file: str, folder: FilePath) -> CrewFile:
     """
     text, found = decode(data, file)
     document = compose(text, found)
-    if document.root is None:
-        if not found.problems:
-            found.add("CREW-111", "the file is empty", "`supervisor init` writes one to begin with")
-        found.raise_if_any()
-        raise AssertionError("unreachable: a problem was noted")
+    root = root_of(document, found, "`supervisor init` writes one to begin with")
     reading = Reading(found, complete=document.complete)
-    surface = reading.read(document.root, CREW)
+    surface = reading.read(root, CREW)
     if surface is not INVALID and document.complete:
         checks = _Checks(reading, surface, folder)
         checks.run()

@@ -120,6 +120,20 @@ def compose(text: str, found: Collector) -> Document:
     return _Composer(text, found).run()
 
 
+def root_of(document: Document, found: Collector, remedy: str) -> Node:
+    """The root of a tree; `remedy` is for a file without one.
+
+    Raises:
+        CrewFileError: The file is empty, or its root was refused.
+    """
+    if document.root is None:
+        if not found.problems:
+            found.add("CREW-111", "the file is empty", remedy)
+        found.raise_if_any()
+        raise AssertionError("unreachable: a problem was noted")
+    return document.root
+
+
 class _Composer:
     """One pass over the events of one text."""
 

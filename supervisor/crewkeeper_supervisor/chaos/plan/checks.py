@@ -4,6 +4,7 @@ import re
 from typing import Any, Final
 
 from crewkeeper_supervisor.chaos.faults.registry import KINDS
+from crewkeeper_supervisor.chaos.plan.groups import copies
 from crewkeeper_supervisor.chaos.plan.reading import ScenarioReading
 from crewkeeper_supervisor.chaos.trial.events import EVENTS, METRICS, Word
 from crewkeeper_supervisor.shell.crew_problems import Path, shown
@@ -11,6 +12,7 @@ from crewkeeper_supervisor.shell.crew_reading import INVALID
 
 ANYBODY: Final = ("any", "all")
 OWNERS: Final = ("owner", "standby", "all")
+_NAME_MAX_CHARS: Final = 32
 _FAULT: Final = re.compile(r"fault\.([A-Za-z0-9_-]+)(\.end)?")
 _ACTION: Final = re.compile(r"action\.([0-9]+)")
 _TRUTH: Final = ("truth.deadlock", "truth.freed")
@@ -30,6 +32,13 @@ class Checks:
         self.surface = surface
         self.stem = stem
         self.modes = [mode for mode in surface.get("modes", ()) if mode is not INVALID]
+        self.groups = {
+            name: (group["count"], {who: agent for who, agent in group["agents"].items() if agent is not INVALID})
+            for name, group in surface.get("groups", {}).items()
+            if group is not INVALID and INVALID not in (group.get("count"), group.get("agents"))
+        }
+        self._own: tuple[str, ...] = ()
+        """Names that mean an agent of the copy while a group is looked at."""
         self.agents = self._names()
         self.faults = [each for each in surface.get("faults", ()) if each is not INVALID]
         self.actions = surface.get("actions", ())
@@ -42,6 +51,17 @@ class Checks:
             replicas = agent.get("replicas", 1) if agent is not INVALID else 1
             for number in range(1, replicas + 1 if replicas > 1 else 1):
                 found[f"{name}-{number}"] = None
+        for group, (count, agents) in self.groups.items():
+            for name in agents:
+                taken = found.keys() & set(copies(name, count))
+                path: Path = ("groups", group, "agents", name)
+                if taken:
+                    self.reading.add_at_key("CREW-107", path, f"{min(taken)} is there already", "choose another name")
+                elif len(f"{name}-{count}") > _NAME_MAX_CHARS:
+                    self.reading.add_at_key(
+                        "CREW-115", path, f"with its number it has more than {_NAME_MAX_CHARS} characters", "shorten it"
+                    )
+                found |= dict.fromkeys(copies(name, count))
         return found
 
     def run(self) -> None:
@@ -53,7 +73,12 @@ class Checks:
             )
         for name, agent in self.surface.get("agents", {}).items():
             if agent is not INVALID:
-                self._agent(name, agent)
+                self._agent(name, agent, ("agents", name))
+        for group, (_, agents) in self.groups.items():
+            self._own = tuple(agents)
+            for name, agent in agents.items():
+                self._agent(name, agent, ("groups", group, "agents", name))
+        self._own = ()
         for index, fault in enumerate(self.surface.get("faults", ())):
             if fault is not INVALID:
                 self._fault(fault, ("faults", index))
@@ -61,6 +86,7 @@ class Checks:
             if action is not INVALID:
                 self._anchor(action.get("after"), ("actions", index, "after"))
                 self._agent_name(action.get("agent"), ("actions", index, "agent"))
+                self._rules(action, ("actions", index))
         for key in ("expect", "never"):
             for index, each in enumerate(self.surface.get(key, ())):
                 if each is not INVALID:
@@ -72,8 +98,9 @@ class Checks:
 
     # --- agents ---
 
-    def _agent(self, name: str, agent: dict[str, Any]) -> None:
-        path: Path = ("agents", name)
+    def _agent(self, name: str, agent: dict[str, Any], path: Path) -> None:
+        if self._own and agent.get("replicas", 1) != 1:
+            self.reading.add("CREW-119", (*path, "replicas"), f"{name} is in a group", "raise the group's `count`")
         if "main" not in agent and "handlers" not in agent and agent.get("obeys", True):
             self.reading.add_at_key("CREW-111", path, "has neither main nor handlers", "give it something to do")
         if not agent.get("obeys", True) and "sim" in self.modes:
@@ -105,10 +132,18 @@ class Checks:
                         self._agent_name(one.get("to"), (*at, place, "to"))
 
     def _agent_name(self, name: Any, path: Path) -> None:
-        if not isinstance(name, str) or not self.agents or name in self.agents:
+        if not isinstance(name, str) or not self.agents or name in self.agents or name in self._own:
             return
-        hint = self.reading.found.suggest(name, self.agents)
+        hint = self.reading.found.suggest(name, [*self._own, *self.agents])
         self.reading.add("CREW-118", path, f"no agent is named {shown(name)}{hint}", "add it to agents, or correct it")
+
+    def _rules(self, action: dict[str, Any], path: Path) -> None:
+        is_policy = action.get("do") == "policy"
+        if is_policy and "rules" not in action:
+            self.reading.add("CREW-111", path, "has no rules", "say which hold from then on: `rules: […]`")
+        for key in ("rules", "default"):
+            if key in action and not is_policy:
+                self.reading.add_at_key("CREW-119", (*path, key), "belongs to `do: policy`", "leave it out")
 
     # --- faults ---
 

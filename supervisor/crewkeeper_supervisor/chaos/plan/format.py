@@ -10,7 +10,7 @@ import msgspec
 from crewkeeper_supervisor.chaos.faults.registry import KINDS
 from crewkeeper_supervisor.chaos.plan.steps import ANY, STEPS
 from crewkeeper_supervisor.shell.crew_format import AGENT, CREW
-from crewkeeper_supervisor.shell.crew_gate_format import TOOL
+from crewkeeper_supervisor.shell.crew_gate_format import POLICY_FILE, TOOL
 from crewkeeper_supervisor.shell.crew_kinds import (
     Choice,
     Count,
@@ -30,7 +30,8 @@ VERSION: Final = 1
 GUARANTEES: Final = ("G1", "G2", "G3", "G4", "G5", "G6", "G7", "G8", "G9")
 MODES: Final = ("sim", "real")
 PROBES: Final = ("agents", "owner", "incidents")
-ACTIONS: Final = ("pause", "resume", "kill", "stop", "answer", "approve", "deny", "budget")
+ACTIONS: Final = ("pause", "resume", "kill", "stop", "answer", "approve", "deny", "budget", "policy")
+COPIES_MAX: Final = 1000
 HOUR_S: Final = 3600.0
 _LONG: Final = 7 * 24 * HOUR_S
 _OURS: Final = {"run", "external", "env", "cwd"}
@@ -62,6 +63,25 @@ SCRIPTED: Final = Section(
         Key(name="leave_when_done", kind=Flag(), default="false", doc="Leave when `main` is over, with handlers too."),
         Key(name="obeys", kind=Flag(), default="true", doc="Whether it heeds pause and stop; only with mode real."),
         *(key for key in AGENT.keys if key.name not in _OURS),
+    ),
+)
+GROUP: Final = Section(
+    title="group",
+    keys=(
+        Key(
+            name="count",
+            kind=Whole(low=1, high=COPIES_MAX),
+            required=True,
+            default="required",
+            doc="How many copies: agent `a` of copy 7 is `a-7`.",
+        ),
+        Key(
+            name="agents",
+            kind=Table(of=SCRIPTED, what="agent", key=Name(), min_items=1),
+            required=True,
+            default="required",
+            doc="Its agents; their names mean those of the same copy.",
+        ),
     ),
 )
 STUB_TOOL: Final = Section(
@@ -98,6 +118,11 @@ FAULT: Final = Section(
         Key(name="every", kind=Duration(positive=True, high_s=HOUR_S), default="1s", doc="Time between two of them."),
     ),
 )
+_GIVEN_RULES = POLICY_FILE.find("rules")
+assert _GIVEN_RULES is not None
+_RULES: Final = msgspec.structs.replace(
+    _GIVEN_RULES, default="with `policy`: required", doc="With `policy`: the rules from then on, as in a policy file."
+)
 ACTION: Final = Section(
     title="action",
     keys=(
@@ -108,6 +133,13 @@ ACTION: Final = Section(
         Key(name="grace", kind=Duration(high_s=HOUR_S), default="the crew's", doc="With `kill`: how long it may obey."),
         Key(name="text", kind=Text(), default="yes", doc="With `answer`: the answer."),
         Key(name="add_microusd", kind=Count(), default="0", doc="With `budget`: how much more."),
+        _RULES,
+        Key(
+            name="default",
+            kind=Choice(options=("allow", "deny")),
+            default="allow",
+            doc="With `policy`: what no rule decides.",
+        ),
     ),
 )
 _WHERE: Final = Key(name="where", kind=Free(), default="{}", doc="What it must be about.")
@@ -167,6 +199,12 @@ SCENARIO: Final = Section(
             kind=Table(of=SCRIPTED, what="agent", key=Name()),
             default="those of `--crew`",
             doc="Scripted agents by name.",
+        ),
+        Key(
+            name="groups",
+            kind=Table(of=GROUP, what="group", key=Name()),
+            default="{}",
+            doc="Agents that are there several times over, each copy among itself.",
         ),
         Key(
             name="crew",

@@ -16,13 +16,15 @@ from msgspec import Struct, field
 from crewkeeper_supervisor.chaos.faults.registry import KINDS
 from crewkeeper_supervisor.chaos.plan.checks import Checks
 from crewkeeper_supervisor.chaos.plan.format import SCENARIO
+from crewkeeper_supervisor.chaos.plan.groups import expanded, origins
 from crewkeeper_supervisor.chaos.plan.reading import ScenarioReading, plain
 from crewkeeper_supervisor.core.crew import Crew
+from crewkeeper_supervisor.gate.policy import Policy
 from crewkeeper_supervisor.shell import crewfile
-from crewkeeper_supervisor.shell.crew_problems import Collector, CrewFileError, Problem
+from crewkeeper_supervisor.shell.crew_problems import Collector, CrewFileError, Path, Problem
 from crewkeeper_supervisor.shell.crew_reading import INVALID
 from crewkeeper_supervisor.shell.yaml_nodes import Mapping as MappingNode
-from crewkeeper_supervisor.shell.yaml_nodes import compose, decode
+from crewkeeper_supervisor.shell.yaml_nodes import compose, decode, root_of
 
 SCRIPT_KEYS: Final = ("main", "handlers", "on_error", "leave_when_done")
 """Keys of an agent that are its script."""
@@ -63,6 +65,11 @@ class Action(Struct, frozen=True, kw_only=True):
     grace_s: float | None = None
     text: str = "yes"
     add_microusd: int = 0
+    rules: tuple[dict[str, Any], ...] = ()
+    """Of a policy, as the core takes them."""
+    default: str = "allow"
+    version: str = ""
+    """Of the policy that they make."""
 
 
 class Expectation(Struct, frozen=True, kw_only=True):
@@ -156,20 +163,19 @@ def parse(data: bytes, file: str) -> Scenario:
 def _parse(data: bytes, file: str) -> Scenario:
     text, found = decode(data, file)
     document = compose(text, found)
-    if document.root is None:
-        if not found.problems:
-            found.add("CREW-111", "the file is empty", "`supervisor chaos init` writes one to begin with")
-        found.raise_if_any()
-        raise AssertionError("unreachable: a problem was noted")
+    root = root_of(document, found, "`supervisor chaos init` writes one to begin with")
     reading = ScenarioReading(found, complete=document.complete)
-    surface = reading.read(document.root, SCENARIO)
+    surface = reading.read(root, SCENARIO)
     if surface is not INVALID and document.complete:
         Checks(reading, surface, FilePath(file).stem).run()
     found.raise_if_any()
-    assert isinstance(document.root, MappingNode)
-    scenario = _build(surface, plain(document.root), reading, file)
-    crew = _crew(scenario, reading, found)
-    return msgspec.structs.replace(scenario, crew=crew, digest=hashlib.sha256(data).hexdigest())
+    assert isinstance(root, MappingNode)
+    raw = plain(root)
+    scenario = _build(expanded(surface), expanded(raw), reading, file)
+    compiled = _Compiled(scenario, origins(surface), reading, found)
+    actions = tuple(compiled.action(each, raw["actions"][each.index]) for each in scenario.actions)
+    digest = hashlib.sha256(data).hexdigest()
+    return msgspec.structs.replace(scenario, crew=compiled.crew(), actions=actions, digest=digest)
 
 
 def _build(surface: dict[str, Any], raw: dict[str, Any], reading: ScenarioReading, file: str) -> Scenario:
@@ -251,7 +257,7 @@ def _fault(index: int, given: dict[str, Any]) -> Fault:
 
 def _action(index: int, given: dict[str, Any]) -> Action:
     units = {"at": "at_s", "grace": "grace_s"}
-    return Action(index=index, **{units.get(key, key): value for key, value in given.items()})
+    return Action(index=index, **{units.get(key, key): value for key, value in given.items() if key != "rules"})
 
 
 def _expected(given: dict[str, Any], line: int) -> Expectation:
@@ -270,33 +276,66 @@ def crew_document(scenario: Scenario, commands: Mapping[str, list[str]], **more:
     return {"crew": scenario.id[:20].strip("-_"), **scenario.crew_keys, "agents": agents, **more}
 
 
-def _crew(scenario: Scenario, reading: ScenarioReading, found: Collector) -> Crew | None:
-    if not scenario.players:
-        return None
-    document = crew_document(scenario, {player.name: ["scripted"] for player in scenario.players})
-    try:
-        made = crewfile.parse(json.dumps(document).encode(), scenario.path, FilePath("/"))
-    except CrewFileError as error:
-        for problem in error.problems:
-            _placed(problem, reading)
-        found.raise_if_any()
-        raise
-    return made.crew
+class _Compiled:
+    """Makes of a scenario what the loader of crew files makes of its crew, and says its problems where they stand.
 
+    Args:
+        scenario: As it was built.
+        origins: Where agents of groups stand in the file.
+        reading: Knows where everything stands.
+        found: Where problems go.
+    """
 
-def _placed(problem: Problem, reading: ScenarioReading) -> None:
-    """Say a problem of the compiled crew where its key stands in the scenario."""
-    top = problem.path.partition(".")[0].partition("[")[0]
-    places: dict[str, tuple[str | int, ...]] = {"agents": ("agents",), "tools": ("tools",)}
-    path = places.get(top, ("crew", top))
-    rest = problem.path.split(".")
-    if top in places and len(rest) > 1:
-        path = (*path, rest[1])
-    while path and path not in reading.places:
-        path = path[:-1]
-    reading.add(
-        problem.code, path, f"{problem.path}: {problem.message}" if problem.path else problem.message, problem.remedy
-    )
+    def __init__(
+        self, scenario: Scenario, origins: Mapping[str, Path], reading: ScenarioReading, found: Collector
+    ) -> None:
+        self._scenario = scenario
+        self._origins = origins
+        self._reading = reading
+        self._found = found
+
+    def crew(self) -> Crew | None:
+        """Its crew; None where it has no agents of its own."""
+        return self._parsed({}, ()) if self._scenario.players else None
+
+    def action(self, action: Action, raw: Mapping[str, Any]) -> Action:
+        """An action with the rules that it makes hold, if it does."""
+        if action.do != "policy":
+            return action
+        policy = {"rules": raw["rules"], "policy": {"default": action.default}}
+        crew = self._parsed(policy, ("actions", action.index)) if self._scenario.players else None
+        if crew is None:
+            self._reading.add(
+                "CREW-119", ("actions", action.index), "rules need a crew of the scenario's own", "give it agents"
+            )
+            self._found.raise_if_any()
+        assert crew is not None
+        rules = tuple(msgspec.to_builtins(rule) for rule in crew.rules)
+        version = Policy(crew.rules, default=crew.policy_default).version
+        return msgspec.structs.replace(action, rules=rules, version=version)
+
+    def _parsed(self, more: Mapping[str, Any], at: Path) -> Crew:
+        commands = {player.name: ["scripted"] for player in self._scenario.players}
+        document = crew_document(self._scenario, commands, **more)
+        try:
+            return crewfile.parse(json.dumps(document).encode(), self._scenario.path, FilePath("/")).crew
+        except CrewFileError as error:
+            for problem in error.problems:
+                self._place(problem, at)
+            self._found.raise_if_any()
+            raise
+
+    def _place(self, problem: Problem, at: Path) -> None:
+        """Say a problem of the compiled crew where its key stands in the scenario."""
+        top = problem.path.partition(".")[0].partition("[")[0]
+        rest = problem.path.split(".")
+        path: Path = (*at, top) if at else ("crew", top)
+        if top in ("agents", "tools"):
+            path = self._origins.get(rest[1], (top, rest[1])) if len(rest) > 1 else (top,)
+        while path and path not in self._reading.places:
+            path = path[:-1]
+        said = f"{problem.path}: {problem.message}" if problem.path else problem.message
+        self._reading.add(problem.code, path, said, problem.remedy)
 
 
 def _ours(error: CrewFileError) -> ScenarioError:

@@ -1,6 +1,5 @@
 """Stage: one scenario played in the simulated world with one seed, from its beginning to what is left to judge."""
 
-import gc
 from typing import Final
 
 import msgspec
@@ -12,6 +11,7 @@ from crewkeeper_supervisor.chaos.chance import Stream
 from crewkeeper_supervisor.chaos.clock import START_S
 from crewkeeper_supervisor.chaos.faults.kind import Strike
 from crewkeeper_supervisor.chaos.faults.registry import KINDS
+from crewkeeper_supervisor.chaos.garbage import uncollected
 from crewkeeper_supervisor.chaos.invariants import Invariants
 from crewkeeper_supervisor.chaos.plan.scenario import Action, Fault, Scenario
 from crewkeeper_supervisor.chaos.sim.world import ScriptedWorld
@@ -66,32 +66,29 @@ class SimStage:
         self._was_steady = False
         self._unsteady: list[str] = []
         self._stuck: frozenset[str] = frozenset()
+        self._moment: tuple[int, ...] = ()
         self._looked_s = 0.0
         self._letters = self._violations = 0
         self._approvals: list[tuple[str, str]] = []
         self._questions: list[str] = []
         world = self.world
-        world.bus.read = self.sightings.core.read
+        world.bus.read = self._read
         world.owner.on_decided = self.invariants.decided
         world.owner.on_handled = self._handled
         world.owner.on_folded = self.invariants.folded
         world.on_start = self._started
-        world.bus.on_stored.insert(0, self._stored)
+        world.bus.on_stored.insert(0, self.invariants.stored)
+        world.bus.on_stored.append(self._stored)
 
     def run(self) -> Played:
         """Play it."""
         world = self.world
-        gc_was_on = gc.isenabled()
-        gc.disable()  # a run is short-lived and makes few cycles; collecting halves its speed
-        try:
+        with uncollected():
             world.begin()
             world.clock.after(LOOK_S, self._look)
             self._until_over()
             self._heal_all()
             self._end()
-        finally:
-            if gc_was_on:
-                gc.enable()
         return self._played()
 
     # --- the run ---
@@ -110,7 +107,14 @@ class SimStage:
     def _watch(self) -> None:
         """Look at what no listener tells: what is stuck in truth, and what the receiver got."""
         world = self.world
-        for letter in world.post.letters[self._letters :]:
+        if world.clock.now_s - self._looked_s >= TRUTH_EVERY_S:
+            self._looked_s = world.clock.now_s
+            self._look_at_truth()
+        if len(world.post.letters) > self._letters or len(self.invariants.violations) > self._violations:
+            self._take_news()
+
+    def _take_news(self) -> None:
+        for letter in self.world.post.letters[self._letters :]:
             self._letters += 1
             fields = {"kind": letter.kind, "type": letter.type, "signed": letter.signed, "again": letter.again}
             self._saw(Sighting(at_s=letter.at_s, event="webhook", fields=fields))
@@ -123,11 +127,12 @@ class SimStage:
                 self._saw(Sighting(at_s=at_s, event="false_deadlock", fields={"agents": [], "id": violation.text[:40]}))
             if violation.invariant == "none missed":
                 self._saw(Sighting(at_s=at_s, event="missed_deadlock", fields={"agents": []}))
-        if world.clock.now_s - self._looked_s >= TRUTH_EVERY_S:
-            self._looked_s = world.clock.now_s
-            self._look_at_truth()
 
     def _look_at_truth(self) -> None:
+        moment = self.world.moment()
+        if moment == self._moment:
+            return
+        self._moment = moment
         if not any(task.wait for actor in self.world.actors() for task in actor.tasks.values()):
             stuck: set[str] = set()
         else:
@@ -153,14 +158,17 @@ class SimStage:
         member.actor.on_break = self.invariants.obeyed
         member.actor.on_grant = self.invariants.granted
 
-    def _stored(self, event: Event, envelope: Envelope) -> None:
-        self.invariants.stored(event, envelope)
+    def _read(self, seq: int, at_s: float, subject: str, payload: bytes) -> Event:
+        return self.world.owner.core.read(seq, at_s, subject, payload)
+
+    def _stored(self, event: Event, _envelope: Envelope) -> None:
         if isinstance(event, Recorded):
             if isinstance(event.message, ApprovalAsked):
                 self._approvals.append((event.message.approval, event.message.digest))
             elif isinstance(event.message, m.AskHuman):
                 self._questions.append(event.message.question)
-        for sighting in self.sightings.feed(event):
+        self.sightings.core = self.world.owner.core  # one fold for both: a second one only costs time
+        for sighting in self.sightings.folded(event, self.world.owner.last):
             self._saw(sighting)
 
     def _saw(self, sighting: Sighting) -> None:

@@ -69,9 +69,25 @@ class Tampering:
 
 
 class PostOwner(Owner):
-    """An owner whose messages to people go through the post instead of arriving at once."""
+    """An owner whose messages to people go through the post instead of arriving at once.
+
+    Whoever watches the run reads and folds its journal with this core: also while nobody owns the run.
+    """
 
     post: Post
+
+    def stored(self, event: Event, envelope: Envelope) -> None:
+        """Handle one journal entry; without an owner it is only folded, for whoever watches."""
+        if self.present:
+            super().stored(event, envelope)
+        else:
+            self.last = self.core.handle(event)
+
+    def take_over(self) -> None:
+        """As the other: a successor that reads the journal has the same room left for every sender."""
+        buckets = self.core._state.buckets
+        super().take_over()
+        self.core._state.buckets = buckets
 
     def _publish(self, command: Command, term: int) -> None:
         if isinstance(command, Escalate):

@@ -64,6 +64,7 @@ _OTHERS: Final = {
     "refused": Word(doc="The gate refused a call.", fields=("agent", "code", "tool")),
     "approval_asked": Word(doc="A person was asked.", fields=("agent", "tool")),
     "approval_decided": Word(doc="A person decided.", fields=("decision",)),
+    "policy_changed": Word(doc="Other rules hold from here on.", fields=()),
     "paused": Word(doc="An agent holds.", fields=("agent",)),
     "resumed": Word(doc="An agent goes on.", fields=("agent",)),
     "shut_out": Word(doc="The server shuts an agent out.", fields=("agent", "ok")),
@@ -93,6 +94,7 @@ METRICS: Final[dict[str, Word]] = {
     "restarts": Word(doc="Processes started again.", fields=("agent",)),
     "webhooks": Word(doc="Requests that the receiver took, each id once.", fields=("kind",)),
     "incidents": Word(doc="Incidents opened.", fields=("kind",)),
+    "incidents_told": Word(doc="Incidents that people were told of, one by one or in a digest.", fields=("kind",)),
     "entries": Word(doc="Journal entries of an agent.", fields=("agent",)),
 }
 """Every metric by its name; counted at the end of the run."""

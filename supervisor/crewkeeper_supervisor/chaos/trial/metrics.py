@@ -31,8 +31,11 @@ def metrics_of(sightings: Sightings, seen: Sequence[Sighting], letters: Mapping[
     restarts = Counter(each.fields["agent"] for each in seen if each.event == "started" and each.fields["restarts"])
     made += [("restarts", {"agent": agent}, count) for agent, count in restarts.items()]
     made += [("webhooks", {"kind": kind}, count) for kind, count in Counter(letters.values()).items()]
-    kinds = Counter(incident.finding.kind for incident in sightings.core.incidents.values())
+    incidents = sightings.core.incidents
+    kinds = Counter(incident.finding.kind for incident in incidents.values())
     made += [("incidents", {"kind": kind}, count) for kind, count in kinds.items()]
+    told = Counter(incidents[id_].finding.kind for id_ in sightings.told if id_ in incidents)
+    made += [("incidents_told", {"kind": kind}, count) for kind, count in told.items()]
     made += [("entries", {"agent": agent}, count) for agent, count in sightings.entries.items()]
     made.append(("spent_microusd", {}, sightings.spent_microusd()))
     return made

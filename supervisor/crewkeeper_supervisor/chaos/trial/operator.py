@@ -3,13 +3,13 @@
 from collections.abc import Sequence
 
 from crewkeeper_bus import messages as m
-from crewkeeper_bus.tool_messages import ApprovalDecided, BudgetChanged
+from crewkeeper_bus.tool_messages import ApprovalDecided, BudgetChanged, PolicyChanged
 from crewkeeper_supervisor.chaos.plan.scenario import Action
 
 
 def fact_of(
     action: Action, questions: Sequence[str], approvals: Sequence[tuple[str, str]]
-) -> m.OperatorAsked | ApprovalDecided | BudgetChanged:
+) -> m.OperatorAsked | ApprovalDecided | BudgetChanged | PolicyChanged:
     """The fact that an action states.
 
     Args:
@@ -28,5 +28,7 @@ def fact_of(
             return ApprovalDecided(approval=approval, decision=action.do, digest=digest, by="chaos", via="cli")
         case "budget":
             return BudgetChanged(dimension="microusd", add=action.add_microusd, by="chaos")
+        case "policy":
+            return PolicyChanged(rules=action.rules, default=action.default, version=action.version, by="chaos")
         case _:  # pause, resume, kill
             return m.OperatorAsked(action=action.do, agent=action.agent, grace_s=action.grace_s, by="chaos")

@@ -1,12 +1,13 @@
 """Sightings: what a run's journal shows, entry by entry, folded with the production core; the same for every mode."""
 
+from collections.abc import Iterable
 from typing import Any, Final
 
 from crewkeeper_bus import messages as m
 from crewkeeper_bus import tool_messages as t
 from crewkeeper_bus.subjects import SIDE
 from crewkeeper_supervisor.chaos.trial.events import FINDINGS, Sighting, Span
-from crewkeeper_supervisor.core.commands import Escalate
+from crewkeeper_supervisor.core.commands import Command, Escalate
 from crewkeeper_supervisor.core.events import Event, Recorded
 from crewkeeper_supervisor.core.findings import Incident
 from crewkeeper_supervisor.gate.rules import make_fold
@@ -39,7 +40,9 @@ class Sightings:
         self.entries: dict[str, int] = {}
         self._told_incidents: set[str] = set()
         self._open: dict[str, Incident] = {}
-        self._escalations: dict[str, str] = {}
+        self._escalations: dict[str, Escalate] = {}
+        self.told: dict[str, None] = {}
+        """Ids of the incidents that people were told of."""
         self._mains: dict[tuple[str, str], str] = {}
         self.now_s = 0.0
         self._begun: dict[tuple[str, str, str], tuple[float, str]] = {}
@@ -52,12 +55,15 @@ class Sightings:
 
     def feed(self, event: Event) -> list[Sighting]:
         """Take the next entry; returns what it shows."""
+        return self.folded(event, self.core.handle(event))
+
+    def folded(self, event: Event, commands: Iterable[Command]) -> list[Sighting]:
+        """As `feed`, of an entry that `core` has handled, and these are what it said to do."""
         self.now_s = event.at_s
-        commands = self.core.handle(event)
         found: list[tuple[str, dict[str, Any]]] = []
         for command in commands:
             if isinstance(command, Escalate):
-                self._escalations[command.id] = str(command.body.get("kind", ""))
+                self._escalations[command.id] = command
         if event.sender and event.sender not in SIDE:
             self.entries[event.sender] = self.entries.get(event.sender, 0) + 1
             if event.sender in self._shut:
@@ -155,7 +161,9 @@ class Sightings:
             case m.RunEnded():
                 return [("run_ended", {"state": message.state})]
             case m.Outcome() if message.ok and message.command in self._escalations:
-                return [("told", {"kind": self._escalations[message.command]})]
+                escalation = self._escalations[message.command]
+                self.told |= dict.fromkeys(_incidents_of(escalation))
+                return [("told", {"kind": str(escalation.body.get("kind", ""))})]
             case m.AccessSet() if message.state == "killed":
                 if message.ok:
                     self._shut.add(message.agent)
@@ -187,6 +195,8 @@ class Sightings:
                 return [("approval_asked", {"agent": message.agent, "tool": message.tool})]
             case t.ApprovalDecided():
                 return [("approval_decided", {"decision": message.decision})]
+            case t.PolicyChanged():
+                return [("policy_changed", {})]
             case _:
                 return []
 
@@ -213,6 +223,12 @@ class Sightings:
                 if f"{id_}!" in self._told_incidents:
                     found.append(("resolved", {"kind": incident.finding.kind, "agents": agents, "id": id_}))
         return found
+
+
+def _incidents_of(told: Escalate) -> list[str]:
+    """Ids of the incidents that a message to people is about: one, or those of a digest."""
+    by_kind: dict[str, list[str]] = told.body.get("ids", {}) if told.kind == "digest" else {"": [told.incident]}
+    return [id_ for ids in by_kind.values() for id_ in ids]
 
 
 def _members(incident: Incident) -> list[str]:
