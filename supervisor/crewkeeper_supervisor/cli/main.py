@@ -28,6 +28,8 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "hosts": ("host:hosts", "List the hosts that take agents, and what they run."),
     "down": ("down:down", "Stop a run: all its agents, in order."),
     "serve": ("serve:serve", "Run a controller: it watches runs and acts."),
+    "controllers": ("controllers:controllers", "List controllers: their runs, how far behind they are, how they are."),
+    "drain": ("drain:drain", "Have a controller hand over its runs and end, as before an upgrade."),
     "model-proxy": ("model_proxy:model_proxy", "Run the model proxy of a run."),
     "ps": ("ps:ps", "List runs."),
     "agent": ("agent:agent", "List, describe, pause, resume and kill agents, read their logs."),

@@ -253,6 +253,16 @@ class Leases:
             changed.set()
 
 
+async def holder_of(link: Link, run: str) -> Holder | None:
+    """Who has the lease of a run now; None: nobody.
+
+    Raises:
+        StoreUnavailable: The server did not answer.
+    """
+    last = await link.last(_STREAM, _PREFIX + run)
+    return None if last is None else _holder(last)
+
+
 def clock_s() -> float:
     """Seconds on a clock that never steps back and, where the system has one, goes on while it sleeps."""
     boottime = getattr(time, "CLOCK_BOOTTIME", None)
