@@ -21,7 +21,18 @@ from msgspec import Struct
 
 from crewkeeper_bus.errors import ConnectionLost
 from crewkeeper_supervisor.gate.rules import make_fold
-from crewkeeper_supervisor.shell import fail_points, heads, lease, ledger, liveness, members, outbox, powers, sharing
+from crewkeeper_supervisor.shell import (
+    fail_points,
+    heads,
+    lease,
+    ledger,
+    liveness,
+    members,
+    outbox,
+    powers,
+    sharing,
+    snapshots,
+)
 from crewkeeper_supervisor.shell.code_version import code_version
 from crewkeeper_supervisor.shell.errors import LeaseLost, RunNotFound, RunStalled, StoreUnavailable
 from crewkeeper_supervisor.shell.fleet import Fleet
@@ -154,6 +165,7 @@ class _Controller:
                 await self._registry.open()
                 await ledger.open_stream(self._link)
                 await heads.open_stream(self._link)
+                await snapshots.open_stream(self._link)
                 await self._outbox.open()
                 await self._leases.open()
                 await self._fleet.open()

@@ -134,6 +134,15 @@ class Sealer:
         self._hash, self._seq = START, 0
         self._sealed_n, self._sealed_seq, self._sealed_s = 0, 0, clock()
 
+    @property
+    def place(self) -> tuple[int, bytes]:
+        """Sequence of the last entry taken in, and the journal's hash up to it."""
+        return self._seq, self._hash
+
+    def go_on(self, seq: int, hash_: bytes) -> None:
+        """Begin behind this entry, up to which the journal has this hash."""
+        self._seq, self._hash = seq, hash_
+
     def take(self, entries: Iterable[tuple[int, float, str, bytes]]) -> None:
         """Take in journal entries, each once and in order."""
         sha256, pack = hashlib.sha256, PLACE.pack

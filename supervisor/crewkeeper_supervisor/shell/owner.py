@@ -1,13 +1,13 @@
 """Owner: one run under one lease: fold its journal, record decisions, carry them out, keep its clock.
 
-Theory of operation. A new owner publishes `OwnerChanged` and folds the journal from entry 1 until it meets that entry:
-by then it has seen all that was stored before its term. Then it opens the ledger, which fences off earlier owners, and
-carries out what the fold left pending: decided, with no trace. From there on it folds what comes and carries out what
-the core decides: first the ledger where the command is durable, then the effect. Every effect leaves a trace in the
-journal, for an answer of the gate its copy (`ahead`); one whose trace does not show is sent again under the same id.
-Before every effect the lease is checked, so an owner that was stopped or cut off falls silent by itself. One that is
-asked to leave ends between two turns, when what it has recorded is carried out and has reached the server; one that
-does not get on although it should is given up, and the run is somebody else's turn.
+Theory of operation. A new owner publishes `OwnerChanged` and folds the journal, from its newest snapshot or from entry
+1, until it meets that entry: by then it has seen all that was stored before its term. Then it opens the ledger, which
+fences off earlier owners, and carries out what the fold left pending: decided, with no trace. From there on it folds
+what comes and carries out what the core decides: first the ledger where the command is durable, then the effect. Every
+effect leaves a trace in the journal, for an answer of the gate its copy (`ahead`); one whose trace does not show is
+sent again under the same id. Before every effect the lease is checked, so an owner that was stopped or cut off falls
+silent by itself. One that is asked to leave ends between two turns, when what it has recorded is carried out and has
+reached the server; one that does not get on although it should is given up, and the run is somebody else's turn.
 """
 
 import contextlib
@@ -46,6 +46,7 @@ from crewkeeper_supervisor.shell.observing import Let, Observer
 from crewkeeper_supervisor.shell.outbox import Outbox
 from crewkeeper_supervisor.shell.powers import Powers
 from crewkeeper_supervisor.shell.registry import ENDED
+from crewkeeper_supervisor.shell.snapshots import Pace, Snapshots
 
 WAIT_MAX_S: Final = 1.0
 LOG_LATER_S: Final = 0.01
@@ -70,6 +71,7 @@ class Timing(Struct, frozen=True, kw_only=True):
     """A run that did not get on for so long is given up."""
     leave_s: float = 5.0
     """How long orders to the servers are waited for when a run is left."""
+    snapshots: Pace = Pace()
 
 
 class Fold(Protocol):
@@ -115,6 +117,12 @@ class Fold(Protocol):
     def digest(self) -> str:
         """SHA-256 over the state."""
 
+    def snapshot(self) -> bytes:
+        """The whole state."""
+
+    def restore(self, data: bytes, digest: str = "") -> None:
+        """Go on from a state."""
+
 
 MakeFold = Callable[[str], Fold]
 
@@ -153,6 +161,8 @@ class Owner:
         self._effects = Effects(link, lease.run, lease.term, outbox, self._orders, self._hooks.give, self._desk.give)
         self._ledger: Ledger | None = None
         self._sealer = Sealer(link, lease.run, lease.term)
+        self._snapshots = Snapshots(link, lease.run, lease.term, self._timing.snapshots)
+        self._entry: Entry | None = None
         self._log = logger().bind(crew=lease.run, term=lease.term)
         self._seq = 0
         self._heard_s = time.monotonic()
@@ -216,6 +226,7 @@ class Owner:
             group.start_soon(self._hooks.work)
             group.start_soon(self._desk.work)
             group.start_soon(self._hosts.work)
+            group.start_soon(self._snapshots.work)
             try:
                 await self._work()
                 how = "over" if self._is_over() else "ended"
@@ -251,7 +262,11 @@ class Owner:
             self._progress.look(self._seq, stored)
 
     async def _work(self) -> None:
-        async with journal.follow(self._link, self._run) as entries:
+        begun = await self._snapshots.load(self.fold)
+        if begun is not None:
+            self._seq = begun.seq
+            self._sealer.go_on(begun.seq, bytes.fromhex(begun.journal))
+        async with journal.follow(self._link, self._run, self._seq + 1) as entries:
             self._entries = entries
             await self._catch_up(entries)
             if self._leaving:
@@ -275,6 +290,7 @@ class Owner:
                 await self._carry_out(self._due())
                 await self._keep_clock()
                 await self._sealer.seal(self._ledger, self.fold)
+                self._snapshots.look(self.fold, self._sealer.place, self._entry)
             if not self._is_over():
                 await self._finish()
                 return
@@ -314,7 +330,7 @@ class Owner:
         commands: list[Command] = []
         for entry in batch:
             commands += self.fold.handle(self.fold.read(*entry))
-            self._seq = entry.seq
+            self._seq, self._entry = entry.seq, entry
             if self._tick and entry.subject.endswith("." + self._tick):
                 self._tick = ""
                 self._tick_again_s = time.monotonic() + TICK_GAP_S
