@@ -170,8 +170,12 @@ class RunMeter:
         self._metrics = metrics
         self._fold = fold if isinstance(fold, Supervisor) else None
         self._owned = False
-        self._unowned: Counter[str] = Counter()
-        """Kinds of entries since the last word of an owner, while the journal is caught up with."""
+        self._kinds: Counter[str] = Counter()
+        """Kinds of entries that are not counted yet."""
+        self._gap: Counter[str] = Counter()
+        """While the journal is caught up with: kinds of entries between the last two words of owners."""
+        self._words = (0, 0)
+        """Sequences of these two; the last one is this controller's own."""
         self._crew = ""
         self._known: set[str] = set()
         """Findings that were counted."""
@@ -182,26 +186,25 @@ class RunMeter:
 
     def took(self, entries: Sequence[Entry]) -> None:
         """Count entries."""
-        kinds = self._unowned
         for entry in entries:
             _, _, kind, sender, *_ = [*entry.subject.split(".", 4), "", "", ""]
             if not self._owned and sender == "_" and kind in _OWN_KINDS:
-                kinds.clear()  # an owner was there, and has counted what came before
-            else:
-                kinds[kind if kind in table.KINDS else OTHER] += 1
+                self._gap, self._kinds = self._kinds, Counter()  # who spoke before has counted what came before
+                self._words = (self._words[1], entry.seq)
+            self._kinds[kind if kind in table.KINDS else OTHER] += 1
         if self._owned:
             self._flush()
             self._look()
 
     def owned(self) -> None:
         """From now on everything counts, and what came while nobody was there."""
-        if not self._owned:
-            self._metrics.count("ownerships", "owned")
+        self._metrics.count("ownerships", "owned")
         self._owned = True
+        self._kinds += self._gap
         self._flush()
         if self._fold is not None:
-            since_s = self._fold.now_s  # findings of the past were counted by whoever made them
-            self._known.update(id_ for id_, each in self._fold.incidents.items() if each.finding.at_s < since_s)
+            found = self._fold.incidents.items()
+            self._known.update(id_ for id_, each in found if each.finding.seq <= self._words[0])
         self._look()
 
     def sent(self, command: Command, attempt: int, error: str, latency_ms: float) -> None:
@@ -249,9 +252,9 @@ class RunMeter:
 
     def _flush(self) -> None:
         crew = self._named()
-        for kind, count in self._unowned.items():
+        for kind, count in self._kinds.items():
             self._metrics.count("messages", crew, kind, by=count)
-        self._unowned.clear()
+        self._kinds.clear()
 
     def _look(self) -> None:
         """Count findings that are new: they stand last."""
