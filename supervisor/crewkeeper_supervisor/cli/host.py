@@ -33,6 +33,15 @@ _LABEL: Final = re.compile(r"([A-Za-z0-9][A-Za-z0-9_-]{0,31})=([A-Za-z0-9][A-Za-
     help="How many agents it takes at a time.",
 )
 @click.option(
+    "--ttl",
+    "ttl_s",
+    type=click.IntRange(2, 300),
+    default=6,
+    show_default=True,
+    metavar="SECONDS",
+    help="How long it counts as there without a sign of life.",
+)
+@click.option(
     "--dir",
     "folder",
     type=click.Path(exists=True, file_okay=False, path_type=Path),
@@ -41,7 +50,9 @@ _LABEL: Final = re.compile(r"([A-Za-z0-9][A-Za-z0-9_-]{0,31})=([A-Za-z0-9][A-Za-
     help="Where the agents' code is: stands for the folder of the crew file; default: here.",
 )
 @place_options
-def host(name: str, labels: tuple[str, ...], slots: int, folder: Path, state: Path | None, nats: str | None) -> int:
+def host(
+    name: str, labels: tuple[str, ...], slots: int, ttl_s: int, folder: Path, state: Path | None, nats: str | None
+) -> int:
     """Take agents of runs that were launched on a server, and run them here until told to end.
 
     Runs are given to hosts by `supervisor launch`; a controller (`supervisor serve`) decides which host gets which
@@ -53,7 +64,7 @@ def host(name: str, labels: tuple[str, ...], slots: int, folder: Path, state: Pa
     """
     if name and not _NAME.match(name):
         raise Failure(f"--name {name[:60]!r} is no name of a host: 1 to 32 of A-Z a-z 0-9 _ -", code=USAGE)
-    return anyio.run(_host, name, _labels(labels), slots, folder.absolute(), state, nats)
+    return anyio.run(_host, name, _labels(labels), slots, ttl_s, folder.absolute(), state, nats)
 
 
 def _labels(words: tuple[str, ...]) -> dict[str, str]:
@@ -74,7 +85,7 @@ def _labels(words: tuple[str, ...]) -> dict[str, str]:
 
 
 async def _host(
-    name: str, labels: dict[str, str], slots: int, folder: Path, state: Path | None, nats: str | None
+    name: str, labels: dict[str, str], slots: int, ttl_s: int, folder: Path, state: Path | None, nats: str | None
 ) -> int:
     from crewkeeper_supervisor.shell.ground import Ground
     from crewkeeper_supervisor.shell.nats_link import connect
@@ -84,7 +95,7 @@ async def _host(
     place = Place.find(state, nats)
     ground = Ground(place)
     async with connect(place, name="supervisor host") as link:
-        remote = RemoteHost(ground, link, name=name, labels=labels, slots=slots, folder=folder, tell=say)
+        remote = RemoteHost(ground, link, name=name, labels=labels, slots=slots, ttl_s=ttl_s, folder=folder, tell=say)
         _introduce(ground, remote.name, labels, slots, folder)
         await remote.serve()
     return INTERRUPTED if remote.interrupted_by == "SIGINT" else 0

@@ -19,9 +19,9 @@ from crewkeeper_supervisor.shell.nats_link import LINK_ERRORS, Link, WrongLastSe
 
 BUCKET: Final = "HOSTS"
 TTL_S: Final = 6
-"""How long a registration lasts that is not renewed; the server counts whole seconds."""
-BEAT_S: Final = 1.5
-"""How often a host renews it."""
+"""How long a registration lasts that is not renewed, unless it is said; the server counts whole seconds."""
+BEATS: Final = 4
+"""How often a host renews it in that time."""
 PING_LIMIT_S: Final = 2.0
 """How long a host may take to answer."""
 PINGS: Final = 3

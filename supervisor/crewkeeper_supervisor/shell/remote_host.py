@@ -23,7 +23,7 @@ from crewkeeper_supervisor.shell.authority import SIGNED_LIFE_S
 from crewkeeper_supervisor.shell.errors import HostNameTaken, RunNotFound, ShellError, StoreUnavailable
 from crewkeeper_supervisor.shell.ground import Ground
 from crewkeeper_supervisor.shell.host_registry import (
-    BEAT_S,
+    BEATS,
     LISTED_MAX,
     TTL_S,
     HostInfo,
@@ -38,8 +38,8 @@ from crewkeeper_supervisor.shell.remote_run import RemoteRun, declared_crew, loc
 
 SLOTS: Final = 16
 """How many agents a host takes at a time, unless it is said."""
-TAKE_LIMIT_S: Final = TTL_S + 4.0
-"""How long a host waits for its name: so long an earlier process that died keeps it."""
+TAKE_LIMIT_S: Final = 4.0
+"""Beyond the time to live: how long a host waits for its name, which an earlier process that died keeps so long."""
 RETRY_S: Final = 0.5
 _SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -64,6 +64,7 @@ class RemoteHost:
         name: str = "",
         labels: Mapping[str, str] | None = None,
         slots: int = SLOTS,
+        ttl_s: int = TTL_S,
         folder: Path,
         tell: Tell,
         inherited: Mapping[str, str] | None = None,
@@ -76,6 +77,7 @@ class RemoteHost:
             name: Its name; by default the machine's.
             labels: What agents may want of it.
             slots: How many agents it takes at a time.
+            ttl_s: How long its registration lasts without being renewed.
             folder: Its working directory: stands for the folder of crew files.
             tell: Where lines for people go.
             inherited: What the agents' environment is made from; by default this process's.
@@ -88,12 +90,13 @@ class RemoteHost:
         self._link = link
         self._labels = dict(labels or {})
         self._slots = slots
+        self._ttl_s = ttl_s
         self._folder = folder
         self._tell = tell
         self._inherited = dict(os.environ if inherited is None else inherited)
         self._since_s = time.time()
         self._registry = HostRegistry(link)
-        self._registration = Registration(link, self.name, self.inc)
+        self._registration = Registration(link, self.name, self.inc, ttl_s)
         self._runs: dict[str, tuple[RemoteRun, anyio.Event]] = {}
         self._changed = anyio.Event()
         self._end = anyio.Event()
@@ -171,7 +174,7 @@ class RemoteHost:
 
     async def _take(self) -> None:
         """Register; an earlier process of this machine that has just died has the name for a moment yet."""
-        until_s, told = anyio.current_time() + TAKE_LIMIT_S, False
+        until_s, told = anyio.current_time() + self._ttl_s + TAKE_LIMIT_S, False
         while True:
             try:
                 return await self._registration.take(self._info())
@@ -190,7 +193,7 @@ class RemoteHost:
             self._changed = anyio.Event()
             try:
                 await self._registration.renew(self._info())
-                wait_s = BEAT_S
+                wait_s = self._ttl_s / BEATS
             except StoreUnavailable:
                 wait_s = RETRY_S
             except HostNameTaken as error:
