@@ -19,7 +19,7 @@ from nats.js.api import DiscardPolicy, RetentionPolicy, StorageType, StreamConfi
 from crewkeeper_supervisor.core.crew import Webhook
 from crewkeeper_supervisor.shell import ledger, webhook
 from crewkeeper_supervisor.shell.errors import SettingMissing, StoreUnavailable
-from crewkeeper_supervisor.shell.nats_link import LINK_ERRORS, Link, WrongLastSequence, replicas
+from crewkeeper_supervisor.shell.nats_link import LINK_ERRORS, Link, WrongLastSequence
 
 OUTBOX: Final = "ESCALATIONS"
 STREAM: Final = "HOOKS"
@@ -152,7 +152,6 @@ class Deliveries:
                 retention=RetentionPolicy.LIMITS,
                 discard=DiscardPolicy.OLD,
                 storage=StorageType.FILE,
-                num_replicas=replicas(),
                 max_msgs_per_subject=1,
                 max_age=KEPT_S,
                 max_bytes=KEPT_BYTES,

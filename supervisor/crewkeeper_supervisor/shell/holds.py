@@ -30,7 +30,7 @@ from crewkeeper_bus.subjects import AGENT_KINDS, HELD, parse, stream_name
 from crewkeeper_supervisor.shell import excerpt
 from crewkeeper_supervisor.shell.errors import StoreUnavailable
 from crewkeeper_supervisor.shell.excerpt import Stored
-from crewkeeper_supervisor.shell.nats_link import LINK_ERRORS, REQUEST_LIMIT_S, Link, WrongLastSequence, replicas
+from crewkeeper_supervisor.shell.nats_link import LINK_ERRORS, REQUEST_LIMIT_S, Link, WrongLastSequence
 
 BUCKET: Final = "HOLDS"
 MAPPED_MAX: Final = 20
@@ -127,7 +127,6 @@ class Holds:
                     max_age=REPLAYED_KEEP_S,
                     duplicate_window=REPLAYED_KEEP_S,
                     max_bytes=HELD_MAX_BYTES,
-                    num_replicas=replicas(),
                 )
             )
 
@@ -213,7 +212,6 @@ class Holds:
                 max_bytes=HELD_MAX_BYTES,
                 discard=nats.js.api.DiscardPolicy.NEW,
                 duplicate_window=0.1,
-                num_replicas=replicas(),
                 metadata={"id": secrets.token_hex(8)},
             )
         )

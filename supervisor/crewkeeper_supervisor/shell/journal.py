@@ -39,7 +39,7 @@ from crewkeeper_bus.subjects import HOST, SUPERVISOR, Kind
 from crewkeeper_supervisor.core.crew import Crew
 from crewkeeper_supervisor.shell.errors import JournalGap, RunExists, RunNotFound, StoreUnavailable
 from crewkeeper_supervisor.shell.logbook import logger
-from crewkeeper_supervisor.shell.nats_link import LINK_ERRORS, Link, replicas
+from crewkeeper_supervisor.shell.nats_link import LINK_ERRORS, Link
 
 DECLARE_LIMIT_S: Final = 10.0
 DUPLICATE_WINDOW_S: Final = 0.1
@@ -86,11 +86,10 @@ async def create_run(link: Link, run: str, crew: Crew, host: str, *, spread: boo
         deny_purge=True,
         duplicate_window=DUPLICATE_WINDOW_S,
         allow_direct=True,
-        num_replicas=replicas(),
         metadata={"crew": crew.name},
     )
     try:
-        info = await link.js.add_stream(config)
+        info = await link.make_stream(config)
     except nats.js.errors.BadRequestError as error:
         raise RunExists(f"run {run}: its journal cannot be created: {error.description}") from error
     except LINK_ERRORS as error:

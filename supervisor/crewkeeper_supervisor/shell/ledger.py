@@ -21,7 +21,7 @@ from crewkeeper_supervisor.shell import audit_keys, chain
 from crewkeeper_supervisor.shell.audit_keys import AuditKey
 from crewkeeper_supervisor.shell.chain import FIRST, FORMAT, Record, digest
 from crewkeeper_supervisor.shell.errors import Fenced, LedgerDamaged, StoreUnavailable
-from crewkeeper_supervisor.shell.nats_link import LINK_ERRORS, Link, WrongLastSequence, replicas
+from crewkeeper_supervisor.shell.nats_link import LINK_ERRORS, Link, WrongLastSequence
 
 STREAM: Final = "LEDGER"
 BATCH_MAX: Final = 200
@@ -171,7 +171,6 @@ async def ensure_kept(link: Link, stream: str, description: str, subject: str) -
             compression=StoreCompression.S2,
             deny_delete=True,
             deny_purge=True,
-            num_replicas=replicas(),
         )
     )
 

@@ -7,8 +7,9 @@ supervisor knows the NATS library.
 import asyncio
 import contextlib
 import os
-from collections.abc import AsyncIterator
-from typing import Any, Final
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any, Final, TypeVar
 
 import anyio
 import nats.errors
@@ -16,7 +17,7 @@ import nats.js
 import nats.js.errors
 from nats.js.api import KeyValueConfig, RawStreamMsg, RePublish, StorageType, StreamConfig, StreamInfo
 
-from crewkeeper_bus.errors import ConnectionLost
+from crewkeeper_bus.errors import ConfigError, ConnectionLost
 from crewkeeper_bus.wire import WireClient
 from crewkeeper_supervisor.shell.errors import StoreUnavailable
 from crewkeeper_supervisor.shell.logbook import logger
@@ -33,6 +34,13 @@ WRONG_LAST_SEQUENCE: Final = (10071, 10164)
 """Error codes of the server for a failed `Nats-Expected-Last-Subject-Sequence`."""
 
 EXPECTED_LAST: Final = "Nats-Expected-Last-Subject-Sequence"
+
+SAFE_REPLICAS: Final = 3
+NO_ROOM: Final = (10005, 10074)
+"""Error codes of the server where it finds no servers for so many copies."""
+ROOM_LIMIT_S: Final = 5.0
+ROOM_LOOK_S: Final = 0.25
+Made = TypeVar("Made")
 
 LINK_ERRORS: Final = (nats.errors.Error, TimeoutError, OSError)
 """What a request over the link may raise when the server or the way to it is at fault."""
@@ -61,6 +69,8 @@ class Link:
         self.closed = asyncio.Event()
         self.connections = 1
         self.wake: set[asyncio.Event] = set()
+        self._crowded = False
+        """Whether the cluster was found to have room for one copy only, whatever it says of its size."""
 
     @property
     def is_connected(self) -> bool:
@@ -71,6 +81,21 @@ class Link:
     def is_clustered(self) -> bool:
         """Whether what is published reaches different clients by different routes, and so perhaps in another order."""
         return bool(self.nc._server_info.get("cluster"))
+
+    @property
+    def replicas(self) -> int:
+        """How many servers are to keep each stream and bucket that is made from here on.
+
+        What CREWKEEPER_REPLICAS says; else three where the cluster has three servers or more, for two are no safer than
+        one: without a majority nothing is written.
+
+        Raises:
+            ConfigError: CREWKEEPER_REPLICAS is no number from 1 to 5.
+        """
+        if named := named_replicas():
+            return named
+        known = self.nc._server_info.get("connect_urls") or ()
+        return SAFE_REPLICAS if self.is_clustered and len(known) >= SAFE_REPLICAS and not self._crowded else 1
 
     async def publish(self, subject: str, payload: bytes, *, headers: dict[str, str] | None = None) -> None:
         """Publish one message without asking for an acknowledgement.
@@ -158,6 +183,34 @@ class Link:
         except LINK_ERRORS as error:
             raise StoreUnavailable(f"{stream}: {type(error).__name__}") from error
 
+    async def make_stream(self, config: StreamConfig) -> StreamInfo:
+        """Create a stream, or take the one that is there if it is exactly this; `replicas` times unless it says.
+
+        Raises:
+            LINK_ERRORS: The server did not answer, or refuses it.
+        """
+        return await self._placed(
+            lambda copies: self.js.add_stream(config.evolve(num_replicas=config.num_replicas or copies))
+        )
+
+    async def _placed(self, make: Callable[[int], Awaitable[Made]]) -> Made:
+        """Make something on as many servers as is wanted, or on one where the cluster keeps saying that it lacks them.
+
+        A server with several addresses is counted more than once, and one that is starting has no room yet.
+        """
+        until_s = time.monotonic() + ROOM_LIMIT_S
+        while True:
+            copies = self.replicas
+            try:
+                return await make(copies)
+            except nats.js.errors.APIError as error:
+                if error.err_code not in NO_ROOM or copies == 1 or named_replicas():
+                    raise
+                if time.monotonic() > until_s:
+                    self._crowded = True
+                    logger().warning("store.one_copy", server=self.place.host, cause=str(error.description))
+            await anyio.sleep(ROOM_LOOK_S)
+
     async def ensure_stream(self, config: StreamConfig) -> StreamInfo:
         """Create a stream, or take it as it is if it exists.
 
@@ -165,7 +218,7 @@ class Link:
             StoreUnavailable: The server did not answer or refuses it.
         """
         try:
-            return await self.js.add_stream(config)
+            return await self.make_stream(config)
         except nats.js.errors.BadRequestError:
             try:
                 return await self.js.stream_info(str(config.name))
@@ -188,26 +241,35 @@ class Link:
         Raises:
             StoreUnavailable: The server did not answer.
         """
-        config = KeyValueConfig(
-            bucket=bucket,
-            description=description,
-            history=1,
-            storage=StorageType.FILE,
-            replicas=replicas(),
-            republish=republish,
-            ttl=ttl_s,
-        )
+
+        def config(copies: int) -> KeyValueConfig:
+            return KeyValueConfig(
+                bucket=bucket,
+                description=description,
+                history=1,
+                storage=StorageType.FILE,
+                replicas=copies,
+                republish=republish,
+                ttl=ttl_s,
+            )
+
         try:
             with contextlib.suppress(nats.js.errors.BadRequestError):  # it is there, made by another version
-                await self.js.create_key_value(config)
+                await self._placed(lambda copies: self.js.create_key_value(config(copies)))
         except LINK_ERRORS as error:
             raise StoreUnavailable(f"bucket {bucket}: {error}") from error
 
 
-def replicas() -> int:
-    """How many servers keep each stream: CREWKEEPER_REPLICAS (1 to 5), by default 1."""
-    named = os.environ.get("CREWKEEPER_REPLICAS", "1")
-    return int(named) if named in ("1", "2", "3", "4", "5") else 1
+def named_replicas() -> int:
+    """What CREWKEEPER_REPLICAS says; 0 where it is not set.
+
+    Raises:
+        ConfigError: It is no number from 1 to 5.
+    """
+    named = os.environ.get("CREWKEEPER_REPLICAS", "")
+    if named and named not in ("1", "2", "3", "4", "5"):
+        raise ConfigError(f"CREWKEEPER_REPLICAS: {named[:60]!r}: the copies of a stream are 1 to 5")
+    return int(named or 0)
 
 
 @contextlib.asynccontextmanager

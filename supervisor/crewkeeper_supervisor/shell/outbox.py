@@ -31,7 +31,7 @@ from crewkeeper_supervisor.shell.deliveries import OUTBOX as STREAM
 from crewkeeper_supervisor.shell.deliveries import Answered, Deliveries, Delivery, Entry, endpoint_key
 from crewkeeper_supervisor.shell.errors import StoreUnavailable
 from crewkeeper_supervisor.shell.logbook import logger
-from crewkeeper_supervisor.shell.nats_link import LINK_ERRORS, Link, replicas
+from crewkeeper_supervisor.shell.nats_link import LINK_ERRORS, Link
 from crewkeeper_supervisor.shell.observing import Observer
 
 __all__ = ["DEAD_STREAM", "RETRIES_S", "STREAM", "Entry", "Outbox"]
@@ -85,7 +85,6 @@ class Outbox:
                 subjects=["escalations.>"],
                 retention=RetentionPolicy.WORK_QUEUE,
                 storage=StorageType.FILE,
-                num_replicas=replicas(),
                 duplicate_window=120,
             )
         )
@@ -95,7 +94,6 @@ class Outbox:
                 description="Escalations that could not be delivered",
                 subjects=["dead.escalations.>"],
                 storage=StorageType.FILE,
-                num_replicas=replicas(),
                 max_msgs=100_000,
             )
         )

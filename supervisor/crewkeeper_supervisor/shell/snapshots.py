@@ -32,7 +32,7 @@ from crewkeeper_supervisor.shell.errors import StoreUnavailable
 from crewkeeper_supervisor.shell.heads import PLACE
 from crewkeeper_supervisor.shell.journal import Entry
 from crewkeeper_supervisor.shell.logbook import logger
-from crewkeeper_supervisor.shell.nats_link import LINK_ERRORS, Link, replicas
+from crewkeeper_supervisor.shell.nats_link import LINK_ERRORS, Link
 
 STREAM: Final = "SNAPSHOTS"
 FORMAT: Final = 1
@@ -214,7 +214,6 @@ async def open_stream(link: Link) -> None:
             subjects=["snapshots.*.*"],
             retention=RetentionPolicy.LIMITS,
             storage=StorageType.FILE,
-            num_replicas=replicas(),
         )
     )
 
@@ -250,8 +249,8 @@ async def newest(link: Link, run: str, key: AuditKey | None) -> Kept | str:
     return kept
 
 
-async def restored(link: Link, run: str, fold: Folded) -> Kept:
-    """Have a fold that has taken nothing yet go on from the newest snapshot.
+async def read(link: Link, run: str) -> tuple[Kept, bytes]:
+    """The newest snapshot of a run, with the state, which is yet to be restored.
 
     Raises:
         SnapshotError: There is none, or none to go on from; the text says why.
@@ -260,8 +259,7 @@ async def restored(link: Link, run: str, fold: Folded) -> Kept:
     found = await newest(link, run, audit_keys.load(link.place.state))
     if not isinstance(found, Kept):
         raise SnapshotError(found or "there is none yet")
-    fold.restore(await _data(link, found), found.state)
-    return found
+    return found, await _data(link, found)
 
 
 async def remove(link: Link, run: str) -> None:
