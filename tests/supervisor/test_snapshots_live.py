@@ -117,9 +117,14 @@ async def refused(link: Link, why: str, before: Any = lambda: None) -> None:
     fold = make_fold("r1")
     untouched = fold.digest()
     with pytest.raises(SnapshotError, match=why):
-        await snapshots.restored(link, "r1", fold)
+        await begun(link, fold)
     assert await Snapshots(link, "r1", 2).load(fold) is None
     assert fold.digest() == untouched
+
+
+async def begun(link: Link, fold: Supervisor) -> None:
+    found, data = await snapshots.read(link, "r1")
+    fold.restore(data, found.state)
 
 
 @contextlib.asynccontextmanager

@@ -1,5 +1,6 @@
 """`supervisor replay`: decide a run again from its journal, and look at any moment of it."""
 
+import contextlib
 import sys
 from collections.abc import AsyncIterator, Callable
 from datetime import datetime
@@ -17,6 +18,7 @@ from crewkeeper_supervisor.cli.recordings import recorded
 
 if TYPE_CHECKING:
     from crewkeeper_supervisor.shell.journal import Entry
+    from crewkeeper_supervisor.shell.snapshots import Kept
     from crewkeeper_supervisor.shell.source import Source
     from crewkeeper_supervisor.views.moment import Moment
     from crewkeeper_supervisor.views.replay import Replayed
@@ -49,6 +51,7 @@ class Place(click.ParamType[Any]):
 @click.argument("target", required=False, metavar="[RUN|FILE]")
 @click.option("--until", type=Place(), metavar="SEQ|TIME", help="Show crew, waits, budgets and findings as of then.")
 @click.option("--step", is_flag=True, help="Go through it entry by entry; return goes on, q ends it.")
+@click.option("--from-snapshot", is_flag=True, help="Begin with the run's newest snapshot, not with its first entry.")
 @click.option("--diff", nargs=2, type=Place(), metavar="A B", help="Show what changed between two places.")
 @output_option()
 @place_options
@@ -57,6 +60,7 @@ def replay(
     until: Any,
     step: bool,
     diff: tuple[Any, Any] | None,
+    from_snapshot: bool,
     output: str,
     state: Path | None,
     nats: str | None,
@@ -66,23 +70,36 @@ def replay(
     Without options every decision is made again and compared, and so is the core's state where a head was signed by
     the same version of the program. A place is a sequence (120), a span after the start (+12s), or a time.
 
+    With --from-snapshot, what came before the run's newest snapshot is taken from that: it is as fast as a takeover,
+    and says nothing of those entries. It goes with --until for places behind the snapshot.
+
     Exit status: 0 all the same, 1 something differs, 3 the file cannot be read, 5 no such run.
     """
     if sum((until is not None, step, diff is not None)) > 1:
         raise Failure("choose one of --until, --step and --diff", code=USAGE)
-    return anyio.run(_replay, target, until, step, diff, output, state, nats)
+    if from_snapshot and (step or diff is not None):
+        raise Failure("--from-snapshot goes alone or with --until", code=USAGE)
+    return anyio.run(_replay, target, until, step, diff, from_snapshot, output, state, nats)
 
 
 async def _replay(
-    target: str | None, until: Any, step: bool, diff: Any, output: str, state: Path | None, nats: str | None
+    target: str | None,
+    until: Any,
+    step: bool,
+    diff: Any,
+    from_snapshot: bool,
+    output: str,
+    state: Path | None,
+    nats: str | None,
 ) -> int:
     async with recorded(target, state, nats) as source:
+        begin = await _snapshot(source) if from_snapshot else None
         if step:
             await _step(source, output)
         elif until is not None:
             from crewkeeper_supervisor.views.moment import page
 
-            (moment,) = await _moments(source, until)
+            (moment,) = await _moments(source, until, begin=begin)
             emit_document(moment, output, lambda: page(moment))
         elif diff is not None:
             from crewkeeper_supervisor.views.moment import change_lines, changes
@@ -90,17 +107,41 @@ async def _replay(
             before, after = await _moments(source, *diff)
             emit_document(changes(before, after), output, lambda: change_lines(before, after))
         else:
-            return await _compare(source, output)
+            return await _compare(source, output, begin)
     return 0
+
+
+async def _snapshot(source: "Source") -> "tuple[Kept, bytes]":
+    from crewkeeper_supervisor.core.snapshot import SnapshotError
+    from crewkeeper_supervisor.shell.source import OfRun
+
+    if not isinstance(source, OfRun):
+        raise Failure("a file has no snapshots; leave out --from-snapshot", code=USAGE)
+    try:
+        return await source.snapshot()
+    except SnapshotError as error:
+        raise Failure(
+            f"no snapshot of {source.run} can be used: {error}; leave out --from-snapshot", code=NOT_FOUND
+        ) from None
 
 
 # --- comparing ---
 
 
-async def _compare(source: "Source", output: str) -> int:
+async def _compare(source: "Source", output: str, begin: "tuple[Kept, bytes] | None") -> int:
+    from crewkeeper_supervisor.core.snapshot import SnapshotError
+    from crewkeeper_supervisor.shell.source import OfRun
     from crewkeeper_supervisor.views.replay import Replay
 
     replaying = Replay(source.run, source.records, source.heads, redacted=source.redacted, altered=source.altered)
+    if isinstance(source, OfRun):
+        if begin is not None:
+            replaying.begin(begin[1], begin[0].state)
+            source.begin_behind(begin[0].seq)
+        else:
+            with contextlib.suppress(SnapshotError):  # it is only held against the fold
+                kept, _ = await source.snapshot()
+                replaying.hold_against(kept.seq, kept.code, kept.state)
     async for batch in source.batches():
         replaying.take(batch)
     found = replaying.finish()
@@ -120,6 +161,8 @@ def _compared_lines(found: "Replayed") -> list[str]:
         f"run {safe(found.run)}: {verdict}",
         f"  {found.entries} journal entries, {found.decisions} decisions, {found.recorded} in the ledger",
     ]
+    if found.begun_behind:
+        lines.append(f"  it began behind the snapshot of entry {found.begun_behind}")
     if found.undone:
         lines.append(f"  {found.undone} were decided last, and neither recorded nor carried out")
     if found.states:
@@ -160,12 +203,21 @@ def _difference_lines(difference: Any) -> list[str]:
 # --- moments ---
 
 
-async def _moments(source: "Source", *places: Any) -> "list[Moment]":
+async def _moments(source: "Source", *places: Any, begin: "tuple[Kept, bytes] | None" = None) -> "list[Moment]":
     """The moments of these places, in the order in which they are named."""
+    from crewkeeper_supervisor.shell.source import OfRun
     from crewkeeper_supervisor.views.fold import Fold
     from crewkeeper_supervisor.views.moment import moment_of
 
     fold = Fold(source.run)
+    if begin is not None and isinstance(source, OfRun):
+        kept, data = begin
+        fold.begin(data, kept.state)
+        if any(_is_before(place, fold) for place in places):
+            raise Failure(
+                f"the snapshot is of entry {kept.seq}, which is later; leave out --from-snapshot", code=NOT_FOUND
+            )
+        source.begin_behind(kept.seq)
     left = dict(enumerate(places))
     found: dict[int, Moment] = {}
     async for entry in _entries(source):
@@ -186,6 +238,14 @@ async def _entries(source: "Source") -> "AsyncIterator[Entry]":
     async for batch in source.batches():
         for entry in batch:
             yield entry
+
+
+def _is_before(place: Any, fold: Any) -> bool:
+    """Whether a place comes before what is folded."""
+    if isinstance(place, int):
+        return bool(place < fold.supervisor.seq)
+    at_s = fold.began_at_s + place if isinstance(place, float) else place.timestamp()
+    return bool(at_s < fold.last_at_s)
 
 
 def _is_behind(entry: "Entry", place: Any, fold: Any) -> bool:

@@ -11,7 +11,6 @@ the core and the bus are written and read, objects are made from their fields wi
 whatever else is met refuses the whole.
 """
 
-import sys
 from collections import deque
 from collections.abc import Mapping
 from enum import Enum
@@ -20,11 +19,15 @@ from typing import Any, Final
 import msgspec
 from msgspec import UNSET, Raw, Struct
 
+from crewkeeper_bus import conditions, facts, message_base, messages, subjects, tool_messages
+from crewkeeper_supervisor import core
 from crewkeeper_supervisor.core.nodes import NO_MESSAGES, NO_TICKETS
 
 OBJECTS_MAX: Final = 2_000_000
 """Things that can change; more are not written."""
-_PACKAGES: Final = ("crewkeeper_bus.", "crewkeeper_supervisor.core.")
+_CORE: Final = f"{core.__name__}."
+_BUS: Final = {each.__name__: each for each in (conditions, facts, message_base, messages, subjects, tool_messages)}
+"""Modules of the bus whose objects the state may hold."""
 _LEFT_OUT: Final = {"crewkeeper_supervisor.core.gate_state:GateState": frozenset(("_make", "rules"))}
 """Fields that are no state: how rules are made, and the rules, which are made anew and told what they knew."""
 _UNORDERED: Final = {"crewkeeper_supervisor.core.drift:DriftModel": frozenset(("_known",))}
@@ -184,7 +187,7 @@ class _Writer:
 
     def _shape(self, cls: type) -> _Shape:
         name = _class_name(cls)
-        if not cls.__module__.startswith(_PACKAGES):
+        if not cls.__module__.startswith(_CORE) and cls.__module__ not in _BUS:
             raise SnapshotError(f"the state leads to a {name}, which is no plain data")
         number = self.classes.setdefault(name, len(self.classes))
         shape = self._shapes[cls] = _shape_of(cls, number)
@@ -286,9 +289,11 @@ class _Reader:
 def _class(name: str) -> type:
     """A class of the core or the bus that is loaded."""
     module, _, path = name.partition(":")
-    found: Any = sys.modules.get(module) if module.startswith(_PACKAGES) else None
+    found: Any = _BUS.get(module)
+    if module.startswith(_CORE):
+        found = vars(core).get(module.removeprefix(_CORE))
     for part in path.split("."):
-        found = getattr(found, part, None)
+        found = vars(found).get(part) if hasattr(found, "__dict__") else None
     if not isinstance(found, type) or _class_name(found) != name:
         raise SnapshotError(f"it holds a {name[:100]}, which this program does not have")
     return found

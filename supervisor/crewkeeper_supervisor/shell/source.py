@@ -7,10 +7,11 @@ from typing import Final, Protocol
 
 import anyio.lowlevel
 
-from crewkeeper_supervisor.shell import heads, journal, ledger, recording
+from crewkeeper_supervisor.shell import heads, journal, ledger, recording, snapshots
 from crewkeeper_supervisor.shell.chain import Record
 from crewkeeper_supervisor.shell.journal import Entry
 from crewkeeper_supervisor.shell.nats_link import Link
+from crewkeeper_supervisor.shell.snapshots import Kept
 
 IMPORTED: Final = "imported"
 """Folder of imported recordings, in a state directory."""
@@ -54,6 +55,21 @@ class OfRun:
         self.wanted: set[int] = set()
         self.hashes: dict[int, str] = {}
         self._link = link
+        self._behind = 0
+
+    def begin_behind(self, seq: int) -> None:
+        """Leave out the journal up to this entry. Hashes of the journal are not to be had then."""
+        assert not self.wanted
+        self._behind = seq
+
+    async def snapshot(self) -> tuple[Kept, bytes]:
+        """The newest snapshot, with the state.
+
+        Raises:
+            SnapshotError: There is none to go on from; the text says why.
+            StoreUnavailable: The server did not answer.
+        """
+        return await snapshots.read(self._link, self.run)
 
     async def batches(self) -> AsyncIterator[list[Entry]]:
         """The journal.
@@ -64,10 +80,10 @@ class OfRun:
             StoreUnavailable: The server did not answer.
         """
         end = await journal.last_seq(self._link, self.run)
-        known, seq = heads.START, 0
-        if not end:
+        known, seq = heads.START, self._behind
+        if end <= seq:
             return
-        async with journal.follow(self._link, self.run) as entries:
+        async with journal.follow(self._link, self.run, seq + 1) as entries:
             while seq < end:
                 batch = [entry for entry in await entries.batch() if entry.seq <= end]
                 for entry in batch if self.wanted else ():

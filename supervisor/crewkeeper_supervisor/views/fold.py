@@ -58,6 +58,18 @@ class Fold:
         self.last_at_s = max(self.last_at_s, entry.at_s)
         return event, commands
 
+    def begin(self, data: bytes, digest: str) -> None:
+        """Begin behind a snapshot.
+
+        Raises:
+            SnapshotError: It is none of this code.
+        """
+        self.supervisor.restore(data, digest)
+        if self.supervisor.crew is not None:
+            redaction.begin(self.supervisor.crew.redact)
+        self.began_at_s = self.supervisor.gate.began_s
+        self.last_at_s = self.supervisor.now_s
+
     @property
     def ended(self) -> bool:
         """Whether the run is over."""

@@ -5,8 +5,9 @@ every record one command of the fold, both the same. What is decided and not rec
 journal shows no trace of it: whoever owned the run did not live to record it, and so did not do it either.
 """
 
+import contextlib
 import re
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final, Literal
 
 import msgspec
@@ -23,6 +24,8 @@ from crewkeeper_supervisor.shell.journal import Entry
 
 DIFFERENCES_MAX: Final = 100
 """More are counted and not kept."""
+State = tuple[str, str]
+"""Which sources had the state, and its digest."""
 _PLACEHOLDER: Final = re.compile(r"\[redacted:([a-z_]{1,32})(?::[0-9a-f]{12})?\]")
 
 
@@ -48,6 +51,8 @@ class Replayed(Struct, kw_only=True):
     """What a replay found."""
 
     run: str
+    begun_behind: int = 0
+    """Journal sequence of the snapshot that it began with; 0: it began with the first entry."""
     entries: int = 0
     decisions: int = 0
     """Durable commands that the fold decided."""
@@ -56,7 +61,7 @@ class Replayed(Struct, kw_only=True):
     undone: int = 0
     """Decided, neither recorded nor carried out."""
     states: int = 0
-    """Signed states that the fold was held against."""
+    """Signed states, of heads and of a snapshot, that the fold was held against."""
     states_skipped: int = 0
     """Signed states of another version of the program: not comparable."""
     digest: str = ""
@@ -100,7 +105,25 @@ class Replay:
         self._redacted = frozenset(redacted)
         self._altered = altered
         self._undone: dict[str, Command] = {}
-        self._states: dict[int, Head] = _states(tokens)
+        self._states: dict[int, list[State]] = {}
+        for head in _heads(tokens):
+            self.hold_against(head.seq, head.code, head.state)
+        self.found.recorded = len(self._records)
+
+    def hold_against(self, seq: int, code: str, digest: str) -> None:
+        """Compare the core's state with one that was signed at this entry, under these sources."""
+        self._states.setdefault(seq, []).append((code, digest))
+
+    def begin(self, data: bytes, digest: str) -> None:
+        """Begin behind a snapshot; what was decided before it is not decided again, and not compared.
+
+        Raises:
+            SnapshotError: It is none of this code.
+        """
+        self.core.restore(data, digest)
+        self.found.begun_behind = seq = self.core.seq
+        self._records = {id_: each for id_, each in self._records.items() if each.cause_seq > seq}
+        self._left = dict.fromkeys(self._records)
         self.found.recorded = len(self._records)
 
     def take(self, entries: Iterable[Entry]) -> None:
@@ -114,7 +137,7 @@ class Replay:
                 if command.durable:
                     self._compare(seq, command)
             if seq in states:
-                self._compare_state(states[seq])
+                self._compare_states(seq, states[seq])
         self.found.entries += count
 
     def finish(self) -> Replayed:
@@ -150,14 +173,16 @@ class Replay:
             return
         self._say("decided otherwise", seq, command.id, n=record.n, recorded=record.command, replayed=made)
 
-    def _compare_state(self, head: Head) -> None:
-        if head.code != code_version() or self._altered:
-            self.found.states_skipped += 1
-            return
-        self.found.states += 1
-        digest = self.core.digest()
-        if digest != head.state:
-            self._say("another state", head.seq, "", recorded=head.state, replayed=digest)
+    def _compare_states(self, seq: int, states: list[State]) -> None:
+        digest = ""
+        for code, signed in states:
+            if code != code_version() or self._altered:
+                self.found.states_skipped += 1
+                continue
+            self.found.states += 1
+            digest = digest or self.core.digest()
+            if digest != signed:
+                self._say("another state", seq, "", recorded=signed, replayed=digest)
 
     def _say(self, kind: Any, seq: int, id_: str, **more: Any) -> None:
         if len(self.found.differences) >= DIFFERENCES_MAX:
@@ -183,15 +208,10 @@ def changed_fields(recorded: Any, replayed: Any, path: str = "") -> list[tuple[s
     return [] if recorded == replayed else [(path, recorded, replayed)]
 
 
-def _states(tokens: Iterable[str]) -> dict[int, Head]:
-    found: dict[int, Head] = {}
+def _heads(tokens: Iterable[str]) -> Iterator[Head]:
     for token in tokens:
-        try:
-            head = read_token(token)
-        except HeadError:
-            continue
-        found[head.seq] = head
-    return found
+        with contextlib.suppress(HeadError):
+            yield read_token(token)
 
 
 def _bare(value: Any) -> Any:
