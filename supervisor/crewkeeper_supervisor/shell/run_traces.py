@@ -178,7 +178,7 @@ class RunTrace:
                 found = _TRACED.decode(entry.payload)
             except (msgspec.MsgspecError, ValueError):  # not a message: the core says so
                 return
-            if found.trace:
+            if parsed(found.trace) is not None:
                 self._keep(call, found.trace, entry.at_s)
 
     def _keep(self, call: str, context: str, at_s: float) -> None:
