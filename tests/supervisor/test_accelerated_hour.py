@@ -30,12 +30,13 @@ PROGRAM = str(Path(__file__).with_name("hurried_controller.py"))
 
 
 class Independent(Receiver):
-    """Keeps what is genuine by the library of Standard Webhooks alone."""
+    """Keeps what is genuine by the library of Standard Webhooks alone; refuses the first of each incident once."""
 
     def __init__(self, port: int) -> None:
         super().__init__(SECRET, port)
         self.taken: list[tuple[str, bytes]] = []
         self.forged: list[str] = []
+        self.refused: set[str] = set()
 
     def take(self, path: str, headers: dict[str, str], payload: bytes) -> int:
         known = {name.lower(): value for name, value in headers.items()}
@@ -44,7 +45,11 @@ class Independent(Receiver):
         except Exception as error:  # noqa: BLE001 - the library has many
             self.forged.append(repr(error))
             return 401
-        self.taken.append((known["webhook-id"], payload))
+        id_ = known["webhook-id"]
+        if b".opened" in payload and id_ not in self.refused:
+            self.refused.add(id_)
+            return 503  # what comes after it must wait for it all the same
+        self.taken.append((id_, payload))
         return 204
 
 
