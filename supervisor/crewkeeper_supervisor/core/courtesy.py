@@ -65,7 +65,7 @@ class CourtesyDetector:
         if step.kind != "message" or step.peer == EVERYBODY:
             if step.kind in ("tool", "progress", "human"):
                 for key, pair in self._pairs.items():
-                    if step.agent in key:
+                    if pair.row and step.agent in key:
                         pair.interrupt()
             return None
         key = (min(step.agent, step.peer), max(step.agent, step.peer))

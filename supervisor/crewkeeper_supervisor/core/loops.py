@@ -161,7 +161,7 @@ class LoopDetector:
     def _forget(self, step: Step) -> None:
         """An agent got on: what it repeated, or was told again and again, counts no more."""
         for key, known in self._classes.items():
-            if step.agent in (key[0], key[2]):
+            if known and step.agent in (key[0], key[2]):  # most are empty, and this is asked at every progress
                 known.clear()
         self._chains.pop(step.chain, None)
 
