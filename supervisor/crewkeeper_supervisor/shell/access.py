@@ -31,7 +31,7 @@ from crewkeeper_supervisor.core.scope import (
     narrow,
     voided,
 )
-from crewkeeper_supervisor.shell import tokens
+from crewkeeper_supervisor.shell import bucket, tokens
 from crewkeeper_supervisor.shell.errors import ShellError, StoreUnavailable
 from crewkeeper_supervisor.shell.nats_link import LINK_ERRORS, Link, WrongLastSequence
 
@@ -385,20 +385,10 @@ class Access:
         return _Found(record, seq, record is None)
 
     async def _all(self, run: str | None) -> list[Record | None]:
-        # Entry by entry, as the registry is read: one that changes meanwhile moves to the end, so that none is missed.
-        subject = _PREFIX + (">" if run is None else f"{check_token(run, 'run')}.*")
-        found: dict[str, Record | None] = {}
-        seq = 1
-        while True:
-            try:
-                stored = await self._link.js.get_msg(_STREAM, seq=seq, subject=subject, next=True)
-            except nats.js.errors.NotFoundError:
-                return list(found.values())
-            except LINK_ERRORS as error:
-                raise StoreUnavailable(f"bucket {BUCKET}: {type(error).__name__}") from error
-            key = str(stored.subject).removeprefix(_PREFIX)
-            found[key] = _decode(stored.data, key) if stored.data else None
-            seq = int(stored.seq or seq) + 1
+        keys = ">" if run is None else f"{check_token(run, 'run')}.*"
+        stored = await bucket.entries(self._link, BUCKET, keys)
+        found = {each.key: _decode(each.value, each.key) if each.value else None for each in stored}
+        return list(found.values())
 
 
 def _decode(data: bytes | None, user: str) -> Record | None:

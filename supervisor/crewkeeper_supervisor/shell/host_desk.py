@@ -9,16 +9,15 @@ from typing import Final
 
 import anyio
 import anyio.abc
-from nats.aio.msg import Msg
 
 from crewkeeper_bus.errors import ConnectionLost
 from crewkeeper_bus.messages import HostLost, HostSeen, HostsSeen
 from crewkeeper_supervisor.core.hosting_state import Hosting
-from crewkeeper_supervisor.shell import journal
+from crewkeeper_supervisor.shell import bucket, journal
 from crewkeeper_supervisor.shell.errors import StoreUnavailable
-from crewkeeper_supervisor.shell.host_registry import STORED, HostInfo, HostRegistry, decode
+from crewkeeper_supervisor.shell.host_registry import BUCKET, HostInfo, HostRegistry, decode
 from crewkeeper_supervisor.shell.logbook import logger
-from crewkeeper_supervisor.shell.nats_link import LINK_ERRORS, Link
+from crewkeeper_supervisor.shell.nats_link import Link
 
 LOOK_S: Final = 1.0
 """How often the two are held against each other, at least."""
@@ -62,31 +61,20 @@ class HostDesk:
         """
         while self._known() is None:  # noqa: ASYNC110 - most runs have one host, and look no further
             await anyio.sleep(LOOK_S)
-        try:
-            subscription = await self._link.nc.subscribe(f"{STORED}>", cb=self._hear)
-        except LINK_ERRORS as error:
-            raise StoreUnavailable(f"hosts: {type(error).__name__}") from error
-        try:
-            async with anyio.create_task_group() as group:
-                read_s = float("-inf")
-                while True:
-                    self._heard = anyio.Event()
-                    if anyio.current_time() - read_s >= SWEEP_S and await self._read():
-                        read_s = anyio.current_time()
-                    if read_s > float("-inf"):
-                        await self._compare(group)
-                    with anyio.move_on_after(LOOK_S):
-                        await self._heard.wait()
-                        await anyio.sleep(SETTLE_S)
-        finally:
-            with anyio.move_on_after(1, shield=True):
-                try:
-                    await subscription.unsubscribe()
-                except LINK_ERRORS:
-                    logger().warning("hosts.unsubscribe", crew=self._run)
+        async with bucket.heard(self._link, BUCKET, self._hear), anyio.create_task_group() as group:
+            read_s = float("-inf")
+            while True:
+                self._heard = anyio.Event()
+                if anyio.current_time() - read_s >= SWEEP_S and await self._read():
+                    read_s = anyio.current_time()
+                if read_s > float("-inf"):
+                    await self._compare(group)
+                with anyio.move_on_after(LOOK_S):
+                    await self._heard.wait()
+                    await anyio.sleep(SETTLE_S)
 
-    async def _hear(self, message: Msg) -> None:
-        name, info = message.subject.removeprefix(STORED), decode(message.data)
+    def _hear(self, stored: bucket.Stored) -> None:
+        name, info = stored.key, decode(stored.value)
         before = {inc for inc, each in self._live.items() if each.name == name}
         known = self._live.get(info.inc) if info is not None else None
         for inc in before - ({info.inc} if info is not None else set()):

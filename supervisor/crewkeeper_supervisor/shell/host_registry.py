@@ -9,13 +9,11 @@ from typing import Final
 
 import anyio
 import msgspec
-import nats.errors
-import nats.js.errors
 from msgspec import Struct
-from nats.js.api import RawStreamMsg, RePublish
 
+from crewkeeper_supervisor.shell import bucket
 from crewkeeper_supervisor.shell.errors import HostNameTaken, StoreUnavailable
-from crewkeeper_supervisor.shell.nats_link import LINK_ERRORS, Link, WrongLastSequence
+from crewkeeper_supervisor.shell.nats_link import Link, WrongLastSequence
 
 BUCKET: Final = "HOSTS"
 TTL_S: Final = 6
@@ -24,14 +22,14 @@ BEATS: Final = 4
 """How often a host renews it in that time."""
 PING_LIMIT_S: Final = 2.0
 """How long a host may take to answer."""
+PING_PAUSE_S: Final = 0.5
+"""Pause between two questions: a host may be on its way back from a lost connection."""
 PINGS: Final = 3
 """So many questions in a row without an answer, and without a registration, and it is gone."""
 LISTED_MAX: Final = 500
 """Agents that are listed in a registration; all are counted."""
-STORED: Final = f"out.kv.{BUCKET}."
-"""Where every renewal is published again: `<STORED><name>`."""
-_STREAM: Final = f"KV_{BUCKET}"
-_PREFIX: Final = f"$KV.{BUCKET}."
+_STREAM: Final = bucket.stream_of(BUCKET)
+_PREFIX: Final = bucket.prefix_of(BUCKET)
 _PING: Final = "crewkeeper.host."
 
 
@@ -89,8 +87,7 @@ class HostRegistry:
         Raises:
             StoreUnavailable: The server did not answer.
         """
-        republish = RePublish(src=f"{_PREFIX}>", dest=f"{STORED}>")
-        await self._link.ensure_bucket(BUCKET, "Hosts that take agents", republish=republish)
+        await self._link.ensure_bucket(BUCKET, "Hosts that take agents", republish=bucket.republished(BUCKET))
 
     async def get(self, name: str) -> HostInfo | None:
         """The host that is registered under a name now.
@@ -98,7 +95,7 @@ class HostRegistry:
         Raises:
             StoreUnavailable: The server did not answer.
         """
-        last = await self._last(name)
+        last = await self._link.last(_STREAM, _PREFIX + name)
         return None if last is None else decode(last.data)
 
     async def ls(self) -> list[HostInfo]:
@@ -107,18 +104,8 @@ class HostRegistry:
         Raises:
             StoreUnavailable: The server did not answer.
         """
-        found: dict[str, HostInfo] = {}
-        seq = 1
-        while True:
-            try:
-                stored = await self._link.js.get_msg(_STREAM, seq=seq, subject=f"{_PREFIX}>", next=True)
-            except nats.js.errors.NotFoundError:
-                break
-            except LINK_ERRORS as error:
-                raise StoreUnavailable(f"bucket {BUCKET}: {type(error).__name__}") from error
-            if info := decode(stored.data):
-                found[info.name] = info
-            seq = int(stored.seq or seq) + 1
+        last = {each.key: decode(each.value) for each in await bucket.entries(self._link, BUCKET)}
+        found = {key: info for key, info in last.items() if info is not None}
         return sorted(found.values(), key=lambda info: info.name)
 
     async def is_gone(self, name: str, inc: str) -> bool | None:
@@ -135,20 +122,12 @@ class HostRegistry:
                 return None
             if info is not None and info.inc == inc:
                 return False
-            try:
-                await self._link.nc.request(ping_subject(inc), b"", timeout=PING_LIMIT_S)
-            except nats.errors.NoRespondersError:
-                await anyio.sleep(PING_LIMIT_S / 4)  # it may be on its way back from a lost connection
-            except LINK_ERRORS:
-                pass
-            else:
+            if await bucket.is_answered(self._link, ping_subject(inc), PING_LIMIT_S):
                 return False
+            await anyio.sleep(PING_PAUSE_S)
             if not self._link.is_connected or self._link.connections != connections:
                 return None
         return True
-
-    async def _last(self, name: str) -> RawStreamMsg | None:
-        return await self._link.last(_STREAM, _PREFIX + name)
 
 
 class Registration:

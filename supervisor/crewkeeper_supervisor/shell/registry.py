@@ -7,19 +7,15 @@ from typing import Final, Literal
 
 import anyio
 import msgspec
-import nats.errors
-import nats.js.errors
 from msgspec import Struct
-from nats.aio.msg import Msg
-from nats.js.api import RePublish
 
+from crewkeeper_supervisor.shell import bucket
 from crewkeeper_supervisor.shell.errors import RunAmbiguous, RunNotFound, StoreUnavailable
-from crewkeeper_supervisor.shell.nats_link import LINK_ERRORS, Link, WrongLastSequence
+from crewkeeper_supervisor.shell.nats_link import Link, WrongLastSequence
 
 BUCKET: Final = "CREWS"
-_STREAM: Final = f"KV_{BUCKET}"
-_PREFIX: Final = f"$KV.{BUCKET}."
-_STORED: Final = f"out.kv.{BUCKET}."
+_STREAM: Final = bucket.stream_of(BUCKET)
+_PREFIX: Final = bucket.prefix_of(BUCKET)
 SWEEP_S: Final = 5.0
 """A watch lists again this often even if it saw no change: a lost wake-up heals."""
 _TRIES: Final = 20
@@ -56,8 +52,7 @@ class Registry:
         Raises:
             StoreUnavailable: The server did not answer.
         """
-        republish = RePublish(src=f"{_PREFIX}>", dest=f"{_STORED}>")
-        await self._link.ensure_bucket(BUCKET, "Runs of crews", republish=republish)
+        await self._link.ensure_bucket(BUCKET, "Runs of crews", republish=bucket.republished(BUCKET))
 
     async def declare(self, run: str, crew: str, host: str, *, spread: bool = False) -> RunInfo:
         """Register a run as running.
@@ -104,20 +99,8 @@ class Registry:
         Raises:
             StoreUnavailable: The server did not answer.
         """
-        # The bucket is read entry by entry: the library's watch can report "no more" before anything was delivered.
-        # An entry that changes meanwhile moves to the end, so that none is missed.
-        found: dict[str, RunInfo] = {}
-        seq = 1
-        while True:
-            try:
-                stored = await self._link.js.get_msg(_STREAM, seq=seq, subject=f"{_PREFIX}>", next=True)
-            except nats.js.errors.NotFoundError:
-                break
-            except LINK_ERRORS as error:
-                raise StoreUnavailable(f"bucket {BUCKET}: {type(error).__name__}") from error
-            if info := _decode(stored.data):
-                found[info.run] = info
-            seq = int(stored.seq or seq) + 1
+        decoded = [_decode(stored.value) for stored in await bucket.entries(self._link, BUCKET)]
+        found = {info.run: info for info in decoded if info is not None}
         return sorted(found.values(), key=lambda info: (info.declared_at_s, info.run))
 
     async def resolve(self, name: str) -> RunInfo:
@@ -150,12 +133,10 @@ class Registry:
         """
         changed = anyio.Event()
 
-        async def wake(_: Msg) -> None:
+        def wake(_: bucket.Stored) -> None:
             changed.set()
 
-        # What the store republishes is stored already, so the list that follows has it.
-        subscription = await self._link.nc.subscribe(f"{_STORED}>", cb=wake)
-        try:
+        async with bucket.heard(self._link, BUCKET, wake):
             shown: list[RunInfo] | None = None
             while True:
                 changed = anyio.Event()
@@ -166,9 +147,6 @@ class Registry:
                         yield runs
                 with anyio.move_on_after(SWEEP_S):
                     await changed.wait()
-        finally:
-            with anyio.move_on_after(1, shield=True), contextlib.suppress(nats.errors.Error):
-                await subscription.unsubscribe()
 
 
 def _decode(value: bytes | None) -> RunInfo | None:

@@ -16,9 +16,8 @@ from typing import Final
 
 import anyio
 import anyio.abc
-from nats.aio.msg import Msg
 
-from crewkeeper_bus.errors import ConnectionLost
+from crewkeeper_supervisor.shell import bucket
 from crewkeeper_supervisor.shell.authority import SIGNED_LIFE_S
 from crewkeeper_supervisor.shell.errors import HostNameTaken, RunNotFound, ShellError, StoreUnavailable
 from crewkeeper_supervisor.shell.ground import Ground
@@ -124,29 +123,21 @@ class RemoteHost:
         await Registry(self._link).open()
         await self._take()
         taken: list[HostNameTaken] = []
-        subscription = await self._link.nc.subscribe(ping_subject(self.inc), cb=self._answer)
-        try:
-            async with anyio.create_task_group() as tasks:
-                if signals:
-                    await tasks.start(self._heed_signals)
-                tasks.start_soon(self._beat, taken)
-                tasks.start_soon(self._watch_link)
-                tasks.start_soon(self._watch_runs, tasks)
-                if self._ground.authority.mode == "signing":
-                    tasks.start_soon(self._renew)
-                await self._end.wait()
-                if not taken:
-                    await self._leave()
-                for run, _ in self._runs.values():
-                    run.kill()
-                tasks.cancel_scope.cancel()
-        finally:
-            with anyio.move_on_after(1, shield=True):
-                try:
-                    await subscription.unsubscribe()
-                except LINK_ERRORS as error:
-                    logger().warning("host.unsubscribe", cause=type(error).__name__)
-            await self._registration.release()
+        async with bucket.answering(self._link, ping_subject(self.inc)), anyio.create_task_group() as tasks:
+            if signals:
+                await tasks.start(self._heed_signals)
+            tasks.start_soon(self._beat, taken)
+            tasks.start_soon(self._watch_link)
+            tasks.start_soon(self._watch_runs, tasks)
+            if self._ground.authority.mode == "signing":
+                tasks.start_soon(self._renew)
+            await self._end.wait()
+            if not taken:
+                await self._leave()
+            for run, _ in self._runs.values():
+                run.kill()
+            tasks.cancel_scope.cancel()
+        await self._registration.release()
         for cause in taken:
             raise cause
 
@@ -203,12 +194,6 @@ class RemoteHost:
             with anyio.move_on_after(wait_s):
                 await self._changed.wait()
                 await anyio.sleep(RETRY_S / 5)  # what comes together is said together
-
-    async def _answer(self, message: Msg) -> None:
-        try:
-            await self._link.publish(message.reply, b"here")
-        except ConnectionLost:
-            logger().warning("host.unanswered", cause="not connected")
 
     async def _watch_link(self) -> None:
         await self._link.closed.wait()
