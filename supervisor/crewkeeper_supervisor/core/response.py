@@ -263,12 +263,21 @@ def describe(state: RunState, incident: Incident) -> dict[str, Any]:
             for edge in path[:50]
         ],
         "tail": list(finding.tail[:50]),
-        "victim": {"agent": finding.victim.agent, "why": finding.victim.why} if finding.victim else None,
+        "victim": _victim(incident),
         "steps": [step.text for step in incident.steps[-20:]],
         "cost": pace.told(state),
         "can": acts.offered(state, incident),
         "look": f"supervisor incidents show {incident.id} --run {state.run}",
     }
+
+
+def _victim(incident: Incident) -> dict[str, Any] | None:
+    """Whose wait is failed, or would be if policy said so."""
+    victim = incident.finding.victim
+    if victim is None:
+        return None
+    failed = "break" in incident.actions and not incident.shadow and not incident.finding.suspected
+    return {"agent": victim.agent, "why": victim.why, "failed": failed}
 
 
 def _forget_old(state: RunState) -> None:

@@ -49,14 +49,24 @@ def form(standing: Standing) -> str:
 
 def done(act: Act) -> str:
     """The title of the page that says that it was done."""
-    return {"acknowledge": "Acknowledged", "resume": "Resumed", "kill": "Killed", "extend": "Extended"}[act.do]
+    match act.do:
+        case "acknowledge":
+            return "Acknowledged"
+        case "resume":
+            return f"{act.agent} is let go on"
+        case "kill":
+            return f"{act.agent} is being ended"
+        case "extend":
+            return f"Extended by {act.amount}"
 
 
 def _told(act: Act) -> str:
     """What the button does, in full."""
     match act.do:
         case "acknowledge":
-            return "Say that you know of it. Nobody else is told; nothing else changes, and it is open until it is over."
+            return (
+                "Say that you know of it. Nobody else is told; nothing else changes, and it is open until it is over."
+            )
         case "resume":
             return f"Let {act.agent} go on, though what was found about it stands."
         case "kill":
@@ -77,7 +87,11 @@ def _facts(standing: Standing) -> str:
         rows += [("Done so far", _step(step)) for step in incident.steps[-_STEPS_MAX:]]
     if standing.known_to:
         rows.append(("Acknowledged by", standing.known_to))
-    return "".join(f"<dt>{shown(name)}</dt><dd>{shown(value)}</dd>" for name, value in rows)
+    told, last = "", ""
+    for name, value in rows:
+        told += ("" if name == last else f"<dt>{shown(name)}</dt>") + f"<dd>{shown(value)}</dd>"
+        last = name
+    return told
 
 
 def _wait(edge: Edge) -> str:

@@ -127,7 +127,7 @@ class Site:
                     taken = await desk.decide(approval, grant.act, by=by, via="link", reason=reason)
         except _Refused as error:
             return HTMLResponse(pages.told("Nothing done", str(error)), error.status)
-        done = act_form.done(deed) if deed is not None else _DONE[grant.act]
+        done = _DONE[grant.act] if deed is None else act_form.done(deed) if taken.acted else "Not done yet"
         return HTMLResponse(pages.told(_TITLES.get(taken.outcome, done), taken.why), _CODES[taken.outcome])
 
     async def _standing(self, desk: Desk, grant: Grant, deed: Act) -> act_form.Standing:

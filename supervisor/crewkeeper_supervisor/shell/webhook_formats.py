@@ -21,6 +21,14 @@ SLACK_MAX_CHARS: Final = 2900
 SLACK_HEADER_CHARS: Final = 150
 SUMMARY_MAX_CHARS: Final = 1000
 DEDUP_MAX_CHARS: Final = 255
+_FACTS: Final = (
+    ("ring", "who waits for whom"),
+    ("agent", "agent"),
+    ("tool", "tool"),
+    ("because", "why"),
+    ("why", "they say"),
+    ("objective", "the crew is for"),
+)
 _NEVER: Final = "0001-01-01T00:00:00Z"
 _LATEST_S: Final = 1e11
 _LINES_MAX: Final = 30
@@ -125,12 +133,16 @@ class _Event:
             return "critical"
         return "error" if self.what in SEVERE else "warning"
 
-    def lines(self) -> Iterator[str]:
+    def lines(self) -> list[str]:
+        """Everything that a person needs, line by line."""
+        return [*self.facts(), *self.ways()]
+
+    def facts(self) -> Iterator[str]:
         """What a person needs to know, line by line."""
-        for key, label in (("ring", "who waits for whom"), ("agent", "agent"), ("tool", "tool"), ("because", "why")):
+        for key, label in _FACTS:
             if self.data.get(key):
-                yield f"{label}: {self.text(key)}"
-        for wait in self._listed("waits"):
+                yield f"{label}: {self.text(key, 300)}"
+        for wait in () if self.is_over else self._listed("waits"):
             if isinstance(wait, dict):
                 yield f"{inert(str(wait.get('text', '')), 300)} ({_lasting(wait.get('since_s'), wait.get('for_s'))})"
         cost = self.data.get("cost")
@@ -138,13 +150,17 @@ class _Event:
             yield f"cost: {inert(str(cost['text']), 300)}"
         victim = self.data.get("victim")
         if isinstance(victim, dict):
-            yield f"broken: {inert(str(victim.get('agent', '')), 64)}: {inert(str(victim.get('why', '')), 300)}"
+            did = "broken" if victim.get("failed", True) else "not broken, though it would lose least"
+            yield f"{did}: {inert(str(victim.get('agent', '')), 64)}: {inert(str(victim.get('why', '')), 300)}"
         for step in self._listed("steps"):
             yield f"done: {inert(str(step), 300)}"
         for each in self._listed("incidents"):
             if isinstance(each, dict):
                 named = " ".join(str(each.get(key, "")) for key in ("incident", "kind", "state"))
                 yield f"{inert(named, 100)}: {inert(str(each.get('summary', '')), 200)}"
+
+    def ways(self) -> Iterator[str]:
+        """Where to look, and what can be done, line by line."""
         if self.data.get("look"):
             yield f"look: {self.text('look', 300)}"
         for command in self._listed("act"):
@@ -177,9 +193,9 @@ def _slack(event: _Event) -> dict[str, Any]:
     blocks: list[dict[str, Any]] = [{"type": "header", "text": _plain(event.title, SLACK_HEADER_CHARS)}]
     if len(event.title) > SLACK_HEADER_CHARS:
         blocks.append({"type": "section", "text": _plain(event.title, SLACK_MAX_CHARS)})
-    lines = "\n".join(event.lines())
-    if lines:
-        blocks.append({"type": "section", "text": _plain(lines, SLACK_MAX_CHARS)})
+    for lines in (event.facts(), event.ways()):  # each has its own limit: many facts leave room for what can be done
+        if text := "\n".join(lines):
+            blocks.append({"type": "section", "text": _plain(text, SLACK_MAX_CHARS)})
     buttons = [
         {"type": "button", "text": _plain(label, 70), "url": url}
         for label, url in event.links().items()
@@ -223,7 +239,7 @@ def _pagerduty(event: _Event, routing_key: str) -> dict[str, Any]:
             "timestamp": event.at,
             "component": event.text("run", 100),
             "class": event.what,
-            "custom_details": {"message_id": event.id, "lines": list(event.lines())},
+            "custom_details": {"message_id": event.id, "lines": event.lines()},
         },
         "links": [{"href": url, "text": label} for label, url in event.links().items()],
     }
@@ -267,8 +283,10 @@ def _alertmanager(event: _Event) -> dict[str, Any]:
 def _lasting(since_s: Any, for_s: Any) -> str:
     """How long a wait has lasted when it was told of: `since 03:12:07 UTC, for 42 s`."""
     told = f"for {inert(str(for_s), 20)} s"
-    if isinstance(for_s, int | float) and for_s >= 120:
-        told = f"for {for_s / 60:.0f} min" if for_s < 7200 else f"for {for_s / 3600:.1f} h"
+    if isinstance(for_s, int | float):
+        told = f"for {for_s:.1f} s" if for_s < 10 else f"for {for_s:.0f} s"
+        if for_s >= 120:
+            told = f"for {for_s / 60:.0f} min" if for_s < 7200 else f"for {for_s / 3600:.1f} h"
     if not isinstance(since_s, int | float) or not 0 < since_s < _LATEST_S:
         return told
     return f"since {datetime.fromtimestamp(since_s, UTC):%H:%M:%S} UTC, {told}"
