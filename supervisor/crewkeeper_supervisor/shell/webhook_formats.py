@@ -193,9 +193,9 @@ def _slack(event: _Event) -> dict[str, Any]:
     blocks: list[dict[str, Any]] = [{"type": "header", "text": _plain(event.title, SLACK_HEADER_CHARS)}]
     if len(event.title) > SLACK_HEADER_CHARS:
         blocks.append({"type": "section", "text": _plain(event.title, SLACK_MAX_CHARS)})
-    for lines in (event.facts(), event.ways()):  # each has its own limit: many facts leave room for what can be done
-        if text := "\n".join(lines):
-            blocks.append({"type": "section", "text": _plain(text, SLACK_MAX_CHARS)})
+    # Each has its own limit: many facts leave room for what can be done.
+    parts = ("\n".join(lines) for lines in (event.facts(), event.ways()))
+    blocks += [{"type": "section", "text": _plain(text, SLACK_MAX_CHARS)} for text in parts if text]
     buttons = [
         {"type": "button", "text": _plain(label, 70), "url": url}
         for label, url in event.links().items()
