@@ -186,12 +186,15 @@ class RunMeter:
 
     def took(self, entries: Sequence[Entry]) -> None:
         """Count entries."""
+        kinds = self._kinds
         for entry in entries:
-            _, _, kind, sender, *_ = [*entry.subject.split(".", 4), "", "", ""]
-            if not self._owned and sender == "_" and kind in _OWN_KINDS:
-                self._gap, self._kinds = self._kinds, Counter()  # who spoke before has counted what came before
-                self._words = (self._words[1], entry.seq)
-            self._kinds[kind if kind in table.KINDS else OTHER] += 1
+            parts = entry.subject.split(".", 4)
+            kind = parts[2] if len(parts) == 5 and parts[2] in table.KINDS else OTHER
+            if not self._owned and kind in _OWN_KINDS and parts[3] == "_":
+                # Who spoke before has counted what came before that.
+                self._gap, self._kinds = self._kinds, Counter()
+                self._words, kinds = (self._words[1], entry.seq), self._kinds
+            kinds[kind] += 1
         if self._owned:
             self._flush()
             self._look()
