@@ -18,6 +18,7 @@ WITHOUT_FORMATS = {
     "up": "runs a crew",
     "serve": "runs a controller",
     "host": "runs a host",
+    "launch": "hands a crew over to hosts, and prints its run",
     "model-proxy": "runs a proxy",
     "mcp proxy": "runs a proxy",
     "mcp gateway": "runs a gateway",

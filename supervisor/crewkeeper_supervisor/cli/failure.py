@@ -37,6 +37,7 @@ _CODES: Final[tuple[tuple[str, int], ...]] = (
     ("ConnectionLost", UNREACHABLE),
     ("ServerError", UNREACHABLE),
     ("RunNotFound", NOT_FOUND),
+    ("ContextNotFound", NOT_FOUND),
     ("RunAmbiguous", USAGE),
     ("SettingMissing", INVALID),
     ("CannotSpread", INVALID),
@@ -82,7 +83,7 @@ def report(error: BaseException) -> int:
     names = [each.__name__ for each in type(error).__mro__]
     for name, code in _CODES:
         if name in names:
-            _say(str(error) or type(error).__name__, "")
+            _say(str(error) or type(error).__name__, f"supervisor explain {name}")
             return code
     if isinstance(error, BrokenPipeError):
         return FAILED

@@ -17,6 +17,8 @@ except ModuleNotFoundError as missing:
 
 from crewkeeper_supervisor.cli.failure import report
 
+COMPLETING: Final = "_SUPERVISOR_COMPLETE"
+"""Set by the shell while it completes."""
 _PACKAGE: Final = "crewkeeper_supervisor.cli"
 
 COMMANDS: Final[dict[str, tuple[str, str]]] = {
@@ -60,7 +62,18 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "chaos": ("chaos:chaos", "Prove what holds when things go wrong, in simulation and on real processes."),
     "analyze": ("analyze:analyze", "Say what follows from situations written down, offline."),
     "import": ("import_:import_", "Turn OpenTelemetry traces of agents into recorded runs."),
+    "wait": ("wait:wait", "Wait until something is so."),
+    "check": ("check:check", "Check how crews are: one run, or all that are active."),
+    "explain": ("explain:explain", "Say what a code means, and what to do about it."),
     "doctor": ("doctor:doctor", "Check this installation and the server."),
+    "context": ("context:context", "List, choose, add and remove contexts: names for servers."),
+    "config": ("config:config", "Show which settings are in force here, and where each comes from."),
+    "schema": ("schema:schema", "Print a JSON Schema: of a file that you write, or of what commands print."),
+    "bench": (
+        "bench:bench",
+        "Measure how fast this machine is at what the supervisor does: a few seconds, on a server of its own.",
+    ),
+    "cheat": ("cheat:cheat", "Show what is typed most, by what one wants."),
     "completion": ("completion:completion", "Print shell completion for bash, zsh or fish."),
     "version": ("version:version", "Print the versions in use."),
 }
@@ -82,6 +95,10 @@ class LazyGroup(click.Group):
         command = getattr(importlib.import_module(f"{_PACKAGE}.{module}"), attribute)
         if not isinstance(command, click.Command):
             raise TypeError(f"{module}.{attribute} is not a command")
+        if COMPLETING in os.environ:
+            from crewkeeper_supervisor.cli.live_values import attach
+
+            attach(command)
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

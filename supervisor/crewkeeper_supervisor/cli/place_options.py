@@ -3,7 +3,7 @@
 import contextlib
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import click
 
@@ -15,8 +15,30 @@ if TYPE_CHECKING:
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
 
+_STARTS: Final = ("up", "host")
+"""Commands that start agents: what these are to connect with is no business of a context."""
+
+
+def _choose(ctx: click.Context, _param: click.Parameter, value: str | None) -> None:
+    if not value:
+        return
+    if ctx.info_name in _STARTS or (ctx.parent is not None and ctx.parent.info_name in _STARTS):
+        raise click.UsageError("--context is for commands that look at runs: name the server with --nats", ctx)
+    from crewkeeper_supervisor.shell.contexts import chosen
+
+    token = chosen.set(value)
+    ctx.call_on_close(lambda: chosen.reset(token))
+
+
 def place_options(command: _Command) -> _Command:
-    """Add `--state DIR` and `--nats URL`; the command gets them as `state` and `nats`."""
+    """Add `--state DIR`, `--nats URL` and `--context NAME`; the command gets the first two as `state` and `nats`."""
+    command = click.option(
+        "--context",
+        metavar="NAME",
+        expose_value=False,
+        callback=_choose,
+        help="A server by its name: supervisor context ls.",
+    )(command)
     command = click.option(
         "--nats", metavar="URL", help="NATS server; default: $CREWKEEPER_NATS_URL, else the state's."
     )(command)

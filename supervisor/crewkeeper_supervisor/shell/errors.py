@@ -30,6 +30,10 @@ class RunAmbiguous(ShellError):  # noqa: N818
         self.runs = tuple(runs)
 
 
+class ContextNotFound(ShellError):  # noqa: N818
+    """No context has this name; the command line exits with 5."""
+
+
 class RunExists(ShellError):  # noqa: N818
     """A journal of this run id is already there."""
 

@@ -11,6 +11,7 @@ from msgspec import Struct
 
 from crewkeeper_bus.credentials import Credentials
 from crewkeeper_bus.errors import ConfigError
+from crewkeeper_supervisor.shell import contexts
 from crewkeeper_supervisor.shell.authority import Authority
 from crewkeeper_supervisor.shell.errors import NothingRuns
 
@@ -67,18 +68,42 @@ class Place(Struct, frozen=True, kw_only=True):
     def find(cls, state: Path | None = None, nats: str | None = None) -> "Place":
         """Find the server to talk to.
 
-        `nats`, then CREWKEEPER_NATS_URL (either may carry `user:password@`), then `server.json` of the state
-        directory.
+        `nats`, then the context that the command line names, then CREWKEEPER_NATS_URL (addresses may carry
+        `user:password@`), then `server.json` of the state directory, then, unless that directory is named, the context
+        in use.
 
         Raises:
             NothingRuns: None of them names a server, or the one named is no longer there.
+            ContextNotFound: There is no such context.
             ConfigError: What they name is no NATS server.
         """
         directory = state_dir(state)
-        url = nats or os.environ.get("CREWKEEPER_NATS_URL", "")
-        if url:
+        if nats:
+            return cls.of_url(nats, directory)
+        if name := contexts.chosen.get():
+            return cls.of_context(name, directory)
+        if url := os.environ.get("CREWKEEPER_NATS_URL", ""):
             return cls.of_url(url, directory)
-        return cls._of_file(directory)
+        try:
+            return cls._of_file(directory)
+        except NothingRuns:
+            name = contexts.in_use()
+            if not name or state is not None or os.environ.get("CREWKEEPER_STATE"):
+                raise
+            return cls.of_context(name, directory)
+
+    @classmethod
+    def of_context(cls, name: str, state: Path) -> "Place":
+        """The place that a context names; without a user or a file in it, the state directory's keys are used.
+
+        Raises:
+            ContextNotFound: There is no such context.
+            ConfigError: It is the context of something else than a NATS server.
+        """
+        context = contexts.get(name)
+        bare = cls.of_url(context.url, state)
+        given = context.credentials()
+        return bare if not (given.user or given.seed) else cls.of(state, msgspec.structs.replace(given, url=bare.url))
 
     @classmethod
     def of_url(cls, url: str, state: Path) -> "Place":

@@ -1,0 +1,148 @@
+"""Live values: what a shell completes names with, asked from the server at that moment; silent and quick on failure."""
+
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Any, Final
+
+import click
+from click.shell_completion import CompletionItem
+
+if TYPE_CHECKING:
+    from crewkeeper_supervisor.shell.nats_link import Link
+    from crewkeeper_supervisor.shell.registry import RunInfo
+
+LIMIT_S: Final = 1.5
+"""Somebody has pressed a key and waits: what takes longer is not offered."""
+RUNS_MAX: Final = 5
+"""Newest runs looked into for incidents and the like where none is named."""
+
+Values = dict[str, str]
+"""By name: a few words about it."""
+
+
+def attach(command: click.Command) -> None:
+    """Let the arguments of a command and of everything below it complete live, by what they are called in its help."""
+    if isinstance(command, click.Group):
+        for inner in command.commands.values():
+            attach(inner)
+    for param in command.params:
+        kind = _kind(param)
+        if kind:
+            param._custom_shell_complete = _completer(kind)
+
+
+def _kind(param: click.Parameter) -> str:
+    if isinstance(param, click.Option):
+        named = param.opts[-1].lstrip("-")
+        return named if named in ("context", "run") else "agent" if named == "agent" else ""
+    words = (param.metavar or (param.name or "").upper()).strip("[].").lower()
+    if words.startswith("words") or "text" in words or "amount" in words:
+        return "run"
+    for kind in ("incident", "approval", "question", "agent", "code", "runs", "run"):
+        if kind in words.replace("[", " ").replace("]", " ").split() or words == kind:
+            return kind.rstrip("s") if kind == "runs" else kind
+    return ""
+
+
+def _completer(kind: str) -> Callable[[click.Context, click.Parameter, str], list[CompletionItem]]:
+    def complete(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        if param.name == "name" and ctx.parent is not None and ctx.parent.info_name != "context":
+            return []
+        given = ctx.params.get(param.name or "") or ()
+        before = given[-1] if isinstance(given, tuple) and given else ""
+        found = _found(kind, ctx, str(before))
+        return [CompletionItem(name, help=text) for name, text in found.items() if name.startswith(incomplete)]
+
+    return complete
+
+
+def _found(kind: str, ctx: click.Context, before: str) -> Values:
+    """The names of a kind; none, if anything at all is in the way: a shell has no place for errors."""
+    try:
+        if kind == "context":
+            from crewkeeper_supervisor.shell import contexts
+
+            return dict.fromkeys(contexts.ls(), "")
+        if kind == "code":
+            from crewkeeper_supervisor.cli import codes
+
+            return {each.code: each.family for each in codes.codes()}
+        return _asked(kind, ctx, before)
+    except Exception:  # noqa: BLE001 - a completion that fails offers nothing
+        return {}
+
+
+def _asked(kind: str, ctx: click.Context, before: str) -> Values:
+    import logging
+
+    import anyio
+
+    from crewkeeper_supervisor.cli.place_options import opened
+    from crewkeeper_supervisor.shell.registry import Registry
+
+    logging.disable(logging.CRITICAL)
+
+    async def ask() -> Values:
+        with anyio.move_on_after(LIMIT_S):
+            async with opened(ctx.params.get("state"), ctx.params.get("nats")) as link:
+                runs = await Registry(link).ls()
+                return await _OF[kind](link, runs, before)
+        return {}
+
+    return anyio.run(ask)
+
+
+async def _runs(_link: "Link", runs: "list[RunInfo]", _before: str) -> Values:
+    return {info.run: f"{info.crew}, {info.state}" for info in reversed(runs)}
+
+
+def _meant(runs: "list[RunInfo]", before: str) -> "list[RunInfo]":
+    """The runs that names are looked up in: the one named before, else those that are active."""
+    from crewkeeper_supervisor.shell.registry import ENDED
+
+    named = [info for info in runs if before and (info.run.startswith(before) or info.crew == before)]
+    return (named or [info for info in runs if info.state not in ENDED] or runs)[-RUNS_MAX:]
+
+
+async def _agents(link: "Link", runs: "list[RunInfo]", before: str) -> Values:
+    """Agents, and where none is named yet the runs, which may stand before one."""
+    from crewkeeper_supervisor.cli.runs import folded
+
+    meant = _meant(runs, before)
+    found: Values = {}
+    for info in meant:
+        core = (await folded(link, info.run)).supervisor
+        found |= {agent.name: f"{agent.status} in {info.run}" for agent in core.agents.values()}
+    return found if before else found | await _runs(link, meant, before)
+
+
+def _inside(pick: Callable[[Any], Values]) -> Callable[["Link", "list[RunInfo]", str], Awaitable[Values]]:
+    async def inside(link: "Link", runs: "list[RunInfo]", before: str) -> Values:
+        from crewkeeper_supervisor.cli.runs import folded
+
+        found: Values = {}
+        for info in _meant(runs, before):
+            found |= pick((await folded(link, info.run)).supervisor)
+        return found
+
+    return inside
+
+
+def _incidents(core: Any) -> Values:
+    return {each.id: f"{each.finding.kind}, {each.state}" for each in core.incidents.values()}
+
+
+def _approvals(core: Any) -> Values:
+    return {each.id: f"{each.agent}: {each.tool}" for each in core.gate.approvals.values() if each.state == "pending"}
+
+
+def _questions(core: Any) -> Values:
+    return {each.id: each.agent for each in core.questions.values()}
+
+
+_OF: Final[dict[str, Callable[["Link", "list[RunInfo]", str], Awaitable[Values]]]] = {
+    "run": _runs,
+    "agent": _agents,
+    "incident": _inside(_incidents),
+    "approval": _inside(_approvals),
+    "question": _inside(_questions),
+}
