@@ -29,12 +29,22 @@ class FaultKind(Struct, frozen=True, kw_only=True):
     doc: str
     """One line for `supervisor chaos faults` and the documentation."""
     targets: tuple[str, ...]
-    """Kinds of targets: `agent`, `supervisor`, `nats`, `webhook`, `tool`."""
+    """Kinds of targets: `agent`, `supervisor`, `nats`, `webhook`, `tool`, `model`."""
     default_target: str
     for_s: float = 1.0
     """When it heals if the scenario does not say."""
+    by_s: float = 0.2
+    """Its size if the scenario does not say."""
+    servers_min: int = 1
+    """How many servers the scenario must have."""
+    missing: Callable[[], str] | None = None
+    """Says what this machine lacks for it, empty if nothing: then a scenario with it is skipped."""
     sim: Callable[[Any, Any, str], Strike] | None = None
     real: Callable[[Any, Any, str], Awaitable[Strike]] | None = None
+
+    def lacks(self) -> str:
+        """What this machine lacks for it, in words; empty if nothing."""
+        return "" if self.missing is None else self.missing()
 
     @property
     def modes(self) -> tuple[str, ...]:

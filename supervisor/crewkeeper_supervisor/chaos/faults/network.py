@@ -13,6 +13,9 @@ if TYPE_CHECKING:
     from crewkeeper_supervisor.chaos.real.stage import RealStage
     from crewkeeper_supervisor.chaos.sim.stage import SimStage
 
+SLOW: Final = "stop_reading"
+"""The fault for which the server is asked whom it has put out, so it must be the runner's own."""
+
 
 def _sim(stage: "SimStage", fault: "Fault", target: str) -> Strike:
     tampering = stage.world.tamper(fault, target)
@@ -29,6 +32,19 @@ async def _real(stage: "RealStage", fault: "Fault", target: str) -> Strike:
     return Strike(heal, lambda: tampering.fired)
 
 
+async def _stop_reading(stage: "RealStage", fault: "Fault", target: str) -> Strike:
+    servers = stage.servers
+    assert servers is not None
+    proxy, before, put_out = stage.proxies[target], await servers.slow_consumers(), [0]
+    tampering = proxy.tamper(fault.do, "in", 1.0, 0.0)
+
+    async def heal() -> None:
+        put_out[0] = max(put_out[0], await servers.slow_consumers() - before)
+        proxy.end(tampering)
+
+    return Strike(heal, lambda: put_out[0])
+
+
 def _kind(word: str, doc: str) -> FaultKind:
     return FaultKind(
         word=word, doc=doc, targets=("agent",), default_target="agent:any", for_s=3.0, sim=_sim, real=_real
@@ -41,6 +57,14 @@ FAULTS: Final = (
     _kind("drop", "`percent` of the messages are lost, without a word."),
     _kind("duplicate", "`percent` of the messages come twice."),
     _kind("reorder", "`percent` of the messages come after the one that follows them."),
+    FaultKind(
+        word=SLOW,
+        doc="An agent does not read what the server has for it, until the server puts it out as a slow consumer.",
+        targets=("agent",),
+        default_target="agent:any",
+        for_s=10.0,
+        real=_stop_reading,
+    ),
 )
 PROXIED: Final = frozenset(kind.word for kind in FAULTS)
 """Faults for which an agent must connect through a proxy."""

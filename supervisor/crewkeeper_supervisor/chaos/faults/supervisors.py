@@ -33,6 +33,19 @@ async def _freeze_real(stage: "RealStage", _fault: "Fault", target: str) -> Stri
     return Strike(heal, once(len(frozen)))
 
 
+async def _kill_at(stage: "RealStage", fault: "Fault", target: str) -> Strike:
+    log = stage.folder / f"fail-points-{fault.index}"
+    names = await stage.controllers.arm(target, fault.point, log)
+
+    async def heal() -> None:
+        await stage.controllers.disarm(names)
+
+    def struck() -> int:
+        return len(log.read_text().splitlines()) if log.exists() else 0
+
+    return Strike(heal, struck)
+
+
 FAULTS: Final = (
     FaultKind(
         word="kill_supervisor",
@@ -50,5 +63,13 @@ FAULTS: Final = (
         default_target="supervisor:owner",
         for_s=5.0,
         real=_freeze_real,
+    ),
+    FaultKind(
+        word="kill_at",
+        doc="Controllers are started anew and die at the fail point `point`; started once more when it heals.",
+        targets=("supervisor",),
+        default_target="supervisor:all",
+        for_s=10.0,
+        real=_kill_at,
     ),
 )

@@ -4,11 +4,13 @@ import re
 from typing import Any, Final
 
 from crewkeeper_supervisor.chaos.faults.registry import KINDS
+from crewkeeper_supervisor.chaos.faults.servers import SMALL_DISK
 from crewkeeper_supervisor.chaos.plan.groups import copies
 from crewkeeper_supervisor.chaos.plan.reading import ScenarioReading
 from crewkeeper_supervisor.chaos.trial.events import EVENTS, METRICS, Word
 from crewkeeper_supervisor.shell.crew_problems import Path, shown
 from crewkeeper_supervisor.shell.crew_reading import INVALID
+from crewkeeper_supervisor.shell.fail_points import MEANING
 
 ANYBODY: Final = ("any", "all")
 OWNERS: Final = ("owner", "standby", "all")
@@ -71,6 +73,7 @@ class Checks:
             self.reading.add(
                 "CREW-119", ("id",), f"is {shown(id_)}, and the file is {shown(self.stem + '.yaml')}", "make them equal"
             )
+        self._servers()
         for name, agent in self.surface.get("agents", {}).items():
             if agent is not INVALID:
                 self._agent(name, agent, ("agents", name))
@@ -96,19 +99,31 @@ class Checks:
                 "CREW-111", (), "neither `expect` nor `never`: it could not fail", "say what must be seen, or must not"
             )
 
+    def _servers(self) -> None:
+        if "sim" in self.modes and self.surface.get("servers", 1) not in (1, INVALID):
+            self.reading.add("CREW-119", ("servers",), "needs real processes", "leave `sim` out of `modes`")
+
     # --- agents ---
 
     def _agent(self, name: str, agent: dict[str, Any], path: Path) -> None:
         if self._own and agent.get("replicas", 1) != 1:
             self.reading.add("CREW-119", (*path, "replicas"), f"{name} is in a group", "raise the group's `count`")
-        if "main" not in agent and "handlers" not in agent and agent.get("obeys", True):
+        if not {"main", "handlers", "asks_model"} & agent.keys() and agent.get("obeys", True):
             self.reading.add_at_key("CREW-111", path, "has neither main nor handlers", "give it something to do")
         if not agent.get("obeys", True) and "sim" in self.modes:
             self.reading.add("CREW-119", (*path, "obeys"), "needs a real process", "leave `sim` out of `modes`")
+        if "asks_model" in agent:
+            self._model_user(agent, (*path, "asks_model"))
         self._steps(agent.get("main"), (*path, "main"), in_handler=False)
         handlers = agent.get("handlers", {})
         for verb, steps in handlers.items() if isinstance(handlers, dict) else ():
             self._steps(steps, (*path, "handlers", verb), in_handler=True)
+
+    def _model_user(self, agent: dict[str, Any], path: Path) -> None:
+        if "sim" in self.modes:
+            self.reading.add("CREW-119", path, "needs a real process", "leave `sim` out of `modes`")
+        if {"main", "handlers"} & agent.keys():
+            self.reading.add("CREW-119", path, "stands for a script", "leave out main and handlers")
 
     def _steps(self, steps: Any, path: Path, *, in_handler: bool) -> None:
         if not isinstance(steps, list):
@@ -159,8 +174,28 @@ class Checks:
                     f"{kind.word} cannot be injected in mode {mode}",
                     f"leave {mode} out of `modes`",
                 )
+        servers = self.surface.get("servers", 1)
+        servers = 1 if servers is INVALID else servers
+        if servers < kind.servers_min:
+            remedy = f"write `servers: {kind.servers_min}`"
+            self.reading.add("CREW-119", (*path, "do"), f"{kind.word} needs a cluster of servers", remedy)
+        if kind.word == SMALL_DISK and servers > 1:
+            self.reading.add("CREW-119", (*path, "do"), f"{kind.word} is for one server", "leave out `servers`")
+        self._point(fault, kind.word, path)
         self._target(fault.get("target", kind.default_target), kind.targets, (*path, "target"))
         self._anchor(fault.get("after"), (*path, "after"))
+
+    def _point(self, fault: dict[str, Any], word: str, path: Path) -> None:
+        point = fault.get("point")
+        if word != "kill_at":
+            if point is not None:
+                self.reading.add_at_key("CREW-119", (*path, "point"), "belongs to `do: kill_at`", "leave it out")
+        elif (*path, "point") not in self.reading.places:
+            self.reading.add("CREW-111", path, "has no point", f"say where: {', '.join(MEANING)}")
+        elif isinstance(point, str) and (name := point.partition(":")[0]) not in MEANING:
+            hint = self.reading.found.suggest(name, MEANING)
+            remedy = f"use one of {', '.join(MEANING)}"
+            self.reading.add("CREW-118", (*path, "point"), f"no fail point is named {shown(name)}{hint}", remedy)
 
     def _target(self, target: Any, allowed: tuple[str, ...], path: Path) -> None:
         if not isinstance(target, str):
@@ -171,7 +206,7 @@ class Checks:
         )
         if what not in allowed:
             self.reading.add("CREW-119", path, f"{shown(target)} is no target of this fault", remedy)
-        elif what in {"nats", "webhook"}:
+        elif what in {"nats", "webhook", "model"}:
             if colon:
                 self.reading.add("CREW-119", path, f"{shown(target)}: there is one only", f"write {what}")
         elif what == "supervisor" and who not in OWNERS:

@@ -62,6 +62,24 @@ SCRIPTED: Final = Section(
         ),
         Key(name="leave_when_done", kind=Flag(), default="false", doc="Leave when `main` is over, with handlers too."),
         Key(name="obeys", kind=Flag(), default="true", doc="Whether it heeds pause and stop; only with mode real."),
+        Key(
+            name="asks_model",
+            kind=Section(
+                title="asks_model",
+                keys=(
+                    Key(
+                        name="calls",
+                        kind=Whole(low=1, high=100_000),
+                        required=True,
+                        default="required",
+                        doc="How often.",
+                    ),
+                    Key(name="every", kind=Duration(high_s=HOUR_S), default="500ms", doc="Time between two calls."),
+                ),
+            ),
+            default="none",
+            doc="Instead of a script: call the runner's model through the model proxy; only with mode real.",
+        ),
         *(key for key in AGENT.keys if key.name not in _OURS),
     ),
 )
@@ -100,7 +118,7 @@ FAULT: Final = Section(
             name="target",
             kind=Text(max_chars=80),
             default="by the fault",
-            doc="`agent:NAME|any|all`, `supervisor:owner|standby|all`, `nats`, `webhook`, `tool:NAME`.",
+            doc="`agent:NAME|any|all`, `supervisor:owner|standby|all`, `nats`, `webhook`, `model`, `tool:NAME`.",
         ),
         Key(name="name", kind=Name(), default="its number", doc="Name for anchors, beside its number."),
         _AT,
@@ -113,7 +131,18 @@ FAULT: Final = Section(
             doc="Of the network, seen from the agent.",
         ),
         Key(name="percent", kind=Whole(low=1, high=100), default="100", doc="Share of what is hit."),
-        Key(name="by", kind=Duration(positive=True, high_s=HOUR_S), default="200ms", doc="Size of a delay."),
+        Key(
+            name="by",
+            kind=Duration(positive=True, high_s=HOUR_S),
+            default="by the fault",
+            doc="Size of a delay (200 ms) or of a clock's jump (1 h).",
+        ),
+        Key(
+            name="point",
+            kind=Text(max_chars=60, pattern=r"^[a-z-]+(:[1-9][0-9]{0,5})?$", hint="NAME or NAME:N"),
+            default="with `kill_at`: required",
+            doc="With `kill_at`: where a controller dies, at its N-th passage.",
+        ),
         Key(name="times", kind=Whole(low=1, high=1000), default="1", doc="How often."),
         Key(name="every", kind=Duration(positive=True, high_s=HOUR_S), default="1s", doc="Time between two of them."),
     ),
@@ -188,6 +217,12 @@ SCENARIO: Final = Section(
         ),
         Key(name="timeout", kind=Duration(positive=True, high_s=_LONG), default="60s", doc="When it is over at last."),
         Key(name="supervisors", kind=Whole(low=1, high=5), default="1", doc="Controllers."),
+        Key(
+            name="servers",
+            kind=Whole(low=1, high=5),
+            default="1",
+            doc="nats-servers, a cluster if more than one; only with mode real.",
+        ),
         Key(
             name="weather",
             kind=Choice(options=("calm", "rough")),

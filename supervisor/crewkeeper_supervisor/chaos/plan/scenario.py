@@ -30,6 +30,8 @@ SCRIPT_KEYS: Final = ("main", "handlers", "on_error", "leave_when_done")
 """Keys of an agent that are its script."""
 TOOLS_MODULE: Final = "scenario_tools"
 """Module in which a scenario's tools are found by their host."""
+MODEL_PROXY: Final = {"upstreams": {"openai": {"url": "${CHAOS_MODELS}", "key": "${CHAOS_SECRET}"}}}
+"""The model proxy of a scenario whose agents ask models: behind it is a provider of the runner's."""
 STEADY: Final = ("agents", "owner")
 
 
@@ -50,6 +52,8 @@ class Fault(Struct, frozen=True, kw_only=True):
     direction: str = "both"
     percent: int = 100
     by_s: float = 0.2
+    point: str = ""
+    """Fail point, with its number of passages."""
     times: int = 1
     every_s: float = 1.0
 
@@ -92,6 +96,9 @@ class Player(Struct, frozen=True, kw_only=True):
     name: str
     script: dict[str, Any]
     obeys: bool = True
+    model_calls: int = 0
+    """How often it calls a model, instead of playing a script."""
+    model_every_s: float = 0.5
 
 
 class StubTool(Struct, frozen=True, kw_only=True):
@@ -115,6 +122,7 @@ class Scenario(Struct, frozen=True, kw_only=True):
     guarantees: tuple[str, ...]
     timeout_s: float = 60.0
     supervisors: int = 1
+    servers: int = 1
     weather: str = "calm"
     players: tuple[Player, ...] = ()
     crew_keys: dict[str, Any] = field(default_factory=dict)
@@ -193,6 +201,7 @@ def _build(surface: dict[str, Any], raw: dict[str, Any], reading: ScenarioReadin
         guarantees=tuple(surface["guarantees"]),
         timeout_s=surface.get("timeout", 60.0),
         supervisors=surface.get("supervisors", 1),
+        servers=surface.get("servers", 1),
         weather=surface.get("weather", "calm"),
         players=tuple(_player(name, agent) for name, agent in agents.items()),
         crew_keys=_crew_keys(surface, raw),
@@ -217,14 +226,19 @@ def _build(surface: dict[str, Any], raw: dict[str, Any], reading: ScenarioReadin
 
 
 def _player(name: str, agent: dict[str, Any]) -> Player:
+    asks = agent.get("asks_model", {})
     return Player(
-        name=name, script={key: agent[key] for key in SCRIPT_KEYS if key in agent}, obeys=agent.get("obeys", True)
+        name=name,
+        script={key: agent[key] for key in SCRIPT_KEYS if key in agent},
+        obeys=agent.get("obeys", True),
+        model_calls=asks.get("calls", 0),
+        model_every_s=asks.get("every", 0.5),
     )
 
 
 def _crew_keys(surface: dict[str, Any], raw: dict[str, Any]) -> dict[str, Any]:
     """The crew file's keys as they were written, for its own loader."""
-    ours = {*SCRIPT_KEYS, "obeys"}
+    ours = {*SCRIPT_KEYS, "obeys", "asks_model"}
     agents = {
         name: {key: value for key, value in agent.items() if key not in ours}
         for name, agent in raw.get("agents", {}).items()
@@ -249,7 +263,8 @@ def _fault(index: int, given: dict[str, Any]) -> Fault:
         for_s=given.get("for", kind.for_s),
         direction=given.get("direction", "both"),
         percent=given.get("percent", 100),
-        by_s=given.get("by", 0.2),
+        by_s=given.get("by", kind.by_s),
+        point=given.get("point", ""),
         times=given.get("times", 1),
         every_s=given.get("every", 1.0),
     )
@@ -273,7 +288,8 @@ def crew_document(scenario: Scenario, commands: Mapping[str, list[str]], **more:
         more: Further keys of a crew file, over those of the scenario.
     """
     agents = {name: {**agent, "run": commands[name]} for name, agent in scenario.crew_keys["agents"].items()}
-    return {"crew": scenario.id[:20].strip("-_"), **scenario.crew_keys, "agents": agents, **more}
+    models = {"model_proxy": MODEL_PROXY} if any(player.model_calls for player in scenario.players) else {}
+    return {"crew": scenario.id[:20].strip("-_"), **scenario.crew_keys, **models, "agents": agents, **more}
 
 
 class _Compiled:

@@ -75,6 +75,9 @@ class Scripted(Cast):
         command = [sys.executable, "-m", "crewkeeper_agents.scripted", f"@{file}"]
         if "publish_raw" in text:  # its subjects hold the run's id, which is known when the agent is started
             command = [sys.executable, "-m", "crewkeeper_supervisor.chaos.real.raw_script", str(file)]
+        if player.model_calls:
+            command = [sys.executable, "-m", "crewkeeper_supervisor.chaos.real.model_user"]
+            command += [str(player.model_calls), str(player.model_every_s)]
         return _through(command, player.name, self.instances, urls)
 
 
@@ -122,6 +125,9 @@ def _script(player: Player) -> dict[str, Any]:
 
 
 def _through(command: list[str], role: str, instances: dict[str, str], urls: dict[str, str]) -> list[str]:
-    """The command with the address of its proxy, which wins over what the host sets. Replicas share one command."""
-    own = [urls[name] for name, of in instances.items() if of == role and name in urls]
-    return ["/usr/bin/env", f"CREWKEEPER_URL={own[0]}", *command] if own else command
+    """The command with the address of each instance's own proxy, which wins over what the host sets."""
+    own = {name: urls[name] for name, of in instances.items() if of == role and name in urls}
+    if not own:
+        return command
+    cases = " ".join(f"{name}) export CREWKEEPER_URL={shlex.quote(url)};;" for name, url in own.items())
+    return ["/bin/sh", "-c", f'case "$CREWKEEPER_AGENT" in {cases} esac; exec "$@"', "sh", *command]

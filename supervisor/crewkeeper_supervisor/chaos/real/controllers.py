@@ -9,10 +9,19 @@ from pathlib import Path
 from typing import Final
 
 from crewkeeper_bus.orphan_guard import kill_group, popen_guarded, release
+from crewkeeper_supervisor.chaos.real import own_clock
+from crewkeeper_supervisor.chaos.real.left_over import StartedProcesses
 
 END_S: Final = 10.0
+FAIL_POINT: Final = "CREWKEEPER_FAIL_POINT"
+FAIL_LOG: Final = "CREWKEEPER_FAIL_LOG"
 _MAIN: Final = ("-m", "crewkeeper_supervisor.cli.main")
 _MUTATED: Final = ("-m", "crewkeeper_supervisor.cli.chaos_mutated")
+
+
+def program_of(mutation: str) -> tuple[str, ...]:
+    """What Python is to run as `supervisor`, with this fault of the product; empty: none."""
+    return (*_MUTATED, mutation) if mutation else _MAIN
 
 
 class Controllers:
@@ -25,10 +34,18 @@ class Controllers:
         folder: Where their logs are.
         mutation: Fault of the product that they run with; empty: none.
         owner: Tells who owns the run now, by name.
+        known: Is told of every process.
     """
 
     def __init__(
-        self, count: int, state: Path, env: dict[str, str], folder: Path, mutation: str, owner: Callable[[], str]
+        self,
+        count: int,
+        state: Path,
+        env: dict[str, str],
+        folder: Path,
+        mutation: str,
+        owner: Callable[[], str],
+        known: StartedProcesses,
     ) -> None:
         self.names = [f"s{number}" for number in range(1, count + 1)]
         self._state = state
@@ -36,38 +53,81 @@ class Controllers:
         self._folder = folder
         self._mutation = mutation
         self._owner = owner
+        self._known = known
         self._running: dict[str, subprocess.Popen[bytes]] = {}
+        self._armed: set[str] = set()
+
+    def which(self, which: str) -> list[str]:
+        """Names of `owner`, `standby` or `all`."""
+        owner = self._owner()
+        match which:
+            case "owner":
+                return [owner] if owner in self.names else self.names[:1]
+            case "standby":
+                return [name for name in self.names if name != owner]
+            case _:
+                return list(self.names)
+
+    def pid(self, name: str) -> int:
+        """The process of one; 0 unless it runs."""
+        return self._running[name].pid if name in self.alive else 0
+
+    def log(self, name: str) -> Path:
+        """What it has said."""
+        return self._folder / f"{name}.log"
 
     @property
     def alive(self) -> list[str]:
         """Those that run."""
         return [name for name, process in self._running.items() if process.poll() is None]
 
-    async def start(self, name: str) -> None:
-        """Start one, unless it runs."""
+    async def start(self, name: str, more: dict[str, str] | None = None) -> None:
+        """Start one, unless it runs; `more` is added to its environment."""
         if name in self.alive:
             return
-        program = (*_MUTATED, self._mutation) if self._mutation else _MAIN
+        program = program_of(self._mutation)
         command = [sys.executable, *program, "serve", "--state", str(self._state), "--name", name]
-        log = os.open(self._folder / f"{name}.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        env = self._env | {own_clock.NAME: name} | (more or {})
+        log = os.open(self.log(name), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         try:
-            self._running[name] = popen_guarded(command, stdout=log, stderr=log, env=self._env)
+            self._running[name] = popen_guarded(command, stdout=log, stderr=log, env=env)
+            self._known.add(name, self._running[name].pid)
         finally:
             os.close(log)
 
     async def kill(self, which: str) -> list[str]:
         """SIGKILL of `owner`, `standby` or `all`; the names of those that ran."""
-        killed = [name for name in self._which(which) if name in self.alive]
+        killed = [name for name in self.which(which) if name in self.alive]
         for name in killed:
-            process = self._running[name]
-            kill_group(process.pid, signal.SIGKILL)
-            process.wait(END_S)
-            release(process.pid)
+            self._kill(name)
         return killed
+
+    async def arm(self, which: str, point: str, log: Path) -> list[str]:
+        """Start `owner`, `standby` or `all` anew, each to die at a fail point that it writes to `log`; their names."""
+        await self.kill(which)
+        names = self.which(which)
+        for name in names:
+            await self.start(name, {FAIL_POINT: point, FAIL_LOG: str(log)})
+            self._armed.add(name)
+        return names
+
+    async def disarm(self, names: list[str]) -> None:
+        """Start those anew that were armed, as they usually are; harmless when repeated."""
+        for name in names:
+            if name in self._armed:
+                self._armed.remove(name)
+                self._kill(name)
+            await self.start(name)
+
+    def _kill(self, name: str) -> None:
+        process = self._running[name]
+        kill_group(process.pid, signal.SIGKILL)
+        process.wait(END_S)
+        release(process.pid)
 
     async def freeze(self, which: str) -> list[str]:
         """SIGSTOP; the names of those that ran."""
-        frozen = [name for name in self._which(which) if name in self.alive]
+        frozen = [name for name in self.which(which) if name in self.alive]
         for name in frozen:
             kill_group(self._running[name].pid, signal.SIGSTOP)
         return frozen
@@ -89,13 +149,3 @@ class Controllers:
                 kill_group(process.pid, signal.SIGKILL)
                 process.wait(END_S)
             release(process.pid)
-
-    def _which(self, which: str) -> list[str]:
-        owner = self._owner()
-        match which:
-            case "owner":
-                return [owner] if owner in self.names else self.names[:1]
-            case "standby":
-                return [name for name in self.names if name != owner]
-            case _:
-                return list(self.names)

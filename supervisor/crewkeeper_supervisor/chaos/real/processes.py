@@ -63,6 +63,10 @@ class Processes:
         """SIGCONT."""
         _signal(pid, signal.SIGCONT)
 
+    def pid(self, agent: str) -> int:
+        """Its process; 0 if there is none."""
+        return self._pids.get(agent, 0)
+
     async def slow(self, agent: str, factor: int) -> Slowed:
         """Let it have one part in `factor` of its time."""
         slowed = Slowed(self._pids.get(agent, 0), factor)

@@ -19,6 +19,8 @@ QUEUE_MAX: Final = 10_000
 POLL_S: Final = 0.01
 _MESSAGES: Final = (b"PUB ", b"HPUB ", b"MSG ", b"HMSG ")
 _PAYLOAD: Final = _MESSAGES
+_HELD: Final = ("partition", "stop_reading")
+"""What goes wrong with a connection as a whole, not with single messages."""
 
 
 class Tampering:
@@ -92,7 +94,10 @@ class Proxy:
                     group.start_soon(self._carry, source, sink, direction, group.cancel_scope)
 
     def _cut(self, direction: str) -> Tampering | None:
-        return next((each for each in self._tamperings if each.do == "partition" and each.is_for(direction)), None)
+        return self._at_work("partition", direction)
+
+    def _at_work(self, do: str, direction: str) -> Tampering | None:
+        return next((each for each in self._tamperings if each.do == do and each.is_for(direction)), None)
 
     async def _carry(
         self,
@@ -106,7 +111,7 @@ class Proxy:
             group.start_soon(self._write, frames, sink, direction, scope)
             reader = _Frames(source)
             late: bytes | None = None
-            while frame := await reader.next():
+            while frame := await self._next(reader, direction):
                 for each in self._touched(frame, direction):
                     if each is None:
                         late = frame
@@ -117,13 +122,19 @@ class Proxy:
                         late = None
             await frames.put(None)
 
+    async def _next(self, reader: "_Frames", direction: str) -> bytes:
+        """The next frame, once this side reads; empty at the end."""
+        while self._at_work("stop_reading", direction) is not None:  # noqa: ASYNC110 - two can be at work
+            await anyio.sleep(POLL_S)
+        return await reader.next()
+
     def _touched(self, frame: bytes, direction: str) -> list[tuple[float, bytes] | None]:
         """What becomes of a frame: when it goes on, once, twice or never; None: after the next one."""
         due_s = anyio.current_time()
         if not frame.startswith(_MESSAGES):
             return [(due_s, frame)]
         for tampering in self._tamperings:
-            if not tampering.is_for(direction) or tampering.do == "partition":
+            if not tampering.is_for(direction) or tampering.do in _HELD:
                 continue
             if self._chance.random() >= tampering.share:
                 continue

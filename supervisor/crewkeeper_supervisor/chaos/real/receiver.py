@@ -61,7 +61,7 @@ class Receiver:
         async with stream:
             try:
                 with anyio.fail_after(LIMIT_S):
-                    headers, body = await _request(stream)
+                    headers, body = await read_request(stream)
                     status = b"503 Service Unavailable" if self.down else b"204 No Content"
                     if self.down:
                         self.refused += 1
@@ -86,7 +86,13 @@ class Receiver:
         self.letters.append(letter)
 
 
-async def _request(stream: anyio.abc.SocketStream) -> tuple[dict[str, str], bytes]:
+async def read_request(stream: anyio.abc.SocketStream) -> tuple[dict[str, str], bytes]:
+    """Headers, with lower-case names, and body of one HTTP request.
+
+    Raises:
+        ValueError: It is too large.
+        anyio.EndOfStream: It broke off.
+    """
     data = b""
     while b"\r\n\r\n" not in data:
         data += await stream.receive()

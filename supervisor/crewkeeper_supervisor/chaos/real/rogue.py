@@ -1,11 +1,12 @@
 """Rogue: an agent program that talks all the time, obeys nothing, and comes back whenever it is put out.
 
-`python -m crewkeeper_supervisor.chaos.real.rogue RUN NAME CREDENTIALS-FILE`. It speaks the protocol just well enough to
-be heard: a joined note, then progress notes.
+`python -m crewkeeper_supervisor.chaos.real.rogue RUN NAME CREDENTIALS-FILE [LOGINS-FILE]`. It speaks the protocol just
+well enough to be heard: a joined note, then progress notes. The last file grows by a byte whenever it is let in.
 """
 
 import signal
 import sys
+from pathlib import Path
 from typing import Final
 
 import anyio
@@ -29,12 +30,14 @@ class Rogue:
         run: The run it was let into.
         name: Its name there.
         own: What it logs in with.
+        logins: File to count in how often it was let in; None: nobody wants to know.
     """
 
-    def __init__(self, run: str, name: str, own: Credentials) -> None:
+    def __init__(self, run: str, name: str, own: Credentials, logins: Path | None = None) -> None:
         self._run = run
         self._name = name
         self._own = own
+        self._logins = logins
         self._seq = 0
 
     async def live(self) -> None:
@@ -45,6 +48,9 @@ class Rogue:
                     transport = await NatsTransport.open(
                         credentials=lambda: self._own, name=self._name, limit_s=CONNECT_S
                     )
+                if self._logins is not None:
+                    with self._logins.open("a") as file:
+                        file.write(".")
                 try:
                     await self._talk(transport)
                 finally:
@@ -70,4 +76,5 @@ if __name__ == "__main__":
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     login = credentials.from_file(sys.argv[3])
-    anyio.run(Rogue(sys.argv[1], sys.argv[2], login).live)
+    counted = Path(sys.argv[4]) if len(sys.argv) > 4 else None
+    anyio.run(Rogue(sys.argv[1], sys.argv[2], login, counted).live)

@@ -6,11 +6,12 @@ from pathlib import Path
 
 import anyio
 
+from crewkeeper_supervisor.chaos.faults.registry import KINDS
 from crewkeeper_supervisor.chaos.plan.scenario import Scenario
 from crewkeeper_supervisor.chaos.real.cast import Cast, Own, Scripted
 from crewkeeper_supervisor.chaos.real.stage import CannotPlay, RealStage
-from crewkeeper_supervisor.chaos.trial.record import Result, RunRow, plain, row, told
-from crewkeeper_supervisor.chaos.trial.verdict import Check
+from crewkeeper_supervisor.chaos.trial.record import Result, RunRow, Told, plain, row, told
+from crewkeeper_supervisor.chaos.trial.verdict import Check, Observed
 
 
 def run_real(
@@ -34,6 +35,10 @@ def run_real(
         CrewFileError: The crew file is refused.
     """
     result = Result(scenario=plain(scenario), path=scenario.path, mode="real", verdict="skipped")
+    lacking = {fault.do: why for fault in scenario.faults if (why := KINDS[fault.do].lacks())}
+    if lacking:
+        result.skipped = "; ".join(f"{do} cannot be injected here: {why}" for do, why in lacking.items())
+        return result
     cast: Cast = Scripted(scenario) if crew is None else Own(crew)
     stage = RealStage(scenario, cast, seed, mutation, tell)
     try:
@@ -49,6 +54,9 @@ def run_real(
         result.verdict = "fail"
         check = Check(what="start", line=0, word="fail", detail=f"{cause}: {cause.log[-500:]}")
         result.runs.append(RunRow(seed=seed, verdict="fail", reasons=(check,)))
+        nothing = Observed(seen=[], anchors={}, struck=[], metrics=[], unsteady=[], unhealed=[], spans=[], end_s=0.0)
+        folder = str(stage.folder)
+        result.told = Told(seed=seed, verdict="fail", checks=(check,), observed=nothing, folder=folder)
         return result
     result.runs.append(row(played))
     result.verdict = played.verdict.word

@@ -5,16 +5,25 @@ import os
 import signal
 import socket
 import subprocess
+import urllib.request
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import anyio
 
 from crewkeeper_bus.orphan_guard import kill_group, popen_guarded, release
 from crewkeeper_bus.server_binary import find_binary
+from crewkeeper_supervisor.chaos.real.small_disk import SmallDisk
 
-READY_S: Final = 15.0
+READY_S: Final = 30.0
 POLL_S: Final = 0.02
+ASK_S: Final = 5.0
+PENDING_MAX_BYTES: Final = 1024 * 1024
+"""What may wait for one client, far less than usual: who does not read is noticed in a scenario's time."""
+STORE_BYTES: Final = 8 * 1024**3
+"""What streams may reserve in all, whatever the disk has: on a small one the server's own choice is too little."""
+WRITE_LIMIT: Final = "2s"
+"""How long the server tries to write to a client that does not read."""
 
 
 class OwnServer:
@@ -22,17 +31,34 @@ class OwnServer:
 
     Args:
         directory: Its configuration, store and log; made if missing.
+        name: Its name in a cluster.
+        disk: Where its store is; None: in `directory`.
     """
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, name: str = "n1", disk: SmallDisk | None = None) -> None:
+        self.name = name
+        self.log = directory / "nats-server.log"
+        self.route_port = _free_port()
         self._directory = directory
+        self._disk = disk
         self._process: subprocess.Popen[bytes] | None = None
-        self._port = 0
+        self._port = _free_port()
+        self._monitor_port = _free_port()
+        self._routes: tuple[int, ...] = ()
 
     @property
     def url(self) -> str:
         """Where it listens, also while it is down."""
         return f"nats://127.0.0.1:{self._port}"
+
+    @property
+    def pid(self) -> int:
+        """Its process; 0 while it is down."""
+        return self._process.pid if self._process is not None and self._process.poll() is None else 0
+
+    def join(self, members: "list[OwnServer]") -> None:
+        """Make it one of a cluster from its next start on."""
+        self._routes = tuple(each.route_port for each in members)
 
     async def start(self) -> None:
         """Start it unless it runs, and return when it takes connections.
@@ -40,21 +66,48 @@ class OwnServer:
         Raises:
             TimeoutError: It does not.
         """
-        if self._process is not None and self._process.poll() is None:
+        if self.pid:
             return
         self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self._port = self._port or _free_port()
-        config = self._directory / "nats-server.conf"
-        store = {"store_dir": str(self._directory / "store"), "sync_interval": "always"}
-        config.write_text(json.dumps({"listen": f"127.0.0.1:{self._port}", "jetstream": store}))
-        log = os.open(self._directory / "nats-server.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        command = [str(find_binary()), "-c", str(self._configured())]
+        if self._disk is not None:
+            await self._disk.mount()
+            command = self._disk.inside(command)
+        log = os.open(self.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         try:
-            self._process = popen_guarded([str(find_binary()), "-c", str(config)], stdout=log, stderr=log)
+            self._process = popen_guarded(command, stdout=log, stderr=log)
         finally:
             os.close(log)
         with anyio.fail_after(READY_S):
             while not self._listens():  # noqa: ASYNC110 - nothing tells
                 await anyio.sleep(POLL_S)
+
+    async def ready(self) -> None:
+        """Return when its streams can be used: in a cluster, when that has a leader.
+
+        Raises:
+            TimeoutError: They cannot.
+        """
+        with anyio.fail_after(READY_S):
+            while True:
+                try:
+                    await self._ask("/healthz")
+                except OSError:
+                    await anyio.sleep(POLL_S)
+                else:
+                    return
+
+    async def slow_consumers(self) -> int:
+        """How many clients it has put out since its start because they did not read.
+
+        Raises:
+            OSError: It does not answer.
+        """
+        return int((await self._ask("/varz"))["slow_consumers"])
+
+    def said(self, words: str) -> int:
+        """How many lines of its log have these words."""
+        return self.log.read_text("utf-8", "replace").count(words) if self.log.exists() else 0
 
     def kill(self) -> int:
         """SIGKILL; 1 if it ran."""
@@ -74,6 +127,34 @@ class OwnServer:
         """SIGCONT."""
         if self._process is not None:
             kill_group(self._process.pid, signal.SIGCONT)
+
+    def _configured(self) -> Path:
+        store = self._directory / "store" if self._disk is None else self._disk.directory / "store"
+        config: dict[str, Any] = {
+            "server_name": self.name,
+            "listen": f"127.0.0.1:{self._port}",
+            "http": f"127.0.0.1:{self._monitor_port}",
+            "max_pending": PENDING_MAX_BYTES,
+            "write_deadline": WRITE_LIMIT,
+            "jetstream": {"store_dir": str(store), "sync_interval": "always", "max_file_store": STORE_BYTES},
+        }
+        if self._routes:
+            routes = [f"nats://127.0.0.1:{port}" for port in self._routes]
+            config["cluster"] = {"name": "chaos", "listen": f"127.0.0.1:{self.route_port}", "routes": routes}
+        path = self._directory / "nats-server.conf"
+        path.write_text(json.dumps(config))
+        return path
+
+    async def _ask(self, path: str) -> dict[str, Any]:
+        """What it says of itself. Raises OSError: nothing, or that it is not well."""
+        url = f"http://127.0.0.1:{self._monitor_port}{path}"
+
+        def ask() -> dict[str, Any]:
+            with urllib.request.urlopen(url, timeout=ASK_S) as answer:
+                said: dict[str, Any] = json.loads(answer.read())
+                return said
+
+        return await anyio.to_thread.run_sync(ask)
 
     def _listens(self) -> bool:
         try:

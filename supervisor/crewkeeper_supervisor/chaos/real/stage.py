@@ -5,7 +5,6 @@ Everything is started under the orphan guard: where this process dies by kill -9
 
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
@@ -19,21 +18,26 @@ import anyio.abc
 import msgspec
 
 from crewkeeper_bus import messages as m
+from crewkeeper_bus import subjects
 from crewkeeper_bus.errors import BusError
-from crewkeeper_bus.orphan_guard import kill_group, popen_guarded, release
 from crewkeeper_bus.tool_messages import ApprovalAsked
+from crewkeeper_supervisor.chaos.faults.clocks import CLOCKED
 from crewkeeper_supervisor.chaos.faults.kind import Strike
 from crewkeeper_supervisor.chaos.faults.network import PROXIED
 from crewkeeper_supervisor.chaos.faults.registry import KINDS
-from crewkeeper_supervisor.chaos.faults.servers import OWN_SERVER
+from crewkeeper_supervisor.chaos.faults.servers import OWN_SERVER, SMALL_DISK
 from crewkeeper_supervisor.chaos.plan.scenario import Action, Fault, Scenario
+from crewkeeper_supervisor.chaos.real.agent_logs import agent_log, last_words
 from crewkeeper_supervisor.chaos.real.cast import Cast
-from crewkeeper_supervisor.chaos.real.controllers import Controllers
+from crewkeeper_supervisor.chaos.real.children import Children
+from crewkeeper_supervisor.chaos.real.clocks import Clocks
+from crewkeeper_supervisor.chaos.real.controllers import Controllers, program_of
 from crewkeeper_supervisor.chaos.real.left_over import StartedProcesses
+from crewkeeper_supervisor.chaos.real.models import Models
 from crewkeeper_supervisor.chaos.real.processes import Processes
 from crewkeeper_supervisor.chaos.real.proxy import Proxy
 from crewkeeper_supervisor.chaos.real.receiver import Receiver
-from crewkeeper_supervisor.chaos.real.server import OwnServer
+from crewkeeper_supervisor.chaos.real.servers import OwnServers
 from crewkeeper_supervisor.chaos.real.tools import Tools
 from crewkeeper_supervisor.chaos.trial.events import Sighting
 from crewkeeper_supervisor.chaos.trial.journal_truth import JournalTruth
@@ -46,7 +50,7 @@ from crewkeeper_supervisor.chaos.trial.timeline import Timeline
 from crewkeeper_supervisor.chaos.trial.verdict import Observed, Struck, judge
 from crewkeeper_supervisor.core.events import Event, Recorded
 from crewkeeper_supervisor.shell import journal
-from crewkeeper_supervisor.shell.errors import ShellError
+from crewkeeper_supervisor.shell.errors import JournalGap, RunNotFound, ShellError
 from crewkeeper_supervisor.shell.nats_link import Link, connect
 from crewkeeper_supervisor.shell.place import Place
 from crewkeeper_supervisor.shell.registry import Registry
@@ -59,11 +63,17 @@ SETTLE_S: Final = 3.0
 """How long a run is watched on after its end, for messages to people."""
 POLL_S: Final = 0.05
 BATCH_S: Final = 0.5
-LOG_READ_CHARS: Final = 20_000
 STOPPED_AT_WORK: Final = 3
 """Exit status of an agent that was stopped in the middle of its work: no failure."""
 
 Tell = Callable[[str], None]
+
+
+class _Embedded(msgspec.Struct):
+    """What is needed of an embedded server's record."""
+
+    url: str = ""
+    pid: int = 0
 
 
 class Injected:
@@ -95,11 +105,15 @@ class RealStage:
         self.folder = Path(tempfile.mkdtemp(prefix="crewkeeper-chaos-"))
         self.state = self.folder / "state"
         self.receiver = Receiver()
+        self.models = Models(seed)
         self.tools = Tools(self.folder, scenario.tools)
-        own = any(fault.do in OWN_SERVER for fault in scenario.faults)
-        self.server = OwnServer(self.folder / "nats") if own else None
+        words = {fault.do for fault in scenario.faults}
+        own = bool(words & OWN_SERVER) or scenario.servers > 1
+        small = SMALL_DISK in words
+        self.servers = OwnServers(self.folder / "nats", scenario.servers, small_disk=small) if own else None
+        self.clocks = Clocks(self.folder / "clocks") if words & CLOCKED else None
         self.pids: dict[str, int] = {}
-        self.proxies = {name: Proxy(self._server_url, seed) for name in self._proxied()}
+        self.proxies = {name: Proxy(self.server_url, seed) for name in self._proxied()}
         self.sightings = Sightings("")
         self.timeline = Timeline(scenario)
         self.truth = JournalTruth()
@@ -114,10 +128,10 @@ class RealStage:
         self._due = 0
         self._approvals: list[tuple[str, str]] = []
         self._questions: list[str] = []
-        self._started: list[subprocess.Popen[bytes]] = []
         self._known = StartedProcesses()
+        self._children = Children(self.folder, self._known)
         self._link: Link | None = None
-        self._run = ""
+        self.run_id = ""
         self._group: anyio.abc.TaskGroup | None = None
 
     # --- from beginning to end ---
@@ -147,63 +161,88 @@ class RealStage:
         assert self._group is not None
         self._tell("starting")
         await self._group.start(self.receiver.serve)
+        await self._group.start(self.models.serve)
         for proxy in self.proxies.values():
             await self._group.start(proxy.serve)
-        if self.server is not None:
-            await self.server.start()
+        if self.servers is not None:
+            await self.servers.start()
         crew = self.cast.write(self.folder, {name: proxy.url for name, proxy in self.proxies.items()})
-        env = self._env()
+        env = self.env()
         self.controllers = Controllers(
-            self.scenario.supervisors, self.state, env, self.folder, self._mutation, lambda: self._owner
+            self.scenario.supervisors, self.state, env, self.folder, self._mutation, lambda: self._owner, self._known
         )
-        command = [sys.executable, "-m", "crewkeeper_supervisor.cli.main", "up", "--plain", "--no-controller"]
-        self._start(
+        command = [sys.executable, *program_of(self._mutation), "up", "--plain", "--no-controller"]
+        self.start(
             [*command, "--name", "chaos", "--state", str(self.state), str(crew)], env, "up.log", self.cast.folder
         )
-        if self.server is None:
+        if self.servers is None:
             await self._until((self.state / "server.json").exists, "the server is up")
+            self._known.add("nats-server", self._embedded().pid)
         for name in self.controllers.names:
             await self.controllers.start(name)
 
-    def _env(self) -> dict[str, str]:
+    def env(self) -> dict[str, str]:
+        """The environment of everything that is started."""
         env = {name: value for name, value in os.environ.items() if not name.startswith("CREWKEEPER_")}
         env |= {"CHAOS_WEBHOOK": self.receiver.url, "CHAOS_SECRET": self.receiver.secret, "PYTHONUNBUFFERED": "1"}
-        if self.server is not None:
-            env["CREWKEEPER_NATS_URL"] = self.server.url
-        return env
+        env["CHAOS_MODELS"] = self.models.url
+        if self.servers is not None:
+            env |= {"CREWKEEPER_NATS_URL": self.servers.url, "CREWKEEPER_REPLICAS": str(self.servers.replicas)}
+        return env | ({} if self.clocks is None else self.clocks.env())
 
     def _begin(self, work: Callable[[], Any]) -> None:
         assert self._group is not None
         self._group.start_soon(work)
 
-    def _start(self, command: list[str], env: dict[str, str], log: str, cwd: Path | None = None) -> None:
-        descriptor = os.open(self.folder / log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-        try:
-            self._started.append(popen_guarded(command, stdout=descriptor, stderr=descriptor, env=env, cwd=cwd))
-            self._known.add(log.removesuffix(".log"), self._started[-1].pid)
-        finally:
-            os.close(descriptor)
+    def start(
+        self, command: list[str], env: dict[str, str], log: str, cwd: Path | None = None
+    ) -> "subprocess.Popen[bytes]":
+        """Start a process that ends with the run at the latest."""
+        return self._children.start(command, env, log, cwd)
 
-    def _server_url(self) -> str:
-        if self.server is not None:
-            return self.server.url
+    def end(self, process: "subprocess.Popen[bytes]") -> None:
+        """End one that was started so, now."""
+        self._children.end(process)
+
+    def server_url(self) -> str:
+        """Where clients connect now; empty while nothing is there."""
+        if self.servers is not None:
+            return self.servers.url
+        return self._embedded().url
+
+    def agent_log(self, agent: str) -> Path:
+        """What an agent has printed."""
+        return agent_log(self.state, self.run_id, agent)
+
+    async def journal_leader(self) -> str:
+        """Name of the server that leads the journal of the run; empty while nobody does.
+
+        Raises:
+            LINK_ERRORS: No server answers.
+        """
+        assert self._link is not None
+        info = await self._link.js.stream_info(subjects.stream_name(self.run_id))
+        return (info.cluster.leader if info.cluster is not None else None) or ""
+
+    def _embedded(self) -> "_Embedded":
         try:
-            return str(msgspec.json.decode((self.state / "server.json").read_bytes())["url"])
+            return msgspec.json.decode((self.state / "server.json").read_bytes(), type=_Embedded)
         except (OSError, msgspec.MsgspecError):
-            return ""
+            return _Embedded()
 
     def _place(self) -> Place:
-        return Place.find(state=self.state, nats=None if self.server is None else self.server.url)
+        return Place.find(state=self.state, nats=None if self.servers is None else self.servers.url)
 
     async def _until(self, condition: Callable[[], Any], what: str) -> None:
         with anyio.move_on_after(START_S):
             while not condition():
-                if self._started and self._started[0].poll() is not None:
+                if self._children.first_ended:
                     break
                 await anyio.sleep(POLL_S)
             else:
                 return
-        raise CannotPlay(f"not within {START_S:g} s: {what}", self._last_words())
+        why = "the host has ended, and not" if self._children.first_ended else f"not within {START_S:g} s"
+        raise CannotPlay(f"{why}: {what}", self._last_words())
 
     def _last_words(self) -> str:
         log = self.folder / "up.log"
@@ -213,14 +252,17 @@ class RealStage:
         """Read the journal until the run is over, or its time is."""
         async with connect(self._place(), name="supervisor chaos") as link:
             self._link = link
-            self._run = await self._find_run(link)
-            self.sightings = Sightings(self._run)
+            self.run_id = await self._find_run(link)
+            self.sightings = Sightings(self.run_id)
             for name in self.cast.rogues:
                 self._start_rogue(name)
             self._tell("playing")
             with anyio.move_on_after(self.scenario.timeout_s):
-                async with journal.follow(link, self._run) as entries:
-                    await self._follow(entries)
+                try:
+                    async with journal.follow(link, self.run_id) as entries:
+                        await self._follow(entries)
+                except (RunNotFound, JournalGap) as error:
+                    self._unsteady.append(f"the journal is lost: {error}")
             self._link = None
 
     async def _find_run(self, link: Link) -> str:
@@ -234,7 +276,7 @@ class RealStage:
                         return infos[0].run
                 except (ShellError, BusError):
                     pass  # the host is still making the bucket
-                if self._started[0].poll() is not None:
+                if self._children.first_ended:
                     break
                 await anyio.sleep(POLL_S)
         raise CannotPlay("the run was not declared", self._last_words())
@@ -254,7 +296,7 @@ class RealStage:
             self._take_letters()
             over = self.sightings.core.state in ("done", "failed", "stopped") and not self._due
             quiet_s = (quiet_s or time.monotonic()) if over else 0.0
-            if quiet_s and (time.monotonic() - quiet_s > SETTLE_S or self._started[0].poll() is not None):
+            if quiet_s and (time.monotonic() - quiet_s > SETTLE_S or self._children.first_ended):
                 return
 
     # --- what is seen ---
@@ -380,15 +422,14 @@ class RealStage:
     async def _act(self, action: Action) -> None:
         assert self._link is not None
         fact = fact_of(action, self._questions, self._approvals)
-        await journal.publish_op(self._link, self._run, fact)
+        await journal.publish_op(self._link, self.run_id, fact)
         fields = {"action": action.index, "do": action.do, "agent": action.agent}
         self._saw(Sighting(at_s=time.time(), event="action", fields=fields))
 
     def _start_rogue(self, name: str) -> None:
-        file = self.state / "runs" / self._run / "credentials" / f"{name}.json"
+        file = self.state / "runs" / self.run_id / "credentials" / f"{name}.json"
         module = "crewkeeper_supervisor.chaos.real.rogue"
-        command = [sys.executable, "-m", module, self._run, name, str(file)]
-        self._start(command, dict(os.environ), f"{name}.log")
+        self.start([sys.executable, "-m", module, self.run_id, name, str(file)], dict(os.environ), f"{name}.log")
 
     # --- the end ---
 
@@ -403,32 +444,17 @@ class RealStage:
         """End everything that was started: what is stopped goes on first, so that it can end in order."""
         for pid in list(self.pids.values()):
             self.processes.thaw(pid)
-        for process in reversed(self._started):
-            kill_group(process.pid, signal.SIGTERM)
-        for process in self._started:
-            try:
-                process.wait(END_S if process is self._started[0] else 0.2)
-            except subprocess.TimeoutExpired:
-                kill_group(process.pid, signal.SIGKILL)
-                process.wait(END_S)
-            release(process.pid)
+        self._children.stop()
         if hasattr(self, "controllers"):
             self.controllers.stop()
-        if self.server is not None:
-            self.server.kill()
+        if self.servers is not None:
+            for what, pid in self.servers.processes().items():
+                self._known.add(what, pid)
+            self.servers.stop()
 
     def _failed_agents(self) -> list[str]:
         ends = [each.fields for each in self._seen if each.event == "exited"]
         return list(dict.fromkeys(end["agent"] for end in ends if end["code"] > 0 and end["code"] != STOPPED_AT_WORK))
-
-    def _words_of(self, agent: str) -> str:
-        """The last error in an agent's log, one line."""
-        log = self.state / "runs" / self._run / "logs" / f"{agent}.log"
-        if not log.is_file():
-            return ""
-        lines = log.read_text("utf-8", "replace")[-LOG_READ_CHARS:].replace("\\n", "\n").splitlines()
-        errors = [line for line in lines if "Error" in line or "errors." in line or "xception" in line]
-        return (errors or lines or [""])[-1].strip(' "}')[:300]
 
     def _played(self, took_s: float) -> Played:
         zero_s = self.sightings.began_s if self.sightings.began_s is not None else time.time()
@@ -441,7 +467,7 @@ class RealStage:
             unhealed=self._unhealed,
             spans=[shifted(span, zero_s) for span in self.sightings.spans()],
             end_s=round(time.time() - zero_s, 6),
-            last_words={name: words for name in self._failed_agents() if (words := self._words_of(name))},
+            last_words={name: words for name in self._failed_agents() if (words := last_words(self.agent_log(name)))},
         )
         return Played(
             scenario=self.scenario.id,

@@ -61,6 +61,8 @@ _OTHERS: Final = {
     "webhook": Word(doc="The receiver got a request.", fields=("kind", "type", "signed", "again")),
     "tool_run": Word(doc="A tool host was told to run a call.", fields=("agent", "tool")),
     "tool_ran": Word(doc="A call of a tool ended.", fields=("agent", "tool", "ok", "code")),
+    "model_asked": Word(doc="An agent wants to call a model.", fields=("agent", "model")),
+    "model_ran": Word(doc="A call of a model ended.", fields=("agent", "ok", "forwarded")),
     "refused": Word(doc="The gate refused a call.", fields=("agent", "code", "tool")),
     "approval_asked": Word(doc="A person was asked.", fields=("agent", "tool")),
     "approval_decided": Word(doc="A person decided.", fields=("decision",)),

@@ -191,6 +191,10 @@ class Sightings:
             case t.ToolRan():
                 tool = self.asked.get((message.agent, message.call), "")
                 return [("tool_ran", {"agent": message.agent, "tool": tool, "ok": message.ok, "code": message.code})]
+            case t.SpendAsked():
+                return [("model_asked", {"agent": message.agent, "model": message.model})]
+            case t.Spent():
+                return [("model_ran", {"agent": message.agent, "ok": message.ok, "forwarded": message.forwarded})]
             case t.ApprovalAsked():
                 return [("approval_asked", {"agent": message.agent, "tool": message.tool})]
             case t.ApprovalDecided():

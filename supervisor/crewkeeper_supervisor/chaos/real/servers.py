@@ -1,0 +1,85 @@
+"""Servers: the nats-servers of the runner's own, one or a cluster, as the faults of servers see them."""
+
+from pathlib import Path
+
+import anyio
+
+from crewkeeper_supervisor.chaos.real.server import OwnServer
+from crewkeeper_supervisor.chaos.real.small_disk import SmallDisk
+
+REPLICAS_MAX = 3
+
+
+class OwnServers:
+    """One server, or a cluster.
+
+    Args:
+        directory: Where their directories are.
+        count: How many.
+        small_disk: Whether the store of the only one is on a disk that can be filled.
+
+    Attributes:
+        members: They.
+        disk: The small disk; None without one.
+    """
+
+    def __init__(self, directory: Path, count: int, *, small_disk: bool) -> None:
+        self.disk = SmallDisk(directory / "disk") if small_disk else None
+        self.members = [OwnServer(directory / f"n{i + 1}", f"n{i + 1}", self.disk) for i in range(count)]
+        if count > 1:
+            for member in self.members:
+                member.join(self.members)
+
+    @property
+    def url(self) -> str:
+        """Where to connect: at the first that runs. Clients learn of the others from it."""
+        return next((each.url for each in self.members if each.pid), self.members[0].url)
+
+    @property
+    def replicas(self) -> int:
+        """How many of them keep each stream."""
+        return min(REPLICAS_MAX, len(self.members))
+
+    async def start(self) -> None:
+        """Start those that do not run, and return when streams can be used.
+
+        Raises:
+            TimeoutError: They cannot.
+        """
+        async with anyio.create_task_group() as group:
+            for member in self.members:
+                group.start_soon(member.start)
+        for member in self.members if len(self.members) > 1 else ():
+            await member.ready()
+
+    def kill(self) -> int:
+        """SIGKILL of all; how many ran."""
+        return sum([each.kill() for each in self.members])
+
+    def freeze(self) -> int:
+        """SIGSTOP of all; how many ran."""
+        return sum([each.freeze() for each in self.members])
+
+    async def thaw(self) -> None:
+        """SIGCONT of all."""
+        for member in self.members:
+            await member.thaw()
+
+    def named(self, name: str) -> OwnServer | None:
+        """The server of this name, if it runs."""
+        return next((each for each in self.members if each.name == name and each.pid), None)
+
+    async def slow_consumers(self) -> int:
+        """How many clients were put out because they did not read. Raises OSError: somebody does not answer."""
+        return sum([await each.slow_consumers() for each in self.members if each.pid])
+
+    def stop(self) -> None:
+        """End everything."""
+        self.kill()
+        if self.disk is not None:
+            self.disk.unmount()
+
+    def processes(self) -> dict[str, int]:
+        """Process ids by name of what runs."""
+        found = {f"nats-server {each.name}": each.pid for each in self.members if each.pid}
+        return found | ({"small disk": self.disk.pid} if self.disk is not None and self.disk.pid else {})
