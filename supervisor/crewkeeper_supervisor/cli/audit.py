@@ -96,6 +96,9 @@ def _report_lines(report: "Report") -> list[str]:
         lines.append(f"  … and {len(report.problems) - SHOWN_MAX} more")
     redacted = f", {report.redacted_records} of them redacted" if report.redacted_records else ""
     lines.append(f"records   {report.records}{redacted}; {_proven(report.proven, report.records)}")
+    if report.booked:
+        sums = "no limit" if not any(each.kind == "overspent" for each in report.problems) else "a limit or more"
+        lines.append(f"budgets   {report.booked} granted calls add up, and go beyond {sums}")
     if report.entries:
         redacted = f", {report.redacted_entries} of them redacted" if report.redacted_entries else ""
         lines.append(f"journal   {report.entries} entries{redacted}; {_proven(report.sealed_seq, report.entries)}")

@@ -5,15 +5,18 @@ elsewhere), and the journal's hash. What nothing vouches for is said.
 """
 
 from collections.abc import Collection
-from typing import Literal
+from typing import Final, Literal
 
 from msgspec import Struct, field
 
-from crewkeeper_supervisor.shell import chain, heads
+from crewkeeper_supervisor.shell import chain, heads, spending
 from crewkeeper_supervisor.shell.audit_keys import AuditKey
 from crewkeeper_supervisor.shell.chain import Problem, Record
 from crewkeeper_supervisor.shell.heads import Head, HeadError
 from crewkeeper_supervisor.shell.source import OfFile, Source
+
+SUMS_MAX: Final = 100
+"""Bookings that do not add up; more are not named."""
 
 Proof = Literal["none", "part", "whole"]
 
@@ -39,6 +42,8 @@ class Report(Struct, kw_only=True):
     """Records up to this number are vouched for."""
     sealed_seq: int = 0
     """Journal entries up to this one are vouched for."""
+    booked: int = 0
+    """Calls whose bookings were added up."""
     last: str = ""
     """Hash of the last record."""
     signer: str = ""
@@ -106,6 +111,7 @@ class _Audit:
             if record.run != source.run:
                 self._wrong("inserted", f"record {record.n} ({record.id}) is of run {record.run[:60]}", record.n)
                 break
+        self._add_up()
         self._read_heads()
         self._hold_against_heads()
         if with_journal:
@@ -122,6 +128,15 @@ class _Audit:
         if self._key is None or (named and named != self._key.public):
             return True
         return not (named or record.mac) or self._key.is_right(record)
+
+    def _add_up(self) -> None:
+        """Whether the bookings agree with each other, and keep to the limits that they name, at every record."""
+        if self._found.problems or self._source.redacted:
+            return  # what is not what was written adds up to nothing
+        spent = spending.add_up(self._source.records)
+        self._found.booked = sum(spent.grants.values())
+        for n, text in spent.wrong[:SUMS_MAX]:
+            self._found.problems.append(Problem(kind="overspent", n=n, id="", text=text))
 
     # --- heads ---
 

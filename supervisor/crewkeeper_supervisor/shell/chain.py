@@ -55,7 +55,7 @@ class Record(Struct, frozen=True, kw_only=True):
 class Problem(Struct, frozen=True, kw_only=True):
     """One thing that is wrong with a list of records."""
 
-    kind: Literal["edited", "deleted", "swapped", "inserted", "truncated"]
+    kind: Literal["edited", "deleted", "swapped", "inserted", "truncated", "overspent"]
     n: int
     """Number of the first record that it is about."""
     id: str

@@ -24,10 +24,10 @@ class Sums(Struct, kw_only=True):
 class Spending(Struct, kw_only=True):
     """What a ledger adds up to.
 
-    `problems`: what is wrong with it, each with the record's number. Empty: every prefix keeps every limit.
+    `wrong`: what is wrong with it, with the record's number. Empty: every prefix keeps every limit.
     """
 
-    problems: list[str] = field(default_factory=list)
+    wrong: list[tuple[int, str]] = field(default_factory=list)
     grants: dict[tuple[str, str], int] = field(default_factory=dict)
     """Calls that were granted, as (agent, call), with how often."""
     ends: dict[tuple[str, str], int] = field(default_factory=dict)
@@ -38,21 +38,29 @@ class Spending(Struct, kw_only=True):
     is_shared: bool = False
     """Whether the run spends out of what all crews share."""
 
+    @property
+    def problems(self) -> list[str]:
+        """What is wrong with it, in words."""
+        return [text for _, text in self.wrong]
+
     def total(self, account: str, dimension: str) -> Sums:
         """One dimension of one account; zero where nothing was booked."""
         return self.sums.get((account, dimension), Sums())
 
 
 def add_up(records: Iterable[Record]) -> Spending:
-    """Add up the bookings of a run's records, in their order; the chain itself is checked by `ledger.verify`."""
+    """Add up the bookings of a run's records, in their order; the chain itself is checked by `chain.check`."""
     found = Spending()
     open_: dict[tuple[str, str], dict[str, int]] = {}
     for record in records:
         booking = record.command.get("booking") if isinstance(record.command, dict) else None
         if booking is None:
             continue
-        problem = _book(found, open_, booking)
-        found.problems += [f"record {record.n} ({record.id}): {each}" for each in (*problem, *_kept(found, booking))]
+        try:
+            wrong = [*_book(found, open_, booking), *_kept(found, booking)]
+        except (LookupError, TypeError, ValueError, AttributeError):
+            wrong = ["its booking cannot be read"]
+        found.wrong += [(record.n, f"record {record.n} ({record.id}): {each}") for each in wrong]
     return found
 
 
