@@ -1,6 +1,6 @@
 """The crew as declared: what a crew file says, checked and with every default filled in."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 from msgspec import Meta, Struct, field
 
@@ -131,6 +131,10 @@ class Response(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How long `hold` keeps new calls waiting at most."""
 
 
+STOPPING: Final[tuple[Action, ...]] = ("warn", "nudge", "hold", "escalate", "pause")
+"""A hold does not stop who repeats itself in messages alone: if that goes on after people were told, it is paused."""
+
+
 def _ladder(*do: Action, climb_s: float) -> Response:
     return Response(do=do, climb_s=climb_s, cool_down_s=600.0)
 
@@ -153,13 +157,13 @@ class Responses(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     budget_soft: Response = field(default_factory=lambda: Response(do=("warn",)))
     budget_spent: Response = field(default_factory=lambda: Response(do=("warn", "escalate")))
     outcome: Response = field(default_factory=lambda: Response(do=("warn", "escalate")))
-    loop: Response = field(default_factory=lambda: _ladder("warn", "nudge", "hold", "escalate", climb_s=20.0))
+    loop: Response = field(default_factory=lambda: _ladder(*STOPPING, climb_s=20.0))
     drift: Response = field(default_factory=lambda: _ladder("warn", "nudge", "escalate", climb_s=60.0))
     misuse: Response = field(default_factory=lambda: _ladder("warn", "nudge", "escalate", climb_s=30.0))
     stall: Response = field(default_factory=lambda: _ladder("warn", "nudge", "escalate", climb_s=60.0))
     livelock: Response = field(default_factory=lambda: _ladder("warn", "nudge", "break", "escalate", climb_s=20.0))
     starvation: Response = field(default_factory=lambda: _ladder("warn", "escalate", climb_s=60.0))
-    retry_storm: Response = field(default_factory=lambda: _ladder("warn", "nudge", "hold", "escalate", climb_s=10.0))
+    retry_storm: Response = field(default_factory=lambda: _ladder(*STOPPING, climb_s=10.0))
     fan_out: Response = field(default_factory=lambda: _ladder("warn", "nudge", "hold", "escalate", climb_s=10.0))
     depth: Response = field(default_factory=lambda: _ladder("warn", "nudge", "escalate", climb_s=20.0))
 
@@ -187,6 +191,13 @@ class Rate(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     def burst_bytes(self) -> float:
         """Bytes at once after a pause."""
         return max(self.bytes_per_s * self.burst / self.messages_per_s, 8.0 * 1024 * 1024)
+
+
+class Retain(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How long what is recorded of a run is kept once it is over."""
+
+    journal_s: Annotated[float, Meta(ge=0, le=100 * 366 * 24 * 3600)] = 0.0
+    """The journal; 0: for ever."""
 
 
 class Webhook(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -230,6 +241,7 @@ class Crew(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     payload_bytes: Annotated[int, Meta(ge=1024, le=8 * 1024 * 1024)] = 256 * 1024
     rate: Rate = field(default_factory=Rate)
     """What each agent may send."""
+    retain: Retain = field(default_factory=Retain)
     heartbeat_s: Annotated[float, Meta(ge=0.05, le=300)] = 2.0
     start_timeout_s: PositiveSeconds = 30.0
     """How long the crew waits for all its agents before it begins without the missing ones."""

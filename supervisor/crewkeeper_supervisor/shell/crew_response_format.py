@@ -98,13 +98,25 @@ _AT_ONCE: Final = (
 )
 _LADDERS: Final = (
     ("outcome", "[warn, escalate]", "0s", "0s", "An answer that breaks a hard rule about the outcome."),
-    ("loop", "[warn, nudge, hold, escalate]", "20s", "10m", "Steps that repeat while what comes back is the same."),
+    (
+        "loop",
+        "[warn, nudge, hold, escalate, pause]",
+        "20s",
+        "10m",
+        "Steps that repeat while what comes back is the same.",
+    ),
     ("drift", "[warn, nudge, escalate]", "1m", "10m", "Steps that have nothing to do with the objective any more."),
     ("misuse", "[warn, nudge, escalate]", "30s", "10m", "Tools refused, invented or given made-up values repeatedly."),
     ("stall", "[warn, nudge, escalate]", "1m", "10m", "An agent that is alive and makes no progress."),
     ("livelock", "[warn, nudge, break, escalate]", "20s", "10m", "Agents that keep giving way to each other."),
     ("starvation", "[warn, escalate]", "1m", "10m", "A wait that others overtake again and again."),
-    ("retry_storm", "[warn, nudge, hold, escalate]", "10s", "10m", "Failed calls that are repeated without pause."),
+    (
+        "retry_storm",
+        "[warn, nudge, hold, escalate, pause]",
+        "10s",
+        "10m",
+        "Failed calls that are repeated without pause.",
+    ),
     ("fan_out", "[warn, nudge, hold, escalate]", "10s", "10m", "One task that asks for too much at once."),
     ("depth", "[warn, nudge, escalate]", "20s", "10m", "A chain of calls that has grown too long."),
 )
