@@ -2,8 +2,13 @@
 
 from typing import Any
 
-from crewkeeper_supervisor.core.crew import Response
-from support.journal import RUN
+import pytest
+
+from crewkeeper_bus import messages as m
+from crewkeeper_supervisor.core.commands import Escalate
+from crewkeeper_supervisor.core.crew import Agent, Crew, Response, Webhook
+from crewkeeper_supervisor.core.response import give_up_on
+from support.journal import RUN, Journal
 from support.ladder_room import LadderRoom, crew_with, scripted
 
 TELL = Response(do=("escalate",), climb_s=1.0, cool_down_s=0.0)
@@ -121,3 +126,65 @@ def test_the_same_journal_tells_the_same() -> None:
     for seq, (at_s, subject, payload) in enumerate(room.entries, start=1):
         again.handle(again.read(seq, at_s, subject, payload))
     assert again.digest() == room.core.digest()
+
+
+@pytest.mark.parametrize("count", [40, pytest.param(200, marks=pytest.mark.slow)])
+def test_many_deadlocks_at_once_are_the_cap_and_a_digest_of_all_others(count: int) -> None:
+    """Real rings, found by the detector, broken and told under the default policy."""
+    pairs = [(f"a{number}", f"b{number}") for number in range(count)]
+    agents = tuple(Agent(name=name) for pair in pairs for name in pair)
+    room = Journal(Crew(name="many", agents=agents, escalate=(Webhook(webhook="https://ops.example/"),)))
+    room.start()
+    for one, other in pairs:
+        room.task(one, "t")
+        room.task(other, "t")
+        room.call(one, "t", f"c{one}", other)
+        room.call(other, "t", f"c{other}", one)
+        room.wait(one, "t", m.OnCall(call=f"c{one}"))
+        room.wait(other, "t", m.OnCall(call=f"c{other}"))
+    room.tick(1.0)
+    for name in [name for pair in pairs for name in pair]:
+        room.affirm(name)
+    for _ in range(4):
+        room.tick(20.0)
+    told = [each for each in room.commands if isinstance(each, Escalate)]
+    opened = [each.incident for each in told if each.kind == "opened"]
+    digests = [each for each in told if each.kind == "digest"]
+    assert len(room.core.incidents) == count
+    assert {each.finding.kind for each in room.core.incidents.values()} == {"deadlock"}
+    assert len(opened) == 10
+    in_digests = [id_ for each in digests for id_ in named(each.body)]
+    assert {*opened, *in_digests} == set(room.core.incidents), "none is missing"
+    assert len([each for each in told if each.kind != "resolved"]) <= 10 + 2
+
+
+def test_what_was_told_alone_is_told_alone_to_be_over_though_worse_waits_for_the_digest() -> None:
+    room = room_of(escalations=2)
+    room.hear("found loop one search")
+    first = room.incident()
+    for number in range(3):
+        room.hear(f"found loop k{number} search")
+    second = room.incident()
+    for incident in (first, second):
+        give_up_on(room.core._state, incident)
+    room.hear("goes_on loop one")
+    assert [each.incident for each in room.escalated()] == list(room.core.incidents)[:2], "worse news counts, too"
+    room.hear("cleared loop one")
+    assert [each.kind for each in room.escalated()] == ["opened", "opened", "resolved"]
+    room.tick(60)
+    (digest,) = room.digests()
+    assert named(digest.body) == list(room.core.incidents)[2:]
+    room.hear("cleared loop k2")
+    room.tick(60)
+    assert room.digests()[1].body["incidents"][0]["event"] == "resolved"
+
+
+def test_a_digest_says_what_could_not_be_resolved() -> None:
+    room = room_of(escalations=1)
+    room.hear("found loop one search")
+    give_up_on(room.core._state, room.incident())
+    room.tick(60)
+    (told,) = room.digests()[0].body["incidents"]
+    assert told["event"] == "unresolved"
+    room.hear("cleared loop one")
+    assert [each.kind for each in room.escalated()] == ["opened", "digest", "resolved"]

@@ -11,7 +11,7 @@ from msgspec import to_builtins
 from crewkeeper_supervisor.core import pace
 from crewkeeper_supervisor.core.acts import Act
 from crewkeeper_supervisor.core.findings import Incident
-from crewkeeper_supervisor.core.ladder_state import DIGESTS_MAX
+from crewkeeper_supervisor.core.ladder_state import DIGESTS_MAX, Event
 from crewkeeper_supervisor.core.state import RunState
 
 MINUTE_S: Final = 60.0
@@ -28,35 +28,50 @@ def has_receivers(state: RunState) -> bool:
     return state.crew is not None and bool(state.crew.escalate)
 
 
-def tell(state: RunState, incident: Incident, kind: str, body: dict[str, Any]) -> Literal["told", "digest"]:
+def tell(
+    state: RunState, incident: Incident, kind: Event, body: dict[str, Any], *, first: bool = False
+) -> Literal["told", "digest"]:
     """Tell people of an incident, now or in the next digest.
 
     Args:
         state: The run, which has receivers.
         incident: What they are told of.
-        kind: `opened`, `unresolved` or `resolved`; only the first counts against the cap.
+        kind: What is told; all but that it is over counts against the cap.
         body: What they are told.
+        first: Whether they have not been told of it before.
     """
     told = state.ladder.escalations
-    if kind == "opened":
-        if told.due_s is not None or not _has_room(state):
-            _withhold(state, incident, "opened")
-            return "digest"
-        told.sent_s.append(state.now_s)
-    elif kind == "resolved":
-        if incident.id in told.withheld:
-            return "digest"  # it has not been sent, and will say so
-        if told.digested.pop(incident.id, "no") is None:
-            _withhold(state, incident, "resolved")
-            return "digest"
+    if kind == "resolved":
+        return _tell_the_end(state, incident, body)
+    if incident.id in told.withheld:
+        return "digest"  # it has not been sent, and will say how it stands
+    if told.due_s is not None or not _has_room(state):
+        _withhold(state, incident, "opened" if first else kind)
+        return "digest"
+    told.sent_s.append(state.now_s)
     state.escalate(incident.id, kind, body)
+    return "told"
+
+
+def _tell_the_end(state: RunState, incident: Incident, body: dict[str, Any]) -> Literal["told", "digest"]:
+    told = state.ladder.escalations
+    alone = was_told_alone(state, incident.id)
+    if not alone and incident.id in told.withheld:
+        told.digested.pop(incident.id, None)
+        return "digest"  # it has not been sent, and will say so
+    told.withheld.pop(incident.id, None)
+    if not alone:
+        del told.digested[incident.id]
+        _withhold(state, incident, "resolved")
+        return "digest"
+    state.escalate(incident.id, "resolved", body)
     return "told"
 
 
 def was_told_alone(state: RunState, incident: str) -> bool:
     """Whether people were told of an incident by a message of its own, and not only, or yet, by a digest."""
     told = state.ladder.escalations
-    return incident not in told.withheld and incident not in told.digested
+    return told.withheld.get(incident, "unresolved") == "unresolved" and incident not in told.digested
 
 
 def watch(state: RunState) -> None:
@@ -102,7 +117,7 @@ def _per_minute(state: RunState) -> int:
     return state.crew.escalations_per_minute
 
 
-def _withhold(state: RunState, incident: Incident, kind: Literal["opened", "resolved"]) -> None:
+def _withhold(state: RunState, incident: Incident, kind: Event) -> None:
     told = state.ladder.escalations
     told.withheld[incident.id] = kind
     if told.due_s is None:
@@ -112,7 +127,7 @@ def _withhold(state: RunState, incident: Incident, kind: Literal["opened", "reso
         flush(state)
 
 
-def _digest(state: RunState, withheld: dict[str, Literal["opened", "resolved"]]) -> dict[str, Any]:
+def _digest(state: RunState, withheld: dict[str, Event]) -> dict[str, Any]:
     """Every incident by kind; the first of them with their summaries."""
     crew = state.crew
     by_kind: dict[str, list[str]] = {}

@@ -17,6 +17,9 @@ ACKNOWLEDGED_MAX: Final = 1000
 DIGESTS_MAX: Final = 50
 """Digests whose incidents are remembered, so that they can be acknowledged; the oldest is forgotten first."""
 
+Event = Literal["opened", "unresolved", "resolved"]
+"""What people are told of an incident; `unresolved`: nobody is left whose wait may be failed."""
+
 Key = tuple[FindingKind, str]
 """A condition: its kind, and which of that kind."""
 
@@ -72,8 +75,8 @@ class Escalations(Struct, kw_only=True):
     """What people were told of late, and what they are told in the next digest."""
 
     sent_s: deque[float]
-    withheld: dict[str, Literal["opened", "resolved"]]
-    """Incidents for the next digest."""
+    withheld: dict[str, Event]
+    """Incidents for the next digest, with what it says of each."""
     digested: dict[str, None]
     """Incidents that people know of by a digest alone."""
     due_s: float | None = None

@@ -5,7 +5,7 @@ reported and nothing is done.
 """
 
 from collections.abc import Iterable
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import msgspec
 
@@ -206,7 +206,7 @@ def _hold(state: RunState, incident: Incident) -> None:
         note(state, incident, f"hold new tool and model calls of {agent} for up to {hold_s:g} s")
 
 
-def _tell_people(state: RunState, incident: Incident, kind: str) -> None:
+def _tell_people(state: RunState, incident: Incident, kind: Literal["opened", "unresolved"]) -> None:
     """One escalation of each kind for an incident, where anybody is there to be told."""
     if not escalation.has_receivers(state) or (kind == "opened" and incident.told):
         return
@@ -214,8 +214,8 @@ def _tell_people(state: RunState, incident: Incident, kind: str) -> None:
     if known is not None and kind == "opened":
         note(state, incident, f"people are not told: {known.by} knows of it")
         return
-    incident.told = True
-    how = escalation.tell(state, incident, kind, describe(state, incident))
+    first, incident.told = not incident.told, True
+    how = escalation.tell(state, incident, kind, describe(state, incident), first=first)
     note(state, incident, "tell people" if how == "told" else "tell people in the next digest: there are too many")
 
 

@@ -157,7 +157,8 @@ class _Event:
         for each in self._listed("incidents"):
             if isinstance(each, dict):
                 named = " ".join(str(each.get(key, "")) for key in ("incident", "kind", "state"))
-                yield f"{inert(named, 100)}: {inert(str(each.get('summary', '')), 200)}"
+                named += " NOT RESOLVED" if each.get("event") == "unresolved" else ""
+                yield f"{inert(named, 120)}: {inert(str(each.get('summary', '')), 200)}"
 
     def ways(self) -> Iterator[str]:
         """Where to look, and what can be done, line by line."""
