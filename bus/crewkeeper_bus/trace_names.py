@@ -54,7 +54,6 @@ COST_USD: Final = "crewkeeper.cost.usd"
 FINDING: Final = "crewkeeper.finding.id"
 FINDING_KIND: Final = "crewkeeper.finding.kind"
 FINDING_AGENTS: Final = "crewkeeper.finding.agents"
-SUMMARY: Final = "crewkeeper.finding.summary"
 VICTIM: Final = "crewkeeper.victim"
 STATE: Final = "crewkeeper.state"
 

@@ -15,11 +15,15 @@ import sys
 from types import TracebackType
 from typing import Any, Final
 
+import structlog
+
 from crewkeeper_bus import trace_names as names
 
 _TRACEPARENT: Final = re.compile(r"00-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})\Z")
 SCOPE: Final = "crewkeeper"
 TEXT_MAX_CHARS: Final = 200
+
+log = structlog.get_logger()
 
 
 def root_of(run: str) -> str:
@@ -135,16 +139,19 @@ class Tracing:
 
     def tool(self, tool: str, call: str) -> Span:
         """This agent uses a tool."""
-        name = f"{names.EXECUTE_TOOL} {tool[:TEXT_MAX_CHARS]}"
         return self._start(
-            name, self._trace.SpanKind.INTERNAL, operation=names.EXECUTE_TOOL, tool_name=tool, tool_call=call, call=call
+            f"{names.EXECUTE_TOOL} {tool}",
+            self._trace.SpanKind.INTERNAL,
+            operation=names.EXECUTE_TOOL,
+            tool_name=tool,
+            tool_call=call,
+            call=call,
         )
 
     def model(self, model: str, call: str, provider: str = "") -> Span:
         """This agent asks a model."""
-        name = f"{names.CHAT} {model[:TEXT_MAX_CHARS]}"
         return self._start(
-            name,
+            f"{names.CHAT} {model}",
             self._trace.SpanKind.CLIENT,
             operation=names.CHAT,
             request_model=model,
@@ -171,7 +178,11 @@ class Tracing:
             around = trace.set_span_in_context(trace.NonRecordingSpan(remote))
         linked = self._remote(link)
         links = () if linked is None else (trace.Link(linked),)
-        started = self._tracer.start_span(name, around, kind, self._own, links)
+        try:
+            started = self._tracer.start_span(_bounded(name), around, kind, self._own, links)
+        except Exception as error:  # noqa: BLE001 - what traces must not be why a call fails
+            log.warning("traces.no_span", agent=self.agent, error=type(error).__name__)
+            started = trace.INVALID_SPAN
         span = Span(started, trace, self._context)
         span.note(**attributes)
         return span
@@ -198,4 +209,5 @@ def tracing_of(run: str, agent: str) -> Tracing | None:
 def _bounded(value: Any) -> Any:
     if isinstance(value, tuple | list):
         return [_bounded(each) for each in value[:100]]
-    return value[:TEXT_MAX_CHARS] if isinstance(value, str) else value
+    # What is no UTF-8 would cost everything that is exported together with it.
+    return value[:TEXT_MAX_CHARS].encode("utf-8", "replace").decode() if isinstance(value, str) else value

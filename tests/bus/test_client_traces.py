@@ -153,6 +153,32 @@ async def test_tools_and_models_have_spans_that_the_gate_hears_of(seen, tmp_path
     assert used == [5, 6]
 
 
+async def test_names_that_are_no_text_trace_as_text(seen):
+    tracing_ = Tracing("r", "a", seen.provider)
+    for name in ("\ud800", "x" * 5000, "\x1b[31m", 7):
+        with tracing_.tool(name, "c"):
+            pass
+    for span in seen.of("a"):
+        assert len(span.name.encode()) < 250
+        span.attributes["gen_ai.tool.call.id"].encode()
+
+
+async def test_a_tracer_that_fails_is_not_why_a_call_does(seen, tmp_path, monkeypatch):
+    class Broken:
+        def start_span(self, *_: object) -> None:
+            raise RuntimeError("no span")
+
+    async with open_crew("memory", tmp_path) as crew, crew.joined("a", "b") as (a, b):
+        monkeypatch.setattr(a._membership.tracing, "_tracer", Broken())
+
+        @b.serve()
+        async def answer(request):
+            return request.body
+
+        assert await a.ask("b", 1) == 1
+    assert parent(seen.of("b")[0]) == root()
+
+
 HOSTILE = [
     "00-" + "0" * 32 + "-" + "1" * 16 + "-01",
     "ff-" + "1" * 32 + "-" + "1" * 16 + "-01",

@@ -77,6 +77,15 @@ async def test_an_address_that_is_taken_is_served_once_it_is_free(monkeypatch):
     listener("127.0.0.1", port).close()
 
 
+async def test_what_fails_in_it_ends_nothing_around_it(monkeypatch):
+    async def fail(*_: object) -> None:
+        raise RuntimeError("no beat")
+
+    monkeypatch.setattr(metrics_site, "_beat", fail)
+    async with serving("127.0.0.1:0", Metrics(), Standing()) as address:
+        assert await got(f"{address}/healthz") == 200
+
+
 async def got(url: str) -> int:
     async with httpx2.AsyncClient(timeout=30) as client:
         try:

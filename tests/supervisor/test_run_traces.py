@@ -110,11 +110,15 @@ def test_a_model_call_through_the_proxy_has_a_span_made_here(collector):
     with run_traces.exporting() as traces:
         told = Told(Room(), traces)
         told.trace.owned()
+        told.on()
+        began = m.TaskBegan(inc="i", seq=9, task="t", trace=HERE)
+        told.trace.took([Entry(1, 1.0, "crew.r1.note.a._.n", msgspec.json.encode(began))])
         told.room.model("c1")
         told.on()
         told.room.spent("c1", 10, 20)
         told.on()
     (chat,) = collector.named("chat m1")
+    assert chat.parent == "00000000000000aa"
     assert chat.attributes["gen_ai.usage.input_tokens"] == 10
     assert chat.attributes["gen_ai.usage.output_tokens"] == 20
     assert chat.attributes["gen_ai.agent.name"] == "a"
@@ -185,15 +189,27 @@ def test_what_cannot_be_exported_is_said_before_anything_starts(monkeypatch):
         exporting("t", {})
 
 
+async def test_a_controller_serves_without_traces_that_cannot_be_exported(monkeypatch, capsys):
+    monkeypatch.setattr(trace_export, "_NEEDED", ("opentelemetry.no.such",))
+    async with telemetry.opened("", traces=True) as (observer, _):
+        assert observer is not None
+        observer.run(RUN, Room().core).owned()
+    assert observer.errors == {}
+    assert "traces.not_exported" in capsys.readouterr().err
+
+
 async def test_telemetry_hands_spans_on_and_counts_them(collector):
     async with telemetry.opened("", traces=True) as (observer, _):
         assert observer is not None
         room = Room()
         observed = observer.run(RUN, room.core)
         observed.owned()
+        observed.left("over")  # which is not true of a running run
+        assert observer.errors == {"traces": 1}
+        room.op(m.RunEnded(state="done"), sender="_host")
         observed.left("over")
-    assert observer.errors == {"traces": 1}  # it was told that a running run is over, which is not true
-    assert collector.spans == [] or [span.name for span in collector.spans] == ["invoke_workflow room"]
+    assert observer.errors == {"traces": 1}
+    assert [span.name for span in collector.spans] == ["invoke_workflow room"]
 
 
 def test_only_who_is_told_to_exports():

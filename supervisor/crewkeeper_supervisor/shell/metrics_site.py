@@ -152,13 +152,11 @@ async def serving(
                 with anyio.move_on_after(CLOSE_LIMIT_S, shield=True):
                     await server.shutdown(sockets=[listening])
                 raise
-            except Exception:  # noqa: BLE001 - metrics may go missing; the runs go on
-                logger().exception("metrics.ended")
 
     async with anyio.create_task_group() as tasks:
-        tasks.start_soon(serve, listening)
-        tasks.start_soon(_beat, metrics)
-        tasks.start_soon(_count_queues, metrics, standing)
+        tasks.start_soon(_harmless, lambda: serve(listening))
+        tasks.start_soon(_harmless, lambda: _beat(metrics))
+        tasks.start_soon(_harmless, lambda: _count_queues(metrics, standing))
         try:
             yield "" if listening is None else address_of(host, listening.getsockname()[1])
         finally:
@@ -177,6 +175,14 @@ def _listening(listen: str, host: str, port: int, *, quiet: bool = False) -> soc
 def _names(host: str, port: int) -> frozenset[str]:
     addresses = (address_of(each, port) for each in (host, "127.0.0.1", "::1", "localhost"))
     return frozenset(address.removeprefix("http://") for address in addresses)
+
+
+async def _harmless(work: Callable[[], Awaitable[None]]) -> None:
+    """Metrics may go missing; the runs go on."""
+    try:
+        await work()
+    except Exception:  # noqa: BLE001 - telemetry must never break supervision
+        logger().exception("metrics.ended")
 
 
 async def _beat(metrics: Metrics) -> None:

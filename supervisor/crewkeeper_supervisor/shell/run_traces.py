@@ -9,7 +9,7 @@ parent. Times are those of the journal. Traces are for looking back: what the su
 import contextlib
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import msgspec
 from msgspec import Struct
@@ -157,6 +157,10 @@ class RunTrace:
         self._began_s = 0.0
         self._contexts: OrderedDict[str, tuple[str, float]] = OrderedDict()
         """By call: the context it was made in, and when."""
+        self._proxied: OrderedDict[str, str] = OrderedDict()
+        """Calls of the model proxy, with the context of the activity that they belong to."""
+        self._works: OrderedDict[str, str] = OrderedDict()
+        """Contexts of activities, by `agent/task`, and of the last one of each agent."""
         self._known: set[str] = set()
         """Findings that have a span, or had one before this controller came."""
 
@@ -171,22 +175,26 @@ class RunTrace:
 
     def _remember(self, entry: Entry) -> None:
         _, _, kind, sender, _, call = [*entry.subject.split(".", 5), "", "", "", "", "", ""][:6]
-        if sender == "_model" and kind == "op":
-            self._keep(_proxied(entry.payload), self._root, entry.at_s)
-        elif kind in ("req", "tool") and _MARK in entry.payload:
-            try:
+        try:
+            if sender == "_model" and kind == "op":
+                self._remember_proxied(_ASKED.decode(entry.payload), entry.at_s)
+            elif kind in ("req", "tool", "note") and _MARK in entry.payload:
                 found = _TRACED.decode(entry.payload)
-            except (msgspec.MsgspecError, ValueError):  # not a message: the core says so
-                return
-            if parsed(found.trace) is not None:
-                self._keep(call, found.trace, entry.at_s)
-
-    def _keep(self, call: str, context: str, at_s: float) -> None:
-        if not call or call in self._contexts:
+                if parsed(found.trace) is None:
+                    return
+                if kind == "note":
+                    _keep(self._works, f"{sender}/{found.task}", found.trace)
+                    _keep(self._works, sender, found.trace)
+                elif call not in self._contexts:
+                    _keep(self._contexts, call, (found.trace, entry.at_s))
+        except (msgspec.MsgspecError, ValueError):  # not a message, or another one: the core says so
             return
-        self._contexts[call] = (context, at_s)
-        if len(self._contexts) > CALLS_MAX:
-            self._contexts.popitem(last=False)
+
+    def _remember_proxied(self, asked: "_Asked", at_s: float) -> None:
+        if asked.call not in self._contexts:
+            context = self._works.get(f"{asked.agent}/{asked.task}") or self._works.get(asked.agent, self._root)
+            _keep(self._proxied, asked.call, context)
+            _keep(self._contexts, asked.call, (context, at_s))
 
     def owned(self) -> None:
         """What was found before has its span from whoever found it."""
@@ -269,9 +277,9 @@ class RunTrace:
 
     def _proxied_call(self, booking: Booking, about: dict[str, Any]) -> None:
         """A model call through the proxy: the agent's own program may know nothing of traces."""
-        context, at_s = self._contexts.get(booking.call, ("", 0.0))
-        if context != self._root:
+        if booking.call not in self._proxied:
             return  # the agent has its own span for it
+        context, at_s = self._contexts.get(booking.call, (self._proxied[booking.call], self._now_s()))
         amounts = booking.amounts
         about = {
             **about,
@@ -323,7 +331,6 @@ class RunTrace:
             names.FINDING: finding.id,
             names.FINDING_KIND: finding.kind,
             names.FINDING_AGENTS: finding.agents,
-            names.SUMMARY: finding.summary,
             names.VICTIM: finding.victim.task if finding.victim is not None else "",
             **self._own(),
         }
@@ -334,18 +341,19 @@ class RunTrace:
 class _Asked(Struct, tag_field="t", tag="spend_asked"):
     """What is read of the model proxy's question."""
 
-    call: str = ""
+    call: str
+    agent: str
+    task: str = ""
 
 
 _ASKED: Final = msgspec.json.Decoder(_Asked)
+_V = TypeVar("_V")
 
 
-def _proxied(payload: bytes) -> str:
-    """The call that the model proxy asks for; empty if it says something else."""
-    try:
-        return _ASKED.decode(payload).call
-    except (msgspec.MsgspecError, ValueError):
-        return ""
+def _keep(kept: OrderedDict[str, _V], name: str, value: _V) -> None:
+    kept[name] = value
+    if len(kept) > CALLS_MAX:
+        kept.popitem(last=False)
 
 
 def _context_of(traceparent: str) -> trace.SpanContext | None:

@@ -4,6 +4,7 @@ import contextlib
 from collections.abc import AsyncIterator
 
 from crewkeeper_bus import trace_export
+from crewkeeper_bus.errors import ConfigError
 from crewkeeper_supervisor.shell.logbook import logger
 from crewkeeper_supervisor.shell.observing import Observer, Observers, Standing
 
@@ -17,7 +18,7 @@ async def opened(metrics: str, *, traces: bool) -> AsyncIterator[tuple[Observers
         traces: Whether to export spans.
 
     Raises:
-        ConfigError: The address cannot be listened on, or what exports spans is not installed.
+        ConfigError: `metrics` is no address.
     """
     standing = Standing()
     if not metrics and not traces:
@@ -28,11 +29,13 @@ async def opened(metrics: str, *, traces: bool) -> AsyncIterator[tuple[Observers
     async with contextlib.AsyncExitStack() as stack:
         exporting = None
         if traces:
-            trace_export.check_installed()
-            from crewkeeper_supervisor.shell import run_traces
+            try:
+                trace_export.check_installed()
+                from crewkeeper_supervisor.shell import run_traces
 
-            exporting = stack.enter_context(run_traces.exporting())
-            parts["traces"] = exporting
+                parts["traces"] = exporting = stack.enter_context(run_traces.exporting())
+            except (ConfigError, ImportError) as error:  # a controller without traces is better than none
+                logger().error("traces.not_exported", error=str(error))
         if metrics:
             from crewkeeper_supervisor.shell import metrics_site
             from crewkeeper_supervisor.shell.metrics import Metrics
