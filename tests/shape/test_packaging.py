@@ -129,7 +129,7 @@ def test_the_wheel_names_its_license_and_one_command(wheel: Path):
         metadata = archive.read(f"{info}/METADATA").decode()
     needed = [line for line in metadata.splitlines() if line.startswith("Requires-Dist:") and "extra ==" not in line]
     names = sorted(line.split()[1].partition("<")[0].partition(">")[0] for line in needed)
-    assert names == ["anyio", "msgspec", "nats-py[nkeys]", "structlog"]
+    assert names == ["anyio", "msgspec", "nats-py[nkeys]", "opentelemetry-api", "structlog"]
 
 
 def test_the_installed_command_finds_its_example(installed: Path):
