@@ -63,7 +63,8 @@ agents:
     may_call: [b]
     env: {LEVEL: debug, URL: "${BASE}/x", EMPTY: ""}
     cwd: .
-    restart: {policy: permanent, shutdown: 1.5}
+    host: {gpu: a100, zone: eu-1}
+    restart: {policy: permanent, shutdown: 1.5, elsewhere: true}
     budget: {model_calls: 10, messages: 1M, fan_out: 3, warn_percent: 50, hand_back_percent: 5, ask: 2m}
     task_budget: {usd: 0.25}
     tools: [t.read]
@@ -196,6 +197,7 @@ def test_every_key_arrives_in_the_crew() -> None:
     assert (b.restart.policy, b.restart.intensity) == ("transient", 5)
     assert a.budget is not None
     assert (a.budget.model_calls, a.budget.messages, a.budget.fan_out) == (10, 1_000_000, 3)
+    assert (a.host, a.restart.elsewhere, b.restart.elsewhere) == ({"gpu": "a100", "zone": "eu-1"}, True, False)
     assert crew.responses.deadlock == Response(
         do=("kill",),
         confirm_s=0,
@@ -343,7 +345,7 @@ def test_rendering_points_at_the_place() -> None:
         "      a: {rn: python a.py, run: x}\n"
         "          ^\n"
         "    fix: use one of run, external, replicas, concurrency, reentrant, mailbox, may_call, may_tell, env, cwd, "
-        "restart, budget, task_budget, tools, priority, never_victim, restart_cost, stall"
+        "host, restart, budget, task_budget, tools, priority, never_victim, restart_cost, stall"
     )
 
 

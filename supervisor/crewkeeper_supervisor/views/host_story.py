@@ -4,6 +4,7 @@ from typing import Final, Literal
 
 from crewkeeper_bus import messages as m
 from crewkeeper_bus.subjects import TOOLS
+from crewkeeper_supervisor.core.hosting_state import Hosting
 from crewkeeper_supervisor.views.wording import safe
 
 _SHOWN: Final = 6
@@ -27,6 +28,13 @@ def given(message: m.StartProcess) -> str:
     """Who got which host, and why."""
     why = f": {safe(message.why)}" if message.why else ""
     return f"gives {_who(message.agent)} to host {safe(message.host)}{why}"
+
+
+def late(hosting: Hosting | None, message: m.ProcessExited) -> tuple[str, Weight] | None:
+    """The end of a process that had been given up as lost with its host; None for any other."""
+    if hosting is None or hosting.found(message.agent, message.place) is not None:
+        return None
+    return f"a lost process of {_who(message.agent)} has ended", "normal"
 
 
 def _host(host: m.HostSeen) -> str:
