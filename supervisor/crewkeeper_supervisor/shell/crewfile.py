@@ -55,7 +55,7 @@ _APPROVAL_FIELDS: Final = {
     "listen": "approval_listen",
     "url": "approval_url",
 }
-_PROCESS_KEYS: Final = ("cwd", "env", "restart")
+_PROCESS_KEYS: Final = ("cwd", "env", "host", "restart")
 """Keys that say how a process is started: without effect when it is started elsewhere."""
 
 

@@ -161,7 +161,7 @@ class Story:
                 again = f", restart {restarts}" if restarts else ""
                 return f"{_process(agent)} started (process {pid}{again})", "normal"
             case m.ProcessExited():
-                return _exited(message)
+                return host_story.late(self.fold.supervisor.hosting, message) or _exited(message)
             case m.RestartsExhausted(agent=agent, intensity=intensity, period_s=period_s):
                 limit = f"more than {intensity} restarts in {duration(period_s)}"
                 return f"gave up on {_process(agent)}: {limit}", "bad"
