@@ -53,13 +53,13 @@ class Exporting:
         provider: OpenTelemetry's tracer provider.
     """
 
-    def __init__(self, provider: Any, counted: Any) -> None:
+    def __init__(self, provider: Any, told: "_Told") -> None:
         self.provider = provider
-        self._counted = counted
+        self._told = told
 
     def counts(self) -> dict[str, int]:
         """How many spans were `exported`, have `failed` on the way, or were `dropped` because too many waited."""
-        return dict(self._counted.counts)
+        return dict(self._told.counts)
 
     def close(self, limit_s: float = CLOSE_LIMIT_S) -> None:
         """Send what is left, and wait for that no longer than `limit_s`. Blocks."""
@@ -67,6 +67,53 @@ class Exporting:
         closing = threading.Thread(target=self.provider.shutdown, daemon=True, name="traces-close")
         closing.start()
         closing.join(limit_s)
+
+
+class _Told:
+    """An exporter that counts, and says once when the collector begins to fail, and when it is back."""
+
+    def __init__(self, inner: Any, success: Any, failure: Any) -> None:
+        self.counts = {"exported": 0, "failed": 0, "dropped": 0}
+        self._inner = inner
+        self._success, self._failure = success, failure
+        self._failing = False
+
+    def export(self, spans: Sequence[Any]) -> Any:
+        """Send spans; called from a thread of the SDK's."""
+        try:
+            result = self._inner.export(spans)
+        except Exception:  # noqa: BLE001 - whatever its HTTP client raises costs these spans and no more
+            result = self._failure
+        failing = result is not self._success
+        self.counts["failed" if failing else "exported"] += len(spans)
+        if failing != self._failing:
+            self._failing = failing
+            tell = log.warning if failing else log.info
+            tell("traces.failing" if failing else "traces.back", spans=len(spans))
+        return result
+
+    def shutdown(self) -> None:
+        """Send nothing more."""
+        self._inner.shutdown()
+
+
+def _processor(told: _Told) -> Any:
+    """The SDK's queue before the exporter, which takes no more than `QUEUE_MAX` that are not through."""
+    from opentelemetry.sdk.trace.export import BatchSpanProcessor
+
+    class Bounded(BatchSpanProcessor):
+        taken = 0
+
+        def on_end(self, span: Any) -> None:
+            if not span.context.trace_flags.sampled:
+                return
+            if self.taken - told.counts["exported"] - told.counts["failed"] >= QUEUE_MAX:
+                told.counts["dropped"] += 1
+                return
+            self.taken += 1
+            super().on_end(span)
+
+    return Bounded(told, max_queue_size=2 * QUEUE_MAX)  # type: ignore[arg-type]
 
 
 def exporting(service: str, attributes: Mapping[str, str], ids: Any = None) -> Exporting:
@@ -84,56 +131,16 @@ def exporting(service: str, attributes: Mapping[str, str], ids: Any = None) -> E
     from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
     from opentelemetry.sdk.resources import Resource
     from opentelemetry.sdk.trace import TracerProvider
-    from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
+    from opentelemetry.sdk.trace.export import SpanExportResult
 
     for name in _NOISY:
-        logging.getLogger(name).setLevel(logging.CRITICAL)  # an outage is one line, below, not one for each attempt
-
-    class Counted(BatchSpanProcessor):
-        """Counts what becomes of spans, and keeps few."""
-
-        def __init__(self, exporter: SpanExporter) -> None:
-            self.counts = {"exported": 0, "failed": 0, "dropped": 0}
-            self._taken = 0
-            super().__init__(exporter, max_queue_size=2 * QUEUE_MAX)
-
-        def on_end(self, span: Any) -> None:
-            if not span.context.trace_flags.sampled:
-                return
-            if self._taken - self.counts["exported"] - self.counts["failed"] >= QUEUE_MAX:
-                self.counts["dropped"] += 1
-                return
-            self._taken += 1
-            super().on_end(span)
-
-    class Told(SpanExporter):
-        """Says once when the collector begins to fail, and when it is back."""
-
-        def __init__(self, inner: SpanExporter) -> None:
-            self._inner = inner
-            self._failing = False
-
-        def export(self, spans: Sequence[Any]) -> SpanExportResult:
-            try:
-                result = self._inner.export(spans)
-            except Exception:  # noqa: BLE001 - whatever its HTTP client raises costs these spans and no more
-                result = SpanExportResult.FAILURE
-            failing = result is not SpanExportResult.SUCCESS
-            processor.counts["failed" if failing else "exported"] += len(spans)
-            if failing != self._failing:
-                self._failing = failing
-                tell = log.warning if failing else log.info
-                tell("traces.failing" if failing else "traces.back", spans=len(spans))
-            return result
-
-        def shutdown(self) -> None:
-            self._inner.shutdown()
-
+        logging.getLogger(name).setLevel(logging.CRITICAL)  # an outage is one line, not one for each attempt
     try:
         resource = Resource.create({"service.name": os.environ.get("OTEL_SERVICE_NAME") or service, **attributes})
-        processor = Counted(Told(OTLPSpanExporter()))
+        told = _Told(OTLPSpanExporter(), SpanExportResult.SUCCESS, SpanExportResult.FAILURE)
+        processor = _processor(told)
         provider = TracerProvider(resource=resource, shutdown_on_exit=False, id_generator=ids)
     except (ValueError, OSError, RuntimeError) as error:
         raise ConfigError(f"the OTEL_… variables cannot be used: {str(error)[:300]}") from None
     provider.add_span_processor(processor)
-    return Exporting(provider, processor)
+    return Exporting(provider, told)
