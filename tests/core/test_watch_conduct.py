@@ -271,11 +271,12 @@ def test_a_loop_is_over_when_its_agent_does_other_things() -> None:
     assert incident.state == "resolved"
 
 
-def test_the_same_words_again_are_no_progress() -> None:
+@pytest.mark.parametrize("words", [("searching",), ("searching", "thinking"), ("",)])
+def test_the_same_words_again_are_no_progress(words: tuple[str, ...]) -> None:
     crew = Company()
-    for _ in range(6):
+    for number in range(8):
         crew.uses("a", "search", {"query": "hotels with a pool in Lisbon"}, "error: no results for this search")
-        crew.say("a", m.Progress, task="t", text="searching")
+        crew.say("a", m.Progress, task="t", text=words[number % len(words)])
     [incident] = crew.found("loop")
     assert incident.state != "resolved"
 

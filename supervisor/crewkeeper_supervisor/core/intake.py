@@ -273,7 +273,7 @@ class Intake:
 
     def _call_progress(self, event: Recorded, view: AgentView, message: m.CallProgress) -> None:
         self._count(view)
-        self._got_on(view, "", message.text)
+        self._got_on(view, message.text)
         call = self._state.graph.calls.get(event.id)
         if call is not None and call.state == "open" and call.to == view.role != view.name:
             self._state.graph.pin(call, view.node)  # this is how an instance acknowledges a call to its role
@@ -400,14 +400,13 @@ class Intake:
         )
 
     def _progress(self, event: Recorded, view: AgentView, message: m.Progress) -> None:
-        self._got_on(view, message.task, message.text)
+        self._got_on(view, message.text)
 
-    def _got_on(self, view: AgentView, task: str, text: str) -> None:
-        """An agent says that it got on; a progress bar that stands still is no progress."""
-        new = not text or text != view.progress
+    def _got_on(self, view: AgentView, text: str) -> None:
+        """An agent says that it got on."""
         view.progress = text or view.progress
         if self._state.watch is not None:
-            self._state.watch.progressed(view, task, text, new=new)
+            self._state.watch.progressed(view, text)
 
     def _standing(self, event: Recorded, view: AgentView, message: m.Standing) -> None:
         if view.status in ("up", "paused"):

@@ -42,6 +42,8 @@ OTHERS_MAX: Final = 10
 """Steps of its agents, without a repeat, after which a loop is over."""
 KEPT_MAX: Final = 1000
 PENDING_LOOKED_AT: Final = 50
+DECLARED_MAX: Final = 16
+"""Declarations of progress of each agent that are remembered."""
 HEARD_MAX: Final = 3
 """Things said to an agent that are remembered."""
 _CALLERS_OWN: Final = frozenset(
@@ -83,6 +85,8 @@ class Watch:
         """What was repeated in the loops that were told of late, by their keys."""
         self._spoken: dict[str, deque[str]] = {}
         """What an agent said of late."""
+        self._declared: dict[str, deque[int]] = {}
+        """Checksums of the words in which an agent declared progress of late."""
         self._heard: dict[str, deque[frozenset[str]]] = {}
         """What an agent was told of late, in words."""
         self._standing = Conditions(state)
@@ -146,12 +150,20 @@ class Watch:
             self._hears(to, step.text)
         self._grounding.saw(step.text)
 
-    def progressed(self, view: AgentView, task: str, text: str, *, new: bool) -> None:
-        """An agent says that it got on. The same words again say nothing."""
-        if not new:
-            return
+    def progressed(self, view: AgentView, text: str) -> None:
+        """An agent says that it got on. Words it used of late say nothing; none say that it is at work, and no more.
+
+        A step that reports itself each time, in no words or by turns in the same ones, must not hide a loop of steps.
+        """
         state = self._state
+        declared = self._declared.setdefault(view.name, deque(maxlen=DECLARED_MAX))
+        mark = zlib.crc32(text.encode("utf-8", "surrogatepass"))
+        if text and mark in declared:
+            return
         self._moved[view.name] = state.now_s
+        if not text:
+            return
+        declared.append(mark)
         for one in self._standing.of_agent(view.name):
             if one.kind == "loop":
                 self._standing.over(one, f"{view.name} reports progress")
