@@ -3,6 +3,7 @@
 import contextlib
 import io
 import json
+from types import SimpleNamespace
 
 import msgspec
 import pytest
@@ -92,7 +93,8 @@ class Box:
 @pytest.mark.parametrize(("places", "gone"), [(("webhooks",), True), (("client", "views"), False)])
 async def test_escalations_hold_no_secret(places, gone):
     box = Box()
-    effects = Effects(None, "r1", 1, box, None, lambda command, crew: None, lambda command: None)
+    link = SimpleNamespace(place=SimpleNamespace(state=None))
+    effects = Effects(link, "r1", 1, box, None, lambda command, crew: None, lambda command: None)
     told = {"kind": "crash", "summary": f"a ended: {TOKEN}", "evidence": {"log": ["password=hunter22x"]}}
     which = msgspec.structs.replace(crew(places=places), escalate=(Webhook(webhook="http://127.0.0.1:1/"),))
     await effects.carry_out(Escalate(id="1-1", incident="I1", kind="opened", body=told), which)
