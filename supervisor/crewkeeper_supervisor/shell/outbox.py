@@ -52,7 +52,9 @@ BEHIND_MAX_S: Final = 30.0
 """How long an entry waits at most before it looks again whether the one before it has arrived."""
 CONCURRENT: Final = 16
 LINES_MAX: Final = 10_000
-ACK_WAIT_S: Final = 60.0
+ACK_WAIT_S: Final = 10.0
+"""What a controller has in hand and does not mention for so long is given to another one: it has died."""
+MENTION_S: Final = 3.0
 REPORT_LIMIT_S: Final = 20.0
 _RETRY_MAX_S: Final = 5.0
 
@@ -69,6 +71,8 @@ class Outbox:
         self._retries_s = tuple(retries_s)
         self._records = Deliveries(link)
         self._circuits = Circuits()
+        self._in_hand: dict[str, Msg] = {}
+        """What is being delivered, by the subject that the server is told on."""
         self._due_s: dict[str, float] = {}
         """When what is at the head of each incident's queue is tried again, by the clock of this process."""
 
@@ -121,6 +125,7 @@ class Outbox:
         log = logger()
         delay_s = 0.1
         async with webhook.client() as http, anyio.create_task_group() as group:
+            group.start_soon(self._mention)
             slots = anyio.Semaphore(CONCURRENT)
             while True:
                 try:
@@ -143,6 +148,14 @@ class Outbox:
                     await anyio.sleep(delay_s)
                     delay_s = min(_RETRY_MAX_S, delay_s * 2)
 
+    async def _mention(self) -> None:
+        """Tell the server of what is in hand, for ever: an attempt may take longer than the dead are waited for."""
+        while True:
+            await anyio.sleep(MENTION_S)
+            for msg in list(self._in_hand.values()):
+                with contextlib.suppress(*LINK_ERRORS):
+                    await msg.in_progress()
+
     async def _ensure_consumer(self) -> None:
         config = ConsumerConfig(
             durable_name=CONSUMER, ack_policy=AckPolicy.EXPLICIT, ack_wait=ACK_WAIT_S, max_ack_pending=10_000
@@ -156,6 +169,7 @@ class Outbox:
 
     async def _handle(self, http: httpx2.AsyncClient, msg: Msg, slots: anyio.Semaphore) -> None:
         """Deliver one entry; whatever goes wrong on our side, the server hands it out again after `ACK_WAIT_S`."""
+        self._in_hand[msg.reply] = msg
         try:
             entry = _decode(msg)
             if entry is None:
@@ -168,6 +182,7 @@ class Outbox:
         except Exception:  # noqa: BLE001 - one entry must not end the worker
             logger().exception("webhook.broken")
         finally:
+            self._in_hand.pop(msg.reply, None)
             slots.release()
 
     async def _deliver(self, http: httpx2.AsyncClient, msg: Msg, entry: Entry) -> None:
