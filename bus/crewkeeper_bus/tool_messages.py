@@ -235,6 +235,8 @@ class SpendAsked(Struct, frozen=True, kw_only=True, omit_defaults=True, tag_fiel
     input_tokens: Count
     max_output_tokens: Count
     digest: Digest = ""
+    trace: Annotated[str, Meta(max_length=64)] = ""
+    """W3C `traceparent` of the agent's HTTP request; what is none is ignored."""
 
 
 class Spent(Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field="t", tag="spent"):

@@ -28,6 +28,7 @@ from crewkeeper_supervisor.shell.logbook import logger
 
 ANSWER_MAX_BYTES: Final = 32 * 1024 * 1024
 ERROR_MAX_BYTES: Final = 256 * 1024
+_CONTEXT_CHARS: Final = 64
 _UNDONE: Final = (503, 529)
 """Of the errors of a provider's side, those that say that it did nothing."""
 _KEY_REFUSED: Final = (401, 403)
@@ -137,6 +138,7 @@ class _Carried:
             input_tokens=request.input_tokens,
             max_output_tokens=request.output_tokens,
             digest=request.digest,
+            trace=headers.get("traceparent", "")[:_CONTEXT_CHARS],
         )
         grant = await self._exchange.spending.ask(asked, self._outlet.keep, self._exchange.hold_s)
         self._outlet.released()

@@ -193,6 +193,8 @@ class RunTrace:
     def _remember_proxied(self, asked: "_Asked", at_s: float) -> None:
         if asked.call not in self._contexts:
             context = self._works.get(f"{asked.agent}/{asked.task}") or self._works.get(asked.agent, self._root)
+            if parsed(asked.trace) is not None:
+                context = asked.trace
             _keep(self._proxied, asked.call, context)
             _keep(self._contexts, asked.call, (context, at_s))
 
@@ -344,6 +346,7 @@ class _Asked(Struct, tag_field="t", tag="spend_asked"):
     call: str
     agent: str
     task: str = ""
+    trace: str = ""
 
 
 _ASKED: Final = msgspec.json.Decoder(_Asked)
