@@ -7,6 +7,7 @@ import sys
 
 import anyio
 import pytest
+import yaml
 from nats_process import nats_process
 from test_cli_look import INCIDENT, OTHER, RUN, store
 
@@ -139,6 +140,8 @@ def test_names_are_completed_as_they_are_now(state, monkeypatch):
     assert {"planner", "reviewer", RUN} <= offered("agent", "kill", "")
     assert offered("agent", "kill", RUN, "rev") == {"reviewer"}
     assert offered("incidents", "show", "F") == {INCIDENT}
+    assert {"planner", RUN} <= offered("why", "")
+    assert offered("budget", "top-up", "tr") == {RUN}
     assert offered("explain", "would") == {"would_deadlock"}
     assert "--format" in offered("check", "--f")
 
@@ -146,3 +149,60 @@ def test_names_are_completed_as_they_are_now(state, monkeypatch):
 def test_where_nothing_runs_nothing_is_offered_and_nothing_said(tmp_path):
     assert completed(tmp_path, "supervisor graph t") == set()
     assert completed(tmp_path, "supervisor graph t", CREWKEEPER_NATS_URL="nats://127.0.0.1:9") == set()
+
+
+# --- one page of a run ---
+
+
+def test_a_run_is_described_on_one_page(look):
+    code, out, _ = look("crew", "describe", RUN)
+    assert code == 0
+    assert out.startswith(f"run {RUN}\n")
+    assert "nobody: it is not supervised" in out
+    assert INCIDENT in out
+    for title in ("Agents", "Waits", "Incidents", "Events"):
+        assert f"\n{title}\n" in out
+    assert look("crew", "describe", RUN, "-o", "name")[1] == f"{RUN}\n"
+    assert json.loads(look("crew", "describe", RUN, "-o", "json")[1])["run"]["run"] == RUN
+    assert look("crew", "ls", "-o", "name")[1] == look("ps", "-o", "name")[1]
+
+
+# --- everything that lists, in every format ---
+
+
+@pytest.mark.parametrize("form", ["table", "wide", "json", "jsonl", "yaml", "name", "text"])
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("ps",),
+        ("crew", "describe"),
+        ("agent", "ls"),
+        ("agent", "describe", "planner"),
+        ("graph",),
+        ("events",),
+        ("timeline",),
+        ("incidents", "ls"),
+        ("incidents", "show", INCIDENT),
+        ("why", INCIDENT),
+        ("responses",),
+        ("budget", "show"),
+        ("approvals", "ls"),
+        ("questions", "ls"),
+        ("policy", "show"),
+        ("check", "--timeout", "60s"),
+    ],
+    ids=" ".join,
+)
+def test_every_look_has_every_format(look, words, form):
+    code, out, err = look(*words, "-o", form)
+    assert code == (failure.FAILED if words[0] == "check" else 0), err
+    assert "\x1b" not in out
+    match form:
+        case "json":
+            assert isinstance(json.loads(out), dict)
+        case "jsonl":
+            assert all(isinstance(json.loads(line), dict) for line in out.splitlines())
+        case "yaml":
+            assert isinstance(yaml.safe_load(out), dict)
+        case "name":
+            assert all(line and " " not in line.strip() for line in out.splitlines())

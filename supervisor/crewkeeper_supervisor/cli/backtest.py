@@ -9,6 +9,7 @@ import click
 from crewkeeper_supervisor.cli.failure import FAILED, USAGE, Failure
 from crewkeeper_supervisor.cli.output import emit_document, output_option
 from crewkeeper_supervisor.cli.place_options import place_options
+from crewkeeper_supervisor.cli.progress import counted
 from crewkeeper_supervisor.cli.recordings import recorded
 
 if TYPE_CHECKING:
@@ -63,7 +64,7 @@ async def _backtest(
             rules=None if rules is None else rules.rules,
             default="allow" if rules is None else rules.default,
         )
-        async for batch in source.batches():
+        async for batch in counted(source.batches(), f"reading {source.where}"):
             for entry in batch:
                 trying.take(entry)
         return trying.finish()

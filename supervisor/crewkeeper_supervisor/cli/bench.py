@@ -2,7 +2,6 @@
 
 import os
 import platform
-import sys
 import tempfile
 import time
 from collections.abc import Sequence
@@ -13,7 +12,8 @@ import anyio
 import click
 from msgspec import Struct
 
-from crewkeeper_supervisor.cli.output import emit_document, is_live, output_option
+from crewkeeper_supervisor.cli.output import emit_document, output_option
+from crewkeeper_supervisor.cli.progress import Progress
 
 if TYPE_CHECKING:
     from crewkeeper_supervisor.shell.journal import Follower
@@ -57,12 +57,10 @@ def bench(seconds: float, output: str) -> None:
     """
     began_s = time.monotonic()
     load = os.getloadavg()[0]
-    _progress("deciding")
-    figures = [_deciding(seconds)]
-    _progress("storing")
+    with Progress("deciding, entries") as progress:
+        figures = [_deciding(seconds, progress)]
     with tempfile.TemporaryDirectory(prefix="crewkeeper-bench-") as folder:
         figures += anyio.run(_storing, Path(folder))
-    _progress("")
     measured = Measured(
         figures=tuple(figures),
         cpus=os.cpu_count() or 1,
@@ -73,13 +71,7 @@ def bench(seconds: float, output: str) -> None:
     emit_document(measured, output, lambda: _lines(measured))
 
 
-def _progress(what: str) -> None:
-    if is_live(sys.stderr) and not os.environ.get("CREWKEEPER_QUIET"):
-        sys.stderr.write(f"\r\x1b[2K{what}{'…' * bool(what)}")
-        sys.stderr.flush()
-
-
-def _deciding(seconds: float) -> Figure:
+def _deciding(seconds: float, progress: Progress) -> Figure:
     """Simulated runs, one seed after the other, until the time is over."""
     from crewkeeper_supervisor.chaos.options import Options
     from crewkeeper_supervisor.chaos.sweep import Sweep
@@ -88,7 +80,9 @@ def _deciding(seconds: float) -> Figure:
     began_s, seed = time.process_time(), 0
     until_s = time.monotonic() + seconds
     while not seed or time.monotonic() < until_s:
+        before = sweep.events
         sweep.run([seed])
+        progress.add(sweep.events - before)
         seed += 1
     per_s = sweep.events / (time.process_time() - began_s)
     what = "journal entries decided on per second of processor time, with the simulated crew, its faults and its oracle"

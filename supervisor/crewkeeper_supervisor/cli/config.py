@@ -116,7 +116,11 @@ def _server(state: Path | None, nats: str | None) -> list[Setting]:
     try:
         place = Place.find(state, nats)
     except (ShellError, BusError) as error:
-        return [Setting(name="server", value=f"none: {error}", source=known[0] if known else "default")]
+        return [
+            Setting(
+                name="server", value=f"none: {str(error).partition(';')[0]}", source=known[0] if known else "default"
+            )
+        ]
     # A file of a server that is gone is passed over.
     source = known[0]
     if source == str(file) and place.url not in file.read_text("utf-8", "replace"):

@@ -12,6 +12,8 @@ import anyio
 import click
 import msgspec
 
+from crewkeeper_supervisor.cli.consent import dry_run_option
+from crewkeeper_supervisor.cli.deed import Deed, tell
 from crewkeeper_supervisor.cli.failure import INVALID, NOT_FOUND, Failure
 from crewkeeper_supervisor.cli.output import emit_document, emit_rows, emit_secret, output_option, say, write
 from crewkeeper_supervisor.cli.place_options import opened, place_options
@@ -106,6 +108,7 @@ def _listed(text: str | None) -> tuple[str, ...] | None:
 )
 @click.option("--tools", metavar="A,B", help="Tools it may ask for; the same.")
 @click.option("--file", "file", type=click.Path(dir_okay=False, path_type=Path), help="Write them there, mode 0600.")
+@dry_run_option
 @output_option()
 @place_options
 def issue(
@@ -115,6 +118,7 @@ def issue(
     peers: str | None,
     tools: str | None,
     file: Path | None,
+    dry_run: bool,
     output: str,
     state: Path | None,
     nats: str | None,
@@ -124,7 +128,7 @@ def issue(
     The secret is shown once, here, and kept nowhere. Credentials issued before stay good. --peers and --tools hold for
     the agent, so for all its credentials, from the next login of each on.
     """
-    anyio.run(_issue, run, agent, ttl, _listed(peers), _listed(tools), file, output, state, nats)
+    anyio.run(_issue, run, agent, ttl, _listed(peers), _listed(tools), file, dry_run, output, state, nats)
 
 
 async def _issue(
@@ -134,6 +138,7 @@ async def _issue(
     peers: tuple[str, ...] | None,
     tools: tuple[str, ...] | None,
     file: Path | None,
+    dry_run: bool,
     output: str,
     state: Path | None,
     nats: str | None,
@@ -142,6 +147,7 @@ async def _issue(
     from crewkeeper_supervisor.cli.runs import find_run, folded
     from crewkeeper_supervisor.core.scope import expand_peers
     from crewkeeper_supervisor.shell.access import Access
+    from crewkeeper_supervisor.views.wording import duration
 
     async with opened(state, nats) as link:
         info = await find_run(link, run)
@@ -153,6 +159,10 @@ async def _issue(
         if peers is not None:
             _check_peers(peers, roles, info.run)
             peers = expand_peers(peers, roles)
+        if dry_run:
+            text = f"would issue credentials of {agent} in {info.run}, good for {duration(ttl_s)}"
+            tell(Deed(action="creds issue", name=agent, run=info.run, ok=True, text=(text,), dry_run=True), output)
+            return
         crew = supervisor.crew
         issued = await Access(link).issue(
             info.run,
@@ -278,17 +288,22 @@ def _text_lines(issued: "Issued", role: str) -> list[str]:
 @click.argument("run")
 @click.argument("agent")
 @click.option("--token", metavar="ID", help="Only this one, as `supervisor creds ls -o wide` shows it.")
+@dry_run_option
 @output_option()
 @place_options
-def revoke(run: str, agent: str, token: str | None, output: str, state: Path | None, nats: str | None) -> None:
+def revoke(
+    run: str, agent: str, token: str | None, dry_run: bool, output: str, state: Path | None, nats: str | None
+) -> None:
     """Take back what an agent logs in with, and close its connections.
 
     With --token the agent stays: its connections are closed, and whoever has another token in force logs in again.
     """
-    anyio.run(_revoke, run, agent, token, output, state, nats)
+    anyio.run(_revoke, run, agent, token, dry_run, output, state, nats)
 
 
-async def _revoke(run: str, agent: str, token: str | None, output: str, state: Path | None, nats: str | None) -> None:
+async def _revoke(
+    run: str, agent: str, token: str | None, dry_run: bool, output: str, state: Path | None, nats: str | None
+) -> None:
     from crewkeeper_supervisor.cli.runs import find_run, near
     from crewkeeper_supervisor.shell.access import Access
 
@@ -303,6 +318,10 @@ async def _revoke(run: str, agent: str, token: str | None, output: str, state: P
                 code=NOT_FOUND,
                 remedy=f"supervisor creds ls {info.run}",
             )
+        if dry_run:
+            text = f"would revoke {token or 'every token'} of {agent} in {info.run}, and close its connections"
+            tell(Deed(action="creds revoke", name=agent, run=info.run, ok=True, text=(text,), dry_run=True), output)
+            return
         after = await access.revoke(info.run, agent, token)
         result = await _evicted(link.place.authority(), info.run, agent)
     now_s = time.time()

@@ -1,4 +1,4 @@
-"""`supervisor crew`: check crew files and print their JSON Schema; nothing is started."""
+"""`supervisor crew`: check crew files, print their JSON Schema, and what other words say about the crews that run."""
 
 import json
 from pathlib import Path
@@ -7,8 +7,12 @@ from typing import Any, Final
 import click
 import msgspec
 
+from crewkeeper_supervisor.cli.describe import describe
+from crewkeeper_supervisor.cli.down import down
 from crewkeeper_supervisor.cli.failure import INVALID
 from crewkeeper_supervisor.cli.output import emit_document, output_option, say
+from crewkeeper_supervisor.cli.pause import pause, resume
+from crewkeeper_supervisor.cli.ps import ps
 from crewkeeper_supervisor.shell.crew_problems import CrewFileError, Problem, render
 from crewkeeper_supervisor.shell.crew_schema import schema as crew_schema
 from crewkeeper_supervisor.shell.crewfile import read
@@ -19,7 +23,14 @@ SCHEMA_VERSION: Final = 1
 
 @click.group()
 def crew() -> None:
-    """Check crew files, print their schema."""
+    """Check crew files, print their schema; list, describe, pause, resume, kill running crews."""
+
+
+crew.add_command(ps, "ls")
+crew.add_command(describe)
+crew.add_command(pause, "pause")
+crew.add_command(resume, "resume")
+crew.add_command(down, "kill")
 
 
 @crew.command()

@@ -1,14 +1,14 @@
 """`supervisor down`: ask the host of a run to stop it, and wait until it has."""
 
 import getpass
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import anyio
 import click
 
-from crewkeeper_supervisor.cli.failure import TIMED_OUT, USAGE, Failure
+from crewkeeper_supervisor.cli.consent import confirm, dry_run_option, yes_option
+from crewkeeper_supervisor.cli.failure import TIMED_OUT
 from crewkeeper_supervisor.cli.output import say, write
 from crewkeeper_supervisor.cli.place_options import opened, place_options
 
@@ -24,7 +24,8 @@ LOST_S: Final = 2.0
 @click.command()
 @click.argument("runs", nargs=-1, metavar="[RUN...]")
 @click.option("--all", "every", is_flag=True, help="Every run that has not ended.")
-@click.option("-y", "--yes", is_flag=True, help="Do not ask; needed where there is no terminal.")
+@yes_option
+@dry_run_option
 @click.option("--why", default="", metavar="TEXT", help="Reason, kept in the journal and told to the agents.")
 @click.option(
     "--timeout",
@@ -40,6 +41,7 @@ def down(
     runs: tuple[str, ...],
     every: bool,
     yes: bool,
+    dry_run: bool,
     why: str,
     timeout_s: float,
     state: Path | None,
@@ -53,13 +55,14 @@ def down(
     """
     if every and runs:
         raise click.UsageError("give runs or --all, not both")
-    return anyio.run(_down, runs, every, yes, why, timeout_s, state, nats)
+    return anyio.run(_down, runs, every, yes, dry_run, why, timeout_s, state, nats)
 
 
 async def _down(
     names: tuple[str, ...],
     every: bool,
     yes: bool,
+    dry_run: bool,
     why: str,
     timeout_s: float,
     state: Path | None,
@@ -75,21 +78,16 @@ async def _down(
         if not chosen:
             say("nothing to stop: no run is active")
             return 0
-        _confirm(chosen, yes)
+        listed = ", ".join(info.run for info in chosen)
+        if dry_run:
+            write(f"would stop {listed}")
+            return 0
+        confirm(f"stop {listed}?", yes)
         outcomes: dict[str, bool] = {}
         async with anyio.create_task_group() as tasks:
             for info in chosen:
                 tasks.start_soon(_stop_one, link, info, why, timeout_s, outcomes)
     return 0 if all(outcomes.values()) else TIMED_OUT
-
-
-def _confirm(chosen: "list[RunInfo]", yes: bool) -> None:
-    if yes:
-        return
-    listed = ", ".join(info.run for info in chosen)
-    if not (sys.stdin.isatty() and sys.stderr.isatty()):
-        raise Failure(f"not on a terminal, so nobody can confirm the end of {listed}", code=USAGE, remedy="--yes")
-    click.confirm(f"stop {listed}?", abort=True, err=True)
 
 
 async def _stop_one(link: "Link", info: "RunInfo", why: str, timeout_s: float, outcomes: dict[str, bool]) -> None:

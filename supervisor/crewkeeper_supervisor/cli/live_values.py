@@ -1,5 +1,6 @@
 """Live values: what a shell completes names with, asked from the server at that moment; silent and quick on failure."""
 
+import re
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, Final
 
@@ -24,29 +25,33 @@ def attach(command: click.Command) -> None:
     if isinstance(command, click.Group):
         for inner in command.commands.values():
             attach(inner)
+            if command.name == "context" and inner.name != "add":
+                _name_contexts(inner)
     for param in command.params:
         kind = _kind(param)
         if kind:
             param._custom_shell_complete = _completer(kind)
 
 
+def _name_contexts(command: click.Command) -> None:
+    for param in command.params:
+        if param.name == "name":
+            param._custom_shell_complete = _completer("context")
+
+
 def _kind(param: click.Parameter) -> str:
     if isinstance(param, click.Option):
         named = param.opts[-1].lstrip("-")
         return named if named in ("context", "run") else "agent" if named == "agent" else ""
-    words = (param.metavar or (param.name or "").upper()).strip("[].").lower()
-    if words.startswith("words") or "text" in words or "amount" in words:
-        return "run"
-    for kind in ("incident", "approval", "question", "agent", "code", "runs", "run"):
-        if kind in words.replace("[", " ").replace("]", " ").split() or words == kind:
-            return kind.rstrip("s") if kind == "runs" else kind
+    words = re.findall("[a-z]+", (param.metavar or param.name or "").lower())
+    for kind in ("incident", "approval", "question", "agent", "code", "run"):
+        if kind in words or f"{kind}s" in words:
+            return kind
     return ""
 
 
 def _completer(kind: str) -> Callable[[click.Context, click.Parameter, str], list[CompletionItem]]:
     def complete(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
-        if param.name == "name" and ctx.parent is not None and ctx.parent.info_name != "context":
-            return []
         given = ctx.params.get(param.name or "") or ()
         before = given[-1] if isinstance(given, tuple) and given else ""
         found = _found(kind, ctx, str(before))

@@ -52,7 +52,10 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "replay": ("replay:replay", "Decide a run again from its journal, and fail if that differs from its ledger."),
     "backtest": ("backtest:backtest", "Say what other rules would have decided upon a recorded run."),
     "audit": ("audit:audit", "Verify, export and import what is recorded of runs."),
-    "crew": ("crew:crew", "Check crew files, print their schema."),
+    "crew": (
+        "crew:crew",
+        "Check crew files, print their schema; list, describe, pause, resume, kill running crews.",
+    ),
     "policy": ("policy:policy", "Check, test, explain and apply policy rules."),
     "metrics": ("metrics:metrics", "List metrics; print alert rules and a dashboard for them."),
     "mcp": ("mcp:mcp", "Put MCP servers behind the gate."),

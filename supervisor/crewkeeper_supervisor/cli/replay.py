@@ -14,6 +14,7 @@ from crewkeeper_supervisor.cli.events import Span
 from crewkeeper_supervisor.cli.failure import FAILED, NOT_FOUND, USAGE, Failure
 from crewkeeper_supervisor.cli.output import emit_document, output_option, say, stdout, write, write_json_line
 from crewkeeper_supervisor.cli.place_options import place_options
+from crewkeeper_supervisor.cli.progress import counted
 from crewkeeper_supervisor.cli.recordings import recorded
 
 if TYPE_CHECKING:
@@ -142,7 +143,7 @@ async def _compare(source: "Source", output: str, begin: "tuple[Kept, bytes] | N
             with contextlib.suppress(SnapshotError):  # it is only held against the fold
                 kept, _ = await source.snapshot()
                 replaying.hold_against(kept.seq, kept.code, kept.state)
-    async for batch in source.batches():
+    async for batch in counted(source.batches(), f"reading {source.where}"):
         replaying.take(batch)
     found = replaying.finish()
     emit_document(found, output, lambda: _compared_lines(found))

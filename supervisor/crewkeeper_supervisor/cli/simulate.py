@@ -8,6 +8,7 @@ import click
 
 from crewkeeper_supervisor.cli.failure import FAILED
 from crewkeeper_supervisor.cli.output import emit_document, output_option, say, write
+from crewkeeper_supervisor.cli.progress import Progress
 
 if TYPE_CHECKING:
     from crewkeeper_supervisor.chaos.simulation import Outcome
@@ -85,7 +86,14 @@ def simulate(
     sweep = Sweep(named(mutate).options(options) if mutate is not None else options)
     kept: SeedFile | None = None
     with named(mutate).applied() if mutate is not None else nullcontext():
-        sweep.run(seeds, _tell if output in ("table", "wide") else _nothing, failures_max=FAILURES_MAX)
+        with Progress("simulated seeds", len(seeds)) as progress:
+            tell = _tell if output in ("table", "wide") else _nothing
+
+            def each(outcome: "Outcome") -> None:
+                tell(outcome)
+                progress.add(1)
+
+            sweep.run(seeds, each, failures_max=FAILURES_MAX)
         if shrink and sweep.failures:
             say(f"shrinking seed {sweep.failures[0].seed}")
             kept = shrunk(sweep.failures[0], mutate or "")

@@ -10,6 +10,7 @@ import click
 from crewkeeper_supervisor.cli.failure import NOT_FOUND, USAGE, Failure
 from crewkeeper_supervisor.cli.output import emit_document, output_option
 from crewkeeper_supervisor.cli.place_options import place_options
+from crewkeeper_supervisor.cli.progress import counted
 from crewkeeper_supervisor.cli.recordings import recorded
 
 if TYPE_CHECKING:
@@ -97,7 +98,7 @@ async def _answer(source: "Source", wanted: str) -> "Why":
 
     target = wanted.upper() if _ID.match(wanted) else wanted
     inquiry = Inquiry(source.run, target, source.records)
-    async for batch in source.batches():
+    async for batch in counted(source.batches(), f"reading {source.where}"):
         for entry in batch:
             inquiry.take(entry)
     found = inquiry.answer()
