@@ -49,9 +49,7 @@ class Stage:
 
     def starts(self, *agents: str) -> None:
         for agent in agents:
-            self.does(
-                self.journal.op(m.ProcessStarted(agent=agent, pid=7, place=self.places[agent]), sender=HOST)
-            )
+            self.does(self.journal.op(m.ProcessStarted(agent=agent, pid=7, place=self.places[agent]), sender=HOST))
             if agent != TOOLS:
                 self.journal.join(agent)
 

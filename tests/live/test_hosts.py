@@ -167,10 +167,9 @@ async def test_a_host_that_was_only_stopped_finds_its_agents_gone_elsewhere(tmp_
         ]
         os.kill(stage.hosts["w1"].pid, signal.SIGCONT)
 
-        async def gone() -> bool:
-            return not any(Path(f"/proc/{pid}").exists() for pid in pids.values())
-
-        await until(gone, "the old copies have ended", limit_s=90)
+        await until(
+            lambda: not any(Path(f"/proc/{pid}").exists() for pid in pids.values()), "the old copies have ended", 90
+        )
         events = await stage.heard(run)
         first = says(events, "moves")[0][1]
         assert not [seq for seq, inc in says(events, "moves") if inc == first and seq > revoked]

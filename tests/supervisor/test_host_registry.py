@@ -1,0 +1,69 @@
+"""Hosts hold their names on a real server, and one is called gone only when it has neither name nor voice."""
+
+import anyio
+import pytest
+from nats_process import linked, until
+
+from crewkeeper_supervisor.shell import bucket, host_registry
+from crewkeeper_supervisor.shell.errors import HostNameTaken
+from crewkeeper_supervisor.shell.host_registry import HostInfo, HostRegistry, Registration, ping_subject
+
+pytestmark = pytest.mark.live
+
+
+def info(name: str, inc: str) -> HostInfo:
+    return HostInfo(name=name, inc=inc, slots=4, since_s=0.0, counts={"r1": 2, "r2": 1})
+
+
+async def test_a_name_belongs_to_one_process_until_it_lapses(tmp_path):
+    async with linked(tmp_path) as (_, link):
+        registry = HostRegistry(link)
+        assert await registry.ls() == []
+        await registry.open()
+        first, second = Registration(link, "w1", "i1", ttl_s=300), Registration(link, "w1", "i2", ttl_s=300)
+        await first.take(info("w1", "i1"))
+        with pytest.raises(HostNameTaken, match="'w1' is registered already"):
+            await second.take(info("w1", "i2"))
+        assert [(each.name, each.taken) for each in await registry.ls()] == [("w1", 3)]
+        await first.release()
+        await second.take(info("w1", "i2"))
+        with pytest.raises(HostNameTaken):
+            await first.renew(info("w1", "i1"))
+        await first.release()  # takes nothing from the other
+        assert [each.inc for each in await registry.ls()] == ["i2"]
+
+
+async def test_a_registration_that_is_not_renewed_lapses_and_can_be_had_again(tmp_path):
+    async with linked(tmp_path) as (_, link):
+        registry = HostRegistry(link)
+        await registry.open()
+        late = Registration(link, "w1", "i1", ttl_s=1)
+        await late.take(info("w1", "i1"))
+
+        async def lapsed() -> bool:
+            return await registry.ls() == []
+
+        await until(lapsed)
+        await late.renew(info("w1", "i1"))
+        await until(lapsed)
+        await Registration(link, "w1", "i2", ttl_s=300).take(info("w1", "i2"))
+        with pytest.raises(HostNameTaken):
+            await late.renew(info("w1", "i1"))
+
+
+async def test_a_host_that_answers_or_is_registered_is_not_gone(tmp_path, monkeypatch):
+    monkeypatch.setattr(host_registry, "PING_PAUSE_S", 0.01)
+    async with linked(tmp_path) as (server, link):
+        registry = HostRegistry(link)
+        await registry.open()
+        assert await registry.is_gone("w1", "i1") is True
+        async with bucket.answering(link, ping_subject("i1")):
+            assert await registry.is_gone("w1", "i1") is False
+        assert await registry.is_gone("w1", "i1") is True
+        await Registration(link, "w1", "i1", ttl_s=300).take(info("w1", "i1"))
+        assert await registry.is_gone("w1", "i1") is False
+        assert await registry.is_gone("w1", "earlier") is True
+        server.stop()
+        await until(lambda: not link.is_connected)
+        with anyio.fail_after(60):
+            assert await registry.is_gone("w1", "i1") is None  # nobody can tell
