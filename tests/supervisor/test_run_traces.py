@@ -5,11 +5,11 @@ import socket
 import msgspec
 import pytest
 
+from crewkeeper_bus import codec, trace_export, tracing
 from crewkeeper_bus import messages as m
-from crewkeeper_bus import trace_export, tracing
 from crewkeeper_bus.errors import ConfigError
 from crewkeeper_bus.messages import Kind
-from crewkeeper_bus.tool_messages import ToolCall
+from crewkeeper_bus.tool_messages import SpendAsked, ToolCall
 from crewkeeper_bus.trace_export import exporting, is_asked_for
 from crewkeeper_bus.tracing import root_of
 from crewkeeper_supervisor.core.crew import Agent
@@ -123,6 +123,21 @@ def test_a_model_call_through_the_proxy_has_a_span_made_here(collector):
     assert chat.attributes["gen_ai.usage.output_tokens"] == 20
     assert chat.attributes["gen_ai.agent.name"] == "a"
     assert chat.attributes["crewkeeper.cost.usd"] == pytest.approx(50e-6)
+
+
+def test_a_model_call_through_the_proxy_belongs_to_the_request_that_made_it(collector):
+    with run_traces.exporting() as traces:
+        told = Told(Room(), traces)
+        told.trace.owned()
+        asked = SpendAsked(agent="a", task="t", call="c1", model="m1", input_tokens=1, max_output_tokens=1, trace=HERE)
+        told.trace.took([Entry(1, 1.0, "crew.r1.op._model._.c1", codec.encode(asked))])
+        told.room.model("c1")
+        told.on()
+        told.room.spent("c1", 10, 20)
+        told.on()
+    (decided,) = collector.named("crewkeeper.decide allow")
+    (chat,) = collector.named("chat m1")
+    assert decided.parent == chat.parent == "00000000000000aa"
 
 
 def test_who_takes_over_writes_no_span_again(collector):
