@@ -11,7 +11,9 @@ from typing import Any, Final
 import msgspec
 from msgspec import Struct
 
-_MODEL_CALLS: Final = frozenset(("chat", "text_completion", "generate_content", "completion"))
+from crewkeeper_bus import trace_names as names
+
+_MODEL_CALLS: Final = frozenset((names.CHAT, "text_completion", "generate_content", "completion"))
 _USER: Final = "user"
 _AGENT: Final = "agent"
 _TOOLS: Final = "tools"
@@ -35,7 +37,7 @@ class Span(Struct, kw_only=True):
     @property
     def operation(self) -> str:
         """What it spans: `chat`, `execute_tool`, `invoke_agent`, …; empty if it is none of generative AI."""
-        return str(self.attributes.get("gen_ai.operation.name", ""))
+        return str(self.attributes.get(names.OPERATION, ""))
 
 
 def spans_of(document: Any) -> list[Span]:
@@ -77,15 +79,15 @@ class _Teller:
         self._spans = {span.id: span for span in spans}
         self._order = sorted(spans, key=lambda span: (span.start_ns, span.id))
         self._told: list[tuple[int, int, dict[str, Any]]] = []
-        own = (span.attributes.get("gen_ai.tool.call.id") for span in spans if span.operation == "execute_tool")
+        own = (span.attributes.get(names.TOOL_CALL) for span in spans if span.operation == names.EXECUTE_TOOL)
         self._calls = {str(call) for call in own if call}
         self._answered: set[str] = set()
 
     def tell(self) -> list[dict[str, Any]]:
         for span in self._order:
-            if span.operation == "invoke_agent":
+            if span.operation == names.INVOKE_AGENT:
                 self._agent(span)
-            elif span.operation == "execute_tool":
+            elif span.operation == names.EXECUTE_TOOL:
                 self._tool(span)
             elif span.operation in _MODEL_CALLS:
                 self._model(span)
@@ -109,12 +111,12 @@ class _Teller:
 
     def _tool(self, span: Span) -> None:
         name = self._who(span)
-        tool = str(span.attributes.get("gen_ai.tool.name", "") or span.name.removeprefix("execute_tool "))
-        call = str(span.attributes.get("gen_ai.tool.call.id", "")) or span.id
+        tool = str(span.attributes.get(names.TOOL_NAME, "") or span.name.removeprefix(f"{names.EXECUTE_TOOL} "))
+        call = str(span.attributes.get(names.TOOL_CALL, "")) or span.id
         args = _parsed(span.attributes.get("gen_ai.tool.call.arguments"))
         result = _text(span.attributes.get("gen_ai.tool.call.result"))
         if not result and span.failed:
-            result = f"Error: {span.attributes.get('error.type') or 'failed'}"
+            result = f"Error: {span.attributes.get(names.ERROR_TYPE) or 'failed'}"
         self._add(span.start_ns, name, _TOOLS, "tool_call", _text(args), tool=tool, args=args, call=call)
         error = True if span.failed else None
         self._add(span.end_ns, _TOOLS, name, "tool_result", result, tool=tool, call=call, error=error)
@@ -126,7 +128,7 @@ class _Teller:
                 self._response(span, name, part)
         tokens = {
             key: count
-            for key, attribute in (("in", "gen_ai.usage.input_tokens"), ("out", "gen_ai.usage.output_tokens"))
+            for key, attribute in (("in", names.INPUT_TOKENS), ("out", names.OUTPUT_TOKENS))
             if isinstance(count := span.attributes.get(attribute), int)
         }
         said = _messages(span, "output")
@@ -156,7 +158,7 @@ class _Teller:
         for _ in range(DEPTH_MAX):
             if one is None:
                 break
-            name = one.attributes.get("gen_ai.agent.name") or one.attributes.get("gen_ai.agent.id")
+            name = one.attributes.get(names.AGENT_NAME) or one.attributes.get("gen_ai.agent.id")
             if name:
                 return str(name)
             one = self._spans.get(one.parent)
@@ -168,7 +170,7 @@ class _Teller:
         for _ in range(DEPTH_MAX):
             if one is None:
                 break
-            if one.operation == "invoke_agent":
+            if one.operation == names.INVOKE_AGENT:
                 return self._who(one)
             one = self._spans.get(one.parent)
         return _USER
