@@ -142,7 +142,8 @@ async def server_checks(state: Path | None, nats: str | None) -> list[Check]:
     try:
         with anyio.fail_after(CHECK_LIMIT_S):
             async with connect(place, name="supervisor doctor") as link:
-                return [_reached(place), await _enforcement(place), *await _account(link), await _clock(link)]
+                checks = [_reached(place), await _enforcement(place), *await _account(link), await _clock(link)]
+                return [*checks, *await _settings(link)]
     except (BusError, TimeoutError) as error:
         fix = "check the address and the credentials in --nats" if named else "supervisor up crew.yaml"
         text = str(error) or f"{place.host} did not answer within {CHECK_LIMIT_S:g} s"
@@ -198,6 +199,23 @@ async def _account(link: "Link") -> list[Check]:
         fix = "supervisor up crew.yaml"
         return [*checks, Check(name="streams", grade="warn", text="no run has a journal here yet", fix=fix)]
     return [*checks, Check(name="streams", grade="ok", text=f"{runs} journals of runs")]
+
+
+async def _settings(link: "Link") -> list[Check]:
+    """What of the server's settings would lose decisions, or show them to agents: what controllers look at, too."""
+    from crewkeeper_bus.errors import ServerError
+    from crewkeeper_supervisor.shell import safety
+    from crewkeeper_supervisor.shell.errors import StoreUnavailable
+
+    try:
+        system = link.place.authority().system
+        risks = await safety.examine(link, system if system.url else None)
+    except (StoreUnavailable, ServerError) as error:
+        return [Check(name="settings", grade="warn", text=str(error))]
+    if not risks:
+        unseen = "" if system.url else "; how often it writes to disk is told to a system user only"
+        return [Check(name="settings", grade="ok", text=f"nothing unsafe is seen{unseen}")]
+    return [Check(name=risk.name, grade=risk.grade, text=risk.text, fix=risk.fix) for risk in risks]
 
 
 async def _clock(link: "Link") -> Check:

@@ -30,6 +30,7 @@ from crewkeeper_supervisor.shell import (
     members,
     outbox,
     powers,
+    safety,
     sharing,
     snapshots,
 )
@@ -110,6 +111,7 @@ async def serve(
         told.link = link
         await controller.open()
         told.opened = True
+        await safety.check(link, authority.system if authority.system.url else None)
         logger().info("controller.serving", server=place.host, owner=name, mode=authority.mode)
         await controller.work(drain or anyio.Event())
 

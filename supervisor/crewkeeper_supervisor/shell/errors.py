@@ -46,6 +46,10 @@ class HostNameTaken(ShellError):  # noqa: N818
     """Another process is registered as a host under this name."""
 
 
+class UnsafeServer(ShellError):  # noqa: N818
+    """The settings of a server would lose decisions, so nothing is decided on it."""
+
+
 class SettingMissing(ShellError):  # noqa: N818
     """A `${NAME}` in the crew file names an environment variable that is not set.
 
