@@ -83,6 +83,7 @@ watch: {stall: 5m, depth: 20, fan_out: 1k}
 outcome: {must_mention: [Lisbon], never: [TBD], schema: {type: object}}
 escalation: {per_minute: 3}
 limits: {payload: 1MiB, heartbeat: 250ms, start_timeout: 1m}
+retain: {journal: 400d}
 tools:
   t:
     function: "m:f"
@@ -185,6 +186,7 @@ def test_every_key_arrives_in_the_crew() -> None:
     assert a.never_victim
     assert (a.restart_cost, a.stall_s) == (20_000, 3600)
     assert (crew.watch.stall_s, crew.watch.depth, crew.watch.fan_out) == (300, 20, 1000)
+    assert crew.retain.journal_s == 400 * 86400
     assert crew.outcome is not None
     assert (crew.outcome.must_mention, crew.outcome.never) == (("Lisbon",), ("TBD",))
     assert a.tools == ("t.read",)
@@ -195,9 +197,9 @@ def test_every_key_arrives_in_the_crew() -> None:
         1.5,
     )
     assert (b.restart.policy, b.restart.intensity) == ("transient", 5)
+    assert (a.host, a.restart.elsewhere, b.restart.elsewhere) == ({"gpu": "a100", "zone": "eu-1"}, True, False)
     assert a.budget is not None
     assert (a.budget.model_calls, a.budget.messages, a.budget.fan_out) == (10, 1_000_000, 3)
-    assert (a.host, a.restart.elsewhere, b.restart.elsewhere) == ({"gpu": "a100", "zone": "eu-1"}, True, False)
     assert crew.responses.deadlock == Response(
         do=("kill",),
         confirm_s=0,

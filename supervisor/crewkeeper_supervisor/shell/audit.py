@@ -4,7 +4,9 @@ Three things are held against each other: the chain of the records, the signed h
 elsewhere), and the journal's hash. What nothing vouches for is said.
 """
 
+import time
 from collections.abc import Collection
+from datetime import UTC, datetime
 from typing import Final, Literal
 
 from msgspec import Struct, field
@@ -12,7 +14,9 @@ from msgspec import Struct, field
 from crewkeeper_supervisor.shell import chain, heads, spending
 from crewkeeper_supervisor.shell.audit_keys import AuditKey
 from crewkeeper_supervisor.shell.chain import Problem, Record
+from crewkeeper_supervisor.shell.errors import RunNotFound
 from crewkeeper_supervisor.shell.heads import Head, HeadError
+from crewkeeper_supervisor.shell.retention import kept_until_s
 from crewkeeper_supervisor.shell.source import OfFile, Source
 
 SUMS_MAX: Final = 100
@@ -68,6 +72,7 @@ async def examine(
     trusted: Collection[str] = (),
     kept: str = "",
     with_journal: bool = True,
+    now_s: float | None = None,
 ) -> Report:
     """Examine what is recorded of a run.
 
@@ -77,17 +82,18 @@ async def examine(
         trusted: Public names of keys that are known to be the supervisors'; the one of `key` always is.
         kept: A head that was kept elsewhere; empty: none.
         with_journal: Whether to read the journal, too.
+        now_s: Seconds since the Unix epoch; None: the clock's.
 
     Raises:
         HeadError: `kept` is no head of this run.
         RecordingError: The file cannot be read, or exceeds a limit.
     """
-    return await _Audit(source, key, trusted, kept).run(with_journal)
+    return await _Audit(source, key, trusted, kept, time.time() if now_s is None else now_s).run(with_journal)
 
 
 class _Audit:
-    def __init__(self, source: Source, key: AuditKey | None, trusted: Collection[str], kept: str) -> None:
-        self._source, self._key = source, key
+    def __init__(self, source: Source, key: AuditKey | None, trusted: Collection[str], kept: str, now_s: float) -> None:
+        self._source, self._key, self._now_s = source, key, now_s
         self._trusted = {*trusted, *([key.public] if key is not None else ())}
         self._kept = _kept(kept, source.run)
         if self._kept is not None:
@@ -192,9 +198,13 @@ class _Audit:
         sealed = {head.seq: head for head in self._heads if self._counts(head)}
         source.wanted.update(sealed)
         seq = 0
-        async for batch in source.batches():
-            found.entries += len(batch)
-            seq = batch[-1].seq if batch else seq
+        try:
+            async for batch in source.batches():
+                found.entries += len(batch)
+                seq = batch[-1].seq if batch else seq
+        except RunNotFound:
+            self._journal_gone()
+            return
         if isinstance(source, OfFile):
             found.problems += source.reader.problems
             found.signer = source.reader.signer
@@ -209,6 +219,24 @@ class _Audit:
                 return
             good = at
         found.sealed_seq = good
+
+    def _journal_gone(self) -> None:
+        """There is no journal: is that right?"""
+        last = next((head for head in reversed(self._heads) if head.final and head.iss in self._trusted), None)
+        until_s = kept_until_s(last) if last is not None else 0.0
+        if until_s and until_s <= self._now_s:
+            when = datetime.fromtimestamp(until_s, UTC).isoformat(timespec="seconds")
+            self._found.remarks.append(
+                f"the journal is gone by retention: the crew wanted it kept until {when}; its hash stands in the last "
+                "head, and an export made before can still be verified"
+            )
+            return
+        why = "no signed head of its end says for how long it is to be kept"
+        if until_s:
+            why = f"it is to be kept until {datetime.fromtimestamp(until_s, UTC).isoformat(timespec='seconds')}"
+        elif last is not None:
+            why = "it is to be kept for ever"
+        self._wrong("deleted", f"the journal is gone, and {why}", 1)
 
     # --- what it is worth ---
 
@@ -253,7 +281,7 @@ class _Audit:
             newest = max((head.n for head in self._heads), default=0)
             found.remarks.append(f"the run goes on: records cut off after number {newest} would not be missed")
 
-    def _wrong(self, kind: Literal["edited", "inserted", "truncated"], text: str, n: int = 0) -> None:
+    def _wrong(self, kind: Literal["edited", "deleted", "inserted", "truncated"], text: str, n: int = 0) -> None:
         self._found.problems.append(Problem(kind=kind, n=n, id="", text=text))
 
 

@@ -48,6 +48,7 @@ from crewkeeper_supervisor.shell.owner import MakeFold, Owner, Timing
 from crewkeeper_supervisor.shell.place import Place
 from crewkeeper_supervisor.shell.powers import Powers
 from crewkeeper_supervisor.shell.registry import ENDED, Registry, RunInfo
+from crewkeeper_supervisor.shell.retention import Retention
 from crewkeeper_supervisor.shell.sharing import Sharing
 
 OPEN_TRIES: Final = 20
@@ -197,6 +198,7 @@ class _Controller:
             group.start_soon(self._outbox.work)
             group.start_soon(self._fleet.work)
             group.start_soon(self._members.work)
+            group.start_soon(Retention(self._link, self._registry).work)
             group.start_soon(self._share)
             group.start_soon(self._watch, group)
             for event in (drain, self._members.asked_to_drain, self._link.closed):

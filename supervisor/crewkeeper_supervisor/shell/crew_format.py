@@ -10,6 +10,7 @@ from typing import Final
 
 from crewkeeper_supervisor.shell.crew_gate_format import GATE_KEYS, TOOL_NAME
 from crewkeeper_supervisor.shell.crew_kinds import (
+    YEAR_S,
     Choice,
     Command,
     Count,
@@ -266,6 +267,17 @@ LIMITS: Final = Section(
         ),
     ),
 )
+RETAIN: Final = Section(
+    title="retain",
+    keys=(
+        Key(
+            name="journal",
+            kind=Duration(low_s=3600, high_s=100 * YEAR_S),
+            default="for ever",
+            doc="How long the journal is kept once the run is over; ledger and heads stay.",
+        ),
+    ),
+)
 CREW: Final = Section(
     title="crew file",
     keys=(
@@ -297,6 +309,7 @@ CREW: Final = Section(
         OUTCOME,
         Key(name="escalation", kind=ESCALATION, default="see below", doc="How often people are told."),
         Key(name="limits", kind=LIMITS, default="see below", doc="Limits of the bus."),
+        Key(name="retain", kind=RETAIN, default="for ever", doc="How long what is recorded of an ended run is kept."),
         *GATE_KEYS,
         MODEL_PROXY,
     ),

@@ -20,6 +20,7 @@ from crewkeeper_supervisor.core.crew import (
     Response,
     Responses,
     Restart,
+    Retain,
     Watching,
     Webhook,
 )
@@ -345,6 +346,7 @@ def _crew(surface: dict[str, Any], folder: FilePath) -> Crew:
         watch=_watching(surface.get("watch", {})),
         outcome=_outcome(surface.get("outcome")),
         **{_APPROVAL_FIELDS[key]: value for key, value in surface.get("approvals", {}).items()},
+        retain=Retain(**{f"{key}_s": value for key, value in surface.get("retain", {}).items()}),
         rate=Rate(**{key: value for key, value in limits.items() if key not in timing}),
         **{timing[key]: value for key, value in limits.items() if key in timing},
     )

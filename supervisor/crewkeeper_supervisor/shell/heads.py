@@ -61,6 +61,8 @@ class Head(Struct, frozen=True, kw_only=True):
     term: int
     final: bool = False
     """Whether the run was over."""
+    retain_journal_s: float = 0.0
+    """How long the journal is kept after that; 0: for ever."""
     iat: int
     """When it was signed, seconds since the Unix epoch, by the clock of the signer; for people only."""
     iss: str
@@ -152,7 +154,7 @@ class Sealer:
             self._seq = seq
         self._hash = known
 
-    def token(self, book: Ledger, fold: Folded, *, final: bool = False) -> str:
+    def token(self, book: Ledger, fold: Folded, *, final: bool = False, retain_journal_s: float = 0.0) -> str:
         """A head for what is known now; empty where there is no key to sign with."""
         if book.key is None:
             return ""
@@ -166,7 +168,9 @@ class Sealer:
             "code": code_version(),
             "term": self._term,
         }
-        return book.key.sign(told | ({"final": True} if final else {}))
+        if final:
+            told |= {"final": True, "retain_journal_s": retain_journal_s}
+        return book.key.sign(told)
 
     async def seal(self, book: Ledger, fold: Folded) -> None:
         """Sign and publish a head if it is time; not acknowledged, for the next one covers it."""
@@ -183,9 +187,9 @@ class Sealer:
         except ConnectionLost:
             logger().warning("head.unsaid", crew=self._run, seq=self._seq)
 
-    async def seal_the_end(self, book: Ledger, fold: Folded) -> None:
-        """Sign and store the head of a run that is over."""
-        token = self.token(book, fold, final=True)
+    async def seal_the_end(self, book: Ledger, fold: Folded, retain_journal_s: float = 0.0) -> None:
+        """Sign and store the head of a run that is over, and for how long its journal is kept; 0: for ever."""
+        token = self.token(book, fold, final=True, retain_journal_s=retain_journal_s)
         if not token:
             return
         fail_points.passed("head-due")

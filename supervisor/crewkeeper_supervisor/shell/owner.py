@@ -294,7 +294,8 @@ class Owner:
             if not self._is_over():
                 await self._finish()
                 return
-            await self._sealer.seal_the_end(self._ledger, self.fold)
+            kept_s = self.fold.crew.retain.journal_s if self.fold.crew is not None else 0.0
+            await self._sealer.seal_the_end(self._ledger, self.fold, kept_s)
         self._log.info("run.over", seq=self._seq, state=self.fold.state)
 
     async def _finish(self) -> None:

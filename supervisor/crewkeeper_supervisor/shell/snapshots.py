@@ -302,6 +302,8 @@ async def _remove_others(link: Link, run: str, seq: int) -> None:
 async def _purge(link: Link, subject: str, keep: int | None = None) -> None:
     try:
         await link.js.purge_stream(STREAM, subject=subject, keep=keep)
+    except nats.js.errors.NotFoundError:  # nobody has ever taken one here
+        return
     except LINK_ERRORS as error:
         raise StoreUnavailable(f"{STREAM}: {type(error).__name__}") from error
 
