@@ -11,8 +11,9 @@ from crewkeeper_supervisor.core.crew import Agent, Crew, Restart
 from crewkeeper_supervisor.core.hosting_state import Host
 from crewkeeper_supervisor.core.placement import Candidate, choose
 from crewkeeper_supervisor.core.tools import Tool
+from crewkeeper_supervisor.gate.rules import make_fold
 from support.core_checks import check
-from support.journal import Journal, fold
+from support.journal import RUN, Journal, fold
 
 MOVES = Restart(elsewhere=True)
 CREW = Crew(
@@ -308,3 +309,13 @@ def test_a_run_with_a_host_of_its_own_places_nobody() -> None:
     journal = Journal(CREW)
     assert not journal.op(m.HostsSeen(hosts=(host("w1"),)))
     assert journal.core.hosting is None
+
+
+def test_a_snapshot_keeps_hosts_and_places() -> None:
+    stage, _, commands = lost()
+    core = make_fold(RUN)
+    core.restore(stage.journal.core.snapshot(), stage.journal.core.digest())
+    assert core.digest() == stage.journal.core.digest()
+    stage.journal.core = core
+    cut = next(each for each in commands if isinstance(each, SetAccess))
+    assert [each.agent for each in answer(stage, cut)] == ["a"]

@@ -393,6 +393,6 @@ class _Controller:
             await self._registry.set_state(run, state)  # type: ignore[arg-type]
         if self._power.enforcer is not None:
             try:
-                await self._power.access.end_run(run)
+                await self._power.enforcer.end_run(run, closes=owner.fold.hosting is not None)
             except StoreUnavailable as error:
                 logger().warning("access.not_ended", crew=run, cause=str(error)[:200])

@@ -48,6 +48,8 @@ BACK_S: Final = 5.0
 BACK_POLL_S: Final = 0.02
 SETTLE_S: Final = 0.05
 """A subscription that one server lists is known to all of a cluster after this time."""
+CLOSED_AT_ONCE: Final = 32
+"""Agents of a run that has ended whose connections are closed at the same time."""
 DRAIN_ROUNDS_MAX: Final = 20
 DRAINED: Final = 100
 """Held words are put into the journal until so few came meanwhile; then the agent's way is opened."""
@@ -122,6 +124,27 @@ class Enforcer:
         was there before, and none lets that process in.
         """
         return await self._timed(lambda: self._cut_off(run, agent, place))
+
+    async def end_run(self, run: str, *, closes: bool) -> None:
+        """Let nobody of a run in any more that has ended; `closes`: and close the connections of those who are.
+
+        A host closes those of its own runs. Whoever cannot be reached now goes when the connection's session ends.
+
+        Raises:
+            StoreUnavailable: The server did not store it.
+        """
+        await self._access.end_run(run)
+        if not closes or self._system is None:
+            return
+        users, limit = [record.user for record in await self._access.ls(run)], anyio.CapacityLimiter(CLOSED_AT_ONCE)
+
+        async def close(user: str) -> None:
+            async with limit:
+                await self._timed(lambda: self._clear(user, lambda _connection, _asked_s: False))
+
+        async with anyio.create_task_group() as tasks:
+            for user in users:
+                tasks.start_soon(close, user)
 
     async def pause(self, run: str, agent: str, *, why: str, term: int, keep: bool = True) -> Done:
         """Hold an agent: nothing that it says reaches anybody until `resume`. Repeating it is harmless.

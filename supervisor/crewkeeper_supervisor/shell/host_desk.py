@@ -25,6 +25,8 @@ SWEEP_S: Final = 2.0
 """How often the registrations are read: in between, renewals and ends are heard of."""
 SETTLE_S: Final = 0.2
 """After something was heard, before it is stated: hosts that come together are stated together."""
+AGAIN_S: Final = 5.0
+"""After an agent was refused by a host: when hosts are stated again, so that it is asked again."""
 LISTED_MAX: Final = 1000
 
 Known = Callable[[], Hosting | None]
@@ -52,6 +54,8 @@ class HostDesk:
         self._asked: set[str] = set()
         """Incarnations that are being asked whether they are there."""
         self._heard = anyio.Event()
+        self._stated_s = float("-inf")
+        """When hosts were last stated."""
 
     async def work(self) -> None:
         """State what is to be stated, until cancelled.
@@ -107,7 +111,10 @@ class HostDesk:
         takers = sorted(
             (info for info in self._live.values() if not info.leaving), key=lambda info: (info.name, info.inc)
         )
-        if any(self._is_news(hosting, info) for info in takers):
+        again = any(place.step == "wanted" and place.refused for place in hosting.places.values())
+        again = again and anyio.current_time() - self._stated_s >= AGAIN_S
+        if again or any(self._is_news(hosting, info) for info in takers):
+            self._stated_s = anyio.current_time()
             hosts = tuple(self._seen(info) for info in takers[:LISTED_MAX])
             await self._state(HostsSeen(hosts=hosts))
         for host in list(hosting.hosts.values()):

@@ -132,7 +132,7 @@ class RemoteHost:
             if self._ground.authority.mode == "signing":
                 tasks.start_soon(self._renew)
             await self._end.wait()
-            if not taken:
+            if not taken and not self._link.closed.is_set():
                 await self._leave()
             for run, _ in self._runs.values():
                 run.kill()

@@ -199,6 +199,7 @@ class RemoteRun:
             return
         with anyio.move_on_after(LEAVE_LIMIT_S + max(self._grace_s(each) for each in self._places.values())):
             await self._stop_all()
+        self.kill()  # what even that has not ended
         await self._reports.state(HostLost(host=self._host.name, inc=self._host.inc, why=why))
 
     async def renew(self) -> None:
