@@ -15,29 +15,58 @@ FOLDER = Path(__file__).resolve().parents[2] / "scenarios"
 SCENARIOS = [load(path) for path in sorted(FOLDER.glob("*.yaml"))]
 SIMULATED = [each for each in SCENARIOS if "sim" in each.modes and each.players]
 SEEDS = range(100)
+FEW = {"large": range(1), "long": range(10)}
+"""Seeds of scenarios with these tags, of which one run takes long; `make soak` plays all of them."""
 LARGE = "large"
-"""Tag of scenarios with hundreds of agents, which one seed of takes seconds."""
+
+
+def seeds(scenario: Scenario) -> range:
+    return next((few for tag, few in FEW.items() if tag in scenario.tags), SEEDS)
 
 
 def named(id_: str) -> Scenario:
     return next(each for each in SCENARIOS if each.id == id_)
 
 
-@pytest.mark.parametrize("scenario", SIMULATED, ids=[each.id for each in SIMULATED])
-def test_it_passes_over_seeds(scenario: Scenario) -> None:
-    result = run_sim(scenario, SEEDS[:1] if LARGE in scenario.tags else SEEDS)
+def check(scenario: Scenario, played: range) -> None:
+    result = run_sim(scenario, played)
     assert result.told is not None
     reasons = [line(check) for check in result.told.checks if check.word != "pass"]
     assert result.verdict == "pass", (result.told.seed, reasons)
 
 
+@pytest.mark.parametrize("scenario", SIMULATED, ids=[each.id for each in SIMULATED])
+def test_it_passes_over_seeds(scenario: Scenario) -> None:
+    check(scenario, seeds(scenario))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("scenario", SIMULATED, ids=[each.id for each in SIMULATED])
+def test_it_passes_over_many_more_seeds(scenario: Scenario) -> None:
+    check(scenario, range(20) if LARGE in scenario.tags else range(100, 400))
+
+
+def turns_red(mutation: ProductMutation, id_: str) -> bool:
+    return any(run_sim(named(id_), [seed], mutated=mutation.mutation.applied).verdict == "fail" for seed in range(8))
+
+
+MUTATED = [(each, id_) for each in PRODUCT_MUTATIONS if each.mode == "sim" for id_ in each.scenarios]
+QUICK, HEAVY = ([pair for pair in MUTATED if (LARGE in named(pair[1]).tags) is heavy] for heavy in (False, True))
+
+
 @pytest.mark.parametrize(
-    ("mutation", "id_"),
-    [(each, id_) for each in PRODUCT_MUTATIONS if each.mode == "sim" for id_ in each.scenarios],
-    ids=lambda value: value if isinstance(value, str) else value.mutation.name,
+    ("mutation", "id_"), QUICK, ids=lambda value: value if isinstance(value, str) else value.mutation.name
 )
 def test_a_broken_product_turns_it_red(mutation: ProductMutation, id_: str) -> None:
-    assert run_sim(named(id_), range(8), mutated=mutation.mutation.applied).verdict == "fail"
+    assert turns_red(mutation, id_)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("mutation", "id_"), HEAVY, ids=lambda value: value if isinstance(value, str) else value.mutation.name
+)
+def test_a_broken_product_turns_a_large_one_red(mutation: ProductMutation, id_: str) -> None:
+    assert turns_red(mutation, id_)
 
 
 def test_equal_seeds_give_equal_runs_and_others_others() -> None:

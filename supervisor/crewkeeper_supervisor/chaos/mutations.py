@@ -6,7 +6,7 @@ moves, this table is what has to follow.
 
 import importlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any, Final
 
 import msgspec
@@ -33,6 +33,8 @@ class Mutation(Struct, frozen=True, kw_only=True):
     """In which mode of the simulation it shows."""
     raised: dict[str, float] = msgspec.field(default_factory=dict)
     """Rates of the faults that bring it out, where the usual ones take many seeds."""
+    also: tuple["Mutation", ...] = ()
+    """What has to be broken with it to be seen, where the product has a second line of defence."""
 
     def options(self, options: Options) -> Options:
         """The options with which it shows soon."""
@@ -49,11 +51,12 @@ class Mutation(Struct, frozen=True, kw_only=True):
         for part in outer:
             owner = getattr(owner, part)
         right = getattr(owner, name)
-        setattr(owner, name, self.make(right))
-        try:
+        with ExitStack() as stack:
+            for other in self.also:
+                stack.enter_context(other.applied())
+            setattr(owner, name, self.make(right))
+            stack.callback(setattr, owner, name, right)
             yield
-        finally:
-            setattr(owner, name, right)
 
 
 def _unasked(right: Any) -> Any:

@@ -6,6 +6,7 @@ of mode `real` the controllers that the runner starts.
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from types import SimpleNamespace
 from typing import Any, Final, Literal
 
 import msgspec
@@ -25,6 +26,8 @@ class ProductMutation(Struct, frozen=True, kw_only=True):
     mutation: Mutation
     mode: Literal["sim", "real"]
     scenarios: tuple[str, ...]
+    breaks: tuple[str, ...] = ()
+    """The promises that do not hold with it, by their numbers."""
 
 
 def _nothing(_right: Any) -> Callable[..., None]:
@@ -40,8 +43,28 @@ def _looped_by_number(right: Any) -> Callable[..., Any]:
     return step
 
 
-def _of(name: str, *scenarios: str) -> ProductMutation:
-    return ProductMutation(mutation=mutations.named(name), mode="sim", scenarios=scenarios)
+def _as_new(right: Any) -> Callable[..., Any]:
+    """A gate that knows no call again."""
+
+    def take(state: Any, view: Any, call: Any) -> None:
+        state.gate.open.pop(call.key, None)
+        state.gate.ended.get(call.agent, {}).pop(call.id, None)
+        right(state, view, call)
+
+    return take
+
+
+def _unfenced(right: Any) -> Callable[..., Any]:
+    """Writes whatever others have written there meanwhile."""
+
+    async def store(self: Any, subject: str, payload: bytes, **named: Any) -> Any:
+        return await right(self, subject, payload, headers=named.get("headers"))
+
+    return store
+
+
+def _in_memory(right: Any) -> Any:
+    return SimpleNamespace(FILE=right.MEMORY, MEMORY=right.MEMORY)
 
 
 def _unsigned(right: Any) -> Callable[..., Any]:
@@ -58,18 +81,48 @@ def _once(right: Any) -> Callable[..., Any]:
     return init
 
 
-def _sim(name: str, place: str, make: Callable[[Any], Any], *scenarios: str) -> ProductMutation:
-    return ProductMutation(mutation=Mutation(name=name, place=place, make=make), mode="sim", scenarios=scenarios)
+def _always(_right: Any) -> Callable[..., bool]:
+    return lambda *_arguments: True
 
 
-def _real(name: str, place: str, make: Callable[[Any], Any], *scenarios: str) -> ProductMutation:
-    return ProductMutation(mutation=Mutation(name=name, place=place, make=make), mode="real", scenarios=scenarios)
+def _constant(value: Any) -> Callable[[Any], Any]:
+    return lambda _right: value
 
 
+def _of(name: str, *scenarios: str, breaks: str = "G3") -> ProductMutation:
+    return ProductMutation(
+        mutation=mutations.named(name), mode="sim", scenarios=scenarios, breaks=tuple(breaks.split())
+    )
+
+
+def _sim(place: str, name: str, make: Callable[[Any], Any], *scenarios: str, breaks: str = "") -> ProductMutation:
+    made = Mutation(name=name, place=place, make=make)
+    return ProductMutation(mutation=made, mode="sim", scenarios=scenarios, breaks=tuple(breaks.split()))
+
+
+def _real(place: str, name: str, make: Callable[[Any], Any], *scenarios: str, breaks: str = "") -> ProductMutation:
+    return msgspec.structs.replace(_sim(place, name, make, *scenarios, breaks=breaks), mode="real")
+
+
+_NO_IDEMPOTENCY: Final = Mutation(
+    name="no-idempotency",
+    place="gate:_take",
+    make=_as_new,
+    also=(mutations.named("duplicates-not-dropped"),),
+)
+
+_NO_FENCE: Final = Mutation(
+    name="no-fence",
+    place="shell.nats_link:Link.store",
+    make=_unfenced,
+    also=(Mutation(name="lease-for-ever", place="shell.lease:Lease.still_mine", make=_always),),
+)
 PRODUCT_MUTATIONS: Final = (
-    _real("unsigned-webhook", "shell.webhook:sign", _unsigned, "webhook-refused", "mutual-approval"),
-    _real("no-retry", "shell.outbox:Outbox.__init__", _once, "webhook-refused"),
-    _real("no-kick", "shell.system_link:SystemLink.kick", _nothing, "rogue-ignores-kill"),
+    _real("shell.webhook:sign", "unsigned-webhook", _unsigned, "webhook-refused", "mutual-approval", breaks="G4"),
+    _real("shell.outbox:Outbox.__init__", "no-retry", _once, "webhook-refused", breaks="G4"),
+    _real("shell.system_link:SystemLink.kick", "no-kick", _nothing, "rogue-ignores-kill", breaks="G2"),
+    ProductMutation(mutation=_NO_FENCE, mode="real", scenarios=("paused-owner",), breaks=("G7",)),
+    _real("shell.journal:StorageType", "journal-in-memory", _in_memory, "nats-restart", breaks="G6 G9"),
     _of("any-as-all", "or-wait-is-no-deadlock"),
     _of("slots-ignored", "ring-of-three", "hub-queue-full"),
     _of("silent-peers-as-live", "message-ring"),
@@ -78,14 +131,21 @@ PRODUCT_MUTATIONS: Final = (
     _of("no-confirmation", "partition-heals"),
     _of("probe-not-repeated", "partition-heals"),
     _of("started-work-broken", "hub-queue-full"),
-    _of("traces-ignored", "orphan-wait", "tool-trouble"),
-    _sim("orphans-forgotten", "lifecycle:orphaned", _nothing, "orphan-wait"),
-    _sim("no-reserve", "budget:Account.hold", _nothing, "budget-race"),
-    _sim("found-not-broken", "response:break_wait", _nothing, "ring-of-three", "mutual-approval"),
-    _sim("loops-untold", "watch:Watch._looped", _nothing, "ping-pong", "paraphrase-loop"),
-    _sim("counted-as-loop", "loops:LoopDetector.step", _looped_by_number, "long-useful-dialogue"),
-    _sim("drift-unseen", "drift:DriftModel.did", _nothing, "drift"),
-    _sim("storms-unseen", "retry_storm:RetryStorms.failed", _nothing, "retry-storm"),
+    _of("lost-too-soon", "late-news"),
+    _of("traces-ignored", "orphan-wait", "tool-trouble", "budget-race", breaks="G7"),
+    _of("ids-not-from-the-journal", "supervisor-kill", breaks="G6 G7"),
+    ProductMutation(mutation=_NO_IDEMPOTENCY, mode="sim", scenarios=("impersonation-and-replay",), breaks=("G1",)),
+    _sim("lifecycle:orphaned", "orphans-forgotten", _nothing, "orphan-wait", breaks="G3"),
+    _sim("budget:Account.hold", "no-reserve", _nothing, "budget-race", breaks="G1"),
+    _sim("response:break_wait", "found-not-broken", _nothing, "ring-of-three", "mutual-approval"),
+    _sim("state:RunState.escalate", "nobody-told", _nothing, "webhook-down", breaks="G4"),
+    _sim("escalation:_has_room", "cap-ignored", _always, "200-deadlocks-at-once", breaks="G4"),
+    _sim("gate.rules:Rules.policy_changed", "old-rules", _nothing, "policy-reload-under-load", breaks="G5"),
+    _sim("gate:GRACE_S", "absence-counted", _constant(-59.0), "all-supervisors-down", breaks="G8"),
+    _sim("watch:Watch._looped", "loops-untold", _nothing, "ping-pong", "paraphrase-loop"),
+    _sim("loops:LoopDetector.step", "counted-as-loop", _looped_by_number, "long-useful-dialogue"),
+    _sim("drift:DriftModel.did", "drift-unseen", _nothing, "drift"),
+    _sim("retry_storm:RetryStorms.failed", "storms-unseen", _nothing, "retry-storm"),
 )
 """Every mutation with its scenarios."""
 

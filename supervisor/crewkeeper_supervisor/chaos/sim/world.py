@@ -9,7 +9,8 @@ from typing import Any, Final
 import msgspec
 
 from crewkeeper_bus import messages as m
-from crewkeeper_bus.subjects import HOST, SUPERVISOR, TOOLS
+from crewkeeper_bus.pattern import matches
+from crewkeeper_bus.subjects import HOST, SUPERVISOR, TOOLS, agent_permissions
 from crewkeeper_bus.tool_messages import RunTool
 from crewkeeper_supervisor.chaos.actor import Actor
 from crewkeeper_supervisor.chaos.bus import RUN, Envelope, Touched
@@ -28,6 +29,8 @@ from crewkeeper_supervisor.core.restart import RestartBudget, asks_for_restart
 STOPPED_AT_WORK: Final = 3
 END_S: Final = 0.05
 """How long a process takes to end when it is told to."""
+LOOKED_UP_S: Final = 0.2
+"""How long it takes until a refusal of the server's is known."""
 RESTART_S: Final = 0.3
 """How long a controller takes to come back."""
 _WEATHER: Final = frozenset(
@@ -158,7 +161,7 @@ class ScriptedWorld(World):
         assert member.actor is not None
         member.actor.on_stop = self._stopped
         member.actor.on_end = self._task_over
-        member.actor.on_raw = self.bus.publish_raw
+        member.actor.on_raw = self._publish_raw
 
     def _live(self, member: Member, actor: Actor) -> None:
         """One main activity, as soon as the crew begins."""
@@ -168,6 +171,16 @@ class ScriptedWorld(World):
             self.clock.after(0.005, self._live, member, actor)
         elif self.scripts.has_main(member.spec.name):
             actor.begin_activity(MAIN)
+
+    def _publish_raw(self, agent: str, subject: str, payload: bytes) -> None:
+        """As the server does it: what an agent may not publish is refused, and the run hears that it was tried."""
+        spec = self.members[agent].spec
+        allowed = agent_permissions(RUN, agent, spec.name, spec.may_call, tools=spec.tools, tells=spec.may_tell)
+        if any(matches(pattern, subject) for pattern in allowed.publish):
+            self.bus.publish_raw(agent, subject, payload)
+        else:
+            refused = m.Violation(agent=agent, what="denied", detail=f"publish to {subject[:200]}")
+            self.clock.after(LOOKED_UP_S, self.owner.state_fact, refused)
 
     # --- ends of processes ---
 
