@@ -16,7 +16,7 @@ from crewkeeper_supervisor.shell.nats_link import connect
 from crewkeeper_supervisor.shell.sharing import Sharing
 
 pytestmark = pytest.mark.live
-SETTINGS = Settings(lease_ttl_s=30, sharing=Sharing(tenure_s=600))
+SETTINGS = Settings(lease_ttl_s=30, sharing=Sharing(every_s=0.1, tenure_s=600))
 LIMIT_S = 60.0
 
 

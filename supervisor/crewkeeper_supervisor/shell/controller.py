@@ -37,6 +37,7 @@ from crewkeeper_supervisor.shell import (
 from crewkeeper_supervisor.shell.code_version import code_version
 from crewkeeper_supervisor.shell.errors import LeaseLost, RunNotFound, RunStalled, StoreUnavailable
 from crewkeeper_supervisor.shell.fleet import Fleet
+from crewkeeper_supervisor.shell.folding import MakeFold
 from crewkeeper_supervisor.shell.lease import Lease, Leases
 from crewkeeper_supervisor.shell.liveness import Liveness
 from crewkeeper_supervisor.shell.logbook import logger
@@ -44,7 +45,7 @@ from crewkeeper_supervisor.shell.members import Member, Members, Owned
 from crewkeeper_supervisor.shell.nats_link import LINK_ERRORS, Link, connect
 from crewkeeper_supervisor.shell.observing import Observer, Standing
 from crewkeeper_supervisor.shell.outbox import Outbox
-from crewkeeper_supervisor.shell.owner import MakeFold, Owner, Timing
+from crewkeeper_supervisor.shell.owner import Owner, Timing
 from crewkeeper_supervisor.shell.place import Place
 from crewkeeper_supervisor.shell.powers import Powers
 from crewkeeper_supervisor.shell.registry import ENDED, Registry, RunInfo
@@ -111,8 +112,8 @@ async def serve(
         )
         told.link = link
         await controller.open()
-        told.opened = True
         await safety.check(link, authority.system if authority.system.url else None)
+        told.opened = True
         logger().info("controller.serving", server=place.host, owner=name, mode=authority.mode)
         await controller.work(drain or anyio.Event())
 
@@ -159,7 +160,7 @@ class _Controller:
         self._alive = alive
         self._standing = standing
         self._began_at_s = time.time()
-        self._members = Members(lease_link, self._describe)
+        self._members = Members(lease_link, self._describe, settings.sharing.every_s)
 
     async def open(self) -> None:
         """Create what is shared. A server that has just started may need a moment."""

@@ -97,17 +97,19 @@ class Members:
         id: Its own id.
     """
 
-    def __init__(self, link: Link, describe: Callable[[str], Member]) -> None:
+    def __init__(self, link: Link, describe: Callable[[str], Member], beat_s: float = BEAT_S) -> None:
         """Prepare; `work` does it.
 
         Args:
             link: The server.
             describe: Says what is to be said of this controller, given its id.
+            beat_s: Seconds between two times that it is said.
         """
         self.id = secrets.token_hex(6)
         self.asked_to_drain = anyio.Event()
         self._link = link
         self._describe = describe
+        self._beat_s = beat_s
         self._known: dict[str, tuple[Member, float]] = {}
         """By id: what was said, and when by the clock of this process."""
 
@@ -140,7 +142,7 @@ class Members:
                         swept_s = clock_s()
                 except StoreUnavailable as error:
                     logger().info("members.later", cause=type(error).__name__)
-                await anyio.sleep(BEAT_S)
+                await anyio.sleep(self._beat_s)
         finally:
             with anyio.move_on_after(1, shield=True), contextlib.suppress(nats.errors.Error, StoreUnavailable):
                 await subscription.unsubscribe()

@@ -13,7 +13,7 @@ reached the server; one that does not get on although it should is given up, and
 import contextlib
 import time
 from collections.abc import Awaitable, Callable, Iterable
-from typing import Final, Protocol
+from typing import Final
 
 import anyio
 from msgspec import Struct
@@ -22,10 +22,7 @@ from crewkeeper_bus import codec
 from crewkeeper_bus.errors import ConnectionLost
 from crewkeeper_bus.messages import OwnerChanged, Tick
 from crewkeeper_supervisor.core.commands import Command, Escalate
-from crewkeeper_supervisor.core.crew import Crew
-from crewkeeper_supervisor.core.events import Event
-from crewkeeper_supervisor.core.findings import Incident
-from crewkeeper_supervisor.core.gate_state import FleetShare, GateState
+from crewkeeper_supervisor.core.gate_state import FleetShare
 from crewkeeper_supervisor.core.hosting_state import Hosting
 from crewkeeper_supervisor.shell import effects, fail_points, journal
 from crewkeeper_supervisor.shell.access_orders import AccessOrders
@@ -33,6 +30,7 @@ from crewkeeper_supervisor.shell.ahead import Ahead
 from crewkeeper_supervisor.shell.effects import Effects
 from crewkeeper_supervisor.shell.errors import LeaseLost, RunNotFound, RunStalled, StoreUnavailable
 from crewkeeper_supervisor.shell.fleet import Fleet, FleetDesk
+from crewkeeper_supervisor.shell.folding import MakeFold
 from crewkeeper_supervisor.shell.heads import Sealer
 from crewkeeper_supervisor.shell.host_desk import HostDesk
 from crewkeeper_supervisor.shell.journal import Entry, Follower
@@ -72,59 +70,6 @@ class Timing(Struct, frozen=True, kw_only=True):
     leave_s: float = 5.0
     """How long orders to the servers are waited for when a run is left."""
     snapshots: Pace = Pace()
-
-
-class Fold(Protocol):
-    """What an owner needs of the core (`core.supervisor.Supervisor`)."""
-
-    @property
-    def crew(self) -> Crew | None:
-        """The crew, once declared."""
-
-    @property
-    def state(self) -> str:
-        """Where the run stands."""
-
-    @property
-    def now_s(self) -> float:
-        """Journal time."""
-
-    @property
-    def pending(self) -> dict[str, Command]:
-        """Decided, without a trace."""
-
-    @property
-    def incidents(self) -> dict[str, Incident]:
-        """Findings over time."""
-
-    @property
-    def gate(self) -> GateState:
-        """What is known of budgets."""
-
-    @property
-    def hosting(self) -> Hosting | None:
-        """Where the agents are, if they are spread over hosts."""
-
-    def read(self, seq: int, at_s: float, subject: str, payload: bytes) -> Event:
-        """Read the next entry."""
-
-    def handle(self, event: Event) -> list[Command]:
-        """Take the next event."""
-
-    def next_tick_at_s(self) -> float | None:
-        """When the clock is needed."""
-
-    def digest(self) -> str:
-        """SHA-256 over the state."""
-
-    def snapshot(self) -> bytes:
-        """The whole state."""
-
-    def restore(self, data: bytes, digest: str = "") -> None:
-        """Go on from a state."""
-
-
-MakeFold = Callable[[str], Fold]
 
 
 class Owner:

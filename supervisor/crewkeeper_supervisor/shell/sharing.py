@@ -22,7 +22,7 @@ class Sharing(Struct, frozen=True, kw_only=True):
     """How runs are moved between controllers."""
 
     every_s: float = 1.0
-    """Seconds between two looks at how many everybody has."""
+    """Seconds between two looks at how many everybody has, and between two times that this is said."""
     moves_max: int = 4
     """Runs handed over at once."""
     tenure_s: float = 10.0
