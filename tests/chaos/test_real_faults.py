@@ -20,11 +20,12 @@ from crewkeeper_bus.credentials import Credentials
 from crewkeeper_supervisor.chaos.faults import limits
 from crewkeeper_supervisor.chaos.faults.registry import KINDS
 from crewkeeper_supervisor.chaos.plan.scenario import Scenario, ScenarioError, parse
-from crewkeeper_supervisor.chaos.real import runner, small_disk
+from crewkeeper_supervisor.chaos.real import own_network, runner, small_disk
 from crewkeeper_supervisor.chaos.real.cast import Scripted
 from crewkeeper_supervisor.chaos.real.clocks import Clocks
 from crewkeeper_supervisor.chaos.real.models import ANSWER_TOKENS, RUNAWAY_FACTOR, Models
 from crewkeeper_supervisor.chaos.real.own_clock import NAME
+from crewkeeper_supervisor.chaos.real.own_network import OwnNetwork
 from crewkeeper_supervisor.chaos.real.proxy import Proxy
 from crewkeeper_supervisor.chaos.real.small_disk import SmallDisk
 from crewkeeper_supervisor.chaos.real.thief import Loot, NothingToSteal, copied
@@ -181,6 +182,50 @@ def test_a_thief_finds_what_an_agent_logs_in_with(tmp_path: Path) -> None:
     assert "secret" not in " ".join(loot.command("r"))
 
 
+SENDER = """
+import os, socket
+host, port = os.environ["CREWKEEPER_URL"].removeprefix("nats://").split(":")
+near = socket.create_connection((host, int(port)))
+near.sendall(b"PING\\r\\n")
+input()
+near.sendall(b"PONG\\r\\n")
+input()
+"""
+
+
+@pytest.mark.skipif(bool(own_network.missing()), reason=f"no networks of agents' own here: {own_network.missing()}")
+async def test_a_pulled_cable_loses_what_is_sent_until_it_is_plugged(tmp_path: Path) -> None:
+    network, heard = OwnNetwork(0, tmp_path / "ready"), bytearray()
+
+    async def far(stream: anyio.abc.SocketStream) -> None:
+        async with stream:
+            async for data in stream:
+                heard.extend(data)
+
+    listener = await anyio.create_tcp_listener(local_host="127.0.0.1", local_port=0)
+    port = listener.extra(anyio.abc.SocketAttribute.local_port)
+    command = ["/bin/sh", "-c", f'{network.way}; exec "$@"', "sh", sys.executable, "-c", SENDER]
+    async with listener, anyio.create_task_group() as group:
+        group.start_soon(listener.serve, far)
+        await group.start(Proxy(lambda: f"nats://127.0.0.1:{port}", 1, network).serve)
+        with subprocess.Popen(command, stdin=subprocess.PIPE) as agent:  # noqa: ASYNC220 - it starts at once
+            assert agent.stdin is not None
+            try:
+                await until(lambda: heard == b"PING\r\n", "the first word")
+                assert await network.pull(agent.pid)
+                assert network.unsent(agent.pid) == 0
+                agent.stdin.write(b"go on\n")
+                agent.stdin.flush()
+                await until(lambda: network.unsent(agent.pid), "bytes that do not arrive")
+                assert heard == b"PING\r\n"
+                assert await network.plug(agent.pid)
+                await until(lambda: heard == b"PING\r\nPONG\r\n", "the second word")
+            finally:
+                agent.kill()
+        group.cancel_scope.cancel()
+    assert not await network.plug(agent.pid), "the network is gone with the agent"
+
+
 # --- models ---
 
 
@@ -259,7 +304,8 @@ def test_faults_have_sizes_of_their_own() -> None:
 def test_each_replica_goes_through_its_own_proxy(tmp_path: Path) -> None:
     text = SCENARIO.replace("a: {main", "a: {replicas: 2, main")
     urls = {"a-1": "nats://127.0.0.1:1", "a-2": "nats://127.0.0.1:2"}
-    crew = json.loads(Scripted(scenario(text)).write(tmp_path, urls).read_text())
+    ways = {name: f"export CREWKEEPER_URL={url}" for name, url in urls.items()}
+    crew = json.loads(Scripted(scenario(text)).write(tmp_path, ways).read_text())
     shell, *command = crew["agents"]["a"]["run"]
     at = command.index("sh")
     for name, url in (*urls.items(), ("a-3", "as it was")):

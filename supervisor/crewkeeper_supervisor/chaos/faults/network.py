@@ -7,12 +7,15 @@ where one protocol frame ends: whole messages are late or lost, never halves.
 from typing import TYPE_CHECKING, Final
 
 from crewkeeper_supervisor.chaos.faults.kind import FaultKind, Strike
+from crewkeeper_supervisor.chaos.real import own_network
 
 if TYPE_CHECKING:
     from crewkeeper_supervisor.chaos.plan.scenario import Fault
     from crewkeeper_supervisor.chaos.real.stage import RealStage
     from crewkeeper_supervisor.chaos.sim.stage import SimStage
 
+CABLE: Final = "cut_link"
+"""The fault for which an agent gets a network of its own."""
 SLOW: Final = "stop_reading"
 """The fault for which the server is asked whom it has put out, so it must be the runner's own."""
 
@@ -45,6 +48,18 @@ async def _stop_reading(stage: "RealStage", fault: "Fault", target: str) -> Stri
     return Strike(heal, lambda: put_out[0])
 
 
+async def _pull(stage: "RealStage", _fault: "Fault", target: str) -> Strike:
+    network, pid = stage.networks[target], stage.processes.pid(target)
+    assert await network.pull(pid), f"{target} has no network of its own"
+    held_up = [0]
+
+    async def heal() -> None:
+        held_up[0] = max(held_up[0], network.unsent(pid))
+        await network.plug(stage.processes.pid(target))
+
+    return Strike(heal, lambda: held_up[0])
+
+
 def _kind(word: str, doc: str) -> FaultKind:
     return FaultKind(
         word=word, doc=doc, targets=("agent",), default_target="agent:any", for_s=3.0, sim=_sim, real=_real
@@ -64,6 +79,15 @@ FAULTS: Final = (
         default_target="agent:any",
         for_s=10.0,
         real=_stop_reading,
+    ),
+    FaultKind(
+        word=CABLE,
+        doc="The cable of an agent with a network of its own is pulled: packets are lost, nobody is told. Takes root.",
+        targets=("agent",),
+        default_target="agent:any",
+        for_s=5.0,
+        missing=own_network.missing,
+        real=_pull,
     ),
 )
 PROXIED: Final = frozenset(kind.word for kind in FAULTS)

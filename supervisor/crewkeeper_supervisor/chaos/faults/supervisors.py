@@ -2,12 +2,18 @@
 
 from typing import TYPE_CHECKING, Final
 
+import anyio
+
 from crewkeeper_supervisor.chaos.faults.kind import FaultKind, Strike, nothing, once
 
 if TYPE_CHECKING:
     from crewkeeper_supervisor.chaos.plan.scenario import Fault
     from crewkeeper_supervisor.chaos.real.stage import RealStage
     from crewkeeper_supervisor.chaos.sim.stage import SimStage
+
+PASSAGE_S: Final = 60.0
+"""How long a controller may take until it passes its fail point; from then on counts how long it stays dead."""
+POLL_S: Final = 0.02
 
 
 def _kill_sim(stage: "SimStage", fault: "Fault", target: str) -> Strike:
@@ -43,6 +49,9 @@ async def _kill_at(stage: "RealStage", fault: "Fault", target: str) -> Strike:
     def struck() -> int:
         return len(log.read_text().splitlines()) if log.exists() else 0
 
+    with anyio.move_on_after(PASSAGE_S):
+        while not struck():  # noqa: ASYNC110 - nothing tells
+            await anyio.sleep(POLL_S)
     return Strike(heal, struck)
 
 
@@ -66,10 +75,10 @@ FAULTS: Final = (
     ),
     FaultKind(
         word="kill_at",
-        doc="Controllers are started anew and die at the fail point `point`; started once more when it heals.",
+        doc="Controllers are started anew, die at the fail point `point`, and stay dead for so long.",
         targets=("supervisor",),
         default_target="supervisor:all",
-        for_s=10.0,
+        for_s=2.0,
         real=_kill_at,
     ),
 )

@@ -27,12 +27,12 @@ class Cast:
     rogues: tuple[str, ...] = ()
     folder: Path | None = None
 
-    def write(self, folder: Path, urls: dict[str, str]) -> Path:
+    def write(self, folder: Path, ways: dict[str, str]) -> Path:
         """Write the crew file and what belongs to it; returns its path.
 
         Args:
             folder: Where.
-            urls: Address of the server for those that are to connect through a proxy.
+            ways: Shell statements that lead the command of those to the server that are to go through a proxy.
         """
         raise NotImplementedError
 
@@ -55,10 +55,10 @@ class Scripted(Cast):
         self.instances = instances_of(scenario.crew)
         self.rogues = tuple(player.name for player in scenario.players if not player.obeys)
 
-    def write(self, folder: Path, urls: dict[str, str]) -> Path:
+    def write(self, folder: Path, ways: dict[str, str]) -> Path:
         """As the class says."""
         self.folder = folder
-        commands = {player.name: self._command(player, folder, urls) for player in self._scenario.players}
+        commands = {player.name: self._command(player, folder, ways) for player in self._scenario.players}
         document = crew_document(self._scenario, commands)
         for name in self.rogues:
             document["agents"][name] = {"external": True}
@@ -68,7 +68,7 @@ class Scripted(Cast):
         path.write_text(json.dumps(document, indent=1))
         return path
 
-    def _command(self, player: Player, folder: Path, urls: dict[str, str]) -> list[str]:
+    def _command(self, player: Player, folder: Path, ways: dict[str, str]) -> list[str]:
         text = json.dumps(_script(player))
         file = folder / f"{player.name}.script.json"
         file.write_text(text)
@@ -78,7 +78,7 @@ class Scripted(Cast):
         if player.model_calls:
             command = [sys.executable, "-m", "crewkeeper_supervisor.chaos.real.model_user"]
             command += [str(player.model_calls), str(player.model_every_s)]
-        return _through(command, player.name, self.instances, urls)
+        return _through(command, player.name, self.instances, ways)
 
 
 class Own(Cast):
@@ -96,9 +96,9 @@ class Own(Cast):
         self.instances = instances_of(crewfile.read(file).crew)
         self.folder = self._file.parent
 
-    def write(self, folder: Path, urls: dict[str, str]) -> Path:
+    def write(self, folder: Path, ways: dict[str, str]) -> Path:
         """Its own file where nobody needs a proxy; else a copy of it in `folder` in which those go through theirs."""
-        if not urls:
+        if not ways:
             return self._file
         text, found = decode(self._file.read_bytes(), str(self._file))
         root = compose(text, found).root
@@ -109,7 +109,7 @@ class Own(Cast):
             if "run" in agent:
                 command = agent["run"] if isinstance(agent["run"], list) else shlex.split(agent["run"])
                 command = [sys.executable, *command[1:]] if command[0] in ("python", "python3") else command
-                agent["run"] = _through(command, name, self.instances, urls)
+                agent["run"] = _through(command, name, self.instances, ways)
         path = folder / "crew.yaml"
         path.write_text(json.dumps(document, indent=1))
         return path
@@ -124,10 +124,10 @@ def _script(player: Player) -> dict[str, Any]:
     return script
 
 
-def _through(command: list[str], role: str, instances: dict[str, str], urls: dict[str, str]) -> list[str]:
-    """The command with the address of each instance's own proxy, which wins over what the host sets."""
-    own = {name: urls[name] for name, of in instances.items() if of == role and name in urls}
+def _through(command: list[str], role: str, instances: dict[str, str], ways: dict[str, str]) -> list[str]:
+    """The command on each instance's own way to the server, which wins over what the host says."""
+    own = {name: ways[name] for name, of in instances.items() if of == role and name in ways}
     if not own:
         return command
-    cases = " ".join(f"{name}) export CREWKEEPER_URL={shlex.quote(url)};;" for name, url in own.items())
+    cases = " ".join(f"{name}) {way};;" for name, way in own.items())
     return ["/bin/sh", "-c", f'case "$CREWKEEPER_AGENT" in {cases} esac; exec "$@"', "sh", *command]

@@ -13,6 +13,8 @@ from urllib.parse import urlsplit
 import anyio
 import anyio.abc
 
+from crewkeeper_supervisor.chaos.real.own_network import PORT, OwnNetwork
+
 FRAME_MAX_BYTES: Final = 16 * 1024 * 1024
 QUEUE_MAX: Final = 10_000
 """Frames held up in one direction of one connection; more make the sender wait."""
@@ -44,21 +46,28 @@ class Proxy:
     Args:
         upstream: The server's address, asked for at every connection; empty while there is none.
         seed: Of who is hit.
+        network: The network of the agent's own that it listens in; None: loopback.
 
     Attributes:
         port: Where it listens, from `serve` on.
     """
 
-    def __init__(self, upstream: Callable[[], str], seed: int) -> None:
+    def __init__(self, upstream: Callable[[], str], seed: int, network: OwnNetwork | None = None) -> None:
         self._upstream = upstream
         self._chance = random.Random(seed)  # noqa: S311 - reproducible on purpose
         self._tamperings: list[Tampering] = []
+        self._network = network
         self.port = 0
 
     @property
     def url(self) -> str:
         """The address for the agent."""
-        return f"nats://127.0.0.1:{self.port}"
+        return f"nats://127.0.0.1:{self.port}" if self._network is None else self._network.url
+
+    @property
+    def way(self) -> str:
+        """Shell statements that lead an agent's command, `"$@"`, through it."""
+        return f"export CREWKEEPER_URL={self.url}" if self._network is None else self._network.way
 
     def tamper(self, do: str, direction: str, share: float, by_s: float) -> Tampering:
         """Let something go wrong until `end`."""
@@ -72,12 +81,27 @@ class Proxy:
             self._tamperings.remove(tampering)
 
     async def serve(self, *, task_status: anyio.abc.TaskStatus[None]) -> None:
-        """Listen until cancelled."""
+        """Listen until cancelled; in an agent's network, from when the agent has made it."""
+        if self._network is not None:
+            task_status.started()
+            await self._serve_in(self._network)
+            return
         listener = await anyio.create_tcp_listener(local_host="127.0.0.1", local_port=0)
         self.port = listener.extra(anyio.abc.SocketAttribute.local_port)  # noqa: S610 - no database is near
         task_status.started()
         async with listener:
             await listener.serve(self._connected)
+
+    async def _serve_in(self, network: OwnNetwork) -> None:
+        while True:
+            try:
+                listener = await anyio.create_tcp_listener(local_host=network.address, local_port=PORT)
+            except OSError:  # it is not there yet
+                await anyio.sleep(POLL_S)
+                continue
+            network.ready.touch()
+            async with listener:
+                await listener.serve(self._connected)
 
     async def _connected(self, client: anyio.abc.SocketStream) -> None:
         async with client:

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from pathlib import Path
 from typing import Any, Final
 
@@ -23,7 +23,7 @@ from crewkeeper_bus.errors import BusError
 from crewkeeper_bus.tool_messages import ApprovalAsked
 from crewkeeper_supervisor.chaos.faults.clocks import CLOCKED
 from crewkeeper_supervisor.chaos.faults.kind import Strike
-from crewkeeper_supervisor.chaos.faults.network import PROXIED
+from crewkeeper_supervisor.chaos.faults.network import CABLE, PROXIED
 from crewkeeper_supervisor.chaos.faults.registry import KINDS
 from crewkeeper_supervisor.chaos.faults.servers import OWN_SERVER, SMALL_DISK
 from crewkeeper_supervisor.chaos.plan.scenario import Action, Fault, Scenario
@@ -34,13 +34,14 @@ from crewkeeper_supervisor.chaos.real.clocks import Clocks
 from crewkeeper_supervisor.chaos.real.controllers import Controllers, program_of
 from crewkeeper_supervisor.chaos.real.left_over import StartedProcesses
 from crewkeeper_supervisor.chaos.real.models import Models
+from crewkeeper_supervisor.chaos.real.oracle import Oracle
+from crewkeeper_supervisor.chaos.real.own_network import OwnNetwork
 from crewkeeper_supervisor.chaos.real.processes import Processes
 from crewkeeper_supervisor.chaos.real.proxy import Proxy
 from crewkeeper_supervisor.chaos.real.receiver import Receiver
 from crewkeeper_supervisor.chaos.real.servers import OwnServers
 from crewkeeper_supervisor.chaos.real.tools import Tools
 from crewkeeper_supervisor.chaos.trial.events import Sighting
-from crewkeeper_supervisor.chaos.trial.journal_truth import JournalTruth
 from crewkeeper_supervisor.chaos.trial.metrics import metrics_of
 from crewkeeper_supervisor.chaos.trial.operator import fact_of
 from crewkeeper_supervisor.chaos.trial.played import Played, shifted, since
@@ -113,12 +114,12 @@ class RealStage:
         self.servers = OwnServers(self.folder / "nats", scenario.servers, small_disk=small) if own else None
         self.clocks = Clocks(self.folder / "clocks") if words & CLOCKED else None
         self.pids: dict[str, int] = {}
-        self.proxies = {name: Proxy(self.server_url, seed) for name in self._proxied()}
-        self.sightings = Sightings("")
+        wired = self._hit_by({CABLE})
+        self.networks = {name: OwnNetwork(i, self.folder / f"{name}.way") for i, name in enumerate(wired)}
+        self.proxies = {name: Proxy(self.server_url, seed, self.networks.get(name)) for name in self._hit_by(PROXIED)}
+        self.oracle = Oracle("")
         self.timeline = Timeline(scenario)
-        self.truth = JournalTruth()
         self._owner = ""
-        self._stuck: frozenset[str] = frozenset()
         self._seen: list[Sighting] = []
         self._letters = 0
         self._injected: list[Injected] = []
@@ -133,6 +134,11 @@ class RealStage:
         self._link: Link | None = None
         self.run_id = ""
         self._group: anyio.abc.TaskGroup | None = None
+
+    @property
+    def sightings(self) -> Sightings:
+        """What the journal has shown so far."""
+        return self.oracle.sightings
 
     # --- from beginning to end ---
 
@@ -166,7 +172,7 @@ class RealStage:
             await self._group.start(proxy.serve)
         if self.servers is not None:
             await self.servers.start()
-        crew = self.cast.write(self.folder, {name: proxy.url for name, proxy in self.proxies.items()})
+        crew = self.cast.write(self.folder, {name: proxy.way for name, proxy in self.proxies.items()})
         env = self.env()
         self.controllers = Controllers(
             self.scenario.supervisors, self.state, env, self.folder, self._mutation, lambda: self._owner, self._known
@@ -253,7 +259,7 @@ class RealStage:
         async with connect(self._place(), name="supervisor chaos") as link:
             self._link = link
             self.run_id = await self._find_run(link)
-            self.sightings = Sightings(self.run_id)
+            self.oracle = Oracle(self.run_id)
             for name in self.cast.rogues:
                 self._start_rogue(name)
             self._tell("playing")
@@ -304,16 +310,8 @@ class RealStage:
     def _take(self, event: Event) -> None:
         if isinstance(event, Recorded):
             self._note(event)
-        stuck = self.truth.feed(event)
-        for sighting in self.sightings.feed(event):
+        for sighting in self.oracle.feed(event):
             self._saw(sighting)
-            if sighting.event == "deadlock":
-                self._check_report(sighting)
-        if stuck - self._stuck:
-            self._saw(Sighting(at_s=event.at_s, event="truth.deadlock", fields={"agents": sorted(stuck)}))
-        elif self._stuck and not stuck:
-            self._saw(Sighting(at_s=event.at_s, event="truth.freed"))
-        self._stuck = stuck
 
     def _note(self, event: Recorded) -> None:
         message = event.message
@@ -329,14 +327,6 @@ class RealStage:
                 self._approvals.append((message.approval, message.digest))
             case m.AskHuman():
                 self._questions.append(message.question)
-
-    def _check_report(self, sighting: Sighting) -> None:
-        incident = self.sightings.core.incidents[sighting.fields["id"]]
-        finding = incident.finding
-        members = {edge.task: edge.epoch for edge in finding.edges if edge.task in finding.core[0]}
-        if not finding.timed and not self.truth.was_stuck(members):
-            fields = {"agents": sighting.fields["agents"], "id": finding.id}
-            self._saw(Sighting(at_s=sighting.at_s, event="false_deadlock", fields=fields))
 
     def _take_letters(self) -> None:
         for letter in self.receiver.letters[self._letters :]:
@@ -412,10 +402,11 @@ class RealStage:
             return [living[(self.seed + fault.index) % len(living)]]
         return names
 
-    def _proxied(self) -> list[str]:
+    def _hit_by(self, words: Set[str]) -> list[str]:
+        """Agents that such a fault is planned for."""
         found: dict[str, None] = {}
         for fault in self.scenario.faults:
-            if fault.do in PROXIED:
+            if fault.do in words:
                 found |= dict.fromkeys(self._targets(fault) if "any" not in fault.target else self.cast.instances)
         return list(found)
 
