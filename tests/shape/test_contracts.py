@@ -178,7 +178,7 @@ def test_the_nats_library_is_imported_in_few_places():
         f"supervisor/crewkeeper_supervisor/shell/{name}.py"
         for name in (
             *("nats_link", "journal", "ledger", "lease", "orders", "outbox", "access", "sessions"),
-            *("excerpt", "holds", "fleet", "deliveries", "bucket"),
+            *("excerpt", "holds", "fleet", "deliveries", "bucket", "snapshots"),
         )
     }
     importers = set()

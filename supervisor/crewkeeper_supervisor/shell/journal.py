@@ -165,6 +165,20 @@ async def last_seq(link: Link, run: str) -> int:
         raise StoreUnavailable(f"journal of {run}: {type(error).__name__}") from error
 
 
+async def remove(link: Link, run: str) -> bool:
+    """Remove a run's journal for good, whole; returns whether there was one.
+
+    Raises:
+        StoreUnavailable: The server did not answer.
+    """
+    try:
+        return bool(await link.js.delete_stream(subjects.stream_name(run)))
+    except nats.js.errors.NotFoundError:
+        return False
+    except LINK_ERRORS as error:
+        raise StoreUnavailable(f"journal of {run}: {type(error).__name__}") from error
+
+
 async def read_all(link: Link, run: str, start_seq: int = 1) -> list[Entry]:
     """Every entry from `start_seq` to the one that is newest now.
 

@@ -11,14 +11,12 @@ from collections.abc import Callable
 from typing import Final
 
 import anyio
-import nats.js.errors
 
-from crewkeeper_bus import subjects
-from crewkeeper_supervisor.shell import audit_keys, heads, snapshots
+from crewkeeper_supervisor.shell import audit_keys, heads, journal, snapshots
 from crewkeeper_supervisor.shell.errors import StoreUnavailable
 from crewkeeper_supervisor.shell.heads import Head, HeadError
 from crewkeeper_supervisor.shell.logbook import logger
-from crewkeeper_supervisor.shell.nats_link import LINK_ERRORS, Link
+from crewkeeper_supervisor.shell.nats_link import Link
 from crewkeeper_supervisor.shell.registry import ENDED, Registry
 
 LOOK_S: Final = 600.0
@@ -90,14 +88,10 @@ class Retention:
 
     async def _remove(self, run: str) -> bool:
         await snapshots.remove(self._link, run)
-        try:
-            await self._link.js.delete_stream(subjects.stream_name(run))
-        except nats.js.errors.NotFoundError:
-            return False
-        except LINK_ERRORS as error:
-            raise StoreUnavailable(f"journal of {run}: {type(error).__name__}") from error
-        logger().info("journal.removed", crew=run, cause="its retention is over")
-        return True
+        removed = await journal.remove(self._link, run)
+        if removed:
+            logger().info("journal.removed", crew=run, cause="its retention is over")
+        return removed
 
 
 def kept_until_s(head: Head) -> float:
