@@ -165,7 +165,7 @@ async def test_a_limit_of_two_runs_is_kept_and_used_up_though_a_controller_is_ki
         monkeypatch.setenv("CREWKEEPER_NATS_URL", made.url)
         words = ["budget", "top-up", "fleet", "usd=4", "--state", str(tmp_path / "state")]
         code = await anyio.to_thread.run_sync(lambda: command(words))
-        assert (code, "all crews together: the limit is $16.00" in capsys.readouterr().err) == (0, True)
+        assert (code, "all crews together: the limit is $16.00" in capsys.readouterr().out) == (0, True)
         more = await made.reached(
             "some of what is more, too", lambda more: sum(more.grants.values()) > 5 + sum(found.grants.values())
         )

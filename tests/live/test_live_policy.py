@@ -117,7 +117,7 @@ async def test_a_running_crew_is_held_to_its_rules_and_to_those_that_follow(tmp_
         again = json.loads((await run_in(lambda: supervisor(state, "policy", "show", run, "-o", "json"))).stdout)
         assert [rule["id"] for rule in again["rules"]] == ["closed"]
         assert again["version"] != view["version"]
-        assert again["version"] in applied.stderr
+        assert again["version"] in applied.stdout
         (tmp_path / "changed").touch()
         await until((tmp_path / "told.json").exists, "the other rules have decided", 60)
         told = json.loads((tmp_path / "told.json").read_text())

@@ -94,6 +94,12 @@ def test_a_named_state_directory_is_not_passed_over(home, capsys, monkeypatch):
     assert "nothing runs here" in capsys.readouterr().err
 
 
+def test_what_has_ended_is_not_watched(home, capsys):
+    (home / ".crewkeeper" / "store").mkdir(parents=True)
+    assert main.run(["agent", "ls", "--watch"]) == failure.UNREACHABLE
+    assert "nothing runs here" in capsys.readouterr().err
+
+
 def test_the_option_lasts_one_command(capsys):
     contexts.add(contexts.Context(name="prod", url="nats://127.0.0.1:9"))
     assert main.run(["config", "view", "--context", "prod", "-o", "json"]) == 0

@@ -204,9 +204,9 @@ def test_nothing_is_done_without_a_yes(look, monkeypatch):
     assert code == failure.USAGE
     assert "--yes" in err
     before = look("events", "--all")[1]
-    code, _, err = look("agent", "kill", "planner", "--dry-run")
+    code, out, _ = look("agent", "kill", "planner", "--dry-run")
     assert code == 0
-    assert "would ask to kill planner of trip-000001 (process 4000, up; waited for by reviewer)" in err
+    assert "would ask to kill planner of trip-000001 (process 4000, up; waited for by reviewer)" in out
     assert look("events", "--all")[1] == before
 
 

@@ -186,12 +186,12 @@ async def test_budgets_are_shown_and_changed_by_command(tmp_path, capsys, monkey
             code, out, _ = await act("show", RUN)
             assert code == 0
             assert "$1.00" in out
-            code, _, err = await act("top-up", RUN, "usd=1.50")
-            assert (code, "the crew: the limit is $2.50, $1.50 left" in err) == (0, True)
+            code, out, _ = await act("top-up", RUN, "usd=1.50")
+            assert (code, "the crew: the limit is $2.50, $1.50 left" in out) == (0, True)
             await a.ask("c2")
             assert granted(await a.answered("c2")) == ["c0", "c2"]
-            code, _, err = await act("set", RUN, "usd=0.50", "--agent", "a")
-            assert (code, "$2.00" in err, "less is spent" in err) == (0, True, True)
+            code, out, _ = await act("set", RUN, "usd=0.50", "--agent", "a")
+            assert (code, "$2.00" in out, "less is spent" in out) == (0, True, True)
             assert (await act("set", RUN, "gold=1"))[0] == 2
             assert (await act("set", RUN, "usd=1e9"))[0] == 2
             assert (await act("top-up", RUN, "usd=1", "--agent", "nobody"))[0] == 5

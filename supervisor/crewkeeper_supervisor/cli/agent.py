@@ -8,6 +8,7 @@ import anyio
 import click
 
 from crewkeeper_supervisor.cli.consent import confirm, dry_run_option, yes_option
+from crewkeeper_supervisor.cli.deed import Deed, tell
 from crewkeeper_supervisor.cli.failure import FAILED, NOT_FOUND, USAGE, Failure
 from crewkeeper_supervisor.cli.output import emit_document, emit_rows, output_option, say
 from crewkeeper_supervisor.cli.place_options import opened, place_options
@@ -218,8 +219,9 @@ async def _act(
             _possible(story, found, wish)
             described = _described(story, found) + (f", towards {wish.peer} only" if wish.peer else "")
             if dry_run:
-                say(f"would ask to {wish.action} {described}")
-                return 0
+                text, action = f"would ask to {wish.action} {described}", f"agent {wish.action}"
+                asked_of = Deed(action=action, name=wish.agent, run=story.fold.run, ok=True, text=(text,), dry_run=True)
+                return tell(asked_of, output)
             if wish.action != "resume":
                 confirm(f"{wish.action} {described}?", yes)
             limit_s = wish.timeout_s if wish.timeout_s is not None else _limit_s(found, wish)

@@ -9,6 +9,7 @@ import click
 
 from crewkeeper_supervisor.cli.approvals_serve import serve, token
 from crewkeeper_supervisor.cli.consent import confirm, dry_run_option, yes_option
+from crewkeeper_supervisor.cli.deed import Deed, tell
 from crewkeeper_supervisor.cli.failure import FAILED, NOT_FOUND, USAGE, Failure
 from crewkeeper_supervisor.cli.output import emit_document, emit_rows, output_option, say
 from crewkeeper_supervisor.cli.place_options import opened, place_options
@@ -147,8 +148,9 @@ async def _decide(
             for line in page_lines(approval_page(desk.core, desk.run, found, now.timestamp()), now):
                 say(line)
         if dry_run:
-            say(f"would {wish.decision} {found.id}")
-            return 0
+            text = (f"would {wish.decision} {found.id}",)
+            deed = Deed(action=wish.decision, name=found.id, run=desk.run, ok=True, text=text, dry_run=True)
+            return tell(deed, output)
         confirm(f"{wish.decision} {safe(found.agent)}'s call of {safe(found.tool)!r}?", yes)
         taken = await desk.decide(
             found, wish.decision, by=operator(), via="cli", reason=wish.reason, limit_s=wish.timeout_s

@@ -228,10 +228,12 @@ def _wished(amounts: dict[str, int | None], whose: str, *, add: bool) -> tuple[s
     from crewkeeper_supervisor.core.budget import amount
 
     verb = "would get so much more" if add else "would be limited to"
-    return tuple(
-        f"{whose}: would have no limit of {what}" if n is None else f"{whose}: {verb}: {what} {amount(what, n)}"
-        for what, n in amounts.items()
-    )
+    lines = []
+    for dimension, number in amounts.items():
+        what = {"microusd": "usd", "wall_s": "wall"}.get(dimension, dimension)
+        told = f"{verb}: {what} {amount(dimension, number)}" if number is not None else f"would have no limit of {what}"
+        lines.append(f"{whose}: {told}")
+    return tuple(lines)
 
 
 def _said(core: "Supervisor", message: "BudgetChanged") -> str:

@@ -142,10 +142,14 @@ async def _look(run: str | None, limits: Limits, timeout_s: float, state: Path |
     numbers["runs"] = len(chosen)
     level = max((each.level for each in problems), default=0)
     worst = [each.text for each in problems if each.level == level]
-    text = "; ".join(worst[:3]) or f"{numbers['runs']} runs, {numbers['agents']} agents"
+    text = "; ".join(worst[:3]) or f"{_many(numbers['runs'], 'run')}, {_many(numbers['agents'], 'agent')}"
     more = f"; {len(problems) - len(worst[:3])} more" if len(problems) > len(worst[:3]) else ""
     ordered = tuple(sorted(problems, key=lambda each: -each.level))
     return Checked(level=level, word=WORDS[level], text=text + more, problems=ordered, numbers=numbers)
+
+
+def _many(number: int, word: str) -> str:
+    return f"{number} {word}{'s' * (number != 1)}"
 
 
 async def _owned(link: "Link", run: str) -> list[Problem]:
@@ -186,7 +190,8 @@ def _judged(fold: "Fold", limits: Limits, now_s: float, numbers: dict[str, int])
     numbers["people_waited_for"] += len(asked)
     late = [(at_s, command) for at_s, command in asked if now_s - at_s >= limits.waiting_s]
     if late and not fold.ended:
-        yield problem(1, f"{len(late)} times a person is waited for", f"{min(late)[1]} {run}")
+        waits = "waits" if len(late) == 1 else "wait"
+        yield problem(1, f"{_many(len(late), 'question')} {waits} for a person", f"{min(late)[1]} {run}")
 
 
 async def _webhooks(link: "Link", runs: set[str], numbers: dict[str, int]) -> list[Problem]:
@@ -198,7 +203,7 @@ async def _webhooks(link: "Link", runs: set[str], numbers: dict[str, int]) -> li
     numbers["webhooks_dead"] = len(dead)
     if not dead:
         return []
-    text = f"{len(dead)} webhooks were given up"
+    text = f"{_many(len(dead), 'webhook')} given up"
     return [Problem(level=1, run=dead[0].entry.run, text=text, fix="supervisor hooks deliveries --failed")]
 
 

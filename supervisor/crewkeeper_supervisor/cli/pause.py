@@ -8,6 +8,7 @@ import click
 from msgspec import Struct
 
 from crewkeeper_supervisor.cli.consent import confirm, dry_run_option, yes_option
+from crewkeeper_supervisor.cli.deed import Deed, tell
 from crewkeeper_supervisor.cli.failure import FAILED
 from crewkeeper_supervisor.cli.output import emit_document, output_option, say
 from crewkeeper_supervisor.cli.place_options import opened, place_options
@@ -88,8 +89,9 @@ async def _act(
             say(f"nothing to {action}: no run is active")
             return 0
         if dry_run:
-            say(f"would ask to {action} {', '.join(info.run for info in chosen)}")
-            return 0
+            named = ", ".join(info.run for info in chosen)
+            text = (f"would ask to {action} {named}",)
+            return tell(Deed(action=action, name=named, ok=True, text=text, dry_run=True), output)
         if action == "pause":
             confirm(f"pause {', '.join(info.run for info in chosen)}?", yes)
         results: dict[str, list[Result]] = {info.run: [] for info in chosen}

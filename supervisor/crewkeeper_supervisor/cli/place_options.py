@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import AsyncIterator, Callable
+from contextvars import ContextVar
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
 
+is_watched: ContextVar[bool] = ContextVar("crewkeeper_is_watched", default=False)
+"""Whether what a command shows is shown again and again."""
 _STARTS: Final = ("up", "host")
 """Commands that start agents: what these are to connect with is no business of a context."""
 
@@ -58,7 +61,8 @@ async def opened(state: Path | None, nats: str | None, *, stored: bool = False) 
         state: State directory, if given.
         nats: Server address, if given.
         stored: If nothing runs there but its store is left, start a server on the store for as long as this lasts:
-            enough to look back at runs that have ended, and good for nothing else.
+            enough to look back at runs that have ended, and good for nothing else. Not while it is watched: nothing
+            changes there.
 
     Raises:
         NothingRuns: No server, and no store to look into.
@@ -72,7 +76,7 @@ async def opened(state: Path | None, nats: str | None, *, stored: bool = False) 
         place = Place.find(state, nats)
     except NothingRuns:
         directory = state_dir(state)
-        if not stored or not (directory / "store").is_dir():
+        if not stored or is_watched.get() or not (directory / "store").is_dir():
             raise
     else:
         async with connect(place) as link:

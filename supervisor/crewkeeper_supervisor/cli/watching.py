@@ -12,6 +12,7 @@ from typing import IO, Any, Final, TypeVar
 import click
 
 from crewkeeper_supervisor.cli.output import is_live
+from crewkeeper_supervisor.cli.place_options import is_watched
 
 EVERY_S: Final = 1.0
 SHARE: Final = 4
@@ -50,7 +51,11 @@ def watch_option(command: _Command) -> _Command:
     def watched(*args: Any, watch: bool, **kwargs: Any) -> Any:
         if not watch:
             return command(*args, **kwargs)
-        return _watch(lambda: command(*args, **kwargs), whole=kwargs.get("output") in ("json", "yaml"))
+        token = is_watched.set(True)
+        try:
+            return _watch(lambda: command(*args, **kwargs), whole=kwargs.get("output") in ("json", "yaml"))
+        finally:
+            is_watched.reset(token)
 
     return watched  # type: ignore[return-value]
 

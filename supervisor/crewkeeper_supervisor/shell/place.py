@@ -129,7 +129,7 @@ class Place(Struct, frozen=True, kw_only=True):
     @classmethod
     def _of_file(cls, directory: Path) -> "Place":
         path = directory / SERVER_FILE
-        remedy = "start one with `supervisor up crew.yaml`, or name a server with --nats URL"
+        remedy = "start one with `supervisor up crew.yaml`, or name a server with --nats URL or --context NAME"
         try:
             found = msgspec.json.decode(path.read_bytes(), type=_ServerFile)
         except FileNotFoundError:
