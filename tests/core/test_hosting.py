@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import msgspec
 import pytest
 
 from crewkeeper_bus import messages as m
@@ -129,6 +130,7 @@ def test_what_others_have_counts_and_the_rest_waits_for_room() -> None:
     told = [each.finding.summary for each in stage.journal.core.incidents.values()]
     assert told == ["c has no host: no slot is free on the 2 hosts known"]
     assert stage.sees(host("w1", slots=2, taken=0)) == [("c", "w1")]
+    assert [each.state for each in stage.journal.core.incidents.values()] == ["resolved"]
     stage.folded_anew_is_the_same()
 
 
@@ -319,3 +321,14 @@ def test_a_snapshot_keeps_hosts_and_places() -> None:
     stage.journal.core = core
     cut = next(each for each in commands if isinstance(each, SetAccess))
     assert [each.agent for each in answer(stage, cut)] == ["a"]
+
+
+def test_orders_about_access_are_recorded_as_they_always_were() -> None:
+    journal = Journal(CREW)
+    journal.start()
+    [killed] = [
+        each
+        for each in journal.op(m.OperatorAsked(action="kill", agent="a", grace_s=0.0))
+        if isinstance(each, SetAccess)
+    ]
+    assert "place" not in msgspec.to_builtins(killed)

@@ -98,7 +98,8 @@ async def _stop_one(link: "Link", info: "RunInfo", why: str, timeout_s: float, o
     asked = OperatorAsked(action="stop_run", by=getpass.getuser()[:200], why=why[:2000])
     await journal.publish_op(link, info.run, asked)
     await link.flush()
-    say(f"{info.run}: asked its host to stop it")
+    hosts = "its hosts" if info.spread else f"its host {info.host}"
+    say(f"{info.run}: asked {hosts} to stop it")
     outcomes[info.run] = False
     with anyio.move_on_after(timeout_s):
         ended = await _end_of(link, info.run, after + 1)
@@ -109,7 +110,7 @@ async def _stop_one(link: "Link", info: "RunInfo", why: str, timeout_s: float, o
             else f"{info.run} has ended, and its host with it"
         )
     if not outcomes[info.run]:
-        say(f"{info.run} has not ended within {timeout_s:g} s: is a controller running, and its host {info.host}?")
+        say(f"{info.run} has not ended within {timeout_s:g} s: is a controller running, and {hosts}?")
 
 
 async def _end_of(link: "Link", run: str, start_seq: int) -> "RunEnded | None":

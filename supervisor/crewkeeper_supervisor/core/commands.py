@@ -8,7 +8,7 @@ carried out.
 
 from typing import Any, Literal
 
-from msgspec import Raw, Struct, field
+from msgspec import UNSET, Raw, Struct, UnsetType, field
 
 from crewkeeper_bus.messages import Ctl, Fault, HostCtl
 from crewkeeper_bus.tool_messages import ModelCtl, ToolHostCtl
@@ -145,8 +145,9 @@ class SetAccess(Struct, frozen=True, kw_only=True):
     state: Literal["running", "paused", "killed", "revoked"]
     """`revoked`: only what one process of it logs in with is made void, and its connections are closed."""
     why: str
-    place: str = ""
-    """Which process, for `revoked`: the id of the order by which it was started."""
+    place: str | UnsetType = UNSET
+    """Which process, for `revoked`: the id of the order by which it was started. Unset otherwise: it is not in ledgers
+    that are older than it."""
     peer: str = ""
     """Only what it and this agent say to each other."""
     keep: bool = True

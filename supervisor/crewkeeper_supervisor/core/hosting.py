@@ -32,7 +32,7 @@ from crewkeeper_supervisor.core.crew import Restart
 from crewkeeper_supervisor.core.hosting_state import HOSTS_MAX, NEVER, Host, Hosting, Ordered, Place
 from crewkeeper_supervisor.core.lifecycle import gone, report
 from crewkeeper_supervisor.core.placement import Candidate, choose
-from crewkeeper_supervisor.core.response import note, stop_crew
+from crewkeeper_supervisor.core.response import note, resolve, stop_crew
 from crewkeeper_supervisor.core.state import RunState
 
 UNPLACED_S: Final = 10.0
@@ -118,8 +118,13 @@ def _lose(state: RunState, hosting: Hosting, host: Host, why: str) -> None:
         _lost(state, place, moves=moves[place.agent], why=f"its host {host.name} is gone")
 
 
+def _named(agent: str) -> str:
+    return "the tool host" if agent == TOOLS else agent
+
+
 def _what_becomes(moves: dict[str, bool]) -> str:
-    moving, staying = [name for name in moves if moves[name]], [name for name in moves if not moves[name]]
+    moving = [_named(name) for name in moves if moves[name]]
+    staying = [_named(name) for name in moves if not moves[name]]
     said = [f"{', '.join(moving)}: to be started on another host"] if moving else []
     said += [f"{', '.join(staying)}: not started again"] if staying else []
     return "; ".join(said)
@@ -287,7 +292,10 @@ def _place(state: RunState, hosting: Hosting, place: Place) -> bool:
     place.id = state.ask_host(StartProcess, agent=place.agent, host=host.name, inc=host.inc, why=why)
     incident = state.incidents.get(lost.incident) if lost is not None and lost.incident else None
     if incident is not None:
-        note(state, incident, f"{place.agent} is started on host {host.name}: {why}")
+        note(state, incident, f"{_named(place.agent)} is started on host {host.name}: {why}")
+    waited = state.incidents.get(place.incident)
+    if waited is not None and waited.state != "resolved":
+        resolve(state, waited, f"host {host.name} takes it: {why}")
     return True
 
 
@@ -322,9 +330,10 @@ def watch(state: RunState) -> None:
 def _tell_unplaced(state: RunState, hosting: Hosting) -> None:
     for place in hosting.places.values():
         if place.step == "wanted":
-            who = "the tool host" if place.agent == TOOLS else place.agent
+            who = _named(place.agent)
             names = [place.agent] if place.agent in state.agents else []
-            report(state, "crash", f"{who} has no host: {place.said or 'no host is known'}", names, key=f"{who}:place")
+            said = f"{who} has no host: {place.said or 'no host is known'}"
+            place.incident = report(state, "crash", said, names, key=f"{place.agent}:place").id
 
 
 def _idle(state: RunState, hosting: Hosting) -> None:

@@ -56,6 +56,8 @@ class Place(Struct, kw_only=True):
     """It did not end in order."""
     said: str = ""
     """What was last said about why it has no host."""
+    incident: str = ""
+    """Id of the incident that says so."""
 
 
 class Ordered(Struct, frozen=True, kw_only=True):

@@ -8,7 +8,7 @@ from collections import UserDict
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 import msgspec
-from msgspec import Raw, Struct, field
+from msgspec import UNSET, Raw, Struct, UnsetType, field
 
 from crewkeeper_bus.messages import Ctl, Fault, HostCtl
 from crewkeeper_bus.subjects import OWED_KINDS, REPORTED_KINDS, Address, Kind
@@ -343,7 +343,7 @@ class RunState:
         *,
         peer: str = "",
         keep: bool = True,
-        place: str = "",
+        place: str | UnsetType = UNSET,
     ) -> str:
         """Have the server let an agent in, hold it, or shut it out; or hold it apart from one other.
 

@@ -178,7 +178,7 @@ class AccessOrders:
             case "paused":
                 return await enforcer.pause(run, agent, why=why, term=term, keep=order.keep)
             case "revoked":
-                return await enforcer.cut_off(run, agent, place=order.place)
+                return await enforcer.cut_off(run, agent, place=order.place or "")
             case "running" if order.peer:
                 return await enforcer.resume_pair(run, agent, order.peer)
             case "running":
