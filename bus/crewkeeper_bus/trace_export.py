@@ -53,8 +53,9 @@ class Exporting:
         provider: OpenTelemetry's tracer provider.
     """
 
-    def __init__(self, provider: Any, told: "_Told") -> None:
+    def __init__(self, provider: Any, processor: Any, told: "_Told") -> None:
         self.provider = provider
+        self._processor = processor
         self._told = told
 
     def counts(self) -> dict[str, int]:
@@ -67,6 +68,8 @@ class Exporting:
         closing = threading.Thread(target=self.provider.shutdown, daemon=True, name="traces-close")
         closing.start()
         closing.join(limit_s)
+        if left := self._processor.taken - sum(self._told.counts[outcome] for outcome in ("exported", "failed")):
+            log.warning("traces.left", spans=left)
 
 
 class _Told:
@@ -143,4 +146,4 @@ def exporting(service: str, attributes: Mapping[str, str], ids: Any = None) -> E
     except (ValueError, OSError, RuntimeError) as error:
         raise ConfigError(f"the OTEL_… variables cannot be used: {str(error)[:300]}") from None
     provider.add_span_processor(processor)
-    return Exporting(provider, told)
+    return Exporting(provider, processor, told)

@@ -107,6 +107,28 @@ async def test_without_telemetry_nothing_is_observed():
         assert standing == Standing()
 
 
+class Silent:
+    """A connection whose server answers nothing: stopped, or cut off without a word."""
+
+    is_connected = True
+
+    def __init__(self) -> None:
+        self.nc = self
+        self.asked = 0
+
+    async def flush(self, timeout: int) -> None:
+        self.asked += 1
+        raise TimeoutError
+
+
+async def test_a_server_that_says_nothing_is_not_ready_and_asked_once_a_second():
+    link = Silent()
+    site = MetricsSite(Metrics(), Standing(link=link, opened=True), LOCAL)  # type: ignore[arg-type]
+    for _ in range(20):
+        assert await site.problems() == ["NATS has not answered within 2 s"]
+    assert 0 < link.asked < 20
+
+
 @pytest.mark.live
 async def test_readiness_follows_the_server(tmp_path):
     async with linked(tmp_path) as (server, _), telemetry.opened("127.0.0.1:0", traces=False) as (observer, standing):

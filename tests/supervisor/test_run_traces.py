@@ -60,6 +60,8 @@ def test_a_decision_hangs_on_the_call_that_asked_for_it(collector):
         told.room.ask("c3", args={"n": 9}, trace=HERE)
         told.room.ask("c4", "stroll", trace="no context")
         told.on()
+        for command in told.room.commands:
+            told.trace.sent(command, 2, "", 1.0)  # sent again, and decided once
     (allowed,) = collector.named("crewkeeper.decide allow")
     denied, unknown = collector.named("crewkeeper.decide deny")
     (asked,) = collector.named("crewkeeper.decide ask")
