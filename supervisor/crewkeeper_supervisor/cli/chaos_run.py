@@ -31,6 +31,14 @@ TICK_S: Final = 0.2
 @click.option("--all", "everything", is_flag=True, help="Every scenario that comes along, in every mode it has.")
 @click.option("--tag", "tags", multiple=True, metavar="TAG", help="Only scenarios with this tag; may be repeated.")
 @click.option("--crew", type=click.Path(path_type=Path, dir_okay=False), help="Play them on this crew, for real.")
+@click.option(
+    "--at",
+    "at_s",
+    type=click.FloatRange(0, 24 * 3600),
+    metavar="SECONDS",
+    help="With --crew: when faults come that are counted from the beginning.",
+)
+@click.option("--target", metavar="TARGET", help="With --crew: whom faults of agents hit, such as agent:planner.")
 @click.option("--shrink", is_flag=True, help="Find the fewest faults with which the first failing seed still fails.")
 @click.option("--mutate", metavar="NAME", help="Put this fault into the product first; 'list' prints their names.")
 @click.option(
@@ -50,6 +58,8 @@ def run(
     everything: bool,
     tags: tuple[str, ...],
     crew: Path | None,
+    at_s: float | None,
+    target: str | None,
     shrink: bool,
     mutate: str | None,
     journal: Path,
@@ -70,6 +80,8 @@ def run(
         return
     mutated = _mutation(mutate)
     scenarios = [each for each in read(places) if not tags or set(tags) & set(each.tags)]
+    if at_s is not None or target is not None:
+        scenarios = [_aimed(each, crew, at_s, target) for each in scenarios]
     record = _new_record(mutate or "", crew)
     progress = _Progress(show=output in ("table", "wide"))
     for scenario in scenarios:
@@ -86,6 +98,33 @@ def run(
         write(summary(record))
         say(f"journal: {journal}" + (f", report: {report}" if report else f"; next: supervisor chaos report {journal}"))
     raise click.exceptions.Exit(EXIT[record.word])
+
+
+def _aimed(scenario: "Scenario", crew: Path | None, at_s: float | None, target: str | None) -> "Scenario":
+    """The scenario with its faults at another time, or of somebody else.
+
+    Raises:
+        click.UsageError: The crew is not somebody's own, or has nobody of this name.
+    """
+    import msgspec
+
+    from crewkeeper_supervisor.chaos.real.cast import Own
+
+    if crew is None:
+        raise click.UsageError("--at and --target are for a crew of your own; name it with --crew")
+    if target is not None:
+        instances = Own(crew).instances
+        names = [*dict.fromkeys([*instances, *instances.values()]), "any", "all"]
+        if target not in [f"agent:{name}" for name in names]:
+            raise click.BadParameter(
+                f"{target!r}: use agent: and one of {', '.join(names)}"[:400], param_hint="'--target'"
+            )
+    faults = []
+    for fault in scenario.faults:
+        hits = target if target is not None and fault.target.startswith("agent:") else fault.target
+        at = at_s if at_s is not None and fault.after == "start" else fault.at_s
+        faults.append(msgspec.structs.replace(fault, at_s=at, target=hits))
+    return msgspec.structs.replace(scenario, faults=tuple(faults))
 
 
 class _Progress:

@@ -37,7 +37,7 @@ class Checks:
         self.groups = {
             name: (group["count"], {who: agent for who, agent in group["agents"].items() if agent is not INVALID})
             for name, group in surface.get("groups", {}).items()
-            if group is not INVALID and INVALID not in (group.get("count"), group.get("agents"))
+            if group is not INVALID and INVALID not in (group.get("count", INVALID), group.get("agents", INVALID))
         }
         self._own: tuple[str, ...] = ()
         """Names that mean an agent of the copy while a group is looked at."""

@@ -32,12 +32,29 @@ def _events(observed: Observed, event: str, from_s: float = -1e9, **where: objec
 def _killed(observed: Observed) -> Iterator[str]:
     for fault in observed.struck:
         if not fault.fired:
-            yield (
-                f"{fault.do} hit nothing: {fault.target} had nothing for it {fault.at_s:.1f} s after the crew began. "
-                "Let the crew work longer, or set `at` of the fault lower."
-            )
+            yield _missed(observed, fault)
         elif fault.do == "kill":
             yield from _of_killed(observed, fault)
+
+
+def _missed(observed: Observed, fault: Struck) -> str:
+    over = [each.at_s for each in _events(observed, "run_ended") if each.at_s <= fault.at_s]
+    gone = [each.at_s for each in _events(observed, "exited", agent=fault.target) if each.at_s <= fault.at_s]
+    if over:
+        return (
+            f"Nothing was tried: the crew was over {over[0]:.1f} s after it began, and {fault.do} came at "
+            f"{fault.at_s:.1f} s. Say --at with less than that, such as --at {over[0] / 4:.1f}, or let the crew work "
+            "longer."
+        )
+    if gone:
+        return (
+            f"Nothing was tried: {fault.target} had ended {gone[-1]:.1f} s after the crew began, and {fault.do} came "
+            f"at {fault.at_s:.1f} s. Say --at with less than that, or name another agent with --target."
+        )
+    return (
+        f"{fault.do} hit nothing: {fault.target} had nothing for it {fault.at_s:.1f} s after the crew began. Let the "
+        "crew work longer, or say when with --at."
+    )
 
 
 def _of_killed(observed: Observed, fault: Struck) -> Iterator[str]:
