@@ -160,7 +160,8 @@ async def http_is_over(http, path):
     return answer.status_code == 409 and "the run is over" in answer.text
 
 
-async def test_hostile_names_are_text_on_the_page(tmp_path):
+async def test_hostile_names_are_text_on_the_page_in_the_terminal_and_in_the_log(tmp_path, monkeypatch, capfd):
+    monkeypatch.setenv("CREWKEEPER_STATE", str(tmp_path))
     async with acting(tmp_path) as (made, receiver, (http, _)):
         await made.say("payer", Kind.TOOL, ToolCall, id_="c1", task="t", tool=EVIL[:60], args=msgspec.Raw(b"{}"))
         await until(lambda: len(receiver.received) == 2)
@@ -176,6 +177,18 @@ async def test_hostile_names_are_text_on_the_page(tmp_path):
         await until(lambda: len(receiver.received) == 3)
         told = receiver.received[2].body["data"]
         assert all(char.isprintable() or char == "\n" for char in told["by"] + told["why"] + told["summary"])
+        incident = message["incident"]
+        for words in (
+            ("incidents", "show", incident),
+            ("why", incident, "--run", RUN),
+            ("events", RUN),
+            ("hooks", "deliveries", RUN),
+            ("hooks", "ack", incident),
+        ):
+            await made.act(*words)
+            out, err = capfd.readouterr()
+            assert out.strip(), words
+            assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u202e]", out + err), words
 
 
 async def test_another_system_acknowledges_with_the_token_alone(tmp_path):
