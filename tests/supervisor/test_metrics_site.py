@@ -52,12 +52,12 @@ async def test_a_page_is_made_once_however_often_it_is_asked_for(monkeypatch):
     made = 0
     metrics = Metrics()
 
-    def text() -> bytes:
+    def written() -> bytes:
         nonlocal made
         made += 1
         return b"x 1\n"
 
-    monkeypatch.setattr(metrics, "text", text)
+    monkeypatch.setattr(metrics, "written", written)
     monkeypatch.setattr(metrics_site, "KEPT_S", 1000.0)
     site = MetricsSite(metrics, Standing(), LOCAL)
     async with httpx2.AsyncClient(transport=httpx2.ASGITransport(site), base_url="http://127.0.0.1:1") as client:

@@ -51,6 +51,7 @@ def server_of(app: Any) -> Server:
         lifespan="off",
         loop="none",
         log_config=None,
+        log_level="error",  # who sends what is no HTTP must not fill the log
         access_log=False,  # it would hold the paths, and in them the tokens
         proxy_headers=False,
         server_header=False,

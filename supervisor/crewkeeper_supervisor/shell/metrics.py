@@ -75,6 +75,9 @@ class Metrics(Collector):
         self.errors: dict[str, int] = {}
         self.spans: dict[str, int] = {}
         self._runs: dict[str, RunMeter] = {}
+        self._gauges: list[GaugeMetricFamily] = []
+        self._raised: dict[tuple[str, str], int] = {}
+        """What counters that others count for us stand at."""
         self._counters: dict[str, prometheus.Counter] = {}
         for metric in table.METRICS:
             if metric.kind == "counter":
@@ -124,22 +127,35 @@ class Metrics(Collector):
 
     def text(self) -> bytes:
         """Everything in the text format of Prometheus, version 0.0.4."""
+        self.read_off()
+        return self.written()
+
+    def read_off(self) -> None:
+        """Read the gauges off the cores; in the event loop, which changes them."""
         for part, count in self.errors.items():
             self._raise_to("telemetry_errors", count, part)
         for outcome, count in self.spans.items():
             self._raise_to("spans", count, outcome)
+        self._gauges = list(self._read_gauges())
+
+    def written(self) -> bytes:
+        """The text of what was read off last, with the counters as they are; may run in another thread."""
         return prometheus.generate_latest(self.registry)
 
     def _raise_to(self, name: str, value: int, label: str) -> None:
-        counter = self._counters[name].labels(label)
-        counter.inc(max(0.0, value - counter._value.get()))
+        before = self._raised.get((name, label), 0)
+        self.count(name, label, by=max(0, value - before))
+        self._raised[name, label] = max(value, before)
 
     def describe(self) -> Iterator[GaugeMetricFamily]:
         """The gauges, without values: nothing is read off to register them."""
         return (GaugeMetricFamily(metric.name, metric.help, labels=metric.labels) for metric in _GAUGES)
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
-        """The gauges as they are now."""
+        """The gauges as they were read off."""
+        return iter(self._gauges)
+
+    def _read_gauges(self) -> Iterator[GaugeMetricFamily]:
         values: dict[str, dict[tuple[str, ...], float]] = {metric.name: {} for metric in _GAUGES}
 
         def add(name: str, *labels: str, value: float = 1, highest: bool = False) -> None:

@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
 from typing import Any, Final
 
 import anyio
+import anyio.to_thread
 import msgspec
 
 from crewkeeper_supervisor.shell import deliveries, outbox
@@ -58,6 +59,7 @@ class MetricsSite:
         self._standing = standing
         self._hosts = hosts
         self._refresh = refresh
+        self._making = anyio.Lock()
         self._page = b""
         self._page_at_s = float("-inf")
         self._answered: tuple[float, bool] = (float("-inf"), False)
@@ -74,7 +76,7 @@ class MetricsSite:
         elif scope["method"] not in ("GET", "HEAD"):
             await _answer(send, 405, _TEXT, b"only GET and HEAD\n")
         elif scope["path"] == "/metrics":
-            await _answer(send, 200, _TEXT, self._metrics_page())
+            await _answer(send, 200, _TEXT, await self._metrics_page())
         elif scope["path"] == "/healthz":
             await _answer(send, 200, _JSON, b'{"healthy":true}\n')
         elif scope["path"] == "/readyz":
@@ -84,14 +86,17 @@ class MetricsSite:
         else:
             await _answer(send, 404, _TEXT, b"there are /metrics, /healthz and /readyz\n")
 
-    def _metrics_page(self) -> bytes:
-        now_s = time.monotonic()
-        if now_s - self._page_at_s > KEPT_S:
-            link = self._standing.link
-            self._metrics.connected = link is not None and link.is_connected
-            self._refresh()
-            self._page, self._page_at_s = self._metrics.text(), now_s
-        return self._page
+    async def _metrics_page(self) -> bytes:
+        async with self._making:
+            if time.monotonic() - self._page_at_s > KEPT_S:
+                link = self._standing.link
+                self._metrics.connected = link is not None and link.is_connected
+                self._refresh()
+                self._metrics.read_off()
+                # A page of many series takes long to write, and calls at the gate must not wait for it.
+                self._page = await anyio.to_thread.run_sync(self._metrics.written)
+                self._page_at_s = time.monotonic()
+            return self._page
 
     async def problems(self) -> list[str]:
         """Why this controller cannot own a run now; empty if it can."""
