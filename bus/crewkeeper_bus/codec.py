@@ -17,8 +17,8 @@ NESTING_MAX: Final = 64
 """Deepest nesting of arrays and objects in a payload."""
 
 _OPENING: Final = b"[{"
-_CLOSING: Final = b"]}"
-_NOT_STRUCTURE: Final = bytes(set(range(256)) - set(b'[]{}"\\'))
+_QUOTE: Final = ord('"')
+_NOT_STRUCTURE: Final = bytes(set(range(256)) - set(b'[]{}"'))
 
 _ENCODER: Final = msgspec.json.Encoder()
 _AGENT_DECODERS: Final = {kind: msgspec.json.Decoder(type_) for kind, type_ in AGENT_MESSAGES.items()}
@@ -35,24 +35,24 @@ def nesting(payload: bytes, limit: int = NESTING_MAX) -> int:
     opened = payload.count(b"[") + payload.count(b"{")
     if opened <= limit:  # nearly always; those in texts count as well
         return opened
+    if b"\\" in payload:  # first escaped backslashes, then quotes that are still escaped: what is left ends a string
+        payload = payload.replace(b"\\\\", b"").replace(b'\\"', b"")
     structure = payload.translate(None, _NOT_STRUCTURE)
-    depth = deepest = position = 0
-    end = len(structure)
-    while position < end:
-        byte = structure[position]
-        if byte in _OPENING:
+    depth = deepest = 0
+    in_string = False
+    for byte in structure:
+        if byte == _QUOTE:
+            in_string = not in_string
+        elif in_string:
+            continue
+        elif byte in _OPENING:
             depth += 1
             if depth > deepest:
                 deepest = depth
                 if deepest > limit:
                     return deepest
-        elif byte in _CLOSING:
+        else:
             depth -= 1
-        elif byte == 0x22:  # a string: skip to its unescaped closing quote
-            position += 1
-            while position < end and structure[position] != 0x22:
-                position += 2 if structure[position] == 0x5C else 1
-        position += 1
     return deepest
 
 
