@@ -2,6 +2,8 @@
 
 import io
 import json
+import subprocess
+import sys
 
 import click
 import msgspec
@@ -293,3 +295,28 @@ def test_watching_clears_a_terminal(monkeypatch, capsys):
     monkeypatch.setattr(watching, "is_live", lambda _out: True)
     watched(monkeypatch, ["one\n", "two\n"])
     assert capsys.readouterr().out.split("\x1b[H\x1b[2J\x1b[3J") == ["", "one\n", "two\n"]
+
+
+# --- quick help ---
+
+HEAVY = {
+    *("nats", "rich", "networkx", "yaml", "httpx2", "structlog", "standardwebhooks", "cel_expr_python"),
+    *("jsonschema_rs", "genai_prices", "starlette", "uvicorn", "opentelemetry", "prometheus_client"),
+}
+LOOK = """
+import sys
+import click
+from crewkeeper_supervisor.cli import main
+context = click.Context(main.cli)
+known = set()
+for name in main.COMMANDS:
+    main.cli.get_command(context, name).get_help(context)
+    loaded = {each.partition(".")[0] for each in sys.modules} & set(sys.argv[1:]) - known
+    known |= loaded
+    print(*([name, "loads", *sorted(loaded)] if loaded else []), end="\\n" if loaded else "")
+"""
+
+
+def test_no_help_loads_what_is_slow_to_load():
+    done = subprocess.run([sys.executable, "-c", LOOK, *HEAVY], capture_output=True, text=True, timeout=300, check=True)
+    assert done.stdout == "", "import it in the function that uses it"

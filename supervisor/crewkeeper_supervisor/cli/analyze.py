@@ -2,19 +2,19 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 import msgspec
 
 from crewkeeper_supervisor.cli.failure import INVALID, Failure
 from crewkeeper_supervisor.cli.output import emit_rows, output_option, say, stdout, write_json, write_json_line
-from crewkeeper_supervisor.core.case_problems import CaseProblem, problems_of
-from crewkeeper_supervisor.core.meaning import Embed
-from crewkeeper_supervisor.core.trace_analysis import TraceAnalysis, TraceFinding, TraceHeader
-from crewkeeper_supervisor.core.wait_case import WaitCase
-from crewkeeper_supervisor.views.tables import Table
-from crewkeeper_supervisor.views.wording import safe
+
+if TYPE_CHECKING:
+    from crewkeeper_supervisor.core.case_problems import CaseProblem
+    from crewkeeper_supervisor.core.meaning import Embed
+    from crewkeeper_supervisor.core.trace_analysis import TraceFinding
+    from crewkeeper_supervisor.views.tables import Table
 
 FORMAT: Final = 1
 """Of wait cases, as `docs/wait-cases.md` has it."""
@@ -39,6 +39,8 @@ def waits(file: Path, output: str | None) -> None:
 
     Exit status: 0 all were judged, whatever the verdicts, 3 the file cannot be read or a case is wrong.
     """
+    from crewkeeper_supervisor.core.case_problems import problems_of
+
     cases = _read(file)
     _refuse([problem for number, case in enumerate(cases) for problem in problems_of(case, f"#{number}")], file)
     results = (_judge(case) for case in cases)
@@ -80,8 +82,9 @@ def trace(files: tuple[Path, ...], output: str | None, embeddings: Path | None) 
         emit_rows(found, form, table=lambda _: _findings_table(found), name=lambda one: f"{one.trace} {one.kind}")
 
 
-def _embed(directory: Path) -> Embed:
+def _embed(directory: Path) -> "Embed":
     from crewkeeper_supervisor.shell import embeddings
+    from crewkeeper_supervisor.views.wording import safe
 
     try:
         return embeddings.load(directory)
@@ -90,9 +93,11 @@ def _embed(directory: Path) -> Embed:
         raise Failure(safe(str(error)), code=INVALID, remedy=remedy) from error
 
 
-def _analysed(file: Path, embed: Embed | None) -> Iterator[TraceFinding]:
+def _analysed(file: Path, embed: "Embed | None") -> "Iterator[TraceFinding]":
     """What the detectors find in a run."""
+    from crewkeeper_supervisor.core.trace_analysis import TraceAnalysis, TraceHeader
     from crewkeeper_supervisor.shell import trace_file
+    from crewkeeper_supervisor.views.wording import safe
 
     analysis: TraceAnalysis | None = None
     try:
@@ -118,7 +123,10 @@ def _schema_problems(schema: dict[str, Any], document: Any) -> list[str]:
     return [f"is not as its schema says: {error.message}" for error in validator.iter_errors(document)]
 
 
-def _findings_table(findings: list[TraceFinding]) -> Table:
+def _findings_table(findings: "list[TraceFinding]") -> "Table":
+    from crewkeeper_supervisor.views.tables import Table
+    from crewkeeper_supervisor.views.wording import safe
+
     rows = tuple(
         tuple(safe(cell) for cell in (one.trace, one.kind, str(one.at), str(one.onset), " ".join(one.agents), one.why))
         for one in findings
@@ -128,6 +136,8 @@ def _findings_table(findings: list[TraceFinding]) -> Table:
 
 def _read(file: Path) -> list[Any]:
     """The cases in a file, whatever they look like."""
+    from crewkeeper_supervisor.views.wording import safe
+
     try:
         if file.stat().st_size > FILE_MAX_BYTES:
             raise Failure(f"{file}: is larger than {FILE_MAX_BYTES >> 20} MiB", code=INVALID, remedy="split it")
@@ -152,8 +162,10 @@ def _read(file: Path) -> list[Any]:
     return content["cases"]
 
 
-def _refuse(problems: list[CaseProblem], file: Path) -> None:
+def _refuse(problems: "list[CaseProblem]", file: Path) -> None:
     """Fail if there are problems, telling them all."""
+    from crewkeeper_supervisor.views.wording import safe
+
     if not problems:
         return
     for problem in problems[:PROBLEMS_MAX]:
@@ -164,13 +176,18 @@ def _refuse(problems: list[CaseProblem], file: Path) -> None:
 
 
 def _judge(case: dict[str, Any]) -> dict[str, Any]:
+    from crewkeeper_supervisor.core.wait_case import WaitCase
+
     replay = WaitCase(case["agents"], case.get("resources", {}))
     for event in case["events"]:
         replay.apply(event)
     return {"id": case["id"], **replay.result()}
 
 
-def _table(results: list[dict[str, Any]]) -> Table:
+def _table(results: list[dict[str, Any]]) -> "Table":
+    from crewkeeper_supervisor.views.tables import Table
+    from crewkeeper_supervisor.views.wording import safe
+
     rows = []
     for result in results:
         cores = "; ".join(" ".join(core) for core in result["core"])

@@ -13,9 +13,6 @@ from crewkeeper_supervisor.cli.failure import INVALID
 from crewkeeper_supervisor.cli.output import emit_document, output_option, say
 from crewkeeper_supervisor.cli.pause import pause, resume
 from crewkeeper_supervisor.cli.ps import ps
-from crewkeeper_supervisor.shell.crew_problems import CrewFileError, Problem, render
-from crewkeeper_supervisor.shell.crew_schema import schema as crew_schema
-from crewkeeper_supervisor.shell.crewfile import read
 
 SCHEMA_VERSION: Final = 1
 """Of the JSON that `crew check -o json` prints."""
@@ -54,11 +51,16 @@ def check(files: tuple[Path, ...], output: str) -> None:
 @crew.command()
 def schema() -> None:
     """Print the JSON Schema of crew files, for editors."""
+    from crewkeeper_supervisor.shell.crew_schema import schema as crew_schema
+
     click.echo(json.dumps(crew_schema(), indent=2))
 
 
 def _check_one(file: Path) -> dict[str, Any]:
     """The result for one file, as `-o json` prints it."""
+    from crewkeeper_supervisor.shell.crew_problems import CrewFileError
+    from crewkeeper_supervisor.shell.crewfile import read
+
     try:
         loaded = read(file)
     except CrewFileError as error:
@@ -79,6 +81,8 @@ def _check_one(file: Path) -> dict[str, Any]:
 
 def _print(result: dict[str, Any]) -> None:
     """Print one result for people: the verdict on stdout, everything else on stderr."""
+    from crewkeeper_supervisor.shell.crew_problems import Problem, render
+
     told = [msgspec.convert(problem, Problem) for problem in (*result["problems"], *result["warnings"])]
     if told:
         say(render(told, result["omitted"]))

@@ -1,15 +1,16 @@
 """`supervisor import`: traces of other tools, turned into recorded runs that `supervisor analyze trace` reads."""
 
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 import msgspec
 
 from crewkeeper_supervisor.cli.failure import INVALID, Failure
 from crewkeeper_supervisor.cli.output import say, write_json_line
-from crewkeeper_supervisor.core.genai_spans import Span, events_of, spans_of
-from crewkeeper_supervisor.views.wording import safe
+
+if TYPE_CHECKING:
+    from crewkeeper_supervisor.core.genai_spans import Span
 
 FILE_MAX_BYTES: Final = 512 * 1024 * 1024
 
@@ -30,6 +31,9 @@ def import_(file: Path, wanted: str | None, folder: Path | None) -> None:
 
     Exit status: 0 done, 3 the file cannot be read or holds no such spans.
     """
+    from crewkeeper_supervisor.core.genai_spans import events_of
+    from crewkeeper_supervisor.views.wording import safe
+
     runs = events_of(_spans(file))
     if wanted is not None:
         runs = {trace: events for trace, events in runs.items() if trace == wanted}
@@ -54,7 +58,10 @@ def import_(file: Path, wanted: str | None, folder: Path | None) -> None:
             write_json_line(event)
 
 
-def _spans(file: Path) -> list[Span]:
+def _spans(file: Path) -> "list[Span]":
+    from crewkeeper_supervisor.core.genai_spans import spans_of
+    from crewkeeper_supervisor.views.wording import safe
+
     try:
         if file.stat().st_size > FILE_MAX_BYTES:
             raise Failure(f"{file}: is larger than {FILE_MAX_BYTES >> 20} MiB", code=INVALID, remedy="split it")

@@ -8,7 +8,6 @@ import click
 from crewkeeper_supervisor.cli.failure import Failure
 from crewkeeper_supervisor.cli.output import say
 from crewkeeper_supervisor.cli.starter import FILES, SCHEMA_FILE
-from crewkeeper_supervisor.shell.crew_schema import schema
 
 
 @click.command()
@@ -20,6 +19,8 @@ def init(directory: Path, force: bool) -> None:
     Into DIR, or here: a commented crew file, its schema for editors, and two agents that run. Nothing is written when
     one of the files exists, unless --force is given.
     """
+    from crewkeeper_supervisor.shell.crew_schema import schema
+
     contents = FILES | {SCHEMA_FILE: json.dumps(schema(), indent=2) + "\n"}
     taken = [name for name in contents if (directory / name).exists()]
     if taken and not force:

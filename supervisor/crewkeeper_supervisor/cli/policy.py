@@ -2,22 +2,19 @@
 
 import sys
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 import msgspec
 
-from crewkeeper_bus.redaction import TooDeep
 from crewkeeper_supervisor.cli.failure import FAILED, INVALID, USAGE, Failure
 from crewkeeper_supervisor.cli.output import emit_document, output_option, say, write
 from crewkeeper_supervisor.cli.policy_live import apply, hooks_of, show
-from crewkeeper_supervisor.gate.call import Call, Explanation
-from crewkeeper_supervisor.gate.cleaning import clean
-from crewkeeper_supervisor.gate.policy import HookFailed
-from crewkeeper_supervisor.gate.trial import TrialResult, try_out
-from crewkeeper_supervisor.shell.crew_problems import CrewFileError, render
-from crewkeeper_supervisor.shell.policy_file import PolicyFile, read_policy
-from crewkeeper_supervisor.views.wording import safe
+
+if TYPE_CHECKING:
+    from crewkeeper_supervisor.gate.call import Call, Explanation
+    from crewkeeper_supervisor.gate.trial import TrialResult
+    from crewkeeper_supervisor.shell.policy_file import PolicyFile
 
 SCHEMA_VERSION: Final = 1
 _CALL_MAX_BYTES: Final = 8 * 1024 * 1024
@@ -60,6 +57,9 @@ def test(file: Path, output: str) -> None:
 
     Exit status: 0 all passed, 1 one did not, 3 the file is invalid.
     """
+    from crewkeeper_supervisor.gate.trial import try_out
+    from crewkeeper_supervisor.shell.policy_file import read_policy
+
     loaded = read_policy(file)
     with hooks_of(loaded) as hooks:
         tried = loaded.policy(hooks)
@@ -90,6 +90,11 @@ def explain(file: Path, text: str, output: str) -> None:
 
     Exit status: 0 whatever the decision, 2 the call cannot be read, 3 the file is invalid.
     """
+    from crewkeeper_bus.redaction import TooDeep
+    from crewkeeper_supervisor.gate.cleaning import clean
+    from crewkeeper_supervisor.shell.policy_file import read_policy
+    from crewkeeper_supervisor.views.wording import safe
+
     loaded = read_policy(file)
     call = loaded.placed(_read_call(text))
     with hooks_of(loaded) as hooks:
@@ -116,7 +121,9 @@ def explain(file: Path, text: str, output: str) -> None:
         write(f"arguments go on as {safe(msgspec.json.encode(after).decode())}")
 
 
-def _read_call(text: str) -> Call:
+def _read_call(text: str) -> "Call":
+    from crewkeeper_supervisor.gate.call import Call
+
     data = text.encode("utf-8", "surrogateescape")
     if text == "-":
         data = sys.stdin.buffer.read(_CALL_MAX_BYTES + 1)
@@ -133,6 +140,10 @@ def _read_call(text: str) -> Call:
 
 def _check_one(file: Path, *, hooks: bool) -> dict[str, Any]:
     """The result for one file, as `-o json` prints it."""
+    from crewkeeper_supervisor.gate.policy import HookFailed
+    from crewkeeper_supervisor.shell.crew_problems import CrewFileError
+    from crewkeeper_supervisor.shell.policy_file import read_policy
+
     try:
         loaded = read_policy(file)
     except CrewFileError as error:
@@ -163,7 +174,8 @@ def _check_one(file: Path, *, hooks: bool) -> dict[str, Any]:
 
 def _print_checked(result: dict[str, Any]) -> None:
     """The verdict on stdout, everything else on stderr."""
-    from crewkeeper_supervisor.shell.crew_problems import Problem
+    from crewkeeper_supervisor.shell.crew_problems import Problem, render
+    from crewkeeper_supervisor.views.wording import safe
 
     told = [msgspec.convert(each, Problem) for each in (*result["problems"], *result.get("warnings", ()))]
     if told:
@@ -180,12 +192,14 @@ def _print_checked(result: dict[str, Any]) -> None:
     )
 
 
-def _test_row(result: TrialResult) -> dict[str, Any]:
+def _test_row(result: "TrialResult") -> dict[str, Any]:
     row: dict[str, Any] = msgspec.to_builtins(result)
     return {"ok": not result.problems, **row}
 
 
-def _print_tests(file: Path, loaded: PolicyFile, results: list[TrialResult]) -> None:
+def _print_tests(file: Path, loaded: "PolicyFile", results: "list[TrialResult]") -> None:
+    from crewkeeper_supervisor.views.wording import safe
+
     for result in results:
         write(f"{'FAIL' if result.problems else 'ok  '}  {safe(result.name)}")
         for problem in result.problems:
@@ -197,8 +211,10 @@ def _print_tests(file: Path, loaded: PolicyFile, results: list[TrialResult]) -> 
     write(f"{len(results) - failed} of {len(results)} tests passed")
 
 
-def _explained(told: Explanation, conditions: dict[str, str]) -> list[str]:
+def _explained(told: "Explanation", conditions: dict[str, str]) -> list[str]:
     """The explanation, a line for each rule and the decision at the end."""
+    from crewkeeper_supervisor.views.wording import safe
+
     width = max((len(each.rule) for each in told.rules), default=0)
     rows = []
     for each in told.rules:
