@@ -29,6 +29,7 @@ from crewkeeper_supervisor.chaos.real.own_network import OwnNetwork
 from crewkeeper_supervisor.chaos.real.proxy import Proxy
 from crewkeeper_supervisor.chaos.real.small_disk import SmallDisk
 from crewkeeper_supervisor.chaos.real.thief import Loot, NothingToSteal, copied
+from crewkeeper_supervisor.chaos.trial.verdict import Observed, Struck, judge
 from support.bus import until
 
 HOUR_S = 3600.0
@@ -321,6 +322,17 @@ def test_what_a_machine_lacks_is_skipped_and_said(monkeypatch: pytest.MonkeyPatc
     result = runner.run_real(planned)
     assert result.verdict == "skipped"
     assert result.skipped == "disk_full cannot be injected here: there is no disk"
+
+
+def test_what_could_not_be_injected_is_vacuous_and_says_why() -> None:
+    planned = scenario(SCENARIO)
+    struck = Struck(index=0, do="kill_supervisor", target="owner", at_s=1.0, why="owner: nobody there")
+    observed = Observed(
+        seen=[], anchors={"start": 0.0}, struck=[struck], metrics=[], unsteady=[], unhealed=[], spans=[], end_s=2.0
+    )
+    verdict = judge(planned, observed)
+    assert verdict.word == "vacuous"
+    assert [check.detail for check in verdict.reasons] == ["not injected: owner: nobody there"]
 
 
 # --- an agent that does not read ---

@@ -42,15 +42,18 @@ async def _stop_reading(stage: "RealStage", fault: "Fault", target: str) -> Stri
     tampering = proxy.tamper(fault.do, "in", 1.0, 0.0)
 
     async def heal() -> None:
-        put_out[0] = max(put_out[0], await servers.slow_consumers() - before)
-        proxy.end(tampering)
+        try:
+            put_out[0] = max(put_out[0], await servers.slow_consumers() - before)
+        finally:
+            proxy.end(tampering)
 
     return Strike(heal, lambda: put_out[0])
 
 
 async def _pull(stage: "RealStage", _fault: "Fault", target: str) -> Strike:
     network, pid = stage.networks[target], stage.processes.pid(target)
-    assert await network.pull(pid), f"{target} has no network of its own"
+    if not await network.pull(pid):
+        raise OSError(f"{target} has no cable to pull: it does not run, or it has no network of its own")
     held_up = [0]
 
     async def heal() -> None:

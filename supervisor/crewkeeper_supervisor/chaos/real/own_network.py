@@ -101,8 +101,10 @@ def missing() -> str:
             return f"there is no program {program}"
     if os.geteuid() != 0:
         return "it takes root"
+    here = str(os.getpid())
+    trial_name = f"ck{here}"[:15]  # gone together with the namespace of the other end
     trial = subprocess.run(
-        ["unshare", "--net", "ip", "link", "add", _INSIDE, "type", "veth", "peer", "name", "other"],
+        ["unshare", "--net", "ip", "link", "add", _INSIDE, "type", "veth", "peer", "name", trial_name, "netns", here],
         capture_output=True,
         text=True,
         timeout=COMMAND_S,

@@ -22,7 +22,7 @@ from crewkeeper_bus import subjects
 from crewkeeper_bus.errors import BusError
 from crewkeeper_bus.tool_messages import ApprovalAsked
 from crewkeeper_supervisor.chaos.faults.clocks import CLOCKED
-from crewkeeper_supervisor.chaos.faults.kind import Strike
+from crewkeeper_supervisor.chaos.faults.kind import Strike, nothing_left, once
 from crewkeeper_supervisor.chaos.faults.network import CABLE, PROXIED
 from crewkeeper_supervisor.chaos.faults.registry import KINDS
 from crewkeeper_supervisor.chaos.faults.servers import OWN_SERVER, SMALL_DISK
@@ -52,7 +52,7 @@ from crewkeeper_supervisor.chaos.trial.verdict import Observed, Struck, judge
 from crewkeeper_supervisor.core.events import Event, Recorded
 from crewkeeper_supervisor.shell import journal
 from crewkeeper_supervisor.shell.errors import JournalGap, RunNotFound, ShellError
-from crewkeeper_supervisor.shell.nats_link import Link, connect
+from crewkeeper_supervisor.shell.nats_link import LINK_ERRORS, Link, connect
 from crewkeeper_supervisor.shell.place import Place
 from crewkeeper_supervisor.shell.registry import Registry
 
@@ -365,7 +365,12 @@ class RealStage:
         struck = Struck(index=fault.index, do=fault.do, target=target, at_s=time.time())
         fields = {"fault": fault.index, "do": fault.do, "target": target}
         self._saw(Sighting(at_s=struck.at_s, event="fault", fields=fields))
-        injected = Injected(struck, await real(self, fault, target))
+        try:
+            strike = await real(self, fault, target)
+        except (ShellError, *LINK_ERRORS) as error:
+            struck.why = f"{target}: {str(error)[:200] or type(error).__name__}"
+            strike = Strike(nothing_left, once(0))
+        injected = Injected(struck, strike)
         self._injected.append(injected)
         await anyio.sleep(fault.for_s)
         await self._heal(injected)

@@ -24,6 +24,8 @@ def copied(pid: int) -> Credentials:
     Raises:
         NothingToSteal: It is gone, or has nothing.
     """
+    if pid <= 0:
+        raise NothingToSteal("it does not run")
     try:
         rows = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
     except OSError as error:

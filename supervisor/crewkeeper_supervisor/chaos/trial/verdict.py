@@ -26,6 +26,8 @@ class Struck(Struct, kw_only=True):
     at_s: float
     end_s: float | None = None
     fired: int = 0
+    why: str = ""
+    """What kept it from being injected."""
 
 
 class Check(Struct, frozen=True, kw_only=True):
@@ -101,7 +103,9 @@ def _fault(fault: Fault, observed: Observed) -> Check:
     fired = sum(each.fired for each in struck)
     if not fired:
         where = ", ".join(dict.fromkeys(each.target for each in struck))
-        return Check(what=what, line=0, word="vacuous", detail=f"injected into {where} and had no effect")
+        why = "; ".join(dict.fromkeys(each.why for each in struck if each.why))
+        detail = f"not injected: {why}" if why else f"injected into {where} and had no effect"
+        return Check(what=what, line=0, word="vacuous", detail=detail)
     return Check(what=what, line=0, word="pass", detail=f"fired {fired}")
 
 
