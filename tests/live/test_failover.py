@@ -30,6 +30,7 @@ async def test_a_death_between_record_and_effect_loses_and_doubles_nothing(tmp_p
         await run.settled()
         await run.end()
         await run.has_ended()
+        await run.settled()
         found = await run.verify()
     assert len(found.calls) == 4
     assert len({record.term for record in found.records}) >= 2
@@ -61,6 +62,7 @@ async def test_no_fault_loses_doubles_or_contradicts(tmp_path: Path) -> None:
         await run.end()
         await run.struck(AT_THE_END)
         await run.has_ended()
+        await run.settled()
         found = await run.verify()
     assert len(found.calls) > 20, "the budget was never at its end"
     assert len(found.escalations) >= len(TELLING)

@@ -286,6 +286,7 @@ async def _declare(link: Link, grants: int) -> None:
         agents=agents,
         tools={"pay": pay},
         budget=Budget(microusd=grants * RESERVE),
+        heartbeat_s=300,  # nobody here beats: silence means nothing
         escalate=(Webhook(webhook="${TEST_HOOK}", secret="${TEST_HOOK_SECRET}", allow_private=True),),
     )
     await journal.create_run(link, RUN, declared, "here")
