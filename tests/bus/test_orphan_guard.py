@@ -38,7 +38,7 @@ def gone(pid):
 async def test_whole_groups_end_with_their_starter_however_it_ends(number):
     async with await anyio.open_process([sys.executable, "-c", STARTER], stderr=subprocess.DEVNULL) as starter:
         printed = b""
-        with anyio.fail_after(30):
+        with anyio.fail_after(120):
             while printed.count(b"\n") < 2:
                 printed += await starter.stdout.receive()
         pids = [int(each) for each in printed.split()]
@@ -65,7 +65,7 @@ async def test_a_guarded_process_is_the_program_itself_in_a_group_of_its_own(tmp
     release(process.pid)
     assert out.read_text().split() == [str(process.pid), str(process.pid), "b''"]
     again = await open_guarded(["sh", "-c", 'exit "$1"', "sh", "9"])
-    with anyio.fail_after(30):
+    with anyio.fail_after(120):
         assert await again.wait() == 9
     release(again.pid)
     await again.aclose()
@@ -97,7 +97,7 @@ async def test_a_watcher_that_was_killed_is_replaced_and_knows_the_older_groups(
     assert script != STARTER
     async with await anyio.open_process([sys.executable, "-c", script], stderr=subprocess.DEVNULL) as starter:
         printed = b""
-        with anyio.fail_after(30):
+        with anyio.fail_after(120):
             while printed.count(b"\n") < 2:
                 printed += await starter.stdout.receive()
         starter.kill()

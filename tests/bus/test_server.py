@@ -161,7 +161,7 @@ async def test_stale_files_of_a_killed_server_do_not_mislead(tmp_path):
     async with running_server(tmp_path) as server:
         assert find(state).pid == server.pid
         os.kill(server.pid, signal.SIGKILL)
-        with anyio.fail_after(10):
+        with anyio.fail_after(120):
             assert await server.wait() == -signal.SIGKILL
         assert find(state) is None
     (state / "server.json").write_text("{")
@@ -244,7 +244,7 @@ async def test_users_are_confined_on_a_stock_connection(tmp_path):
             await until(lambda: len(errors) == len(foreign) + len(patterns) + 1, f"every refusal, got {len(errors)}")
             assert all("permissions violation" in each for each in errors)
             await agent.publish(f"crew.{RUN}.req.w1.a.1", b"true", reply=f"crew.{RUN}.req.w1.a.2")
-            assert (await watch.next_msg(timeout=5)).data == b"true"
+            assert (await watch.next_msg(timeout=60)).data == b"true"
             for subject in (f"crew.{RUN}.req.b.a.1", f"crew.{RUN}.note.b._.1"):
                 await root.publish(subject, b"not for w1")
             allowed = await agent.subscribe(f"out.crew.{RUN}.req.*.w.*", queue="w")
@@ -253,8 +253,8 @@ async def test_users_are_confined_on_a_stock_connection(tmp_path):
                 await agent.flush()
             await root.publish(f"crew.{RUN}.req.b.w.2", b"to the role")
             await root.publish(f"crew.{RUN}.ctl._.w1.1", b"to me")
-            assert (await allowed.next_msg(timeout=5)).data == b"to the role"
-            assert (await mine.next_msg(timeout=5)).data == b"to me"
+            assert (await allowed.next_msg(timeout=60)).data == b"to the role"
+            assert (await mine.next_msg(timeout=60)).data == b"to me"
             assert heard == []
             assert len(errors) == len(foreign) + len(patterns) + 1
 
@@ -421,7 +421,7 @@ asyncio.run(main())
 async def test_a_killed_parent_leaves_no_server_and_the_directory_free(tmp_path):
     state = tmp_path / "server"
     async with await anyio.open_process([sys.executable, "-c", PARENT, str(state)], stderr=None) as parent:
-        with anyio.fail_after(30):
+        with anyio.fail_after(120):
             pid = int(await parent.stdout.receive())
         assert find(state).pid == pid
         with pytest.raises(ServerError, match=f"in use by process {parent.pid}"):

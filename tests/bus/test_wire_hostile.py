@@ -133,7 +133,7 @@ async def test_everything_nats_py_offers_survives_every_hostile_frame(tmp_path):
             assert client.mended >= 6
             seen = set()
             while not set(map(str.encode, FRAMES)) <= seen:
-                seen.add((await pulled.next_msg(timeout=5)).data)
+                seen.add((await pulled.next_msg(timeout=60)).data)
         finally:
             lost_before_close = list(lost)
             await client.close()

@@ -143,13 +143,13 @@ async def test_an_owner_that_writes_late_is_seen_unless_it_is_fenced_off(
     if not fenced:
         unfence(monkeypatch)
     async with spender(tmp_path) as (link, serve), serve("one"):
-        with anyio.fail_after(20):
+        with anyio.fail_after(120):
             await asleep.reached.wait()
         async with serve("two"):
             before = await decided(link)
             assert (before.grants, before.problems) == (FIT, [])
             asleep.awake.set()
-            with anyio.fail_after(20):
+            with anyio.fail_after(120):
                 await asleep.done.wait()
             records = await ledger.read(link, RUN)
     found = audit(records)

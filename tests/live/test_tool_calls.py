@@ -148,7 +148,7 @@ async def test_wrong_calls_run_nothing_and_twenty_payments_stop_at_five(tmp_path
 async def shown(state: Path, what: str) -> dict[str, Any]:
     """The budget of a run, or of the fleet."""
     command = [sys.executable, "-m", "crewkeeper_supervisor.cli.main", "budget", "show", what, "-o", "json"]
-    with anyio.fail_after(30):
+    with anyio.fail_after(120):
         return json.loads((await anyio.run_process([*command, "--state", str(state)])).stdout)
 
 

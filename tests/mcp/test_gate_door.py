@@ -170,7 +170,7 @@ async def test_an_agent_that_is_stopped_ends_the_door(tmp_path: Path) -> None:
                 await crew.double.command("desk", m.Stop, why="enough", grace_s=0.1)
 
             group.start_soon(stop)
-            with anyio.fail_after(20):
+            with anyio.fail_after(120):
                 await door.run()
 
 

@@ -147,5 +147,5 @@ async def stage(tmp_path: Path, **options: Any) -> AsyncIterator[Stage]:
 
 
 async def _soon(awaited: Awaitable[Any]) -> None:
-    with anyio.fail_after(20):
+    with anyio.fail_after(120):
         await awaited

@@ -107,9 +107,9 @@ async def test_who_the_callout_lets_in_is_confined_and_all_others_stay_out(tmp_p
             await nc.publish("$SYS.REQ.USER.AUTH", b"forged")
             await nc.publish("crew.r1.msg.a.b.1", b"true")
             await nc.flush()
-            assert (await heard.next_msg(timeout=5)).data == b"true"
+            assert (await heard.next_msg(timeout=60)).data == b"true"
             await until(lambda: nc.refused == 2, "both refusals")
-            reply = await system.request("$SYS.REQ.SERVER.PING.CONNZ", b'{"auth":true,"user":"r1.a"}', timeout=5)
+            reply = await system.request("$SYS.REQ.SERVER.PING.CONNZ", b'{"auth":true,"user":"r1.a"}', timeout=60)
             listed = json.loads(reply.data)["data"]["connections"]
             assert [(each["authorized_user"], each["account"]) for each in listed] == [("r1.a", authority.account)]
             assert listed[0]["cid"] == seen[0].cid
@@ -157,14 +157,14 @@ async def test_pushed_mappings_hold_an_agent_and_a_restart_forgets_them(tmp_path
                 heard = await root.subscribe("crew.>")
                 await root.flush()
                 await agent.publish("crew.r1.msg.a.b.1", b"free")
-                assert (await heard.next_msg(timeout=5)).data == b"free"
+                assert (await heard.next_msg(timeout=60)).data == b"free"
                 pushed = authority.account_claims({"crew.r1.*.a.>": "held.r1.{{wildcard(1)}}.a.>"})
-                reply = json.loads((await system.request("$SYS.REQ.CLAIMS.UPDATE", pushed.encode(), timeout=5)).data)
+                reply = json.loads((await system.request("$SYS.REQ.CLAIMS.UPDATE", pushed.encode(), timeout=60)).data)
                 assert reply["data"]["code"] == 200
                 await agent.publish("crew.r1.msg.a.b.2", b"held")
                 await agent.flush()
                 await root.publish("crew.r1.msg.b.a.3", b"others")
-                assert (await heard.next_msg(timeout=5)).data == b"others"
+                assert (await heard.next_msg(timeout=60)).data == b"others"
 
 
 @pytest.mark.live

@@ -28,7 +28,7 @@ async def fill(link, run, count, start=0):
 
 
 async def take(entries, seen, count):
-    with anyio.fail_after(20):
+    with anyio.fail_after(120):
         while len(seen) < count:
             seen += await entries.batch()
 
@@ -56,7 +56,7 @@ async def test_the_journal_is_log_first_and_never_acknowledges(tmp_path):
         delivered, acks = await link.nc.subscribe("out.crew.r1.>"), await link.nc.subscribe("crew.r1.rep.x.a.1")
         await link.flush()
         await link.nc.publish("crew.r1.msg.a.b.m1", b"{}", reply="crew.r1.rep.x.a.1")
-        assert (await delivered.next_msg(timeout=5)).subject == "out.crew.r1.msg.a.b.m1"
+        assert (await delivered.next_msg(timeout=60)).subject == "out.crew.r1.msg.a.b.m1"
         await link.flush()
         assert acks.pending_msgs == 0
         config = (await link.js.stream_info("CREW_r1")).config

@@ -48,7 +48,7 @@ class Door:
             await self._ask(f"{answer['server']['id']}.KICK", {"cid": connection["cid"]})
 
     async def _ask(self, what: str, asked: dict[str, Any]) -> Any:
-        return await self._system.request(f"$SYS.REQ.SERVER.{what}", json.dumps(asked).encode(), timeout=5)
+        return await self._system.request(f"$SYS.REQ.SERVER.{what}", json.dumps(asked).encode(), timeout=60)
 
     async def decide(self, message: Any) -> None:
         """Answer one login request."""
