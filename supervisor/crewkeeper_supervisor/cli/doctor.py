@@ -145,7 +145,7 @@ async def server_checks(state: Path | None, nats: str | None) -> list[Check]:
                 checks = [_reached(place), await _enforcement(place), *await _account(link), await _clock(link)]
                 return [*checks, *await _settings(link)]
     except (BusError, TimeoutError) as error:
-        fix = "check the address and the credentials in --nats" if named else "supervisor up crew.yaml"
+        fix = "supervisor doctor --nats nats://USER:PASSWORD@HOST:4222" if named else "supervisor up crew.yaml"
         text = str(error) or f"{place.host} did not answer within {CHECK_LIMIT_S:g} s"
         return [Check(name="server", grade="fail", text=text, fix=fix)]
 
@@ -176,7 +176,7 @@ async def _enforcement(place: "Place") -> Check:
                 name="enforcement",
                 grade="fail",
                 text=f"{authority.mode}: the server does not take our key for {what} ({error})",
-                fix="supervisor creds block, and put what it prints into the configuration of every server",
+                fix="supervisor creds block > logins.conf  # then include it in the configuration of every server",
             )
     return Check(name="enforcement", grade="ok", text=text)
 
@@ -188,7 +188,7 @@ async def _account(link: "Link") -> list[Check]:
         info = await link.js.account_info()
     except LINK_ERRORS as error:
         text = f"JetStream does not answer ({type(error).__name__})"
-        return [Check(name="jetstream", grade="fail", text=text, fix="start nats-server with --jetstream (-js)")]
+        return [Check(name="jetstream", grade="fail", text=text, fix="nats-server --jetstream --store_dir DIR")]
     checks = [Check(name="jetstream", grade="ok", text=f"{info.streams} streams, {info.storage // 1024} KiB stored")]
     try:
         names = [str(each.config.name) for each in await link.js.streams_info()]
@@ -293,17 +293,28 @@ def webhook_check(webhook: "Webhook", environ: Any) -> Check:
     url, secret = _VARIABLE.sub(values, webhook.webhook), _VARIABLE.sub(values, webhook.secret)
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.hostname:
-        return Check(name=name, grade="fail", text="is no http or https address", fix="write https://host/path")
+        return Check(
+            name=name,
+            grade="fail",
+            text="is no http or https address",
+            fix=_ENCRYPTED,
+        )
     if not secret:
-        return Check(name=name, grade="warn", text="has no secret: nobody can tell who calls", fix=_NEW_SECRET)
+        return Check(name=name, grade="warn", text="has no secret: nobody can tell who calls", fix=_ROTATION)
     if not _usable(secret):
-        return Check(name=name, grade="fail", text="its secret is not whsec_ and base64", fix=_NEW_SECRET)
+        return Check(name=name, grade="fail", text="its secret is not whsec_ and base64", fix=_ROTATION)
     if parts.scheme == "http" and not webhook.allow_private:
-        return Check(name=name, grade="fail", text="is not encrypted, and so not called", fix="use https")
+        return Check(
+            name=name,
+            grade="fail",
+            text="is not encrypted, and so not called",
+            fix=_ENCRYPTED,
+        )
     return Check(name=name, grade="ok", text="address and secret have the right form")
 
 
-_NEW_SECRET: Final = "secret: whsec_$(openssl rand -base64 32)"  # noqa: S105 - how to make one, not one
+_ENCRYPTED: Final = "webhook: https://HOST/PATH  # in the crew file"
+_ROTATION: Final = "supervisor hooks rotate"
 
 
 def _usable(secret: str) -> bool:
