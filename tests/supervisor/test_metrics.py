@@ -171,6 +171,19 @@ def test_the_first_owner_counts_from_the_first_entry_on(metrics):
     assert page["supervisor_incidents_total", "room", "unknown_tool", "warning"] == 1
 
 
+def test_what_a_snapshot_holds_is_not_counted_again(metrics):
+    room = Room()
+    room.ask("c1", "stroll")
+    seen = len(room.entries)
+    room.op(m.OwnerChanged(term=2, owner="one"))
+    meter = metrics.run("r1", room.core)
+    meter.took([Entry(n, *entry) for n, entry in enumerate(room.entries[seen:], start=seen + 1)])
+    meter.owned()
+    page = shown(metrics)
+    assert page["supervisor_messages_total", "room", "op"] == 1
+    assert not [key for key in page if key[0] == "supervisor_incidents_total"]
+
+
 def test_a_run_that_is_let_go_leaves_its_counters_and_takes_its_gauges(metrics):
     _, meter = metered(metrics)
     meter.took(entries("crew.r1.req.a.b.c1"))

@@ -142,16 +142,31 @@ def test_a_model_call_through_the_proxy_belongs_to_the_request_that_made_it(coll
     assert decided.parent == chat.parent == "00000000000000aa"
 
 
-def test_who_takes_over_writes_no_span_again(collector):
+def test_an_agent_cannot_take_the_place_of_anothers_call(collector):
+    agents = [Agent(name=name, tools=("pay",)) for name in "ab"]
+    with run_traces.exporting() as traces:
+        told = Told(Room(crew_of(*agents)), traces)
+        told.trace.owned()
+        told.room.ask("c1", agent="b", trace=f"00-{TRACE}-00000000000000bb-01")
+        told.room.ask("c1", agent="a", trace=HERE)
+        told.on()
+    parents = {span.attributes["crewkeeper.agent"]: span.parent for span in collector.named("crewkeeper.decide allow")}
+    assert parents == {"a": "00000000000000aa", "b": "00000000000000bb"}
+
+
+def test_who_takes_over_writes_no_span_again_and_those_that_nobody_wrote(collector):
     room = Room()
     room.ask("c1", "stroll")
+    room.op(m.OwnerChanged(term=2, owner="one"))
+    room.store("crew.r1.hb.a._.h1", b"not a heartbeat")
+    room.op(m.OwnerChanged(term=3, owner="two"))
     with run_traces.exporting() as traces:
         told = Told(room, traces)
         told.trace.took([Entry(n, *entry) for n, entry in enumerate(room.entries, start=1)])
         told.trace.owned()
         told.trace.took([])
         told.trace.left("lost")
-    assert collector.spans == []
+    assert [span.name for span in collector.spans] == ["crewkeeper.finding malformed"]
 
 
 def test_what_is_no_message_is_passed_over(collector, monkeypatch):

@@ -21,11 +21,10 @@ from crewkeeper_supervisor.core.supervisor import Supervisor
 from crewkeeper_supervisor.shell import metric_table as table
 from crewkeeper_supervisor.shell.journal import Entry
 from crewkeeper_supervisor.shell.metric_table import BY_NAME, OTHER
-from crewkeeper_supervisor.shell.observing import Let
+from crewkeeper_supervisor.shell.observing import Let, Words
 from crewkeeper_supervisor.shell.webhook_formats import SEVERE
 
 prometheus.disable_created_metrics()  # type: ignore[no-untyped-call]  # they would double every series
-_OWN_KINDS: Final = frozenset(("ctl", "op", "rep", "cancel"))
 _BUCKETS_S: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 _TOKENS: Final = (("input_tokens", "input"), ("output_tokens", "output"))
 _NO_MODEL: Final = "none"
@@ -190,8 +189,7 @@ class RunMeter:
         """Kinds of entries that are not counted yet."""
         self._gap: Counter[str] = Counter()
         """While the journal is caught up with: kinds of entries between the last two words of owners."""
-        self._words = (0, 0)
-        """Sequences of these two; the last one is this controller's own."""
+        self._words = Words()
         self._crew = ""
         self._known: set[str] = set()
         """Findings that were counted."""
@@ -206,10 +204,9 @@ class RunMeter:
         for entry in entries:
             parts = entry.subject.split(".", 4)
             kind = parts[2] if len(parts) == 5 and parts[2] in table.KINDS else OTHER
-            if not self._owned and kind in _OWN_KINDS and parts[3] == "_":
-                # Who spoke before has counted what came before that.
+            if not self._owned and self._words.hear(entry, kind, parts[3] if kind != OTHER else ""):
                 self._gap, self._kinds = self._kinds, Counter()
-                self._words, kinds = (self._words[1], entry.seq), self._kinds
+                kinds = self._kinds
             kinds[kind] += 1
         if self._owned:
             self._flush()
@@ -223,7 +220,7 @@ class RunMeter:
         self._flush()
         if self._fold is not None:
             found = self._fold.incidents.items()
-            self._known.update(id_ for id_, each in found if each.finding.seq <= self._words[0])
+            self._known.update(id_ for id_, each in found if each.finding.seq <= self._words.before)
         self._look()
 
     def sent(self, command: Command, attempt: int, error: str, latency_ms: float) -> None:

@@ -6,13 +6,15 @@ Without observers an owner holds none, and pays one comparison for a batch of en
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Final, Literal, Protocol
 
+from crewkeeper_bus.subjects import SUPERVISOR, Kind
 from crewkeeper_supervisor.core.commands import Command
 from crewkeeper_supervisor.shell.journal import Entry
 from crewkeeper_supervisor.shell.logbook import logger
 from crewkeeper_supervisor.shell.nats_link import Link
 
+_OWN_KINDS: Final = frozenset((Kind.CTL, Kind.OP, Kind.REP, Kind.CANCEL))
 Let = Literal["over", "lost", "failed", "ended"]
 """How an owner let go of a run: it is over, the lease was lost, something failed, or the controller ends."""
 
@@ -56,6 +58,27 @@ class Observer(Protocol):
 
     def webhook(self, host: str, outcome: str) -> None:
         """One attempt to tell people: `delivered`, `failed` (tried again) or `dead` (given up)."""
+
+
+class Words:
+    """Where owners spoke last in a journal that is caught up with: who spoke has heard what came before.
+
+    Attributes:
+        before: Sequence of the word before the last one: what follows it, nobody else has told of.
+    """
+
+    def __init__(self) -> None:
+        self.before = 0
+        self._last: int | None = None
+
+    def hear(self, entry: Entry, kind: str, sender: str) -> bool:
+        """Take the next entry; whether it is such a word."""
+        if self._last is None:
+            self.before = self._last = entry.seq - 1  # a snapshot was written there
+        if sender != SUPERVISOR or kind not in _OWN_KINDS:
+            return False
+        self.before, self._last = self._last, entry.seq
+        return True
 
 
 class Observers:

@@ -33,7 +33,7 @@ from crewkeeper_supervisor.core.commands import (
 from crewkeeper_supervisor.core.findings import Edge, Incident
 from crewkeeper_supervisor.core.supervisor import Supervisor
 from crewkeeper_supervisor.shell.journal import Entry
-from crewkeeper_supervisor.shell.observing import Let
+from crewkeeper_supervisor.shell.observing import Let, Words
 from crewkeeper_supervisor.shell.registry import ENDED
 
 SERVICE: Final = "crewkeeper-supervisor"
@@ -154,9 +154,10 @@ class RunTrace:
         self._root = root_of(run)
         self._fold = fold if isinstance(fold, Supervisor) else None
         self._owned = False
+        self._words = Words()
         self._began_s = 0.0
         self._contexts: OrderedDict[str, tuple[str, float]] = OrderedDict()
-        """By call: the context it was made in, and when."""
+        """By `agent/call`: the context it was made in, and when. Ids of calls are the agents' own choice."""
         self._proxied: OrderedDict[str, str] = OrderedDict()
         """Calls of the model proxy, with the context of the activity that they belong to."""
         self._works: OrderedDict[str, str] = OrderedDict()
@@ -175,6 +176,9 @@ class RunTrace:
 
     def _remember(self, entry: Entry) -> None:
         _, _, kind, sender, _, call = [*entry.subject.split(".", 5), "", "", "", "", "", ""][:6]
+        if not self._owned:
+            self._words.hear(entry, kind, sender)
+        made = f"{sender}/{call}"
         try:
             if sender == "_model" and kind == "op":
                 self._remember_proxied(_ASKED.decode(entry.payload), entry.at_s)
@@ -185,24 +189,27 @@ class RunTrace:
                 if kind == "note":
                     _keep(self._works, f"{sender}/{found.task}", found.trace)
                     _keep(self._works, sender, found.trace)
-                elif call not in self._contexts:
-                    _keep(self._contexts, call, (found.trace, entry.at_s))
+                elif made not in self._contexts:
+                    _keep(self._contexts, made, (found.trace, entry.at_s))
         except (msgspec.MsgspecError, ValueError):  # not a message, or another one: the core says so
             return
 
     def _remember_proxied(self, asked: "_Asked", at_s: float) -> None:
-        if asked.call not in self._contexts:
+        made = f"{asked.agent}/{asked.call}"
+        if made not in self._contexts:
             context = self._works.get(f"{asked.agent}/{asked.task}") or self._works.get(asked.agent, self._root)
             if parsed(asked.trace) is not None:
                 context = asked.trace
-            _keep(self._proxied, asked.call, context)
-            _keep(self._contexts, asked.call, (context, at_s))
+            _keep(self._proxied, made, context)
+            _keep(self._contexts, made, (context, at_s))
 
     def owned(self) -> None:
-        """What was found before has its span from whoever found it."""
+        """What others have found has its span from them."""
         self._owned = True
         if self._fold is not None:
-            self._known.update(self._fold.incidents)
+            found = self._fold.incidents.items()
+            self._known.update(id_ for id_, each in found if each.finding.seq <= self._words.before)
+        self._look()
 
     def sent(self, command: Command, attempt: int, error: str, latency_ms: float) -> None:
         """Write a span for what was decided, when it is sent for the first time."""
@@ -217,7 +224,7 @@ class RunTrace:
             case AnswerCall() if command.error is not None:
                 self._acted(command.id, "fail_call", command.agent, command.error.finding, call=command.call)
             case CancelCall():
-                self._acted(command.id, "cancel_call", command.agent, "", call=command.call)
+                self._acted(command.id, "cancel_call", command.caller, "", call=command.call)
             case TellAgent() if type(command.message).__name__ in _TELLING:
                 what = type(command.message).__name__.lower()
                 self._acted(command.id, what, command.agent, getattr(command.message, "finding", ""))
@@ -245,7 +252,8 @@ class RunTrace:
         assert fold.state in ENDED
         failed = "" if fold.state == "done" else fold.state
         name = f"{names.INVOKE_WORKFLOW} {crew}"
-        self._traces.write(name, self._root, self._began_s, fold.now_s, about | self._own(), error=failed, root=True)
+        began_s = fold.gate.began_s or self._began_s
+        self._traces.write(name, self._root, began_s, fold.now_s, about | self._own(), error=failed, root=True)
 
     # --- spans ---
 
@@ -273,15 +281,16 @@ class RunTrace:
             self._proxied_call(booking, about)
 
     def _decided(self, call: str, agent: str, decision: str, about: dict[str, Any]) -> None:
-        context, at_s = self._contexts.get(call, (self._root, self._now_s()))
+        context, at_s = self._contexts.get(f"{agent}/{call}", (self._root, self._now_s()))
         about = {names.AGENT: agent, names.CALL: call, names.DECISION: decision, **about, **self._own()}
         self._traces.write(f"{names.DECIDE} {decision}", context, at_s, self._now_s(), about)
 
     def _proxied_call(self, booking: Booking, about: dict[str, Any]) -> None:
         """A model call through the proxy: the agent's own program may know nothing of traces."""
-        if booking.call not in self._proxied:
+        made = f"{booking.agent}/{booking.call}"
+        if made not in self._proxied:
             return  # the agent has its own span for it
-        context, at_s = self._contexts.get(booking.call, (self._proxied[booking.call], self._now_s()))
+        context, at_s = self._contexts.get(made, (self._proxied[made], self._now_s()))
         amounts = booking.amounts
         about = {
             **about,
@@ -300,7 +309,7 @@ class RunTrace:
     def _acted(self, command: str, what: str, agent: str, finding: str, *, call: str = "") -> None:
         """One deed: a child of the call it is about, or of the run; linked to the waits of the victim it fails."""
         about = {names.COMMAND: command, names.AGENT: agent, names.FINDING: finding, names.CALL: call, **self._own()}
-        context, _ = self._contexts.get(call, (self._root, 0.0))
+        context, _ = self._contexts.get(f"{agent}/{call}", (self._root, 0.0))
         links = self._victims(finding) if context == self._root else ()
         self._traces.write(f"{names.ACT} {what}", context, self._now_s(), self._now_s(), about, links=links)
 
@@ -312,7 +321,8 @@ class RunTrace:
         return self._linked([each for each in incident.finding.edges if each.task == incident.finding.victim.task])
 
     def _linked(self, edges: Sequence[Edge]) -> list[str]:
-        return [self._contexts[edge.message][0] for edge in edges[:LINKS_MAX] if edge.message in self._contexts]
+        made = (f"{edge.agent}/{edge.message}" for edge in edges[:LINKS_MAX])
+        return [self._contexts[call][0] for call in made if call in self._contexts]
 
     def _look(self) -> None:
         if self._fold is None:
