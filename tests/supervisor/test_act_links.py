@@ -15,11 +15,13 @@ from test_approval_links import EVIL, SECRET, Tags
 from crewkeeper_bus import messages as m
 from crewkeeper_bus.subjects import HOST, Kind
 from crewkeeper_bus.tool_messages import BudgetChanged, ToolCall
+from crewkeeper_supervisor.core.commands import Escalate
 from crewkeeper_supervisor.core.crew import Budget, Response, Responses, Webhook
 from crewkeeper_supervisor.shell import act_desk, journal
 from crewkeeper_supervisor.shell.approval_desk import Desk
 from crewkeeper_supervisor.shell.approval_guard import Guard
 from crewkeeper_supervisor.shell.approval_links import Grant, approval_keys, token
+from crewkeeper_supervisor.shell.approval_notice import completed
 from crewkeeper_supervisor.shell.approval_site import Site
 from crewkeeper_supervisor.shell.nats_link import connect
 from crewkeeper_supervisor.shell.receiver import Receiver
@@ -226,3 +228,14 @@ def test_the_same_act_is_one_entry_whatever_the_time_and_another_is_another():
     fields = {"run": "r", "about": "F1-0", "act": "kill", "expires_s": 5, "digest": "1-0", "agent": "a"}
     assert len({Grant(**fields | other).once for other in others} | {grant.once}) == len(others) + 1
     assert re.fullmatch(r"[A-Za-z0-9_-]{1,32}", grant.once)
+
+
+def test_links_are_made_for_what_the_crew_file_allows_alone(tmp_path):
+    can = [{"do": "acknowledge"}, {"do": "kill", "agent": "payer"}]
+    told = Escalate(id="1-0", incident="F1-0", kind="opened", body={"kind": "crash", "can": can})
+    shown = crew(approval_url=URL)
+    assert list(completed(tmp_path, RUN, shown, told, told.body)["links"]) == ["acknowledge", "kill payer"]
+    some = crew(approval_url=URL, act_links=("acknowledge",))
+    assert list(completed(tmp_path, RUN, some, told, told.body)["links"]) == ["acknowledge"]
+    for none in (crew(approval_url=URL, act_links=()), crew()):
+        assert "links" not in completed(tmp_path, RUN, none, told, told.body)

@@ -81,7 +81,7 @@ escalate:
   - {webhook: "https://ops.example/hook", secret: "${S}"}
 watch: {stall: 5m, depth: 20, fan_out: 1k}
 outcome: {must_mention: [Lisbon], never: [TBD], schema: {type: object}}
-escalation: {per_minute: 3}
+escalation: {per_minute: 3, links: [acknowledge, approve]}
 limits: {payload: 1MiB, heartbeat: 250ms, start_timeout: 1m}
 retain: {journal: 400d}
 tools:
@@ -210,6 +210,7 @@ def test_every_key_arrives_in_the_crew() -> None:
     )
     assert crew.responses.orphan == Response(do=("break",), shadow=True)
     assert crew.escalations_per_minute == 3
+    assert crew.act_links == ("acknowledge", "approve")
     assert (crew.payload_bytes, crew.heartbeat_s, crew.start_timeout_s) == (1024 * 1024, 0.25, 60)
     here = str(FOLDER)
     assert crew.tools == {
@@ -299,7 +300,7 @@ def test_the_documented_defaults_are_those_of_the_core() -> None:
         "responses:",
         *(f"  {key.name}: {written_out(key.kind, *told)}" for key in responses.kind.keys),  # type: ignore[arg-type]
         "escalate: []",
-        f"escalation: {written_out(ESCALATION, 'per_minute')}",
+        f"escalation: {written_out(ESCALATION, 'per_minute', 'links')}",
         "tools: {}",
         "rules: []",
     ]

@@ -227,6 +227,9 @@ class Redact(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Of the hashes in placeholders, made for each run."""
 
 
+LinkedAct = Literal["approve", "deny", "acknowledge", "resume", "extend", "kill"]
+
+
 class Crew(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A crew file, checked: everything the core needs to know before the first event."""
 
@@ -238,6 +241,8 @@ class Crew(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     escalate: tuple[Webhook, ...] = ()
     escalations_per_minute: Annotated[int, Meta(ge=1, le=1000)] = 10
     """Findings that people are told of one by one; those beyond that are told together in a digest."""
+    act_links: tuple[LinkedAct, ...] = ("approve", "deny", "acknowledge", "resume", "extend", "kill")
+    """What messages to people carry links for, where links are served at all."""
     payload_bytes: Annotated[int, Meta(ge=1024, le=8 * 1024 * 1024)] = 256 * 1024
     rate: Rate = field(default_factory=Rate)
     """What each agent may send."""

@@ -40,7 +40,7 @@ def completed(state: Path, run: str, crew: Crew, command: Escalate, body: dict[s
         except TooDeep as error:
             sent["args"] = f"not shown: {error}"
     address = crew.approval_url or (f"http://{crew.approval_listen}" if crew.approval_listen else "")
-    grants = dict(_grants(run, command))
+    grants = {label: grant for label, grant in _grants(run, command) if grant.act in crew.act_links}
     if address and grants:
         try:
             keys = approval_keys(state)

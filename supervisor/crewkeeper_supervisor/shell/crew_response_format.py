@@ -10,6 +10,7 @@ from crewkeeper_supervisor.shell.crew_kinds import Choice, Duration, Flag, Key, 
 ACTIONS: Final = ("observe", "warn", "break", "pause", "kill", "stop", "escalate")
 LADDER_ACTIONS: Final = ("observe", "warn", "nudge", "hold", "break", "pause", "kill", "stop", "escalate")
 """What may be done about conduct: these kinds climb."""
+LINKS: Final = ("approve", "deny", "acknowledge", "resume", "extend", "kill")
 DAY_S: Final = 24 * 3600
 
 
@@ -148,6 +149,12 @@ ESCALATION: Final = Section(
             kind=Whole(low=1, high=1000),
             default="10",
             doc="Incidents that people are told of one by one in a minute; those beyond that come in one digest.",
+        ),
+        Key(
+            name="links",
+            kind=Listing(of=Choice(options=LINKS), unique=True),
+            default=f"[{', '.join(LINKS)}]",
+            doc="What messages carry links for, where `approvals` has an address; the others are told as commands.",
         ),
     ),
 )

@@ -32,6 +32,7 @@ from crewkeeper_supervisor.shell.crew_gate import GateChecks, prices_of, redact_
 from crewkeeper_supervisor.shell.crew_model_proxy import ProxyChecks, proxy_of
 from crewkeeper_supervisor.shell.crew_problems import Collector, CrewFileError, Path, Problem, path_text, render, shown
 from crewkeeper_supervisor.shell.crew_reading import INVALID, Reading
+from crewkeeper_supervisor.shell.crew_response_format import LINKS
 from crewkeeper_supervisor.shell.crew_values import VARIABLE, MissingVariable, resolve_env
 from crewkeeper_supervisor.shell.yaml_nodes import MAX_FILE_BYTES, compose, decode, root_of
 
@@ -336,6 +337,7 @@ def _crew(surface: dict[str, Any], folder: FilePath) -> Crew:
         responses=_responses(surface.get("responses", {})),
         escalate=tuple(_receiver(webhook) for webhook in surface.get("escalate", ())),
         escalations_per_minute=surface.get("escalation", {}).get("per_minute", 10),
+        act_links=tuple(surface.get("escalation", {}).get("links", LINKS)),
         tools=tools_of(surface, str(folder)),
         rules=rules_of(surface),
         policy_default=surface.get("policy", {}).get("default", "allow"),
