@@ -3,6 +3,7 @@
 The run is what a crew of twenty does all day: calls between agents with their waits, one-way messages, progress,
 heartbeats; once with empty bodies, as the loads of `wait_graph` are, and once with texts that are never the same, each
 of which the live detectors read. It is written to a recording and read back from it; the fold alone is timed beside.
+Then a snapshot from the middle is read, and who goes on from there must come to the same state.
 """
 
 import argparse
@@ -23,6 +24,7 @@ from crewkeeper_bus import subjects
 from crewkeeper_bus.codec import encode
 from crewkeeper_bus.subjects import SUPERVISOR, Kind
 from crewkeeper_supervisor.core.crew import Agent, Crew, Rate
+from crewkeeper_supervisor.core.supervisor import Supervisor
 from crewkeeper_supervisor.gate.rules import make_fold
 from crewkeeper_supervisor.shell.journal import Entry
 from crewkeeper_supervisor.shell.recording import FORMAT, Header, Reader, Writer
@@ -118,11 +120,13 @@ def run(count: int = ENTRIES, *, talk: bool = False) -> float:
         read_s = time.process_time() - begun
         begun = time.process_time()
         with Reader(path) as reader:
+            reader.chains = False  # as `supervisor replay` does
             replaying = Replay(RUN, reader.records, reader.heads)
             for batch in reader.entries():
                 replaying.take(batch)
             found = replaying.finish()
         replayed_s = time.process_time() - begun
+        resumed = _resumed(path, count // 2, replaying.core)
         what = "texts in every message" if talk else "empty bodies"
         print(f"Replay, {count:,} entries, {path.stat().st_size / 2**20:.0f} MiB packed, {what}")
     problems = [each.finding.summary for each in replaying.core.incidents.values()]
@@ -131,7 +135,31 @@ def run(count: int = ENTRIES, *, talk: bool = False) -> float:
     print(f"  read alone          {count / read_s:9,.0f} /s")
     print(f"  the fold alone      {_fold_per_s(min(count, 200_000), talk=talk):9,.0f} /s")
     print(f"  read and replayed   {count / replayed_s:9,.0f} /s")
+    print(f"  {resumed}")
     return count / replayed_s
+
+
+def _resumed(path: Path, place: int, whole: Supervisor) -> str:
+    """Fold up to a place, go on from a snapshot of that, and compare with the fold of everything."""
+    first, second = make_fold(RUN), make_fold(RUN)
+    data, taken_s, read_s = b"", 0.0, 0.0
+    with Reader(path) as reader:
+        for entry in itertools.chain.from_iterable(reader.entries()):
+            core = first if entry.seq <= place else second
+            if entry.seq == place + 1:
+                begun = time.process_time()
+                data = first.snapshot()
+                taken_s = time.process_time() - begun
+                second.restore(data, first.digest())
+                read_s = time.process_time() - begun - taken_s
+            core.handle(core.read(*entry))
+    if (second.digest(), second.snapshot()) != (whole.digest(), whole.snapshot()):
+        sys.exit(f"who goes on from a snapshot at entry {place} comes to another state")
+    size_kib = len(data) / 1024
+    return (
+        f"snapshot in the middle: {size_kib:,.0f} KiB, taken in {1000 * taken_s:.1f} ms, read and checked in "
+        f"{1000 * read_s:.1f} ms; whoever goes on from it comes to the same state"
+    )
 
 
 def _fold_per_s(count: int, *, talk: bool) -> float:

@@ -131,10 +131,12 @@ async def _snapshot(source: "Source") -> "tuple[Kept, bytes]":
 
 async def _compare(source: "Source", output: str, begin: "tuple[Kept, bytes] | None") -> int:
     from crewkeeper_supervisor.core.snapshot import SnapshotError
-    from crewkeeper_supervisor.shell.source import OfRun
+    from crewkeeper_supervisor.shell.source import OfFile, OfRun
     from crewkeeper_supervisor.views.replay import Replay
 
     replaying = Replay(source.run, source.records, source.heads, redacted=source.redacted, altered=source.altered)
+    if isinstance(source, OfFile):
+        source.reader.chains = False  # states and decisions are compared; which line was edited is asked of an audit
     if isinstance(source, OfRun):
         if begin is not None:
             replaying.begin(begin[1], begin[0].state)

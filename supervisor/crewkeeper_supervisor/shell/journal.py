@@ -160,9 +160,16 @@ async def last_seq(link: Link, run: str) -> int:
     try:
         return (await link.js.stream_info(subjects.stream_name(run))).state.last_seq
     except nats.js.errors.NotFoundError:
-        raise RunNotFound(f"run {run!r} has no journal; `supervisor ps -a` lists the runs") from None
+        raise _gone(run) from None
     except LINK_ERRORS as error:
         raise StoreUnavailable(f"journal of {run}: {type(error).__name__}") from error
+
+
+def _gone(run: str) -> RunNotFound:
+    return RunNotFound(
+        f"run {run!r} has no journal; `supervisor ps -a` lists the runs, and if it is one of them "
+        f"`supervisor audit verify {run}` says whether its journal was to go by now"
+    )
 
 
 async def remove(link: Link, run: str) -> bool:
@@ -326,7 +333,7 @@ class Follower:
             info = await self._link.js.add_consumer(self._stream, config)
         except nats.js.errors.NotFoundError as error:
             if error.err_code == 10059:  # the stream itself
-                raise RunNotFound(f"run {self._run!r} has no journal; `supervisor ps -a` lists the runs") from None
+                raise _gone(self._run) from None
             raise
         self._consumer = info.name
         self._heard_s = time.monotonic()
