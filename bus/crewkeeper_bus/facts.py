@@ -86,6 +86,13 @@ class HostsSeen(Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field
     hosts: Annotated[tuple[HostSeen, ...], Meta(max_length=1000)] = ()
 
 
+class HostLeaving(Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field="t", tag="host_leaving"):
+    """A host is about to end, and ends its agents in order first; `HostLost` follows."""
+
+    host: Name
+    inc: Name
+
+
 class HostLost(Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field="t", tag="host_lost"):
     """An incarnation of a host is gone: it has said so, or its registration has expired and it does not answer."""
 
@@ -200,6 +207,7 @@ Op = (
     | ProcessExited
     | RestartsExhausted
     | HostsSeen
+    | HostLeaving
     | HostLost
     | StartRefused
     | OperatorAsked

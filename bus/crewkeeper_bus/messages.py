@@ -21,6 +21,7 @@ from crewkeeper_bus.conditions import OnTimer as OnTimer
 from crewkeeper_bus.conditions import OnTool as OnTool
 from crewkeeper_bus.facts import AccessSet as AccessSet
 from crewkeeper_bus.facts import Delegated as Delegated
+from crewkeeper_bus.facts import HostLeaving as HostLeaving
 from crewkeeper_bus.facts import HostLost as HostLost
 from crewkeeper_bus.facts import HostSeen as HostSeen
 from crewkeeper_bus.facts import HostsSeen as HostsSeen

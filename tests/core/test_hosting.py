@@ -9,7 +9,7 @@ from crewkeeper_bus import messages as m
 from crewkeeper_bus.subjects import HOST, TOOLS
 from crewkeeper_supervisor.core.commands import AskHost, Command, EndRun, SetAccess
 from crewkeeper_supervisor.core.crew import Agent, Crew, Restart
-from crewkeeper_supervisor.core.hosting_state import Host
+from crewkeeper_supervisor.core.hosting_state import Host, Place
 from crewkeeper_supervisor.core.placement import Candidate, choose
 from crewkeeper_supervisor.core.tools import Tool
 from crewkeeper_supervisor.gate.rules import make_fold
@@ -176,6 +176,11 @@ def lost() -> tuple[Stage, m.HostSeen, list[Command]]:
     return stage, w1, stage.loses(w1)
 
 
+def places(stage: Stage) -> dict[str, Place]:
+    assert stage.journal.core.hosting is not None
+    return stage.journal.core.hosting.places
+
+
 def answer(stage: Stage, command: SetAccess, **fields: Any) -> list[Any]:
     fact = m.AccessSet(command=command.id, agent=command.agent, state=command.state, **{"ok": True, **fields})
     return stage.does(stage.journal.op(fact))
@@ -268,6 +273,36 @@ def test_another_process_under_a_hosts_name_means_that_the_first_is_gone() -> No
     stage.starts("a", "b", "c")
     assert stage.sees(host("w1", inc="second")) == [("a", "w1"), ("c", "w1")]
     assert stage.status("b") == "crashed"
+
+
+def test_work_that_a_leaving_host_cuts_short_is_not_over() -> None:
+    stage, w1 = Stage(), host("w1")
+    stage.sees(w1)
+    stage.starts("a", "b", "c")
+    journal = stage.journal
+    journal.task("a", "t1", name="main")
+    journal.op(m.HostLeaving(host="w1", inc=w1.inc), sender=HOST)
+    journal.end("a", "t1")
+    for name in "abc":
+        journal.say(name, m.Left, done=False)
+    journal.tick(60)
+    assert journal.core.state == "running"
+    assert stage.sees(host("w2")) == []
+    journal.op(m.HostLost(host="w1", inc=w1.inc, why="told to end"), sender=HOST)
+    assert {name: place.host for name, place in places(stage).items()} == {"a": "w2", "b": "w1", "c": "w2"}
+    stage.does(journal.commands)
+    stage.starts("a", "c")
+    journal.task("a", "t2", name="main")
+    journal.end("a", "t2")
+    [stop] = [each for _ in range(2) for each in orders_of(journal.tick(2), m.StopRun)]
+    assert (stop.state, stop.why) == ("done", "the work is done")
+
+
+def test_no_agent_goes_to_a_leaving_host() -> None:
+    stage = Stage()
+    stage.sees(host("w1", slots=1))
+    stage.journal.op(m.HostLeaving(host="w1", inc="iw1"), sender=HOST)
+    assert stage.sees(host("w2", slots=1)) == [("b", "w2")]
 
 
 # --- the end ---

@@ -39,6 +39,7 @@ class Fleet:
         self.link = link
         self.folder = folder
         self.hosts: dict[str, anyio.abc.Process] = {}
+        self.controller: anyio.abc.Process
         self._stack = stack
 
     async def start(self, name: str, *words: str) -> anyio.abc.Process:
@@ -86,7 +87,7 @@ async def fleet(folder: Path) -> AsyncIterator[Fleet]:
         place = Place.of(folder / "state", server.credentials)
         async with connect(place) as link:
             made = Fleet(Ground(place), link, folder, stack)
-            await made.start("controller", "serve")
+            made.controller = await made.start("controller", "serve")
             yield made
             await stack.aclose()
 
@@ -191,7 +192,30 @@ async def test_a_host_that_is_told_to_end_hands_its_agents_over(tmp_path: Path) 
         with anyio.fail_after(90):
             assert await stage.hosts["w1"].wait() == 0
         await stage.until_joined(run, 3)
+        assert [each.host for each in await stage.stated(run, m.HostLeaving)] == ["w1"]
         [lost] = await stage.stated(run, m.HostLost)
         assert (lost.host, lost.why) == ("w1", "it was told to end, and has ended its agents")
         assert not await stage.stated(run, m.ProcessExited)
         one_copy_spoke_at_a_time(await stage.heard(run), "moves")
+
+
+@pytest.mark.slow
+async def test_agents_survive_their_controller_which_need_not_see_a_host_die(tmp_path: Path) -> None:
+    async with fleet(tmp_path) as stage:
+        await stage.host("w1")
+        run = await stage.launch(agent("moves", elsewhere=True), agent("more", elsewhere=True))
+        await stage.until_joined(run, 2)
+        await stage.host("w2")
+        stage.controller.kill()
+        await stage.controller.wait()
+        stage.hosts["w1"].kill()
+        await stage.hosts["w1"].wait()
+        await stage.start("successor", "serve")
+        await stage.until_joined(run, 4)
+        events = await stage.heard(run)
+        given = [(each.agent, each.host) for each in await stage.stated(run, m.StartProcess)]
+        assert sorted(given) == [("more", "w1"), ("more", "w2"), ("moves", "w1"), ("moves", "w2")]
+        for name in ("moves", "more"):
+            one_copy_spoke_at_a_time(events, name)
+        assert len(await stage.stated(run, m.OwnerChanged)) == 2
+        assert {view.status for view in folded(run, events).agents.values()} == {"up"}

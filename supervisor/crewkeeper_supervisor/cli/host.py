@@ -93,6 +93,7 @@ async def _host(
     from crewkeeper_supervisor.shell.remote_host import RemoteHost
 
     place = Place.find(state, nats)
+    place.state.mkdir(mode=0o700, parents=True, exist_ok=True)
     ground = Ground(place)
     async with connect(place, name="supervisor host") as link:
         remote = RemoteHost(ground, link, name=name, labels=labels, slots=slots, ttl_s=ttl_s, folder=folder, tell=say)

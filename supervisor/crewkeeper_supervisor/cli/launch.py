@@ -34,6 +34,7 @@ async def _launch(files: tuple[Path, ...], state: Path | None, nats: str | None)
 
     crews = load(files)
     place = Place.find(state, nats)
+    place.state.mkdir(mode=0o700, parents=True, exist_ok=True)
     async with connect(place, name="supervisor launch") as link:
         runs = await spread(Ground(place), link, crews, say)
         hosts = await HostRegistry(link).ls()

@@ -15,6 +15,7 @@ from typing import Final
 
 from crewkeeper_bus.messages import (
     AccessSet,
+    HostLeaving,
     HostLost,
     HostsSeen,
     ProcessExited,
@@ -63,11 +64,13 @@ def declare(state: RunState, message: RunDeclared) -> None:
         state.due_s.arm(_NEED, state.now_s + UNPLACED_S)
 
 
-def stated(state: RunState, message: HostsSeen | HostLost | StartRefused) -> None:
+def stated(state: RunState, message: HostsSeen | HostLeaving | HostLost | StartRefused) -> None:
     """What the journal says of hosts."""
     match message:
         case HostsSeen():
             hosts_seen(state, message)
+        case HostLeaving():
+            host_leaving(state, message)
         case HostLost():
             host_lost(state, message)
         case StartRefused():
@@ -86,11 +89,24 @@ def hosts_seen(state: RunState, message: HostsSeen) -> None:
         for other in [each for each in hosting.hosts.values() if each.name == seen.host and each.inc != seen.inc]:
             _lose(state, hosting, other, "another process has registered under its name")
         host = hosting.hosts.setdefault(seen.inc, Host(name=seen.host, inc=seen.inc))
-        host.labels, host.slots, host.taken, host.lost = dict(seen.labels), seen.slots, seen.taken, False
+        host.labels, host.slots, host.taken = dict(seen.labels), seen.slots, seen.taken
+        host.lost = host.leaving = False
     for place in hosting.places.values():
         place.refused = ()
     _forget_old(hosting)
     _place_all(state, hosting)
+
+
+def host_leaving(state: RunState, message: HostLeaving) -> None:
+    """A host is about to end its agents: what they leave undone is not the end of their work, if they may move."""
+    hosting = state.hosting
+    host = hosting.hosts.get(message.inc) if hosting is not None else None
+    if hosting is None or host is None:
+        return
+    host.leaving = True
+    for place in hosting.places.values():
+        if place.inc == host.inc and place.step in ("ordered", "running"):
+            place.main = place.agent in state.mains and _may_ever_move(state, place)
 
 
 def host_lost(state: RunState, message: HostLost) -> None:
@@ -132,16 +148,26 @@ def _what_becomes(moves: dict[str, bool]) -> str:
 
 def _may_move(state: RunState, place: Place) -> bool:
     """Whether an agent is started on another host, by its restart rule; counts that it was lost."""
-    view = state.agents.get(place.agent)
-    rule = _TOOLS_RULE if view is None else view.spec.restart
-    stays_away = view is not None and (view.ending is not None or view.told_to_stop)
-    if state.phase not in ("starting", "running") or stays_away or not rule.elsewhere or rule.policy == "temporary":
+    rule = _rule(state, place)
+    if not _may_ever_move(state, place):
         return False
     recent = tuple(at_s for at_s in place.moved_at_s if state.now_s - at_s <= rule.period_s)
     if len(recent) >= rule.intensity:
         return False
     place.moved_at_s = (*recent, state.now_s)
     return True
+
+
+def _may_ever_move(state: RunState, place: Place) -> bool:
+    view, rule = state.agents.get(place.agent), _rule(state, place)
+    stays_away = view is not None and (view.ending is not None or view.told_to_stop)
+    is_over = state.phase not in ("starting", "running")
+    return not is_over and not stays_away and rule.elsewhere and rule.policy != "temporary"
+
+
+def _rule(state: RunState, place: Place) -> Restart:
+    view = state.agents.get(place.agent)
+    return _TOOLS_RULE if view is None else view.spec.restart
 
 
 def _lost(state: RunState, place: Place, *, moves: bool, why: str) -> None:
@@ -153,11 +179,12 @@ def _lost(state: RunState, place: Place, *, moves: bool, why: str) -> None:
         gate_facts.stated(state, ToolsGone(host=state.gate.host, why=why))
     else:
         view.runs = False
-        was_main = place.agent in state.mains
+        host = state.hosting.hosts.get(place.inc) if state.hosting is not None else None
+        was_main = place.main = place.main or place.agent in state.mains
         gone(state, view, "crashed", why, returning=moves)
         if moves:
             view.status = "starting"
-        elif was_main or view.cut_short or not view.told_to_stop:
+        elif was_main or view.cut_short or not (view.told_to_stop or (host is not None and host.leaving)):
             state.main_over(view.name, done=False)
     place.failed = not moves
     _cut_off(state, place, why)
@@ -215,7 +242,7 @@ def started(state: RunState, message: ProcessStarted) -> bool:
     place = state.hosting.found(message.agent, message.place)
     if place is None or place.step not in ("ordered", "running"):
         return False
-    place.step = "running"
+    place.step, place.main = "running", False
     return True
 
 
@@ -281,7 +308,7 @@ def _place(state: RunState, hosting: Hosting, place: Place) -> bool:
         _over(state, place)
         return False
     labels = {} if view is None else view.spec.host
-    candidates = [Candidate(host, hosting.load(host.inc)) for host in hosting.hosts.values() if not host.lost]
+    candidates = [Candidate(host, hosting.load(host.inc)) for host in hosting.hosts.values() if _takes(host)]
     host, why = choose(candidates, labels, place.refused)
     if host is None:
         place.said = why
@@ -297,6 +324,10 @@ def _place(state: RunState, hosting: Hosting, place: Place) -> bool:
     if waited is not None and waited.state != "resolved":
         resolve(state, waited, f"host {host.name} takes it: {why}")
     return True
+
+
+def _takes(host: Host) -> bool:
+    return not (host.lost or host.leaving)
 
 
 # --- the clock, and the end ---

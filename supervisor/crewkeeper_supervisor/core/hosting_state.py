@@ -23,6 +23,8 @@ class Host(Struct, kw_only=True):
     slots: int = 1
     taken: int = 0
     """How many of its slots other runs had when it was last seen."""
+    leaving: bool = False
+    """It ends its agents in order, and takes none."""
     lost: bool = False
     incident: str = ""
     """Id of the incident that says so."""
@@ -52,6 +54,8 @@ class Place(Struct, kw_only=True):
     tries: int = 0
     due_s: float = NEVER
     """When it is tried again to cut it off."""
+    main: bool = False
+    """Its main activity was under way when its host was lost, or began to leave."""
     failed: bool = False
     """It did not end in order."""
     said: str = ""
@@ -90,6 +94,16 @@ class Hosting(Struct, kw_only=True):
     def waits(self) -> bool:
         """Whether an agent has no host yet."""
         return any(place.step == "wanted" for place in self.places.values())
+
+    @property
+    def owes(self) -> bool:
+        """Whether an agent is on its way to another host whose work is not done."""
+        return any(place.main and self._moves(place) for place in self.places.values())
+
+    def _moves(self, place: Place) -> bool:
+        host = self.hosts.get(place.inc)
+        leaves = host is not None and host.leaving and place.step in ("ordered", "running")
+        return leaves or place.step == "wanted" or (place.step == "cutting" and place.moves)
 
     def found(self, agent: str, order: str) -> Place | None:
         """The place that an agent has by this order, and by no later one."""

@@ -340,7 +340,7 @@ def _is_held(view: AgentView) -> bool:
 
 
 def _watch_quiet(state: RunState) -> None:
-    if state.mains or not state.mains_over:
+    if state.mains or not state.mains_over or (state.hosting is not None and state.hosting.owes):
         state.due_s.pop("quiet", None)
         return
     views = state.agents.values()

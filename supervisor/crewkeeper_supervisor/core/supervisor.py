@@ -338,7 +338,7 @@ class Supervisor:
                 enforcement.violated(self._state, message)
             case m.Delegated():
                 delegation.admitted(self._state, message)
-            case m.HostsSeen() | m.HostLost() | m.StartRefused():
+            case m.HostsSeen() | m.HostLeaving() | m.HostLost() | m.StartRefused():
                 hosting.stated(self._state, message)
             case m.Tick() | m.Revoked() | m.ProcessStarted() | m.ProcessExited() | m.RestartsExhausted():
                 return  # it only brings the time

@@ -18,6 +18,7 @@ import msgspec
 from crewkeeper_bus import codec
 from crewkeeper_bus.errors import CodecError, ConnectionLost
 from crewkeeper_bus.messages import (
+    HostLeaving,
     HostLost,
     ProcessExited,
     ProcessStarted,
@@ -197,6 +198,7 @@ class RemoteRun:
         """End everything in order, and state that this host is gone."""
         if not self._places:
             return
+        await self._reports.state(HostLeaving(host=self._host.name, inc=self._host.inc))
         with anyio.move_on_after(LEAVE_LIMIT_S + max(self._grace_s(each) for each in self._places.values())):
             await self._stop_all()
         self.kill()  # what even that has not ended

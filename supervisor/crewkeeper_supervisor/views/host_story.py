@@ -11,13 +11,15 @@ _SHOWN: Final = 6
 Weight = Literal["good", "bad", "normal", "detail"]
 
 
-def stated(message: m.HostsSeen | m.HostLost | m.StartRefused) -> tuple[str, Weight]:
+def stated(message: m.HostsSeen | m.HostLeaving | m.HostLost | m.StartRefused) -> tuple[str, Weight]:
     """What the journal says of hosts."""
     match message:
         case m.HostsSeen(hosts=hosts):
             shown = ", ".join(_host(host) for host in hosts[:_SHOWN])
             more = f" and {len(hosts) - _SHOWN} more" if hosts[_SHOWN:] else ""
             return f"hosts: {shown or 'none'}{more}", "normal"
+        case m.HostLeaving(host=host):
+            return f"host {safe(host)} is about to end, and ends its agents first", "normal"
         case m.HostLost(host=host, why=why):
             return f"host {safe(host)} is gone: {safe(why)}", "bad"
         case m.StartRefused(agent=agent, why=why):

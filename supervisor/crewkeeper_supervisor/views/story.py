@@ -165,7 +165,7 @@ class Story:
             case m.RestartsExhausted(agent=agent, intensity=intensity, period_s=period_s):
                 limit = f"more than {intensity} restarts in {duration(period_s)}"
                 return f"gave up on {_process(agent)}: {limit}", "bad"
-            case m.HostsSeen() | m.HostLost() | m.StartRefused():
+            case m.HostsSeen() | m.HostLeaving() | m.HostLost() | m.StartRefused():
                 return host_story.stated(message)
             case m.OperatorAsked():
                 return _operator(message), "normal"

@@ -48,6 +48,7 @@ _TURNS: Final = (
     m.ProcessExited,
     m.RestartsExhausted,
     m.StartProcess,
+    m.HostLeaving,
     m.HostLost,
     m.StartRefused,
     m.OperatorAsked,
