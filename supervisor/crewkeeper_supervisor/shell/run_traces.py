@@ -175,10 +175,12 @@ class RunTrace:
             self._look()
 
     def _remember(self, entry: Entry) -> None:
-        _, _, kind, sender, _, call = [*entry.subject.split(".", 5), "", "", "", "", "", ""][:6]
+        parts = entry.subject.split(".", 5)
+        if len(parts) < 6:
+            return
+        kind, sender = parts[2], parts[3]
         if not self._owned:
             self._words.hear(entry, kind, sender)
-        made = f"{sender}/{call}"
         try:
             if sender == "_model" and kind == "op":
                 self._remember_proxied(_ASKED.decode(entry.payload), entry.at_s)
@@ -189,7 +191,7 @@ class RunTrace:
                 if kind == "note":
                     _keep(self._works, f"{sender}/{found.task}", found.trace)
                     _keep(self._works, sender, found.trace)
-                elif made not in self._contexts:
+                elif (made := f"{sender}/{parts[5]}") not in self._contexts:
                     _keep(self._contexts, made, (found.trace, entry.at_s))
         except (msgspec.MsgspecError, ValueError):  # not a message, or another one: the core says so
             return
