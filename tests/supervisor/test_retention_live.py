@@ -57,10 +57,13 @@ async def test_a_journal_goes_when_its_time_has_come_and_the_audit_says_so(tmp_p
 
         now_s = time.time()
         clock = [now_s]
-        retention = Retention(link, registry, clock=lambda: clock[0])
+        needed = {"short"}
+        retention = Retention(link, registry, needed.__contains__, clock=lambda: clock[0])
         assert await retention.look() == [], "an hour is not over"
         assert [problem.kind for problem in (await examined(link, tmp_path, "short", now_s)).problems] == []
         clock[0] = now_s + 2 * HOUR_S
+        assert await retention.look() == [], "somebody has yet to do with it"
+        needed.clear()
         assert await retention.look() == ["short"]
         assert await retention.look() == []
         left = {run: await has_journal(link, run) for run in ("short", "long", "ever", "open")}
@@ -107,7 +110,8 @@ async def test_nobody_without_the_key_can_order_a_journal_away(tmp_path: Path) -
             (mine, {}, ["r1"]),
         ):
             await link.store("heads.r1", key.sign(told | changes).encode())
-            assert await Retention(link, registry, clock=lambda: time.time() + 2 * HOUR_S).look() == removed, changes
+            retention = Retention(link, registry, lambda _: False, clock=lambda: time.time() + 2 * HOUR_S)
+            assert await retention.look() == removed, changes
 
 
 async def is_recorded(registry: Registry, link: Link, run: str) -> bool:

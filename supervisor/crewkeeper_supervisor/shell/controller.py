@@ -199,7 +199,7 @@ class _Controller:
             group.start_soon(self._outbox.work)
             group.start_soon(self._fleet.work)
             group.start_soon(self._members.work)
-            group.start_soon(Retention(self._link, self._registry).work)
+            group.start_soon(Retention(self._link, self._registry, self._is_needed).work)
             group.start_soon(self._share)
             group.start_soon(self._watch, group)
             for event in (drain, self._members.asked_to_drain, self._link.closed):
@@ -315,6 +315,9 @@ class _Controller:
     def _is_done_with(self, info: RunInfo) -> bool:
         """Whether a run has ended, and has given back what it had of the fleet's."""
         return info.state in ENDED and info.run not in self._fleet.account.shares
+
+    def _is_needed(self, run: str) -> bool:
+        return run in self._fleet.account.shares or run in self._minded
 
     async def _mind(self, run: str) -> None:
         """Stand by for a run and own it when it can be owned, until it has ended."""

@@ -31,14 +31,21 @@ class Retention:
     Args:
         link: The server.
         registry: Its runs.
+        is_needed: Whether somebody has yet to do with an ended run, as while it holds a share of what all may spend.
         look_s: Seconds between two looks.
         clock: Seconds since the Unix epoch.
     """
 
     def __init__(
-        self, link: Link, registry: Registry, *, look_s: float = LOOK_S, clock: Callable[[], float] = time.time
+        self,
+        link: Link,
+        registry: Registry,
+        is_needed: Callable[[str], bool],
+        *,
+        look_s: float = LOOK_S,
+        clock: Callable[[], float] = time.time,
     ) -> None:
-        self._link, self._registry = link, registry
+        self._link, self._registry, self._is_needed = link, registry, is_needed
         self._look_s, self._clock = look_s, clock
         self._until_s: dict[str, float] = {}
         """Ended runs that were looked at, with the time until which the journal is kept."""
@@ -60,7 +67,9 @@ class Retention:
         """
         removed = []
         for info in await self._registry.ls():
-            if info.state in ENDED and await self._kept_until_s(info.run) <= self._clock():
+            if info.state not in ENDED or self._is_needed(info.run):
+                continue
+            if await self._kept_until_s(info.run) <= self._clock():
                 if await self._remove(info.run):
                     removed.append(info.run)
                 self._until_s[info.run] = _NEVER
