@@ -181,6 +181,16 @@ def test_model_calls_are_held_too_and_messages_flow() -> None:
     assert [each.call for each in room.told(t.SpendGranted)] == ["m1"]
 
 
+@pytest.mark.parametrize("what", ["resource", "prompt"])
+def test_what_is_read_is_held_too(what: str) -> None:
+    room = LadderRoom(loop=msgspec.structs.replace(ALL, do=("hold",)))
+    room.hear("found loop k search")
+    room.ask("c1", "files.plan", args={"uri": "plan"}, what=what, inside=True)
+    assert room.body("c1")["pending"] == "held"
+    room.hear("cleared loop k", 1)
+    assert room.body("c1")["args"] == {"uri": "plan"}
+
+
 @pytest.mark.parametrize("changed", [False, True])
 def test_what_was_approved_is_judged_anew_after_a_hold(changed: bool) -> None:
     rule = Rule(id="dear", do="approve", tools=("pay",))
