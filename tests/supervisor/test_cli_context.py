@@ -94,7 +94,8 @@ def test_a_named_state_directory_is_not_passed_over(home, capsys, monkeypatch):
     assert "nothing runs here" in capsys.readouterr().err
 
 
-def test_what_has_ended_is_not_watched(home, capsys):
+def test_what_has_ended_is_not_watched(home, capsys, monkeypatch):
+    monkeypatch.setattr("crewkeeper_bus.server.EmbeddedServer", None)
     (home / ".crewkeeper" / "store").mkdir(parents=True)
     assert main.run(["agent", "ls", "--watch"]) == failure.UNREACHABLE
     assert "nothing runs here" in capsys.readouterr().err

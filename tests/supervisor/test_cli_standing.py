@@ -13,6 +13,7 @@ from test_cli_look import INCIDENT, OTHER, RUN, store
 
 from crewkeeper_supervisor.cli import failure
 from crewkeeper_supervisor.cli.main import run
+from crewkeeper_supervisor.shell import journal
 
 pytestmark = pytest.mark.live
 
@@ -92,6 +93,35 @@ def test_what_is_not_so_in_time_is_exit_code_124(look):
     code, out, err = look("wait", "--for", "done", "--timeout", "100ms")
     assert (code, out) == (failure.TIMED_OUT, "")
     assert "not done within 0.1 s" in err
+
+
+def test_what_was_so_in_the_past_is_not_what_is_asked_for(look, monkeypatch):
+    """The journal comes in parts: after the first of them there is no deadlock yet."""
+    whole = journal.follow
+
+    class InParts:
+        def __init__(self, link, run):
+            self.entries = whole(link, run)
+            self.left = []
+
+        async def __aenter__(self):
+            await self.entries.__aenter__()
+            return self
+
+        async def __aexit__(self, *how):
+            return await self.entries.__aexit__(*how)
+
+        async def batch(self, timeout_s):
+            self.left = self.left or await self.entries.batch(timeout_s=timeout_s)
+            part, self.left = self.left[:1], self.left[1:]
+            return part
+
+        @property
+        def caught_up(self):
+            return not self.left and self.entries.caught_up
+
+    monkeypatch.setattr(journal, "follow", InParts)
+    assert look("wait", "--for", "deadlock-free", "--timeout", "500ms")[0] == failure.TIMED_OUT
 
 
 def test_what_cannot_be_so_any_more_fails(look):

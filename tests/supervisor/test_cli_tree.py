@@ -200,6 +200,15 @@ def test_a_list_in_all_formats(capsys):
     assert emitted("name") == "a\nb\n"
 
 
+def test_hostile_names_of_a_list_are_inert(capsys):
+    output.emit_rows([Row(HOSTILE, "")], "name", table=lambda _: Table(columns=(), rows=()))
+    output.emit_secret(Row(HOSTILE, ""), "name", list)
+    out = capsys.readouterr().out
+    assert len(out.splitlines()) == 2
+    assert "\x1b" not in out
+    assert "\u202e" not in out
+
+
 def test_what_has_no_name_says_so():
     with pytest.raises(failure.Failure, match="no name") as raised:
         output.emit_document({"ok": True}, "name", list)
