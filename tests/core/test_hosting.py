@@ -300,9 +300,21 @@ def test_work_that_a_leaving_host_cuts_short_is_not_over() -> None:
 
 def test_no_agent_goes_to_a_leaving_host() -> None:
     stage = Stage()
-    stage.sees(host("w1", slots=1))
+    assert stage.sees(host("w1", slots=2)) == [("a", "w1"), ("b", "w1")]
+    stage.starts("a", "b")
     stage.journal.op(m.HostLeaving(host="w1", inc="iw1"), sender=HOST)
-    assert stage.sees(host("w2", slots=1)) == [("b", "w2")]
+    stage.exits("b")
+    assert stage.sees(host("w2", slots=4, taken=3)) == [("c", "w2")]
+
+
+def test_an_agent_that_is_refused_goes_to_another_host_and_may_come_back() -> None:
+    stage = Stage(Crew(name="t", agents=(Agent(name="a", run=("x",)),)))
+    w1, w2 = host("w1"), host("w2", taken=7)
+    assert stage.sees(w1, w2) == [("a", "w1")]
+    for refuses, then in ((w1, "w2"), (w2, "")):
+        orders = stage.does(stage.journal.op(m.StartRefused(agent="a", place=stage.places["a"]), sender=HOST))
+        assert [each.host for each in orders] == ([then] if then else []), refuses
+    assert stage.sees(w1, w2) == [("a", "w1")]
 
 
 # --- the end ---
@@ -319,6 +331,16 @@ def test_a_run_ends_when_no_host_has_a_process_of_it() -> None:
     assert stage.journal.core.state == "stopped"
     assert not stage.journal.core.pending
     stage.folded_anew_is_the_same()
+
+
+def test_the_end_is_stated_once() -> None:
+    stage = Stage()
+    stage.sees(host("w1"))
+    stage.starts("a", "b", "c")
+    stage.journal.op(m.OperatorAsked(action="stop_run", why="enough"))
+    stage.journal.obey = False
+    ends = [each for name in "abc" for each in stage.exits(name)] + stage.journal.tick(1) + stage.journal.tick(99)
+    assert len([each for each in ends if isinstance(each, EndRun)]) == 1
 
 
 def test_a_host_that_says_nothing_does_not_keep_a_run_for_ever() -> None:

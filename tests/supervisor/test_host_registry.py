@@ -1,10 +1,13 @@
 """Hosts hold their names on a real server, and one is called gone only when it has neither name nor voice."""
 
+import time
+
 import anyio
 import pytest
 from nats_process import linked, until
 
-from crewkeeper_supervisor.shell import bucket, host_registry
+from crewkeeper_supervisor.shell import bucket, host_registry, tokens
+from crewkeeper_supervisor.shell.access import Access, AccessRefused
 from crewkeeper_supervisor.shell.errors import HostNameTaken
 from crewkeeper_supervisor.shell.host_registry import HostInfo, HostRegistry, Registration, ping_subject
 
@@ -67,3 +70,22 @@ async def test_a_host_that_answers_or_is_registered_is_not_gone(tmp_path, monkey
         await until(lambda: not link.is_connected)
         with anyio.fail_after(60):
             assert await registry.is_gone("w1", "i1") is None  # nobody can tell
+
+
+async def test_a_place_that_was_given_up_issues_nothing_and_others_do(tmp_path):
+    async with linked(tmp_path) as (_, link):
+        access = Access(link)
+        await access.open()
+        first, second, never = (tokens.issuer_of(place) for place in ("3-0", "9-1", "12-0"))
+        await access.issue("r1", "a", by=first)
+        await access.revoke("r1", "a", by=first)
+        with pytest.raises(AccessRefused, match="place 3-0 was given up as lost"):
+            await access.issue("r1", "a", by=first)
+        await access.issue("r1", "a", by=second)
+        await access.revoke("r1", "a", by=first)  # an order that is carried out late hits nobody else
+        await access.revoke("r1", "a", by=never)
+        with pytest.raises(AccessRefused):
+            await access.issue("r1", "a", by=never)
+        record = await access.get("r1", "a")
+        assert record is not None
+        assert [each.by for each in record.tokens if each.in_force(time.time())] == [second]
