@@ -17,7 +17,8 @@ def main() -> None:
         setattr(circuit, name, getattr(circuit, name) / speed)
     settings = Settings(
         lease_ttl_s=3,
-        retries_s=tuple(pause_s / speed for pause_s in outbox.RETRIES_S),
+        # Some more than there are: a slow machine must not run out of attempts while it starts processes.
+        retries_s=tuple(pause_s / speed for pause_s in (*outbox.RETRIES_S, *outbox.RETRIES_S[-1:] * 5)),
         timing=owner.Timing(resend_s=0.5),
     )
     anyio.run(lambda: controller.serve(Place.find(state=Path(sys.argv[1])), settings=settings))

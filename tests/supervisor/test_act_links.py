@@ -136,7 +136,7 @@ async def test_the_journal_takes_an_act_once_though_nobody_has_looked(tmp_path):
         for desk in desks:
             await desk.catch_up()
         for desk in desks:
-            taken = await act_desk.carry_out(made.link, desk.core, grant, by="kim")
+            taken = await act_desk.carry_out(made.link, desk.core, grant, by="kim", limit_s=60)
             assert (taken.outcome, taken.acted) == ("decided", True)
         assert len(await asked(made)) == 1
 
