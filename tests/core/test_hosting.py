@@ -298,6 +298,18 @@ def test_work_that_a_leaving_host_cuts_short_is_not_over() -> None:
     assert (stop.state, stop.why) == ("done", "the work is done")
 
 
+def test_work_that_is_lost_for_good_fails_the_run() -> None:
+    stage, w1 = Stage(), host("w1")
+    stage.sees(w1)
+    stage.starts("a", "b", "c")
+    stage.journal.task("b", "t1", name="main")
+    stage.sees(w1, host("w2"))
+    stage.loses(w1)
+    stage.starts("a", "c")
+    [stop] = [each for _ in range(2) for each in orders_of(stage.journal.tick(2), m.StopRun)]
+    assert (stop.state, stop.why) == ("failed", "b did not finish")
+
+
 def test_no_agent_goes_to_a_leaving_host() -> None:
     stage = Stage()
     assert stage.sees(host("w1", slots=2)) == [("a", "w1"), ("b", "w1")]
