@@ -3,7 +3,9 @@
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from crewkeeper_bus.tool_messages import BudgetChanged
 from crewkeeper_supervisor.core.acts import Act, possible
+from crewkeeper_supervisor.core.commands import Escalate
 from crewkeeper_supervisor.core.crew import Agent, Budget, Response, Responses, Webhook
 from crewkeeper_supervisor.core.pace import STEP_S, WINDOW_S
 from support.gate_room import Room, crew_of
@@ -106,3 +108,15 @@ def test_a_spent_budget_offers_a_quarter_more() -> None:
     assert Act(do="extend", agent="a", what="wall_s", add=100) in found
     labels = {act.label for act in found}
     assert {"extend by $0.50 for a", "extend by 100 s for a", "kill a"} <= labels
+
+
+def test_who_was_told_that_a_budget_is_spent_is_told_that_there_is_room_again() -> None:
+    responses = Responses(budget_spent=Response(do=("escalate",)))
+    room = Room(crew_of(budget=Budget(microusd=1_500_000), escalate=HOOKS, responses=responses))
+    room.ask("c1", args={"n": 1})
+    room.ask("c2", args={"n": 2})
+    assert room.code("c2") == "budget_spent"
+    (opened,) = [each for each in room.commands if isinstance(each, Escalate)]
+    room.op(BudgetChanged(dimension="microusd", add=2_000_000, by="kim (link)"))
+    *_, over = [each for each in room.commands if isinstance(each, Escalate)]
+    assert (opened.kind, over.kind, over.incident) == ("opened", "resolved", opened.incident)

@@ -17,7 +17,7 @@ from crewkeeper_supervisor.cli.place_options import place_options
 @click.option("--url", default="", metavar="URL", help="Address that people use, where it is another: a proxy's.")
 @place_options
 def serve(listen: str, url: str, state: Path | None, nats: str | None) -> None:
-    """Serve the forms behind approval links, and decisions of other systems.
+    """Serve the forms behind links to approve and to act, and what other systems decide and acknowledge.
 
     `supervisor up` starts one by itself for a crew file with `approvals.listen`. It ends on SIGINT and SIGTERM.
     """
@@ -40,7 +40,7 @@ def serve(listen: str, url: str, state: Path | None, nats: str | None) -> None:
 @click.command()
 @place_options
 def token(state: Path | None, nats: str | None) -> None:
-    """Print the bearer token with which other systems decide over HTTP. Keep it secret."""
+    """Print the bearer token with which other systems decide and acknowledge over HTTP. Keep it secret."""
     from crewkeeper_supervisor.shell.approval_links import approval_keys
     from crewkeeper_supervisor.shell.place import state_dir
 
