@@ -8,6 +8,7 @@ import pytest
 from crewkeeper_bus.errors import ConfigError
 from crewkeeper_supervisor.cli import failure, main
 from crewkeeper_supervisor.shell import contexts
+from crewkeeper_supervisor.shell.errors import NothingRuns
 from crewkeeper_supervisor.shell.place import Place
 
 CREDS = """-----BEGIN NATS USER JWT-----
@@ -75,6 +76,8 @@ def test_what_is_nearer_goes_before(home, monkeypatch):
     assert Place.find().host == "used:4222"
     state = home / ".crewkeeper"
     state.mkdir()
+    with pytest.raises(NothingRuns):
+        Place.find()
     (state / "server.json").write_text(json.dumps({"url": "nats://127.0.0.1:5", "user": "u", "password": "p"}))
     assert Place.find().host == "127.0.0.1:5"
     monkeypatch.setenv("CREWKEEPER_NATS_URL", "nats://variable:4222")

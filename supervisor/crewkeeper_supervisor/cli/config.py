@@ -104,7 +104,7 @@ def _server(state: Path | None, nats: str | None) -> list[Setting]:
     from crewkeeper_supervisor.shell.place import SERVER_FILE, Place, state_dir
 
     file = state_dir(state) / SERVER_FILE
-    named_state = state is not None or bool(os.environ.get("CREWKEEPER_STATE"))
+    named_state = state is not None or bool(os.environ.get("CREWKEEPER_STATE")) or state_dir(state).is_dir()
     ways = [
         ("--nats", bool(nats)),
         (f"--context {contexts.chosen.get()}", bool(contexts.chosen.get())),
@@ -116,15 +116,9 @@ def _server(state: Path | None, nats: str | None) -> list[Setting]:
     try:
         place = Place.find(state, nats)
     except (ShellError, BusError) as error:
-        return [
-            Setting(
-                name="server", value=f"none: {str(error).partition(';')[0]}", source=known[0] if known else "default"
-            )
-        ]
-    # A file of a server that is gone is passed over.
+        why = str(error).partition(";")[0]
+        return [Setting(name="server", value=f"none: {why}", source=known[0] if known else "default")]
     source = known[0]
-    if source == str(file) and place.url not in file.read_text("utf-8", "replace"):
-        source = known[-1]
     others = tuple(way for way in known if way != source)
     login = place.user or ("a key" if place.seed else "nobody")
     return [

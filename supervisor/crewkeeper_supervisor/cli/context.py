@@ -125,7 +125,7 @@ def use(name: str | None, none: bool, dry_run: bool, output: str) -> int:
     if not dry_run:
         contexts.use(name or "")
     verb = "would use" if dry_run else "now uses"
-    text = f"{verb} {name or 'none'} where neither an option, a variable nor a state directory names a server"
+    text = f"{verb} {name or 'none'} where no option, variable or state directory here or above names a server"
     return tell(Deed(action="context use", name=name or "none", ok=True, text=(text,), dry_run=dry_run), output)
 
 

@@ -69,8 +69,8 @@ class Place(Struct, frozen=True, kw_only=True):
         """Find the server to talk to.
 
         `nats`, then the context that the command line names, then CREWKEEPER_NATS_URL (addresses may carry
-        `user:password@`), then `server.json` of the state directory, then, unless that directory is named, the context
-        in use.
+        `user:password@`), then `server.json` of the state directory, then, unless that directory is named or there, the
+        context in use.
 
         Raises:
             NothingRuns: None of them names a server, or the one named is no longer there.
@@ -87,8 +87,9 @@ class Place(Struct, frozen=True, kw_only=True):
         try:
             return cls._of_file(directory)
         except NothingRuns:
+            # What ran in a folder is looked for there, also when it has ended: no order must reach another server.
             name = contexts.in_use()
-            if not name or state is not None or os.environ.get("CREWKEEPER_STATE"):
+            if not name or state is not None or os.environ.get("CREWKEEPER_STATE") or directory.is_dir():
                 raise
             return cls.of_context(name, directory)
 
