@@ -17,6 +17,7 @@ from typing import Final
 import anyio
 import anyio.abc
 
+from crewkeeper_supervisor.core.crew import Crew
 from crewkeeper_supervisor.shell import bucket
 from crewkeeper_supervisor.shell.authority import SIGNED_LIFE_S
 from crewkeeper_supervisor.shell.errors import HostNameTaken, RunNotFound, ShellError, StoreUnavailable
@@ -96,13 +97,15 @@ class RemoteHost:
         self._since_s = time.time()
         self._registry = HostRegistry(link)
         self._registration = Registration(link, self.name, self.inc, ttl_s)
-        self._runs: dict[str, tuple[RemoteRun, anyio.Event]] = {}
+        self._runs: dict[str, RemoteRun] = {}
+        self._ends: dict[str, anyio.Event] = {}
+        """By run that is followed: set when it has ended."""
         self._changed = anyio.Event()
         self._end = anyio.Event()
 
     def has_room(self) -> bool:
         """Whether a slot is free."""
-        return sum(len(run.agents) for run, _ in self._runs.values()) < self._slots
+        return sum(len(run.agents) for run in self._runs.values()) < self._slots
 
     def changed(self) -> None:
         """What it runs has changed: say so at the next moment."""
@@ -134,7 +137,7 @@ class RemoteHost:
             await self._end.wait()
             if not taken and not self._link.closed.is_set():
                 await self._leave()
-            for run, _ in self._runs.values():
+            for run in self._runs.values():
                 run.kill()
             tasks.cancel_scope.cancel()
         await self._registration.release()
@@ -148,8 +151,8 @@ class RemoteHost:
     # --- being there ---
 
     def _info(self) -> HostInfo:
-        counts = {run: len(each.agents) for run, (each, _) in self._runs.items() if each.agents}
-        agents = [(run, agent) for run, (each, _) in self._runs.items() for agent in each.agents]
+        counts = {run: len(each.agents) for run, each in self._runs.items() if each.agents}
+        agents = [(run, agent) for run, each in self._runs.items() for agent in each.agents]
         return HostInfo(
             name=self.name,
             inc=self.inc,
@@ -214,23 +217,39 @@ class RemoteHost:
 
     def _compare(self, infos: list[RunInfo], tasks: anyio.abc.TaskGroup) -> None:
         going = {info.run for info in infos if info.spread and info.state not in ENDED}
-        for run, (_, ended) in self._runs.items():
+        for run, ended in self._ends.items():
             if run not in going:
                 ended.set()
-        for run in going - set(self._runs):
-            tasks.start_soon(self._follow, run)
+        for run in sorted(going - set(self._ends)):
+            self._ends[run] = anyio.Event()
+            tasks.start_soon(self._follow, run, self._ends[run])
 
-    async def _follow(self, run: str) -> None:
+    async def _follow(self, run: str, ended: anyio.Event) -> None:
         try:
-            crew = localized(await declared_crew(self._link, run), self._folder)
-        except (StoreUnavailable, RunNotFound) as error:
-            logger().warning("host.run_unread", crew=run, error=str(error)[:200])
-            return  # it is tried again when the runs are listed again
-        if run in self._runs:
-            return
-        ended = anyio.Event()
+            crew = await self._read(run, ended)
+            if crew is not None:
+                await self._serve_run(run, localized(crew, self._folder), ended)
+            await ended.wait()  # one that cannot be read is not tried again at every change of others
+        finally:
+            del self._ends[run]
+
+    async def _read(self, run: str, ended: anyio.Event) -> Crew | None:
+        """The crew of a run; None if it has ended before it could be read, or holds none."""
+        while not ended.is_set():
+            try:
+                return await declared_crew(self._link, run)
+            except RunNotFound as error:
+                logger().error("host.run_unread", crew=run, error=str(error)[:200])
+                return None
+            except StoreUnavailable as error:
+                logger().warning("host.run_retry", crew=run, error=str(error)[:200])
+            with anyio.move_on_after(RETRY_S * 2):
+                await ended.wait()
+        return None
+
+    async def _serve_run(self, run: str, crew: Crew, ended: anyio.Event) -> None:
         remote = RemoteRun(self._link, self._ground, run, crew, self, self._inherited)
-        self._runs[run] = remote, ended
+        self._runs[run] = remote
         try:
             await remote.serve(ended)
         finally:
@@ -241,7 +260,7 @@ class RemoteHost:
         """Keep credentials files ahead of their end, where credentials cannot be taken back."""
         while True:
             await anyio.sleep(SIGNED_LIFE_S / 3)
-            for remote, _ in list(self._runs.values()):
+            for remote in list(self._runs.values()):
                 try:
                     await remote.renew()
                 except (ShellError, OSError) as error:  # two more turns before they end
@@ -253,7 +272,7 @@ class RemoteHost:
         self.leaving = True
         self.changed()
         async with anyio.create_task_group() as leaves:
-            for remote, _ in list(self._runs.values()):
+            for remote in list(self._runs.values()):
                 leaves.start_soon(remote.leave, "it was told to end, and has ended its agents")
 
     async def _heed_signals(self, *, task_status: anyio.abc.TaskStatus[None]) -> None:
@@ -263,11 +282,11 @@ class RemoteHost:
                 name = signal.Signals(number).name
                 if self.interrupted_by:
                     self._tell(f"{name} again: killing every agent")
-                    for remote, _ in self._runs.values():
+                    for remote in self._runs.values():
                         remote.kill()
                     continue
                 self.interrupted_by = name
-                count = sum(len(remote.agents) for remote, _ in self._runs.values())
+                count = sum(len(remote.agents) for remote in self._runs.values())
                 if count:
                     self._tell(
                         f"{name}: stopping {count} agent{'' if count == 1 else 's'} in order; again to kill them"
