@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING, Final
 
 from crewkeeper_supervisor.chaos.faults.kind import FaultKind, Strike
-from crewkeeper_supervisor.chaos.real.thief import Loot, copied
+from crewkeeper_supervisor.chaos.real.thief import Loot, copied, missing
 
 if TYPE_CHECKING:
     from crewkeeper_supervisor.chaos.plan.scenario import Fault
@@ -27,6 +27,7 @@ FAULTS: Final = (
         targets=("agent",),
         default_target="agent:any",
         for_s=5.0,
+        missing=missing,
         real=_steal,
     ),
 )

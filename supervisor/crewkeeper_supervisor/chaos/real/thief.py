@@ -39,6 +39,11 @@ def copied(pid: int) -> Credentials:
     return Credentials(url=url, user=user, password=password)
 
 
+def missing() -> str:
+    """What this machine lacks for it, in words; empty if nothing."""
+    return "" if Path("/proc/self/environ").exists() else "the environment of a process can be read on Linux only"
+
+
 class Loot:
     """What was stolen from one agent, as the file that the thief logs in with.
 
