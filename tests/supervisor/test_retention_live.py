@@ -90,7 +90,6 @@ async def test_nobody_without_the_key_can_order_a_journal_away(tmp_path: Path) -
         await heads.open_stream(link)
         await journal.create_run(link, "r1", crew(), "here")
         await registry.declare("r1", "trip", "here")
-        await registry.set_state("r1", "done")
         other = tmp_path / "other"
         other.mkdir(mode=0o700)
         told: dict[str, Any] = dict.fromkeys(("hash", "journal", "state", "code"), "") | {
@@ -102,6 +101,10 @@ async def test_nobody_without_the_key_can_order_a_journal_away(tmp_path: Path) -
             "retain_journal_s": HOUR_S,
         }
         mine, stranger = audit_keys.make(tmp_path), audit_keys.make(other)
+        await link.store("heads.r1", mine.sign(told).encode())
+        late = lambda: time.time() + 2 * HOUR_S  # noqa: E731
+        assert await Retention(link, registry, lambda _: False, clock=late).look() == [], "it is registered as running"
+        await registry.set_state("r1", "done")
         for key, changes, removed in (
             (stranger, {}, []),
             (mine, {"final": False}, []),
@@ -110,7 +113,7 @@ async def test_nobody_without_the_key_can_order_a_journal_away(tmp_path: Path) -
             (mine, {}, ["r1"]),
         ):
             await link.store("heads.r1", key.sign(told | changes).encode())
-            retention = Retention(link, registry, lambda _: False, clock=lambda: time.time() + 2 * HOUR_S)
+            retention = Retention(link, registry, lambda _: False, clock=late)
             assert await retention.look() == removed, changes
 
 
