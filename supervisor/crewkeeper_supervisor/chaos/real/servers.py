@@ -1,13 +1,13 @@
 """Servers: the nats-servers of the runner's own, one or a cluster, as the faults of servers see them."""
 
 from pathlib import Path
-
-import anyio
+from typing import Final
 
 from crewkeeper_supervisor.chaos.real.server import OwnServer
 from crewkeeper_supervisor.chaos.real.small_disk import SmallDisk
 
-REPLICAS_MAX = 3
+REPLICAS_MAX: Final = 3
+LOG_CHARS: Final = 2000
 
 
 class OwnServers:
@@ -46,9 +46,8 @@ class OwnServers:
         Raises:
             TimeoutError: They cannot.
         """
-        async with anyio.create_task_group() as group:
-            for member in self.members:
-                group.start_soon(member.start)
+        for member in self.members:
+            await member.start()
         for member in self.members if len(self.members) > 1 else ():
             await member.ready()
 
@@ -72,6 +71,11 @@ class OwnServers:
     async def slow_consumers(self) -> int:
         """How many clients were put out because they did not read. Raises OSError: somebody does not answer."""
         return sum([await each.slow_consumers() for each in self.members if each.pid])
+
+    def last_words(self) -> str:
+        """The end of the log of the first that does not run, else of the first."""
+        log = next((each.log for each in self.members if not each.pid), self.members[0].log)
+        return log.read_text("utf-8", "replace")[-LOG_CHARS:] if log.exists() else ""
 
     def stop(self) -> None:
         """End everything."""

@@ -171,7 +171,10 @@ class RealStage:
         for proxy in self.proxies.values():
             await self._group.start(proxy.serve)
         if self.servers is not None:
-            await self.servers.start()
+            try:
+                await self.servers.start()
+            except TimeoutError:
+                raise CannotPlay("no nats-server in time", self.servers.last_words()) from None
         crew = self.cast.write(self.folder, {name: proxy.way for name, proxy in self.proxies.items()})
         env = self.env()
         self.controllers = Controllers(
