@@ -318,6 +318,17 @@ def test_answers_to_what_is_off_the_task_do_not_vouch_for_it() -> None:
     assert incident.finding.agents == ("a",)
 
 
+def test_thanks_belong_to_every_task() -> None:
+    crew = Company()
+    at_work(crew)
+    for _ in range(4):
+        politeness(crew)
+    assert [each.finding.kind for each in crew.core.incidents.values()] == ["loop"]
+    for text in HIJACK * 3:
+        crew.tells("a", "b", text)
+    assert [each.finding.agents for each in crew.found("drift")] == [("a",)]
+
+
 def test_what_a_person_asks_for_is_no_drift() -> None:
     crew = Company()
     at_work(crew)

@@ -25,6 +25,8 @@ SAID_MAX: Final = 32
 """Messages of a pair that are remembered."""
 WORDS_MAX: Final = 60
 """Different words up to which a message can be nothing but courtesy."""
+TEXT_MAX: Final = 600
+"""Characters up to which a text is asked whether it is one."""
 
 _COURTEOUS: Final = """
     thank thanks thankyou welcome please pleasure glad happy great good nice lovely wonderful excellent perfect awesome
@@ -46,6 +48,20 @@ _FUNCTIONAL: Final = """
 """
 _COURTESY: Final = frozenset(_COURTEOUS.split())
 _FUNCTION: Final = frozenset(_FUNCTIONAL.split())
+
+
+def is_courtesy(text: str) -> bool:
+    """Whether a text is nothing but thanks, wishes and function words: it is about no matter."""
+    if len(text) > TEXT_MAX:
+        return False
+    words, content = _content(text)
+    return len(content) <= min(NEW_WORDS, CONTENT_SHARE * len(words))
+
+
+def _content(text: str) -> tuple[set[str], set[str]]:
+    """The words of a text, and those of them that are about something."""
+    words = {word for word in words_of(text.lower()) if word.isalpha() and (len(word) > 1 or not word.isascii())}
+    return words, words - _COURTESY - _FUNCTION
 
 
 class CourtesyDetector:
@@ -106,10 +122,7 @@ class _Pair:
         if len(step.said.words) > WORDS_MAX:
             self.interrupt()
             return None
-        words = {
-            word for word in words_of(step.text.lower()) if word.isalpha() and (len(word) > 1 or not word.isascii())
-        }
-        content = words - _COURTESY - _FUNCTION
+        words, content = _content(step.text)
         new = [word for word in content if not any(word in said for said in before)]
         if len(new) > NEW_WORDS or len(content) > CONTENT_SHARE * len(words):
             self.interrupt()

@@ -20,6 +20,7 @@ from typing import Final
 
 from msgspec import Struct
 
+from crewkeeper_supervisor.core.courtesy import is_courtesy
 from crewkeeper_supervisor.core.fingerprint import words_of
 from crewkeeper_supervisor.core.meaning import Embed, Meaning
 
@@ -128,7 +129,7 @@ class DriftModel:
             Its drift, if it has just become great.
         """
         words, heavy = _weighed(text)
-        if len(words) < WORDS_MIN:
+        if len(words) < WORDS_MIN or is_courtesy(text):  # thanks belong to every task
             return None
         speaker = self._speaker(agent)
         window = speaker.window
@@ -190,8 +191,8 @@ class DriftModel:
 
 
 def says_something(text: str) -> bool:
-    """Whether a text has words enough to be judged."""
-    return len(_weighed(text)[0]) >= WORDS_MIN
+    """Whether a text has words enough to be judged, and is about anything."""
+    return len(_weighed(text)[0]) >= WORDS_MIN and not is_courtesy(text)
 
 
 def _weighed(text: str) -> tuple[frozenset[str], frozenset[str]]:
