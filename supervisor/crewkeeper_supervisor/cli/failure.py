@@ -41,6 +41,7 @@ _CODES: Final[tuple[tuple[str, int], ...]] = (
     ("RunAmbiguous", USAGE),
     ("SettingMissing", INVALID),
     ("CannotSpread", INVALID),
+    ("HostNameTaken", FAILED),
     ("CrewFileError", INVALID),
     ("ConfigError", INVALID),
     ("CodecError", INVALID),

@@ -85,8 +85,10 @@ def hosts_seen(state: RunState, message: HostsSeen) -> None:
     hosting = state.hosting
     if hosting is None:
         return
+    named = {each.name: each for each in hosting.hosts.values() if not each.lost}
     for seen in message.hosts:
-        for other in [each for each in hosting.hosts.values() if each.name == seen.host and each.inc != seen.inc]:
+        other = named.get(seen.host)
+        if other is not None and other.inc != seen.inc:
             _lose(state, hosting, other, "another process has registered under its name")
         host = hosting.hosts.setdefault(seen.inc, Host(name=seen.host, inc=seen.inc))
         host.labels, host.slots, host.taken = dict(seen.labels), seen.slots, seen.taken
@@ -294,27 +296,28 @@ def _place_all(state: RunState, hosting: Hosting) -> None:
     """Give every agent that has no host to one, in the order of the crew file, as far as there are hosts."""
     if state.phase not in ("starting", "running"):
         return
-    ordered = False
+    ordered, loads = False, hosting.loads() if hosting.waits else {}
     for place in hosting.places.values():
         if place.step == "wanted":
-            ordered = _place(state, hosting, place) or ordered
+            ordered = _place(state, hosting, place, loads) or ordered
     if ordered and state.phase == "starting" and state.crew is not None and not hosting.waits:
         state.due_s["begin"] = state.now_s + state.crew.start_timeout_s
 
 
-def _place(state: RunState, hosting: Hosting, place: Place) -> bool:
+def _place(state: RunState, hosting: Hosting, place: Place, loads: dict[str, int]) -> bool:
     view = state.agents.get(place.agent)
     if view is not None and view.ending is not None:
         _over(state, place)
         return False
     labels = {} if view is None else view.spec.host
-    candidates = [Candidate(host, hosting.load(host.inc)) for host in hosting.hosts.values() if _takes(host)]
+    candidates = [Candidate(host, loads[host.inc]) for host in hosting.hosts.values() if _takes(host)]
     host, why = choose(candidates, labels, place.refused)
     if host is None:
         place.said = why
         return False
     lost = hosting.hosts.get(place.inc)
     place.step, place.host, place.inc = "ordered", host.name, host.inc
+    loads[host.inc] += 1
     place.said = why
     place.id = state.ask_host(StartProcess, agent=place.agent, host=host.name, inc=host.inc, why=why)
     incident = state.incidents.get(lost.incident) if lost is not None and lost.incident else None

@@ -110,8 +110,10 @@ class Hosting(Struct, kw_only=True):
         place = self.places.get(agent)
         return place if place is not None and order and place.id == order else None
 
-    def load(self, inc: str) -> int:
-        """How many agents a host has: of this run as of now, of others as it was last seen."""
-        own = sum(place.inc == inc and place.step in ("ordered", "running") for place in self.places.values())
-        host = self.hosts.get(inc)
-        return own + (host.taken if host is not None else 0)
+    def loads(self) -> dict[str, int]:
+        """How many agents each host has, by incarnation: of this run as of now, of others as it was last seen."""
+        loads = {inc: host.taken for inc, host in self.hosts.items()}
+        for place in self.places.values():
+            if place.step in ("ordered", "running") and place.inc in loads:
+                loads[place.inc] += 1
+        return loads

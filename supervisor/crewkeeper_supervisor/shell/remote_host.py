@@ -25,6 +25,7 @@ from crewkeeper_supervisor.shell.ground import Ground
 from crewkeeper_supervisor.shell.host_registry import (
     BEATS,
     LISTED_MAX,
+    PING_LIMIT_S,
     TTL_S,
     HostInfo,
     HostRegistry,
@@ -175,6 +176,8 @@ class RemoteHost:
             except HostNameTaken:
                 other = await self._registry.get(self.name)
                 here = other is None or other.machine == socket.gethostname()
+                if other is not None and await bucket.is_answered(self._link, ping_subject(other.inc), PING_LIMIT_S):
+                    raise
                 if not here or anyio.current_time() > until_s:
                     raise
             if not told:
