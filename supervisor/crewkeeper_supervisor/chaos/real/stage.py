@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Set
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
@@ -40,6 +40,7 @@ from crewkeeper_supervisor.chaos.real.processes import Processes
 from crewkeeper_supervisor.chaos.real.proxy import Proxy
 from crewkeeper_supervisor.chaos.real.receiver import Receiver
 from crewkeeper_supervisor.chaos.real.servers import OwnServers
+from crewkeeper_supervisor.chaos.real.targets import Targets
 from crewkeeper_supervisor.chaos.real.tools import Tools
 from crewkeeper_supervisor.chaos.trial.events import Sighting
 from crewkeeper_supervisor.chaos.trial.metrics import metrics_of
@@ -114,9 +115,12 @@ class RealStage:
         self.servers = OwnServers(self.folder / "nats", scenario.servers, small_disk=small) if own else None
         self.clocks = Clocks(self.folder / "clocks") if words & CLOCKED else None
         self.pids: dict[str, int] = {}
-        wired = self._hit_by({CABLE})
+        self._targets = Targets(scenario, cast, seed, self.pids)
+        wired = self._targets.possible({CABLE})
         self.networks = {name: OwnNetwork(i, self.folder / f"{name}.way") for i, name in enumerate(wired)}
-        self.proxies = {name: Proxy(self.server_url, seed, self.networks.get(name)) for name in self._hit_by(PROXIED)}
+        self.proxies = {
+            name: Proxy(self.server_url, seed, self.networks.get(name)) for name in self._targets.possible(PROXIED)
+        }
         self.oracle = Oracle("")
         self.timeline = Timeline(scenario)
         self._owner = ""
@@ -356,7 +360,7 @@ class RealStage:
                 self._was_steady = True
                 self._unsteady += [f"before the first fault: {each}" for each in self._not_steady()]
             async with anyio.create_task_group() as group:
-                for target in self._targets(planned):
+                for target in self._targets.of(planned):
                     group.start_soon(self._inject, planned, target)
         finally:
             self._due -= 1
@@ -396,27 +400,6 @@ class RealStage:
     async def _heal_all(self) -> None:
         for injected in self._injected:
             await self._heal(injected)
-
-    def _targets(self, fault: Fault) -> list[str]:
-        what, _, who = fault.target.partition(":")
-        if what == "agent":
-            names = [name for name, role in self.cast.instances.items() if who in ("any", "all", role, name)]
-        elif what == "tool":
-            names = [tool.name for tool in self.scenario.tools if who in ("any", "all", tool.name)]
-        else:
-            return [who or what]
-        if who == "any" and names:
-            living = [name for name in names if name in self.pids] or names
-            return [living[(self.seed + fault.index) % len(living)]]
-        return names
-
-    def _hit_by(self, words: Set[str]) -> list[str]:
-        """Agents that such a fault is planned for."""
-        found: dict[str, None] = {}
-        for fault in self.scenario.faults:
-            if fault.do in words:
-                found |= dict.fromkeys(self._targets(fault) if "any" not in fault.target else self.cast.instances)
-        return list(found)
 
     async def _act(self, action: Action) -> None:
         assert self._link is not None
