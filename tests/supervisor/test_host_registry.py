@@ -4,12 +4,13 @@ import time
 
 import anyio
 import pytest
-from nats_process import linked, until
+from nats_process import linked
 
 from crewkeeper_supervisor.shell import bucket, host_registry, tokens
 from crewkeeper_supervisor.shell.access import Access, AccessRefused
 from crewkeeper_supervisor.shell.errors import HostNameTaken
 from crewkeeper_supervisor.shell.host_registry import HostInfo, HostRegistry, Registration, ping_subject
+from support.bus import until
 
 pytestmark = pytest.mark.live
 

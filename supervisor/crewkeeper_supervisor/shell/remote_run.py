@@ -174,6 +174,7 @@ class RemoteRun:
         self._inherited = inherited
         self._reports = HostReports(link, run)
         self._places: dict[str, _Place] = {}
+        self._obeyed: set[str] = set()
         self._directory = ground.place.state / "runs" / run
 
     @property
@@ -232,8 +233,9 @@ class RemoteRun:
                         tasks.start_soon(self._stop_all)
 
     def _ordered(self, order: StartProcess, tasks: anyio.abc.TaskGroup) -> None:
-        if (order.host, order.inc) != (self._host.name, self._host.inc) or order.id in self._places:
+        if (order.host, order.inc) != (self._host.name, self._host.inc) or order.id in self._obeyed:
             return
+        self._obeyed.add(order.id)  # an order may stand in the journal twice, and is obeyed once
         if self._host.leaving or not self._host.has_room():
             why = "it is about to end" if self._host.leaving else "its slots are taken"
             tasks.start_soon(self._reports.state, StartRefused(agent=order.agent, place=order.id, why=why))
@@ -265,7 +267,7 @@ class RemoteRun:
         try:
             try:
                 launch = await self._prepare(place)
-            except (AccessRefused, SettingMissing, StoreUnavailable, OSError) as error:
+            except (AccessRefused, RunNotFound, SettingMissing, StoreUnavailable, OSError) as error:
                 logger().error("host.cannot_start", crew=self.run, agent=place.agent, error=str(error)[:300])
                 await place.exited(place.agent, 0, CANNOT_START, restart=False, why=str(error))
                 return
@@ -284,6 +286,7 @@ class RemoteRun:
 
         Raises:
             AccessRefused: It was killed, the run is over, or the place was given up.
+            RunNotFound: The crew, as it is understood here, has no such agent.
             SettingMissing: Its `env` names a variable that is not set here.
             StoreUnavailable: The server did not answer for long.
             OSError: A file could not be written.
@@ -304,7 +307,9 @@ class RemoteRun:
             access = stored_access(let_in[TOOLS], self._directory, TOOLS)
             [(launch, _)] = tool_hosts.launches(crew, self.run, access, self._directory, self._inherited)
             return launch
-        agent = next(agent for agent in crew.agents if name in agent.instances)
+        agent = next((agent for agent in crew.agents if name in agent.instances), None)
+        if agent is None:
+            raise RunNotFound(f"crew {crew.name} has no agent {name!r}")
         reaches = {agent.name: reach_of(crew, agent)}
         wanted = [(name, agent.name)]
         let_in = await self._ground.let_in(self._link, self.run, wanted, crew.payload_bytes, reaches, by=by)

@@ -1,0 +1,88 @@
+"""A host obeys the orders that mean it, each once, and says what it does not take."""
+
+import sys
+from pathlib import Path
+
+import anyio
+import pytest
+from nats_process import linked
+
+from crewkeeper_bus import codec, subjects
+from crewkeeper_bus import messages as m
+from crewkeeper_bus.subjects import HOST, SUPERVISOR, Kind
+from crewkeeper_supervisor.core.crew import Agent, Crew, Restart
+from crewkeeper_supervisor.core.events import Recorded, read
+from crewkeeper_supervisor.shell import journal
+from crewkeeper_supervisor.shell.ground import Ground
+from crewkeeper_supervisor.shell.nats_link import Link
+from crewkeeper_supervisor.shell.remote_run import RemoteRun
+from support.bus import until
+
+pytestmark = pytest.mark.live
+
+QUICK = Agent(name="quick", run=(sys.executable, "-c", "pass"))
+LONG = Agent(name="long", run=(sys.executable, "-c", "import time; time.sleep(600)"), restart=Restart(shutdown_s=0.0))
+UNSET = Agent(name="unset", run=("x",), env={"A": "${NOT_SET_ANYWHERE}"})
+
+
+class Self:
+    """A host with one slot more than it has agents."""
+
+    name, inc, leaving, room = "w1", "i1", False, True
+
+    def has_room(self) -> bool:
+        return self.room
+
+    def changed(self) -> None:
+        pass
+
+
+async def orders(link: Link, *given: m.StartProcess | m.StopProcess) -> None:
+    for order in given:
+        await journal.publish(link, subjects.build("r1", Kind.CTL, SUPERVISOR, HOST, order.id), codec.encode(order))
+
+
+def start(id_: str, agent: str, host: str = "w1", inc: str = "i1") -> m.StartProcess:
+    return m.StartProcess(id=id_, term=1, agent=agent, host=host, inc=inc)
+
+
+async def reported(link: Link) -> list[tuple[str, str, str]]:
+    said = []
+    for entry in await journal.read_all(link, "r1"):
+        event = read(entry.seq, entry.at_s, entry.subject, entry.payload)
+        if isinstance(event, Recorded) and event.sender == HOST and hasattr(event.message, "place"):
+            said.append((type(event.message).__name__, event.message.agent, event.message.place))
+    return said
+
+
+async def test_orders_are_obeyed_once_by_whom_they_mean(tmp_path: Path) -> None:
+    async with linked(tmp_path) as (server, link):
+        crew, host, ended = Crew(name="t", agents=(QUICK, LONG, UNSET)), Self(), anyio.Event()
+        await journal.create_run(link, "r1", crew, "", spread=True)
+        run = RemoteRun(link, Ground(server.place), "r1", crew, host, {"PATH": "/usr/bin"})  # type: ignore[arg-type]
+
+        async def until_said(*wanted: tuple[str, str, str]) -> None:
+            async def said() -> bool:
+                return sorted(await reported(link)) == sorted(wanted)
+
+            await until(said)
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(run.serve, ended)
+            await orders(link, start("1-0", "quick", host="w2"), start("1-1", "quick", inc="earlier"))
+            await orders(link, start("2-0", "quick"), start("3-0", "unset"), start("3-1", "nobody"))
+            quick = [("ProcessStarted", "quick", "2-0"), ("ProcessExited", "quick", "2-0")]
+            cannot = [("ProcessExited", "unset", "3-0"), ("ProcessExited", "nobody", "3-1")]
+            await until_said(*quick, *cannot)
+            await orders(link, start("2-0", "quick"), start("4-0", "long"))
+            long = ("ProcessStarted", "long", "4-0")
+            await until_said(*quick, *cannot, long)
+            assert run.agents == ["long"]
+            host.room = False
+            await orders(link, start("5-0", "quick"), m.StopProcess(id="5-1", term=1, agent="long", place="other"))
+            refused = ("StartRefused", "quick", "5-0")
+            await until_said(*quick, *cannot, long, refused)
+            assert run.agents == ["long"]
+            await orders(link, m.StopProcess(id="6-0", term=1, agent="long", grace_s=0.0, place="4-0"))
+            await until_said(*quick, *cannot, long, refused, ("ProcessExited", "long", "4-0"))
+            ended.set()
