@@ -221,9 +221,12 @@ def _list_mutations() -> None:
     from crewkeeper_supervisor.chaos.product_mutations import PRODUCT_MUTATIONS
 
     for each in PRODUCT_MUTATIONS:
-        write(f"{each.mutation.name}  (turns {', '.join(each.scenarios)} red in {each.mode})")
+        promises = f"; breaks {', '.join(each.breaks)}" if each.breaks else ""
+        write(f"{each.mutation.name}  (turns {', '.join(each.scenarios)} red in {each.mode}{promises})")
+    told = {each.mutation.name for each in PRODUCT_MUTATIONS}
     for mutation in MUTATIONS:
-        write(f"{mutation.name}  (core)")
+        if mutation.name not in told:
+            write(f"{mutation.name}  (core)")
 
 
 def _new_record(mutation: str, crew: Path | None) -> "Record":
