@@ -53,6 +53,17 @@ def test_quiet_time_is_no_cost() -> None:
     assert Room().core.cost.text == "nothing that is known of"
 
 
+def test_of_less_than_a_minute_nothing_is_made_a_minute_of() -> None:
+    room = Room(crew_of(budget=Budget(microusd=100_000_000)))
+    room.tick(2)
+    spend(room, "c1", 2_004_321)
+    room.tick(3)
+    cost = room.core.cost
+    assert cost.microusd_per_minute == 2_004_321
+    assert cost.over_s < 60
+    assert cost.text.startswith("$2.00 over the last ")
+
+
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.tuples(st.sampled_from([0.5, 3, 14, 15, 16, 70, 299, 301, 4000]), st.integers(0, 900)), max_size=25))
 def test_the_pace_is_exact_to_a_step(steps: list[tuple[float, int]]) -> None:
@@ -72,7 +83,7 @@ def test_the_pace_is_exact_to_a_step(steps: list[tuple[float, int]]) -> None:
     least = sum(amount for at_s, amount in paid if at_s > now_s - WINDOW_S + STEP_S)
     most = sum(amount for at_s, amount in paid if at_s >= now_s - WINDOW_S - STEP_S)
     assert cost.microusd_per_minute is not None
-    spent = cost.microusd_per_minute * cost.over_s / 60
+    spent = cost.microusd_per_minute * max(60, cost.over_s) / 60
     assert least * 0.999 - 10 <= spent <= most * 1.001 + 10
     assert len(room.core.ladder.pace.notes) <= WINDOW_S / STEP_S + 3
 
@@ -95,7 +106,7 @@ def test_a_hold_offers_to_resume_and_to_kill_whom_it_is_about() -> None:
     assert possible(state, room.incident()) == []
 
 
-def test_a_spent_budget_offers_a_quarter_more() -> None:
+def test_a_spent_budget_offers_half_as_much_again() -> None:
     responses = Responses(budget_spent=Response(do=("escalate",)))
     agents = (Agent(name="a", tools=("pay",), budget=Budget(microusd=2_000_000, wall_s=400)),)
     room = Room(crew_of(*agents, escalate=HOOKS, responses=responses))
@@ -104,10 +115,10 @@ def test_a_spent_budget_offers_a_quarter_more() -> None:
         room.ran(f"c{number}")
     room.tick(500)
     found = {act for each in room.core.incidents.values() for act in possible(room.core._state, each)}
-    assert Act(do="extend", agent="a", what="microusd", add=500_000) in found
-    assert Act(do="extend", agent="a", what="wall_s", add=100) in found
+    assert Act(do="extend", agent="a", what="microusd", add=1_000_000) in found
+    assert Act(do="extend", agent="a", what="wall_s", add=200) in found
     labels = {act.label for act in found}
-    assert {"extend by $0.50 for a", "extend by 100 s for a", "kill a"} <= labels
+    assert {"extend by $1.00 for a", "extend by 200 s for a", "kill a"} <= labels
 
 
 def test_who_was_told_that_a_budget_is_spent_is_told_that_there_is_room_again() -> None:
@@ -120,3 +131,8 @@ def test_who_was_told_that_a_budget_is_spent_is_told_that_there_is_room_again() 
     room.op(BudgetChanged(dimension="microusd", add=2_000_000, by="kim (link)"))
     *_, over = [each for each in room.commands if isinstance(each, Escalate)]
     assert (opened.kind, over.kind, over.incident) == ("opened", "resolved", opened.incident)
+    for number in range(3, 7):
+        room.ask(f"c{number}", args={"n": number})
+    *_, again = [each for each in room.commands if isinstance(each, Escalate)]
+    assert again.kind == "opened", "what is spent anew is told anew"
+    assert again.incident != opened.incident

@@ -14,8 +14,8 @@ from crewkeeper_supervisor.core.state import RunState
 
 AGENTS_MAX: Final = 2
 """Agents of one incident for which the same act is offered."""
-MORE_PARTS: Final = 4
-"""A budget is extended by one part of so many of its limit."""
+MORE_PARTS: Final = 2
+"""A budget is extended by one part of so many of its limit: enough to be no longer told that it runs low."""
 
 Deed = Literal["acknowledge", "resume", "kill", "extend"]
 DEEDS: Final[tuple[Deed, ...]] = ("acknowledge", "resume", "kill", "extend")
@@ -84,7 +84,7 @@ def _held(state: RunState, incident: Incident) -> list[str]:
 
 
 def _extension(state: RunState, key: str) -> list[Act]:
-    """A quarter more of the limit that a finding is about: `crew microusd`, `agent:writer tokens`, `writer wall`."""
+    """Half as much again as the limit of a finding: `crew microusd`, `agent:writer tokens`, `writer wall`."""
     account, _, dimension = key.partition(" ")
     agent = account.removeprefix("agent:")
     agent = "" if agent == "crew" else agent

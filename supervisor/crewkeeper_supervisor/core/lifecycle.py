@@ -397,7 +397,7 @@ def _known(state: RunState, kind: FindingKind, agents: list[str], key: str) -> I
     for incident in reversed(state.incidents.values()):
         if incident.finding.kind != kind:
             continue
-        if incident.finding.evidence.get("key") == key:
+        if incident.finding.evidence.get("key") == key and incident.state != "resolved":
             return incident
         if incident.finding.agents == tuple(agents):
             alike.append(incident)

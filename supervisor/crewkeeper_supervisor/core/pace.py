@@ -26,7 +26,7 @@ class Cost(Struct, frozen=True, kw_only=True):
     held_microusd: int
     """Reserved for calls under way."""
     microusd_per_minute: int | None
-    """Spent and held; None: the run is too young to say."""
+    """Spent and held; of less than a minute all of it; None: the run is too young to say."""
     over_s: float
     """Over how long that is."""
 
@@ -35,14 +35,20 @@ class Cost(Struct, frozen=True, kw_only=True):
         """As people read it: `$0.42 a minute over the last 5 min; $3.10 spent so far, $0.20 held`."""
         if not (self.spent_microusd or self.held_microusd):
             return "nothing that is known of"
-        held = f", {amount('microusd', self.held_microusd)} held for calls under way" if self.held_microusd else ""
-        total = f"{amount('microusd', self.spent_microusd)} spent so far{held}"
+        held = f", {_rounded(self.held_microusd)} held for calls under way" if self.held_microusd else ""
+        total = f"{_rounded(self.spent_microusd)} spent so far{held}"
         if self.microusd_per_minute is None:
             return total
         over = f"{self.over_s / 60:.0f} min" if self.over_s >= 90 else f"{self.over_s:.0f} s"
         if not self.microusd_per_minute:
             return f"nothing over the last {over}; {total}"
-        return f"{amount('microusd', self.microusd_per_minute)} a minute over the last {over}; {total}"
+        a_minute = " a minute" if self.over_s >= 60 else ""
+        return f"{_rounded(self.microusd_per_minute)}{a_minute} over the last {over}; {total}"
+
+
+def _rounded(microusd: int) -> str:
+    """An amount to the cent, or of less than that to the hundredth of a cent."""
+    return amount("microusd", round(microusd, -4 if microusd >= 10_000 else -2))
 
 
 def note(state: RunState) -> None:
@@ -65,7 +71,7 @@ def cost(state: RunState) -> Cost:
             continue
         over_s = state.now_s - (at_s if before_s is None else min(at_s, max(begin_s, before_s + STEP_S)))
         if over_s >= _LEAST_S:
-            rate = max(0, round((_total(state) - total) * 60 / over_s))
+            rate = max(0, round((_total(state) - total) * 60 / max(60.0, over_s)))
         break
     return Cost(
         spent_microusd=account.settled.get("microusd", 0) + account.over.get("microusd", 0),
