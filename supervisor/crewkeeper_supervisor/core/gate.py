@@ -485,10 +485,7 @@ def _fault(refused: Refused) -> Fault:
 
 _Step = Callable[[RunState, GateRules, GateCall], Verdict]
 _LAST: Final[tuple[_Step, ...]] = (_is_affordable, _grant)
-_READING: Final[tuple[_Step, ...]] = (
-    *(_is_open, _is_free, _is_mapping, _is_allowed, _is_approved),
-    *(_is_free, _is_open, *_LAST),
-)
+_READING: Final = (_is_open, _is_free, _is_mapping, _is_allowed, _is_approved, _is_free, _is_open, *_LAST)
 # Time may have passed before the last steps: whether anybody still wants it, and the tool is there, is asked again.
 _STEPS: Final[dict[str, tuple[_Step, ...]]] = {
     "tool": (
