@@ -136,6 +136,8 @@ async def _up(
         connect(ground.place, name="supervisor host") as link,
         approval_hosting.serving(crews, ground, os.environ, say),
     ):
+        if ground.server is None:
+            await _examine(link, ground)
         if limits:
             await _set_limits(link, limits)
         host = Host(ground, link, name=name, controller=controller, tell=say, inherited={**os.environ, **told})
@@ -149,6 +151,27 @@ async def _up(
     if host.interrupted:
         return INTERRUPTED
     return 0 if all(result.state == "done" for result in results) else FAILED
+
+
+async def _examine(link: "Link", ground: "Ground") -> None:
+    """Say what of an existing server's settings is not safe: its controllers refuse some of it, but in their own logs.
+
+    Raises:
+        Failure: A controller would refuse to serve there.
+    """
+    from crewkeeper_supervisor.shell import safety
+    from crewkeeper_supervisor.shell.errors import StoreUnavailable
+
+    system = ground.authority.system
+    try:
+        risks = await safety.examine(link, system if system.url else None)
+    except StoreUnavailable as error:
+        say(f"warn   {error}")
+        return
+    for risk in risks:
+        if risk.grade == "fail":
+            raise Failure(f"{ground.place.host} is not safe to run crews on: {risk.text}", remedy=risk.fix)
+        say(f"warn   {risk.name}: {risk.text}; fix: {risk.fix}")
 
 
 async def _set_limits(link: "Link", limits: dict[str, int | None]) -> None:
