@@ -177,7 +177,7 @@ def test_the_nats_library_is_imported_in_few_places():
     allowed = {f"bus/crewkeeper_bus/{name}.py" for name in ("wire", "nats_transport")} | {
         f"supervisor/crewkeeper_supervisor/shell/{name}.py"
         for name in (
-            *("nats_link", "journal", "ledger", "lease", "members", "safety", "orders", "outbox", "access", "sessions"),
+            *("nats_link", "journal", "ledger", "lease", "safety", "orders", "outbox", "access", "sessions"),
             *("excerpt", "holds", "fleet", "deliveries", "bucket", "snapshots"),
         )
     }

@@ -25,6 +25,8 @@ class Stored(NamedTuple):
     key: str
     value: bytes
     """Empty for one that was removed and has left a mark."""
+    at_s: float = 0.0
+    """When it was stored, by the server's clock, seconds since the Unix epoch; 0 in what is `heard`."""
 
 
 def stream_of(bucket: str) -> str:
@@ -65,7 +67,8 @@ async def entries(link: Link, bucket: str, keys: str = ">") -> list[Stored]:
             return found
         except LINK_ERRORS as error:
             raise StoreUnavailable(f"bucket {bucket}: {type(error).__name__}") from error
-        found.append(Stored(str(stored.subject).removeprefix(prefix), stored.data or b""))
+        at_s = 0.0 if stored.time is None else stored.time.timestamp()
+        found.append(Stored(str(stored.subject).removeprefix(prefix), stored.data or b"", at_s))
         seq = int(stored.seq or seq) + 1
 
 

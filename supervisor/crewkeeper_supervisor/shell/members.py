@@ -9,21 +9,19 @@ import contextlib
 import os
 import secrets
 import socket
-import time
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import Callable
 from typing import Final, Literal
 
 import anyio
 import msgspec
-import nats.errors
 from msgspec import Struct
-from nats.aio.msg import Msg
-from nats.js.api import RePublish
 
+from crewkeeper_supervisor.shell import bucket
+from crewkeeper_supervisor.shell.bucket import Stored
 from crewkeeper_supervisor.shell.errors import StoreUnavailable
 from crewkeeper_supervisor.shell.lease import clock_s
 from crewkeeper_supervisor.shell.logbook import logger
-from crewkeeper_supervisor.shell.nats_link import LINK_ERRORS, Link, WrongLastSequence
+from crewkeeper_supervisor.shell.nats_link import Link, WrongLastSequence
 
 BUCKET: Final = "CONTROLLERS"
 BEAT_S: Final = 1.0
@@ -33,9 +31,8 @@ ASK_TTL_S: Final = 60
 SWEEP_S: Final = 5.0
 LISTED_MAX: Final = 500
 """Most runs that an entry names; how many there are is said in any case."""
-_STREAM: Final = f"KV_{BUCKET}"
-_PREFIX: Final = f"$KV.{BUCKET}."
-_STORED: Final = f"out.kv.{BUCKET}."
+_STREAM: Final = bucket.stream_of(BUCKET)
+_PREFIX: Final = bucket.prefix_of(BUCKET)
 _IS: Final = "is."
 _ASK: Final = "ask."
 
@@ -131,23 +128,25 @@ class Members:
 
     async def work(self) -> None:
         """Say how this controller is and hear of the others until cancelled; then the entry is taken away."""
-        swept_s = clock_s()
-        subscription = await self._link.nc.subscribe(f"{_STORED}>", cb=self._saw)
         try:
-            while True:
-                try:
-                    await self._say()
-                    if clock_s() - swept_s > SWEEP_S:
-                        await self._sweep()
-                        swept_s = clock_s()
-                except StoreUnavailable as error:
-                    logger().info("members.later", cause=type(error).__name__)
-                await anyio.sleep(self._beat_s)
+            async with bucket.heard(self._link, BUCKET, self._saw):
+                await self._keep()
         finally:
-            with anyio.move_on_after(1, shield=True), contextlib.suppress(nats.errors.Error, StoreUnavailable):
-                await subscription.unsubscribe()
+            with anyio.move_on_after(1, shield=True), contextlib.suppress(StoreUnavailable):
                 headers = {"KV-Operation": "DEL", "Nats-TTL": "1s"}
                 await self._link.store(f"{_PREFIX}{_IS}{self.id}", b"", headers=headers)
+
+    async def _keep(self) -> None:
+        swept_s = clock_s()
+        while True:
+            try:
+                await self._say()
+                if clock_s() - swept_s > SWEEP_S:
+                    await self._sweep()
+                    swept_s = clock_s()
+            except StoreUnavailable as error:
+                logger().info("members.later", cause=type(error).__name__)
+            await anyio.sleep(self._beat_s)
 
     async def _say(self) -> None:
         value = msgspec.json.encode(self._describe(self.id))
@@ -160,14 +159,13 @@ class Members:
         if await self._link.last(_STREAM, f"{_PREFIX}{_ASK}{self.id}") is not None:
             self.asked_to_drain.set()
 
-    async def _saw(self, msg: Msg) -> None:
-        key = msg.subject.removeprefix(_STORED)
-        if key == f"{_ASK}{self.id}" and msg.data:
+    def _saw(self, stored: Stored) -> None:
+        if stored.key == f"{_ASK}{self.id}" and stored.value:
             self.asked_to_drain.set()
-        elif key.startswith(_IS):
-            member = _decode(msg.data)
+        elif stored.key.startswith(_IS):
+            member = _decode(stored.value)
             if member is None:
-                self._known.pop(key.removeprefix(_IS), None)
+                self._known.pop(stored.key.removeprefix(_IS), None)
             else:
                 self._known[member.id] = (member, clock_s())
 
@@ -178,7 +176,7 @@ async def open_bucket(link: Link) -> None:
     Raises:
         StoreUnavailable: The server did not answer.
     """
-    republish = RePublish(src=f"{_PREFIX}>", dest=f"{_STORED}>")
+    republish = bucket.republished(BUCKET)
     await link.ensure_bucket(BUCKET, "Controllers that serve, and what they have", republish=republish)
 
 
@@ -189,10 +187,9 @@ async def ls(link: Link) -> list[Member]:
         StoreUnavailable: The server did not answer.
     """
     found: dict[str, Member] = {}
-    async with contextlib.aclosing(_entries(link)) as entries:
-        async for data, at_s in entries:
-            if member := _decode(data):
-                found[member.id] = msgspec.structs.replace(member, heard_at_s=at_s)
+    for stored in await bucket.entries(link, BUCKET, f"{_IS}>"):
+        if member := _decode(stored.value):
+            found[member.id] = msgspec.structs.replace(member, heard_at_s=stored.at_s)
     return sorted(found.values(), key=lambda each: (each.began_at_s, each.id))
 
 
@@ -209,20 +206,6 @@ async def ask_to_drain(link: Link, id_: str) -> None:
 def process() -> tuple[str, int]:
     """Machine and process id of this process, for people."""
     return socket.gethostname(), os.getpid()
-
-
-async def _entries(link: Link) -> AsyncGenerator[tuple[bytes, float], None]:
-    seq = 1
-    while True:
-        try:
-            stored = await link.js.get_msg(_STREAM, seq=seq, subject=f"{_PREFIX}{_IS}>", next=True)
-        except nats.js.errors.NotFoundError:
-            return
-        except LINK_ERRORS as error:
-            raise StoreUnavailable(f"bucket {BUCKET}: {type(error).__name__}") from error
-        at_s = stored.time.timestamp() if stored.time is not None else time.time()
-        yield stored.data or b"", at_s
-        seq = int(stored.seq or seq) + 1
 
 
 def _decode(value: bytes | None) -> Member | None:
