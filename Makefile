@@ -9,7 +9,7 @@ PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11 p
 	command -v $$p >/dev/null 2>&1 && $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
 	&& echo $$p && break; done)
 
-.PHONY: help demo test soak lint recordings bench bench-waits bench-replay bench-memory bench-enforcement clean
+.PHONY: help demo test soak lint recordings bench bench-waits bench-replay bench-memory bench-enforcement bench-takeover clean
 
 help:
 	@echo "make demo   watch a crew deadlock, the supervisor break it, and the crew finish"
@@ -21,6 +21,7 @@ help:
 	@echo "make recordings  record the runs anew that the tests replay (a minute)"
 	@echo "make bench-memory  resident memory of the core over ten million events (a minute)"
 	@echo "make bench-enforcement  kill, pause, login with 1, 100 and 1,000 agents connected (minutes)"
+	@echo "make bench-takeover  kill -9 of a controller to the first decision of the next (minutes)"
 	@echo "make lint   the part of 'make test' that runs nothing"
 	@echo "make clean  remove what the others made"
 
@@ -65,6 +66,9 @@ bench-memory: $(STAMP)
 
 bench-enforcement: $(STAMP)
 	@$(BIN)/python -m benchmarks.enforcement
+
+bench-takeover: $(STAMP)
+	@$(BIN)/python -m benchmarks.takeover
 
 clean:
 	rm -rf $(VENV) .crewkeeper .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
