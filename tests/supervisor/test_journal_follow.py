@@ -159,6 +159,21 @@ async def test_missing_entries_and_missing_runs_are_said(tmp_path):
             await journal.follow(link, "nobody").batch()
 
 
+async def test_what_a_fresh_consumer_lost_on_the_way_is_read_again(tmp_path):
+    """A connection that breaks again and again while entries come must not make a journal look damaged."""
+    async with linked(tmp_path) as (_, link):
+        await journal.create_run(link, "r1", crew(), "here")
+        seen = []
+        async with journal.follow(link, "r1") as entries:
+            await take(entries, seen, 1)
+            await fill(link, "r1", 3)
+            await until(lambda: len(entries._waiting) >= 3)
+            entries._waiting.popleft()
+            entries._resumed = True  # as after a restart that has brought nothing yet
+            await take(entries, seen, 4)
+        assert [entry.seq for entry in seen] == [1, 2, 3, 4]
+
+
 async def test_a_slow_reader_is_paced_and_loses_nothing(tmp_path):
     async with linked(tmp_path) as (_, link):
         await journal.create_run(link, "r1", crew(), "here")

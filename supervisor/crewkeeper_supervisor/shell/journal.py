@@ -358,11 +358,11 @@ class Follower:
                 if not self._follows:
                     break
                 continue
-            seq, at_s = _position(msg.reply)
+            seq, at_s, delivered = _position(msg.reply)
             if seq <= self.seq:
                 continue
             if seq != self.seq + 1:
-                await self._gap(seq)
+                await self._gap(seq, is_first=delivered == 1)
                 break
             self._resumed = False
             self.seq = seq
@@ -380,8 +380,10 @@ class Follower:
         elif int(headers.get("Nats-Last-Stream", "0") or 0) > self.seq:
             await self._restart("missed")
 
-    async def _gap(self, seq: int) -> None:
-        if self._resumed:  # a fresh consumer, asked for the next entry, begins after it
+    async def _gap(self, seq: int, *, is_first: bool) -> None:
+        # A fresh consumer that was asked for the next entry begins after it. What it delivers later may lack entries
+        # because the connection was lost in between: those are in the store.
+        if self._resumed and is_first:
             raise JournalGap(
                 f"journal of {self._run}: entries {self.seq + 1} to {seq - 1} are gone; the store is damaged or was "
                 "cut, and the run's state cannot be derived from it",
@@ -412,9 +414,9 @@ class Follower:
                 await self._link.js.delete_consumer(self._stream, consumer)
 
 
-def _position(reply: str) -> tuple[int, float]:
-    """Stream sequence and time of a delivered message, from the acknowledgement subject the server gave it."""
+def _position(reply: str) -> tuple[int, float, int]:
+    """Stream sequence, time and number in its consumer of a delivered message, from its acknowledgement subject."""
     tokens = reply.split(".")
     # $JS.ACK.<stream>.<consumer>.<delivered>.<seq>.<delivery>.<time>.<pending>, or with <domain>.<account> after ACK
     at = 5 if len(tokens) < 11 else 7
-    return int(tokens[at]), int(tokens[at + 2]) / 1e9
+    return int(tokens[at]), int(tokens[at + 2]) / 1e9, int(tokens[at + 1])
