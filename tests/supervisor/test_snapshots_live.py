@@ -108,6 +108,14 @@ async def test_who_goes_on_from_a_snapshot_knows_what_the_whole_fold_knows(tmp_p
             await refused(link, why)
         await link.store("snapshots.r1.head", b"rubbish")
         await refused(link, "cannot be read")
+        for what in ("snapshot", "digest"):
+            broken = make_fold("r1")
+            monkeypatch.setattr(broken, what, lambda: {}["a fault of ours"])
+            Snapshots(link, "r1", 3, PACE).look(broken, (50, heads.START), entries[49])
+        await link.store("snapshots.r1.head", key.sign(head).encode())
+        broken = make_fold("r1")
+        monkeypatch.setattr(broken, "restore", lambda *_: {}["a fault of ours"])
+        assert await Snapshots(link, "r1", 3).load(broken) is None
         await snapshots.remove(link, "r1")
         await refused(link, "there is none yet")
 

@@ -139,6 +139,9 @@ class Snapshots:
                 return found
         except (SnapshotError, StoreUnavailable) as error:
             found = str(error)[:300]
+        except Exception:  # noqa: BLE001 - whatever is wrong with it, the journal is there
+            self._log.exception("snapshot.unused")
+            return None
         if found:
             self._log.warning("snapshot.unused", cause=found)
         return None
@@ -170,6 +173,8 @@ class Snapshots:
             self._is_due.set()
         except SnapshotError as error:
             self._log.warning("snapshot.failed", seq=seq, cause=str(error)[:300])
+        except Exception:  # noqa: BLE001 - a run goes on without
+            self._log.exception("snapshot.failed", seq=seq)
         took_s = self._clock() - begun_s
         self._seq, self._next_s = seq, self._clock() + max(self._pace.gap_s, SHARE * took_s)
 
