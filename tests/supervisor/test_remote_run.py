@@ -77,7 +77,7 @@ async def test_orders_are_obeyed_once_by_whom_they_mean(tmp_path: Path) -> None:
             await orders(link, start("2-0", "quick"), start("4-0", "long"))
             long = ("ProcessStarted", "long", "4-0")
             await until_said(*quick, *cannot, long)
-            assert run.agents == ["long"]
+            await until(lambda: run.agents == ["long"])
             host.room = False
             await orders(link, m.StopProcess(id="5-0", term=1, agent="long", place="other"), start("5-1", "quick"))
             refused = ("StartRefused", "quick", "5-1")
