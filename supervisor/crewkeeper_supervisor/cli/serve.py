@@ -20,9 +20,7 @@ from crewkeeper_supervisor.cli.telemetry_options import telemetry_options
 @click.option("--run", "runs", multiple=True, metavar="RUN", help="Only this run (repeatable); default: all.")
 @telemetry_options
 @place_options
-def serve(
-    name: str, runs: tuple[str, ...], metrics: str, traces: str, state: Path | None, nats: str | None
-) -> int:
+def serve(name: str, runs: tuple[str, ...], metrics: str, traces: str, state: Path | None, nats: str | None) -> int:
     """Run a controller: it watches runs and acts.
 
     `supervisor up` starts one by itself. Several may share a server: each run is owned by one of them, and taken over
@@ -40,6 +38,7 @@ async def _serve(
     name: str, runs: tuple[str, ...], metrics: str, traces: str, state: Path | None, nats: str | None
 ) -> int:
     from crewkeeper_supervisor.shell import controller, fail_points, telemetry
+    from crewkeeper_supervisor.shell.liveness import Liveness
     from crewkeeper_supervisor.shell.place import Place
 
     fail_points.arm()
@@ -51,7 +50,15 @@ async def _serve(
     observing = telemetry.opened(metrics, traces=bool(traces))
     async with observing as (observer, standing), anyio.create_task_group() as tasks:
         await tasks.start(_end_on_signal, tasks.cancel_scope, drain, caught)
-        await controller.serve(place, name, runs=runs or None, observer=observer, standing=standing, drain=drain)
+        await controller.serve(
+            place,
+            name,
+            runs=runs or None,
+            observer=observer,
+            standing=standing,
+            drain=drain,
+            alive=Liveness(end=os._exit),
+        )
         tasks.cancel_scope.cancel()
     return INTERRUPTED if signal.SIGINT in caught else 0
 

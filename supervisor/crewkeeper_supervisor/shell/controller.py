@@ -79,6 +79,7 @@ async def serve(
     observer: Observer | None = None,
     standing: Standing | None = None,
     drain: anyio.Event | None = None,
+    alive: Liveness | None = None,
 ) -> None:
     """Run a controller until it is drained or cancelled; give up owned runs at once when it is cancelled.
 
@@ -91,6 +92,7 @@ async def serve(
         observer: Hears of runs and webhooks, for metrics and traces.
         standing: Kept up to date with what this controller can do.
         drain: When this is set, or when `members.ask_to_drain` is called, take no more runs, hand over all, and end.
+        alive: What is done about an event loop that hangs; None: it is told of.
 
     Raises:
         ConnectionLost: The server cannot be reached at the start, or has closed the connection for good.
@@ -104,11 +106,11 @@ async def serve(
         # An answer about a lease must not wait behind a backlog of some journal.
         connect(place, name=f"leases {name}") as lease_link,
         powers.held(link, authority) as power,
-        liveness.watching(Liveness()) as alive,
+        liveness.watching(alive or Liveness()) as watched,
     ):
         told = standing or Standing()
         controller = _Controller(
-            link, lease_link, name, runs, make_fold, settings or Settings(), power, observer, alive, told
+            link, lease_link, name, runs, make_fold, settings or Settings(), power, observer, watched, told
         )
         told.link = link
         await controller.open()

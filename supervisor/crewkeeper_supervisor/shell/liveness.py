@@ -44,14 +44,14 @@ class Liveness:
         *,
         say_after_s: float = SAY_AFTER_S,
         end_after_s: float = END_AFTER_S,
-        end: Callable[[int], object] = os._exit,
+        end: Callable[[int], object] | None = None,
     ) -> None:
         """Prepare.
 
         Args:
             say_after_s: Seconds after which it is said that the loop does not turn, and where it hangs.
             end_after_s: Seconds after which the process is ended.
-            end: How.
+            end: How, given the exit status; None: it is not, for it does more than this.
         """
         self.late_ms = 0
         self._say_after_s = say_after_s
@@ -103,7 +103,7 @@ class Liveness:
         if not self._is_said:
             self._is_said = True
             logger().error("loop.stuck", age_s=round(age_s, 1), where=self.where())
-        if age_s > self._end_after_s:
+        if self._end is not None and age_s > self._end_after_s:
             logger().error("loop.given_up", age_s=round(age_s, 1), where=self.where(), cause="it does not turn again")
             self._end(STUCK)
 

@@ -123,7 +123,7 @@ class Owner:
         self._ended_s = 0.0
         self._reported: set[str] = set()
         self._progress = Progress(lease.run, self._timing.stall_s)
-        self._leaving = False
+        self._leaving = self._ended = False
         self._entries: journal.Follower | None = None
 
     @property
@@ -174,7 +174,7 @@ class Owner:
             group.start_soon(self._snapshots.work)
             try:
                 await self._work()
-                how = "over" if self._is_over() else "ended"
+                how = "over" if self._ended else "ended"
             except Exception as error:  # noqa: BLE001 - raised below, out of the group, as itself
                 failures.append(error)
                 how = "lost" if isinstance(error, LeaseLost) else "failed"
@@ -185,7 +185,7 @@ class Owner:
             group.cancel_scope.cancel()
         for cause in (*lost, *failures):
             raise cause
-        return self._is_over()
+        return self._ended
 
     async def _watch(self) -> None:
         """See that the run gets on.
@@ -241,6 +241,7 @@ class Owner:
                 return
             kept_s = self.fold.crew.retain.journal_s if self.fold.crew is not None else 0.0
             await self._sealer.seal_the_end(self._ledger, self.fold, kept_s)
+            self._ended = True
         self._log.info("run.over", seq=self._seq, state=self.fold.state)
 
     async def _finish(self) -> None:
