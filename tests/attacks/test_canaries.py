@@ -50,7 +50,7 @@ import sys
 from crewkeeper_supervisor.shell import controller, powers
 from crewkeeper_supervisor.cli.main import main
 
-async def broken(self):
+async def broken(self, drain):
     authority, place = self._power, self._link.place
     credentials = place.credentials if hasattr(place, "credentials") else place
     from crewkeeper_supervisor.shell.logbook import logger
