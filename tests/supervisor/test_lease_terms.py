@@ -150,6 +150,25 @@ async def test_the_lease_of_a_process_that_died_here_is_taken_at_once(tmp_path):
             assert (await one.wait("r1")).term > term
 
 
+async def test_who_lost_the_race_for_a_lease_reads_who_won(tmp_path, monkeypatch):
+    async with linked(tmp_path) as (_, link):
+        one, two = await pair(link, ttl_s=600)
+        winner = []
+
+        async def slower(run):
+            if not winner:
+                winner.append(await one.acquire(run))
+                return None, None  # as after a compare-and-set that lost
+            return await attempt(run)
+
+        attempt = two._try
+        monkeypatch.setattr(two, "_try", slower)
+        monkeypatch.setattr(Holder, "is_dead", property(lambda holder: holder.owner == "one"))
+        two._seen_s["r1"] = module.clock_s()  # a renewal was seen
+        with anyio.fail_after(120):  # far below the time to live
+            assert (await two.wait("r1")).term > winner[0].term
+
+
 def test_only_a_process_of_this_machine_can_be_known_to_be_dead():
     dead = os.posix_spawn("/bin/true", ["true"], {})
     os.waitpid(dead, 0)

@@ -207,8 +207,12 @@ class Leases:
                     if lease is not None:
                         return lease
                 # A lease whose renewals were watched is over at a known moment, and then is asked for more often.
-                again_s = clock_s() + self._ttl_s / (30 if run in self._seen_s else 10)
-                while (left_s := max(again_s, self._seen_s.get(run, 0.0) + self._ttl_s) - clock_s()) > 0:
+                again_s = clock_s() + min(1.0, self._ttl_s / (30 if run in self._seen_s else 10))
+                while True:
+                    # Who was faster than we is read again soon: only of a known holder can be told that it is dead.
+                    over_s = 0.0 if holder is None else self._seen_s.get(run, 0.0) + self._ttl_s
+                    if (left_s := max(again_s, over_s) - clock_s()) <= 0:
+                        break
                     if changed.is_set() or (holder is not None and holder.is_dead):
                         break
                     with anyio.move_on_after(min(LOOK_EVERY_S, left_s)):
