@@ -5,6 +5,8 @@ its own, so from then on every commit of the old one is refused by the server: t
 out only after its record is acknowledged.
 """
 
+import contextlib
+import secrets
 import time
 from collections.abc import Iterable, Sequence
 from typing import Final
@@ -200,16 +202,26 @@ async def stored(link: Link, stream: str, subject: str) -> list[tuple[int, bytes
     found: list[tuple[int, bytes]] = []
     if last is None:
         return found
-    config = ConsumerConfig(ack_policy=AckPolicy.NONE, mem_storage=True, num_replicas=1, inactive_threshold=30)
+    config = ConsumerConfig(
+        name=f"stored-{secrets.token_hex(8)}",
+        ack_policy=AckPolicy.NONE,
+        filter_subject=subject,
+        mem_storage=True,
+        num_replicas=1,
+        inactive_threshold=30,
+    )
     try:
-        pulled = await link.js.pull_subscribe(subject, stream=stream, config=config)
+        info = await link.js.add_consumer(stream, config)
+        pulled = await link.js.pull_subscribe_bind(consumer=info.name, stream=stream)
         try:
             while not found or found[-1][0] < int(last.seq or 0):
                 fetched = await pulled.fetch(_FETCH, timeout=3)
                 found.extend((msg.metadata.sequence.stream, msg.data) for msg in fetched)
         finally:
-            with anyio.move_on_after(1, shield=True):
+            # A stream has room for a thousand consumers: left to expire, those of many readers keep out a new owner.
+            with anyio.move_on_after(1, shield=True), contextlib.suppress(*LINK_ERRORS):
                 await pulled.unsubscribe()
+                await link.js.delete_consumer(stream, info.name)
     except (nats.errors.TimeoutError, *LINK_ERRORS) as error:
         raise StoreUnavailable(f"{subject}: {type(error).__name__}") from error
     return found
