@@ -40,6 +40,7 @@ NO_ROOM: Final = (10005, 10074)
 """Error codes of the server where it finds no servers for so many copies."""
 ROOM_LIMIT_S: Final = 5.0
 ROOM_LOOK_S: Final = 0.25
+WHY_MAX_CHARS: Final = 200
 Made = TypeVar("Made")
 
 LINK_ERRORS: Final = (nats.errors.Error, TimeoutError, OSError)
@@ -288,13 +289,15 @@ async def connect(place: Place, *, name: str = "supervisor") -> AsyncIterator[Li
     link = Link(nc, place)
 
     leaving = True  # until it is open, whoever called hears of a failure by the exception alone
-    last_error = ""
+    last_error: tuple[str, int | None] | None = None
 
     async def failed(error: Exception) -> None:
         nonlocal last_error
-        if not leaving and type(error).__name__ != last_error:  # one line for an outage, not one for every attempt
-            last_error = type(error).__name__
-            log.warning("link.error", server=place.host, error=last_error)
+        # One line for an outage, not one for every attempt; but another one where the trouble is another one.
+        kind = type(error).__name__, getattr(error, "errno", None)
+        if not leaving and kind != last_error:
+            last_error = kind
+            log.warning("link.error", server=place.host, error=kind[0], cause=_why(error))
 
     async def lost() -> None:
         if not leaving:
@@ -305,7 +308,7 @@ async def connect(place: Place, *, name: str = "supervisor") -> AsyncIterator[Li
 
     async def back() -> None:
         nonlocal last_error
-        last_error = ""
+        last_error = None
         link.connections += 1
         for event in link.wake:
             event.set()
@@ -319,6 +322,12 @@ async def connect(place: Place, *, name: str = "supervisor") -> AsyncIterator[Li
     finally:
         leaving = True
         await _close(nc)
+
+
+def _why(error: Exception) -> str:
+    """What an error says, short and on one line: a server may have written it."""
+    said = str(error)[:WHY_MAX_CHARS]
+    return "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in said)
 
 
 async def _open(nc: WireClient, place: Place, name: str, **callbacks: Any) -> None:
