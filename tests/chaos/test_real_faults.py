@@ -16,7 +16,9 @@ import httpx2
 import msgspec
 import pytest
 
+from crewkeeper_bus import messages as m
 from crewkeeper_bus.credentials import Credentials
+from crewkeeper_bus.errors import ConnectionLost
 from crewkeeper_supervisor.chaos.faults import limits
 from crewkeeper_supervisor.chaos.faults.registry import KINDS
 from crewkeeper_supervisor.chaos.plan.scenario import Scenario, ScenarioError, parse
@@ -28,8 +30,10 @@ from crewkeeper_supervisor.chaos.real.own_clock import NAME
 from crewkeeper_supervisor.chaos.real.own_network import OwnNetwork
 from crewkeeper_supervisor.chaos.real.proxy import Proxy
 from crewkeeper_supervisor.chaos.real.small_disk import SmallDisk
+from crewkeeper_supervisor.chaos.real.stage import RealStage
 from crewkeeper_supervisor.chaos.real.thief import Loot, NothingToSteal, copied
 from crewkeeper_supervisor.chaos.trial.verdict import Observed, Struck, judge
+from crewkeeper_supervisor.shell import journal
 from support.bus import until
 
 HOUR_S = 3600.0
@@ -333,6 +337,41 @@ def test_what_could_not_be_injected_is_vacuous_and_says_why() -> None:
     verdict = judge(planned, observed)
     assert verdict.word == "vacuous"
     assert [check.detail for check in verdict.reasons] == ["not injected: owner: nobody there"]
+
+
+def test_a_run_that_breaks_off_fails_and_the_next_one_is_played(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def lost(_: RealStage) -> None:
+        raise ExceptionGroup("tasks", [ConnectionLost("nobody answers")])
+
+    monkeypatch.setattr(RealStage, "run", lost)
+    result = runner.run_real(scenario(SCENARIO))
+    assert result.verdict == "fail"
+    assert [(each.what, each.detail) for each in result.runs[0].reasons] == [("broke off", "nobody answers")]
+    assert result.told is not None
+    Path(result.told.folder, "runner.log").unlink()
+    Path(result.told.folder).rmdir()
+
+
+async def test_what_people_do_while_the_server_is_down_they_do_when_it_is_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    tries: list[str] = []
+
+    async def publish(_link: Any, _run: str, fact: m.OperatorAsked) -> str:
+        tries.append(fact.action)
+        if len(tries) < 3:
+            raise ConnectionLost("not connected")
+        return "id"
+
+    monkeypatch.setattr(journal, "publish_op", publish)
+    planned = scenario(SCENARIO.replace("never:", "actions:\n  - {do: pause, agent: a}\nnever:"))
+    stage = RealStage(planned, Scripted(planned), 0, "", lambda _: None)
+    try:
+        stage._link = object()
+        async with anyio.create_task_group() as stage._group:
+            await stage._act(planned.actions[0])
+    finally:
+        stage.folder.rmdir()
+    assert tries == ["pause"] * 3
+    assert "action.0" in stage.timeline.anchors
 
 
 # --- an agent that does not read ---

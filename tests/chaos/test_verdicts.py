@@ -3,6 +3,7 @@
 import json
 import re
 from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree
 
 import msgspec
@@ -13,8 +14,10 @@ from crewkeeper_supervisor.chaos.plan.scenario import Scenario, parse
 from crewkeeper_supervisor.chaos.product_mutations import applied
 from crewkeeper_supervisor.chaos.sim.stage import play
 from crewkeeper_supervisor.chaos.trial import record as records
+from crewkeeper_supervisor.chaos.trial.record import Result
 from crewkeeper_supervisor.chaos.trial.report import html
 from crewkeeper_supervisor.chaos.trial.runner import run_sim
+from crewkeeper_supervisor.cli import chaos_run
 from crewkeeper_supervisor.cli.main import run
 
 GOOD = FIRST.format(id="x")
@@ -51,6 +54,13 @@ def test_a_fault_that_hits_nothing_is_vacuous_and_so_is_what_comes_after_it() ->
     assert word == "vacuous"
     assert "fault 0: webhook_down webhook: injected into webhook and had no effect" in why
     assert any("fault.0 had no effect" in each for each in why)
+
+
+def test_an_action_that_is_never_done_is_vacuous() -> None:
+    text = GOOD.replace("expect:", "actions:\n  - {do: pause, agent: a, after: event.flood}\nexpect:")
+    assert reasons(scenario(text)) == ("vacuous", ["action 0: pause a: not done: event.flood never happened"])
+    word, why = reasons(scenario(text.replace("after: event.flood", "at: 40s")))
+    assert (word, why) == ("vacuous", ["action 0: pause a: not done: the run was over before it was due"])
 
 
 def test_an_anchor_that_never_happens_is_vacuous() -> None:
@@ -111,6 +121,37 @@ def test_exit_codes(tmp_path: Path, text: str, code: int, capsys: pytest.Capture
     (tmp_path / "x.yaml").write_text(text)
     command = ["chaos", "run", str(tmp_path / "x.yaml"), "--mode", "sim", "--seeds", "0..1"]
     assert run([*command, "--journal", str(tmp_path / "j.json")]) == code
+    capsys.readouterr()
+
+
+def test_a_file_that_is_not_there_or_refused_is_a_bad_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "x.yaml").write_text(GOOD)
+    (tmp_path / "crew.yaml").write_text("crew: [")
+    for words in ("run none.yaml", "validate none.yaml", "list none.yaml", "run x.yaml --crew crew.yaml"):
+        command = [str(tmp_path / word) if word.endswith(".yaml") else word for word in words.split()]
+        assert run(["chaos", *command]) == 2, words
+        assert "error: " in capsys.readouterr().err
+
+
+def test_what_was_run_is_kept_when_the_rest_is_interrupted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    journal, one, left = tmp_path / "j.json", chaos_run._one, [True, False]
+
+    def interrupted(*arguments: Any) -> Result:
+        if left.pop(0):
+            return one(*arguments)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(chaos_run, "_one", interrupted)
+    for name in ("x", "z"):
+        (tmp_path / f"{name}.yaml").write_text(FIRST.format(id=name))
+    command = ["chaos", "run", str(tmp_path), "--seeds", "0..0", "--journal", str(journal)]
+    assert run(command) == 130
+    assert [each.scenario["id"] for each in records.read(journal).results] == ["x"]
+    left[:] = [False]
+    assert run(command) == 130
+    assert len(records.read(journal).results) == 1, "nothing new is no reason to forget what is known"
     capsys.readouterr()
 
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from crewkeeper_supervisor.cli.chaos_run import JOURNAL, run
+from crewkeeper_supervisor.cli.chaos_run import BAD_FILE, JOURNAL, run
 from crewkeeper_supervisor.cli.failure import INVALID, NOT_FOUND, USAGE, Failure
 from crewkeeper_supervisor.cli.output import emit_document, output_option, say, write
 
@@ -16,7 +16,6 @@ if TYPE_CHECKING:
 
 SCHEMA_VERSION: Final = 1
 """Of the JSON that these commands print."""
-BAD_FILE: Final = 2
 
 
 @click.group()
@@ -119,9 +118,9 @@ def validate(places: tuple[Path, ...], output: str) -> None:
     """
     import msgspec
 
-    from crewkeeper_supervisor.chaos.plan.library import files, loaded
+    from crewkeeper_supervisor.chaos.plan.library import loaded
 
-    scenarios, refused = loaded(files(places))
+    scenarios, refused = loaded(_files(places))
     if output not in ("table", "wide"):
         problems = [msgspec.to_builtins(problem) for error in refused for problem in error.problems]
         names = [scenario.path for scenario in scenarios]
@@ -158,17 +157,26 @@ def read(places: tuple[Path, ...]) -> "list[Scenario]":
     Raises:
         Failure: A file is refused, or nothing is there.
     """
-    from crewkeeper_supervisor.chaos.plan.library import files, loaded, shipped
+    from crewkeeper_supervisor.chaos.plan.library import loaded, shipped
 
     if not places:
         folder = shipped()
         if folder is None:
             raise Failure("no scenarios are part of this installation", code=USAGE, remedy="name a file or folder")
         places = (folder,)
-    scenarios, refused = loaded(files(places))
+    scenarios, refused = loaded(_files(places))
     if refused:
         raise _refused(refused)
     return scenarios
+
+
+def _files(places: tuple[Path, ...]) -> list[Path]:
+    from crewkeeper_supervisor.chaos.plan.library import files
+
+    try:
+        return files(places)
+    except FileNotFoundError as error:
+        raise Failure(f"{error.strerror}: {error.filename}", code=BAD_FILE) from None
 
 
 def _refused(refused: "list[ScenarioError]") -> Failure:

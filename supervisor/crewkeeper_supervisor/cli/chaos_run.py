@@ -1,22 +1,25 @@
 """`supervisor chaos run`: play scenarios, say what came of each, and leave a journal."""
 
 import time
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import click
 
+from crewkeeper_supervisor.cli.failure import Failure
 from crewkeeper_supervisor.cli.output import emit_document, is_live, output_option, say, stdout, write
 from crewkeeper_supervisor.cli.simulate import SeedRange
 
 if TYPE_CHECKING:
     from crewkeeper_supervisor.chaos.plan.scenario import Scenario
+    from crewkeeper_supervisor.chaos.real.cast import Own
     from crewkeeper_supervisor.chaos.trial.played import Played
     from crewkeeper_supervisor.chaos.trial.record import Record, Result
 
+BAD_FILE: Final = 2
 JOURNAL: Final = Path("chaos-journal.json")
 TICK_S: Final = 0.2
 """Time between two repaints of the line that shows progress."""
@@ -70,7 +73,7 @@ def run(
     """Run scenarios: those named, or those that come along.
 
     Exit status: 0 all passed, 1 an expectation was not met, 2 usage or a bad file, 3 a run was vacuous (a fault that
-    had no effect, an anchor that never happened), 4 nothing was run, 5 a fault could not be undone.
+    had no effect, an action not done, an anchor that never happened), 4 nothing was run, 5 a fault could not be undone.
     """
     from crewkeeper_supervisor.chaos.trial.told import EXIT, summary
     from crewkeeper_supervisor.cli.chaos import read
@@ -82,15 +85,17 @@ def run(
     scenarios = [each for each in read(places) if not tags or set(tags) & set(each.tags)]
     if at_s is not None or target is not None:
         scenarios = [_aimed(each, crew, at_s, target) for each in scenarios]
+    if crew is not None:
+        _own(crew)
     record = _new_record(mutate or "", crew)
     progress = _Progress(show=output in ("table", "wide"))
-    for scenario in scenarios:
-        for chosen in _modes(scenario, mode, everything=everything, crew=crew):
-            progress.begin(scenario, chosen)
-            result = _one(scenario, chosen, seeds, crew, shrink, mutated, mutate or "", progress)
-            record.results.append(result)
-            progress.end(result)
-    _keep(record, journal, junit, report)
+    with _kept(record, journal, junit, report):
+        for scenario in scenarios:
+            for chosen in _modes(scenario, mode, everything=everything, crew=crew):
+                progress.begin(scenario, chosen)
+                result = _one(scenario, chosen, seeds, crew, shrink, mutated, mutate or "", progress)
+                record.results.append(result)
+                progress.end(result)
     if output not in ("table", "wide"):
         verdict = {"ok": record.word == "pass", "verdict": record.word, "journal": str(journal)}
         emit_document({**verdict, "results": record.results}, output, list, name=str(journal))
@@ -108,12 +113,10 @@ def _aimed(scenario: "Scenario", crew: Path | None, at_s: float | None, target: 
     """
     import msgspec
 
-    from crewkeeper_supervisor.chaos.real.cast import Own
-
     if crew is None:
         raise click.UsageError("--at and --target are for a crew of your own; name it with --crew")
     if target is not None:
-        instances = Own(crew).instances
+        instances = _own(crew).instances
         names = [*dict.fromkeys([*instances, *instances.values()]), "any", "all"]
         if target not in [f"agent:{name}" for name in names]:
             raise click.BadParameter(
@@ -125,6 +128,21 @@ def _aimed(scenario: "Scenario", crew: Path | None, at_s: float | None, target: 
         at = at_s if at_s is not None and fault.after == "start" else fault.at_s
         faults.append(msgspec.structs.replace(fault, at_s=at, target=hits))
     return msgspec.structs.replace(scenario, faults=tuple(faults))
+
+
+def _own(crew: Path) -> "Own":
+    """Somebody's crew.
+
+    Raises:
+        Failure: Its file is refused.
+    """
+    from crewkeeper_supervisor.chaos.real.cast import Own
+    from crewkeeper_supervisor.shell.crew_problems import CrewFileError
+
+    try:
+        return Own(crew)
+    except CrewFileError as error:
+        raise Failure(str(error), code=BAD_FILE) from None
 
 
 class _Progress:
@@ -239,6 +257,19 @@ def _new_record(mutation: str, crew: Path | None) -> "Record":
         mutation=mutation,
         crew="" if crew is None else str(crew),
     )
+
+
+@contextmanager
+def _kept(record: "Record", journal: Path, junit: Path | None, report: Path | None) -> Iterator[None]:
+    """Keep what comes into a record, also where its run is interrupted or breaks off."""
+    try:
+        yield
+    except BaseException:
+        if record.results:  # else what an earlier run has left is worth more
+            _keep(record, journal, junit, report)
+            say(f"\njournal of what was run before: {journal}")
+        raise
+    _keep(record, journal, junit, report)
 
 
 def _keep(record: "Record", journal: Path, junit: Path | None, report: Path | None) -> None:

@@ -6,12 +6,15 @@ from pathlib import Path
 
 import anyio
 
+from crewkeeper_bus.errors import BusError
 from crewkeeper_supervisor.chaos.faults.registry import KINDS
 from crewkeeper_supervisor.chaos.plan.scenario import Scenario
 from crewkeeper_supervisor.chaos.real.cast import Cast, Own, Scripted
 from crewkeeper_supervisor.chaos.real.stage import CannotPlay, RealStage
 from crewkeeper_supervisor.chaos.trial.record import Result, RunRow, Told, plain, row, told
 from crewkeeper_supervisor.chaos.trial.verdict import Check, Observed
+from crewkeeper_supervisor.shell.errors import ShellError
+from crewkeeper_supervisor.shell.nats_link import LINK_ERRORS
 
 
 def run_real(
@@ -49,10 +52,13 @@ def run_real(
         cause: BaseException = error
         while isinstance(cause, BaseExceptionGroup):
             cause = cause.exceptions[0]
-        if not isinstance(cause, CannotPlay):
+        if not isinstance(cause, (CannotPlay, ShellError, BusError, *LINK_ERRORS)):
             raise
         result.verdict = "fail"
-        check = Check(what="start", line=0, word="fail", detail=f"{cause}: {cause.log[-500:]}")
+        what, detail = "broke off", str(cause)[:500] or type(cause).__name__
+        if isinstance(cause, CannotPlay):
+            what, detail = "start", f"{cause}: {cause.log[-500:]}"
+        check = Check(what=what, line=0, word="fail", detail=detail)
         result.runs.append(RunRow(seed=seed, verdict="fail", reasons=(check,)))
         nothing = Observed(seen=[], anchors={}, struck=[], metrics=[], unsteady=[], unhealed=[], spans=[], end_s=0.0)
         folder = str(stage.folder)

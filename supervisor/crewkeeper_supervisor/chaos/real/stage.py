@@ -404,7 +404,12 @@ class RealStage:
     async def _act(self, action: Action) -> None:
         assert self._link is not None
         fact = fact_of(action, self._questions, self._approvals)
-        await journal.publish_op(self._link, self.run_id, fact)
+        while True:  # for as long as the run lasts: what a person cannot do while the server is down, they try again
+            try:
+                await journal.publish_op(self._link, self.run_id, fact)
+                break
+            except BusError:
+                await anyio.sleep(POLL_S)
         fields = {"action": action.index, "do": action.do, "agent": action.agent}
         self._saw(Sighting(at_s=time.time(), event="action", fields=fields))
 

@@ -1,7 +1,7 @@
 """Verdict: what was seen against what was expected: pass, fail or vacuous, with a sentence for everything that is not.
 
-A run proves nothing about an expectation whose anchor never happened, nor about a fault that had no effect: then it is
-vacuous, which is no pass.
+A run proves nothing about an expectation whose anchor never happened, about a fault that had no effect, or about an
+action that was never done: then it is vacuous, which is no pass.
 """
 
 from collections import Counter
@@ -10,7 +10,7 @@ from typing import Any, Final, Literal
 
 from msgspec import Struct, field
 
-from crewkeeper_supervisor.chaos.plan.scenario import Expectation, Fault, Scenario
+from crewkeeper_supervisor.chaos.plan.scenario import Action, Expectation, Fault, Scenario
 from crewkeeper_supervisor.chaos.trial.events import Sighting, Span, matches
 
 Word = Literal["pass", "fail", "vacuous", "skipped", "unhealed"]
@@ -73,6 +73,7 @@ def judge(scenario: Scenario, observed: Observed) -> Verdict:
     """The verdict of one run."""
     checks = [_steady(observed)]
     checks += [_fault(fault, observed) for fault in scenario.faults]
+    checks += [_action(action, observed) for action in scenario.actions]
     checks += [_expected(each, scenario, observed) for each in scenario.expect]
     checks += [_never(each, observed) for each in scenario.never]
     checks += _invariants(observed)
@@ -97,9 +98,7 @@ def _fault(fault: Fault, observed: Observed) -> Check:
     struck = [each for each in observed.struck if each.index == fault.index]
     what = f"fault {fault.name}: {fault.do} {fault.target}"
     if not struck:
-        anchor = fault.after
-        why = f"{anchor} never happened" if anchor not in observed.anchors else "the run was over before it was due"
-        return Check(what=what, line=0, word="vacuous", detail=f"not injected: {why}")
+        return Check(what=what, line=0, word="vacuous", detail=f"not injected: {_not_due(fault, observed)}")
     fired = sum(each.fired for each in struck)
     if not fired:
         where = ", ".join(dict.fromkeys(each.target for each in struck))
@@ -107,6 +106,19 @@ def _fault(fault: Fault, observed: Observed) -> Check:
         detail = f"not injected: {why}" if why else f"injected into {where} and had no effect"
         return Check(what=what, line=0, word="vacuous", detail=detail)
     return Check(what=what, line=0, word="pass", detail=f"fired {fired}")
+
+
+def _action(action: Action, observed: Observed) -> Check:
+    what = f"action {action.index}: {action.do} {action.agent}".rstrip()
+    if f"action.{action.index}" in observed.anchors:
+        return Check(what=what, line=0, word="pass")
+    return Check(what=what, line=0, word="vacuous", detail=f"not done: {_not_due(action, observed)}")
+
+
+def _not_due(planned: Fault | Action, observed: Observed) -> str:
+    if planned.after not in observed.anchors:
+        return f"{planned.after} never happened"
+    return "the run was over before it was due"
 
 
 def _invariants(observed: Observed) -> list[Check]:
