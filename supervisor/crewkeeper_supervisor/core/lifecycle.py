@@ -87,8 +87,7 @@ def begin_if_complete(state: RunState) -> None:
     """Tell the crew to begin once all who were declared are there, or the time for that is up."""
     if state.phase != "starting" or state.crew is None:
         return
-    ours = [view for view in state.agents.values() if not view.external and view.ending is None]
-    if not state.is_due("begin") and not all(view.present for view in ours):
+    if not state.is_due("begin") and _somebody_missing(state):
         return
     state.phase = "running"
     state.due_s.pop("begin", None)
@@ -98,6 +97,24 @@ def begin_if_complete(state: RunState) -> None:
         elif not view.external and view.status in ("expected", "starting"):
             late = f"{view.name} has not joined within {state.crew.start_timeout_s:g} s; the crew begins without it"
             report(state, "crash", late, [view.name], key=f"{view.name}:late")
+
+
+def _somebody_missing(state: RunState) -> bool:
+    """Whether an agent of ours that should come is not there.
+
+    Asked after every entry until the crew begins, so the whole crew is gone through only when nobody is left of those
+    who were missing the last time.
+    """
+    awaited = state.awaited
+    while awaited and not _is_missing(state.agents[awaited[-1]]):
+        awaited.pop()
+    if not awaited:
+        awaited.extend(view.name for view in state.agents.values() if _is_missing(view))
+    return bool(awaited)
+
+
+def _is_missing(view: AgentView) -> bool:
+    return not (view.present or view.external or view.ending is not None)
 
 
 def _begin(state: RunState, view: AgentView) -> None:
@@ -250,7 +267,8 @@ def operator_asked(state: RunState, message: OperatorAsked) -> None:
     incident = state.incidents.get(message.incident)
     if incident is not None:
         whom = message.agent or "the crew"
-        note(state, incident, f"{message.by or 'an operator'} asked to {message.action} {whom}")
+        because = f": {message.why}" if message.why else ""
+        note(state, incident, f"{message.by or 'an operator'} asked to {message.action} {whom}{because}")
 
 
 def _told(state: RunState, message: OperatorAsked) -> None:

@@ -138,6 +138,8 @@ class RunState:
         self.phase = "starting"
         self.graph = WaitGraph()
         self.agents: dict[str, AgentView] = {}
+        self.awaited: list[str] = []
+        """Agents without whom the crew does not begin: those who were missing when all were last looked at."""
         self.replicas: dict[str, int] = {}
         """How many instances each role has that has several; fixed by the crew file."""
         self.incidents: dict[str, Incident] = {}
