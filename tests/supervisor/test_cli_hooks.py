@@ -178,9 +178,14 @@ def test_a_new_secret_is_good_and_comes_with_the_way_to_it(capsys):
     assert verify(made["secret"], headers, b"{}") == {}
     assert verify(SECRET, headers, b"{}") == {}
     assert run(["hooks", "rotate"]) == 0
-    other, *steps = capsys.readouterr().out.splitlines()
+    shown = capsys.readouterr()
+    other = shown.out.rstrip("\n")  # alone on stdout, as $(supervisor hooks rotate) wants it
     assert other != made["secret"]
-    assert all(step.startswith("# ") for step in steps)
+    assert other.startswith("whsec_")
+    assert "\n" not in other
+    assert "previous_secret" in shown.err
+    assert run(["hooks", "rotate", "-o", "name"]) == 0
+    assert capsys.readouterr().out.startswith("whsec_")
 
 
 def test_a_request_is_verified_from_a_shell(monkeypatch, capsys):

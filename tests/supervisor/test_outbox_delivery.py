@@ -145,7 +145,7 @@ async def test_nobody_listening_and_unusable_settings_are_said_without_secrets(t
             await outbox.enqueue(each)
         found = {outcome.command: outcome for outcome in await until(lambda: outcomes(link, len(cases)))}
     assert not any(outcome.ok for outcome in found.values())
-    assert "cannot be reached: ConnectError" in found["1-0"].detail
+    assert "cannot be reached: nothing takes connections there" in found["1-0"].detail
     assert "NOT_SET is not set" in found["2-0"].detail
     assert "not an http" in found["3-0"].detail
     assert "not a usable address" in found["4-0"].detail

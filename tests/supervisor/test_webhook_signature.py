@@ -58,6 +58,9 @@ def test_the_signature_is_the_standard_one():
     assert webhook.sign("", "msg_1", now, b"{}").keys() == {"webhook-id", "webhook-timestamp"}
     with pytest.raises(webhook.Unusable) as unusable:
         webhook.sign("whsec_!é", "msg_1", now, b"{}")
+    for taken_by_the_library in (f"{SECRET}\n# more", "ge-he-im"):
+        with pytest.raises(webhook.Unusable):
+            webhook.sign(taken_by_the_library, "msg_1", now, b"{}")
     assert "é" not in str(unusable.value)
 
 

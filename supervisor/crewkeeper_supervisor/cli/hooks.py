@@ -318,7 +318,11 @@ async def _call_again(taken: "list[Webhook]", state: Path | None, nats: str | No
 @hooks.command()
 @output_option("text", "json", "jsonl", "yaml", default="text")
 def rotate(output: str) -> None:
-    """Make a new secret, and say in which order it takes the place of the old one. Nothing is changed by this."""
+    """Make a secret, a first one or a new one.
+
+    It stands alone on stdout, and on stderr in which order it takes the place of
+    an old one. Nothing is changed by this.
+    """
     import msgspec
 
     class Secret(msgspec.Struct):
@@ -326,8 +330,13 @@ def rotate(output: str) -> None:
         steps: list[str]
 
     made = Secret(secret="whsec_" + base64.b64encode(secrets.token_bytes(SECRET_BYTES)).decode(), steps=list(_STEPS))
-    lines = [made.secret, *(f"# {number}. {step}" for number, step in enumerate(_STEPS, 1))]
-    emit_secret(made, output, lambda: lines)
+    if output == "name":
+        output = "table"  # nothing but the secret in both
+    emit_secret(made, output, lambda: [made.secret])
+    if output in ("table", "wide"):
+        say("to put it in the place of an old one:")
+        for number, step in enumerate(_STEPS, 1):
+            say(f"  {number}. {step}")
 
 
 _STEPS = (

@@ -3,8 +3,10 @@
 When to try and when to give up is the outbox's business.
 """
 
+import base64
 import os
 import re
+import socket
 import ssl
 import time
 from collections.abc import Mapping
@@ -18,6 +20,7 @@ import httpx2
 from msgspec import Struct
 from standardwebhooks import Webhook as Signer
 
+from crewkeeper_bus.webhooks import PREFIX
 from crewkeeper_supervisor.core import acts
 from crewkeeper_supervisor.core.commands import Escalate
 from crewkeeper_supervisor.core.crew import Webhook
@@ -167,6 +170,8 @@ def sign(secret: str, message_id: str, timestamp: datetime, payload: bytes, *, p
     keys = [each for each in (secret, previous) if each]
     if keys:
         try:
+            for each in keys:  # the library skips over what is not base64, and signs with a key that nobody else has
+                base64.b64decode(each.removeprefix(PREFIX), validate=True)
             made = [Signer(each).sign(message_id, timestamp, payload.decode()) for each in keys]
         except Exception:  # noqa: BLE001 - the library's errors quote the secret
             raise Unusable("the secret is not base64; make one with `supervisor hooks rotate`") from None
@@ -197,7 +202,7 @@ async def deliver(http: httpx2.AsyncClient, receiver: Webhook, message_id: str, 
     except TimeoutError:
         return Attempt(ok=False, host=host, text=f"no answer from {host} within {ATTEMPT_LIMIT_S:g} s")
     except (httpx2.HTTPError, httpx2.InvalidURL, ssl.SSLError, OSError, UnicodeError, ValueError) as error:
-        return Attempt(ok=False, host=host, text=f"{host} cannot be reached: {type(error).__name__}")
+        return Attempt(ok=False, host=host, text=f"{host} cannot be reached: {_trouble(error)}")
     latency_ms = (time.monotonic() - began_s) * 1000
     return Attempt(
         ok=200 <= status < 300,
@@ -208,6 +213,30 @@ async def deliver(http: httpx2.AsyncClient, receiver: Webhook, message_id: str, 
         retry_after_s=retry_after,
         gone=status == 410,
     )
+
+
+def _trouble(error: BaseException) -> str:
+    """What went wrong, for people; never the text of the error, which may quote the address."""
+    chain: list[BaseException] = []
+    under: BaseException | None = error
+    while under is not None and len(chain) < _CAUSES_MAX:
+        chain.append(under)
+        under = under.__cause__ or under.__context__
+    for kind, text in _TROUBLES:
+        if any(isinstance(each, kind) for each in chain):
+            return text
+    return type(error).__name__
+
+
+_CAUSES_MAX: Final = 10
+_TROUBLES: Final[tuple[tuple[type[BaseException], str], ...]] = (
+    (socket.gaierror, "nobody knows an address of that name"),
+    (ssl.SSLCertVerificationError, "its certificate is not trusted here"),
+    (ssl.SSLError, "it does not speak TLS as it should"),
+    (ConnectionRefusedError, "nothing takes connections there"),
+    (httpx2.RemoteProtocolError, "it closed the connection without an answer that can be read"),
+    (httpx2.ReadError, "it closed the connection without an answer"),
+)
 
 
 def named(url: str) -> str:
