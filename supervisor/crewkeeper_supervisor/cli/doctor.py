@@ -270,11 +270,15 @@ def crew_checks(file: Path) -> list[Check]:
         Check(
             name=name,
             grade="warn" if warnings else "ok",
-            text=f"{len(crew.agents)} agents" + (f", {len(warnings)} warnings" if warnings else ""),
+            text=_counted(len(crew.agents), "agent") + (f", {_counted(len(warnings), 'warning')}" if warnings else ""),
             fix=f"supervisor crew check {file}" if warnings else "",
         )
     ]
     return checks + [webhook_check(webhook, os.environ) for webhook in crew.escalate]
+
+
+def _counted(number: int, what: str) -> str:
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
 
 
 _VARIABLE: Final = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
@@ -288,7 +292,12 @@ def webhook_check(webhook: "Webhook", environ: Any) -> Check:
     name = f"webhook {webhook.webhook if _VARIABLE.search(webhook.webhook) else _host(webhook.webhook)}"
     unset = [each for each in _VARIABLE.findall(webhook.webhook + webhook.secret) if each not in environ]
     if unset:
-        return Check(name=name, grade="warn", text=f"not set here: {', '.join(unset)}", fix=f"export {unset[0]}=…")
+        return Check(
+            name=name,
+            grade="warn",
+            text=f"not set here: {', '.join(unset)}",
+            fix=" ".join(["export", *(f"{each}=…" for each in unset)]),
+        )
     values: Callable[[re.Match[str]], str] = lambda match: str(environ[match[1]])  # noqa: E731
     url, secret = _VARIABLE.sub(values, webhook.webhook), _VARIABLE.sub(values, webhook.secret)
     parts = urlsplit(url)

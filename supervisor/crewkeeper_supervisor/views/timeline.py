@@ -85,7 +85,7 @@ class Timeline:
         if self._last is None or not (again or self._spoken):
             return []
         if not self._spoken:
-            return [self._counted(f"the same {again} times more", again)]
+            return [self._counted(f"the same {again} more {'time' if again == 1 else 'times'}", again)]
         names = [safe(name) or "nobody" for name, _ in self._quiet.most_common(NAMED_MAX)]
         more = f" and {len(self._quiet) - NAMED_MAX} more" if len(self._quiet) > NAMED_MAX else ""
         total = sum(self._quiet.values())
@@ -93,7 +93,7 @@ class Timeline:
         text = f"{', '.join(names)}{more}: {self._spoken} {talk} in {total} entries"
         self._quiet.clear()
         self._spoken = 0
-        repeated = [self._counted(f"the same {again} times more", again)] if again else []
+        repeated = [self._counted(f"the same {again} more {'time' if again == 1 else 'times'}", again)] if again else []
         return [*repeated, self._counted(text, total)]
 
     def _counted(self, text: str, total: int) -> Event:
