@@ -69,9 +69,18 @@ class Detector:
         self._repetitions = Repetitions()
         self._round: list[str] = []
         """Waiting tasks that the patrol has still to look at in this round."""
+        self._stirred = False
+        """Whether a suspicion or an incident may need something before its time."""
+        self._unheard: dict[Epochs, _Watch] = {}
+        """Incidents whose last victim's `Break` is not in the journal yet."""
+        self._hand: set[str] | None = None
+        """Members of cores one of whose waits is being failed; None: to be gathered anew."""
 
     def affirmed(self, agent: str, nonce: str) -> None:
         """An agent answered a probe; its state has been taken over already."""
+        if not nonce:
+            return
+        self._stirred = True
         for suspicion in self._suspicions.values():
             suspicion.affirm(agent, nonce, self._state.now_s, self._state.seq)
 
@@ -97,14 +106,19 @@ class Detector:
             self._examine(suspects)
         if state.is_due("sweep"):
             self._patrol()
-        for epochs, suspicion in list(self._suspicions.items()):
-            self._pursue(epochs, suspicion)
-        for watch in list(self._watches.values()):
-            self._press(watch)
+        if self._stirred or state.is_due("detection"):
+            self._stirred = False
+            for epochs, suspicion in list(self._suspicions.items()):
+                self._pursue(epochs, suspicion)
+            self._press(self._watches)
+            self._schedule()
+        else:  # however many are open, an event that has nothing to do with them costs what it would cost without
+            self._press(self._unheard)
+            if not state.due_s.sweeps:
+                self._schedule()
         graph.watched = bool(self._suspicions or self._watches)
         if not graph.watched:
             graph.moved.clear()
-        self._schedule()
 
     # --- finding suspicions ---
 
@@ -120,6 +134,7 @@ class Detector:
 
     def _examine(self, tasks: list[Task]) -> None:
         """Look for cores in all that these waiting tasks depend on."""
+        self._stirred = True
         graph = self._state.graph
         strict = Reduction(graph)
         verdicts = strict.of(tasks)
@@ -180,7 +195,9 @@ class Detector:
 
     def _in_hand(self, core: tuple[str, ...]) -> bool:
         """Whether a break is under way that may open this core too: it is looked at again after that."""
-        return any(w.obey_s is not None and not w.members.isdisjoint(core) for w in self._watches.values())
+        if self._hand is None:
+            self._hand = {key for watch in self._watches.values() if watch.obey_s is not None for key in watch.members}
+        return not self._hand.isdisjoint(core)
 
     def _orphan(self, task: Task) -> None:
         """A wait that only a dead agent could end, through no call of its own (those are answered at once)."""
@@ -277,7 +294,7 @@ class Detector:
         if suspicion.timed:
             watch.act_s = suspicion.since_s + self._lasting_s()
         elif incident.state == "acting":
-            watch.obey_s = state.now_s + OBEY_S
+            self._awaits(watch)
 
     def _describe(self, suspicion: Suspicion, tasks: dict[str, Task], victim: Victim | None) -> Finding:
         """A core as a finding: its ring from the victim on, and who hangs on it."""
@@ -353,6 +370,8 @@ class Detector:
             self._dismiss(self._suspicions.pop(epochs), f"{self._freed_by(epochs)}'s wait is over")
         for epochs in [e for e in self._watches if self._opened(e, moved)]:
             watch = self._watches.pop(epochs)
+            self._unheard.pop(epochs, None)
+            self._hand, self._stirred = None, True
             resolve(state, watch.incident, f"{self._freed_by(epochs)}'s wait is over; the others can move again")
             state.graph.dirty.update(state.graph.waiting)  # what it covered is looked at again
 
@@ -364,30 +383,47 @@ class Detector:
         graph = self._state.graph
         return any(key in moved and ends_wait(task_of(graph, key), epoch) for key, epoch in epochs)
 
-    def _press(self, watch: _Watch) -> None:
-        """Act on a timed deadlock that lasts; try another member when a failed wait stays open."""
+    def _press(self, watches: dict[Epochs, _Watch]) -> None:
+        """Act on timed deadlocks that last; try another member when a failed wait stays open."""
+        state = self._state
+        on_the_way = _breaks_on_the_way(state) if self._unheard or watches is self._watches else set()
+        for watch in list(watches.values()):
+            incident = watch.incident
+            if watch.act_s is not None and state.now_s >= watch.act_s:
+                watch.act_s = None
+                note(state, incident, "it has lasted; act as on one that no timer ends")
+                act_on(state, incident)
+                on_the_way = _breaks_on_the_way(state)
+                if incident.state == "acting":
+                    self._awaits(watch)
+            if watch.obey_s is not None and not watch.told:  # nobody can obey what has not been said
+                watch.told = incident.id not in on_the_way
+                watch.obey_s = state.now_s + OBEY_S
+                if watch.told:
+                    self._unheard.pop(watch.epochs, None)
+            if watch.obey_s is not None and state.now_s >= watch.obey_s and incident.finding.victim is not None:
+                self._try_another(watch, incident.finding.victim)
+
+    def _awaits(self, watch: _Watch) -> None:
+        """A wait of this incident is being failed: its victim has its time to obey, from when it is told."""
+        watch.obey_s, watch.told = self._state.now_s + OBEY_S, False
+        self._unheard[watch.epochs] = watch
+        self._hand, self._stirred = None, True
+
+    def _try_another(self, watch: _Watch, victim: Victim) -> None:
         state, incident = self._state, watch.incident
-        if watch.act_s is not None and state.now_s >= watch.act_s:
-            watch.act_s = None
-            note(state, incident, "it has lasted; act as on one that no timer ends")
-            act_on(state, incident)
-            watch.obey_s = state.now_s + OBEY_S if incident.state == "acting" else None
-        if watch.obey_s is not None and not watch.told:  # nobody can obey what has not been said
-            watch.told = not _is_untold(state, incident)
-            watch.obey_s = state.now_s + OBEY_S
-        if watch.obey_s is None or state.now_s < watch.obey_s or incident.finding.victim is None:
-            return
-        watch.told = False
-        watch.tried.append(incident.finding.victim.task)
-        note(state, incident, f"{incident.finding.victim.agent} did not give up its wait within {OBEY_S:g} s")
+        watch.tried.append(victim.task)
+        note(state, incident, f"{victim.agent} did not give up its wait within {OBEY_S:g} s")
         core = incident.finding.core[0]
         tasks = {task.key: task for task in (task_of(state.graph, key) for key in core) if task is not None}
         edges = [edge for edge in incident.finding.edges if edge.task in tasks]
-        victim = choose(core, tasks, edges, state, excluded=watch.tried)
-        incident.finding = msgspec.structs.replace(incident.finding, victim=victim)
+        following = choose(core, tasks, edges, state, excluded=watch.tried)
+        incident.finding = msgspec.structs.replace(incident.finding, victim=following)
         break_wait(state, incident)
-        watch.obey_s = state.now_s + OBEY_S if victim is not None else None
-        if victim is None:
+        self._awaits(watch)
+        if following is None:
+            watch.obey_s = None
+            del self._unheard[watch.epochs]
             give_up_on(state, incident)
 
     def _schedule(self) -> None:
@@ -414,10 +450,10 @@ def _epoch(task: Task) -> int:
     return task.wait.epoch
 
 
-def _is_untold(state: RunState, incident: Incident) -> bool:
-    """Whether a `Break` of this incident has left no trace yet."""
-    told = (c.message for c in state.pending.values() if isinstance(c, TellAgent))
-    return any(isinstance(message, Break) and message.finding == incident.id for message in told)
+def _breaks_on_the_way(state: RunState) -> set[str]:
+    """Findings a `Break` of which is not in the journal yet."""
+    told = (command.message for command in state.pending.values() if isinstance(command, TellAgent))
+    return {message.finding for message in told if isinstance(message, Break)}
 
 
 def _set(due: Dues, need: str, at_s: float | None) -> None:
