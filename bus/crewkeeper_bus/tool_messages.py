@@ -313,6 +313,7 @@ class BudgetChanged(Struct, frozen=True, kw_only=True, omit_defaults=True, tag_f
     """Null together with `add` 0: no limit any more."""
     add: Count = 0
     by: Text = ""
+    why: Text = ""
 
 
 class FleetTold(Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field="t", tag="fleet"):

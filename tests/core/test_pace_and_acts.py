@@ -128,9 +128,10 @@ def test_who_was_told_that_a_budget_is_spent_is_told_that_there_is_room_again() 
     room.ask("c2", args={"n": 2})
     assert room.code("c2") == "budget_spent"
     (opened,) = [each for each in room.commands if isinstance(each, Escalate)]
-    room.op(BudgetChanged(dimension="microusd", add=2_000_000, by="kim (link)"))
+    room.op(BudgetChanged(dimension="microusd", add=2_000_000, by="kim (link)", why="the fair is on"))
     *_, over = [each for each in room.commands if isinstance(each, Escalate)]
     assert (opened.kind, over.kind, over.incident) == ("opened", "resolved", opened.incident)
+    assert over.body["steps"][-1] == "there is room again: kim (link) changed the limit: the fair is on"
     for number in range(3, 7):
         room.ask(f"c{number}", args={"n": number})
     *_, again = [each for each in room.commands if isinstance(each, Escalate)]

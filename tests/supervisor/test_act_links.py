@@ -106,7 +106,7 @@ async def test_each_act_is_done_once_however_often_and_wherever_it_is_asked_for(
         answers = []
 
         async def press(client):
-            answers.append(await client.post(kill, data={"by": "Kim"}))
+            answers.append(await client.post(kill, data={"by": "Kim", "reason": "it loops"}))
 
         async with anyio.create_task_group() as group:
             for client in (http, other, http, other):
@@ -116,15 +116,17 @@ async def test_each_act_is_done_once_however_often_and_wherever_it_is_asked_for(
             ("kill", "payer", (await incident_of(made)).id, "Kim (link)")
         ]
         extend = await path_of(made, "extend", what="microusd", add=500_000)
-        done = await http.post(extend)
+        done = await http.post(extend, data={"reason": "the fair is on"})
         assert (done.status_code, "the limit is $2.50 now" in done.text) == (200, True), done.text
         assert (await other.post(extend)).status_code == 409
-        assert [(each.add, each.by) for each in await made.heard(BudgetChanged)] == [(500_000, "somebody (link)")]
+        assert [(each.add, each.by, each.why) for each in await made.heard(BudgetChanged)] == [
+            (500_000, "somebody (link)", "the fair is on")
+        ]
         resume = await path_of(made, "resume", agent="boss")
         assert (await http.post(resume)).status_code == 200
         assert (await asked(made))[-1][:2] == ("resume", "boss")
         notes = [step.text for step in (await incident_of(made)).steps]
-        assert "Kim (link) asked to kill payer" in notes
+        assert "Kim (link) asked to kill payer: it loops" in notes
 
 
 async def test_the_journal_takes_an_act_once_though_nobody_has_looked(tmp_path):

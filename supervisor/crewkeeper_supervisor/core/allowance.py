@@ -211,7 +211,7 @@ def changed(state: RunState, message: BudgetChanged) -> None:
         state.gate.counts_messages = state.gate.limits_calls = True
     state.gate.eased = True
     if account.spent_percent(message.dimension) < account.warn_percent:
-        _eased(state, f"{account.name} {message.dimension}")
+        _eased(state, f"{account.name} {message.dimension}", message)
 
 
 def _changed_shape(state: RunState, message: BudgetChanged) -> None:
@@ -225,16 +225,18 @@ def _changed_shape(state: RunState, message: BudgetChanged) -> None:
     state.gate.changed.setdefault(message.agent, {})[message.dimension] = limit
     state.gate.limits_calls = True
     if message.dimension == "wall_s":
-        _eased(state, f"{message.agent or 'crew'} wall")
+        _eased(state, f"{message.agent or 'crew'} wall", message)
         watch_clock(state)
     else:
         for name in [message.agent] if message.agent else state.agents:
-            _eased(state, f"agent:{name} calls")
+            _eased(state, f"agent:{name} calls", message)
 
 
-def _eased(state: RunState, key: str) -> None:
-    """What was found of this limit is over."""
+def _eased(state: RunState, key: str, message: BudgetChanged) -> None:
+    """What was found of this limit is over, by whoever has changed it."""
+    because = f": {message.why}" if message.why else ""
+    whose = f"{message.by or 'somebody'} changed the limit{because}"
     for incident in state.incidents.values():
         about = incident.finding.kind in ("budget_soft", "budget_spent") and incident.finding.evidence.get("key") == key
         if about and incident.state != "resolved":
-            resolve(state, incident, "there is room again")
+            resolve(state, incident, f"there is room again: {whose}")

@@ -121,7 +121,7 @@ def _subject(grant: Grant) -> str:
 
 def _message(grant: Grant, act: Act, by: str, reason: str) -> OperatorAsked | BudgetChanged:
     if act.do == "extend":
-        return BudgetChanged(agent=act.agent, dimension=act.what, add=act.add, by=by)
+        return BudgetChanged(agent=act.agent, dimension=act.what, add=act.add, by=by, why=reason)
     return OperatorAsked(action=act.do, agent=act.agent, incident=grant.about, by=by, why=reason)
 
 
@@ -132,8 +132,9 @@ def _over(core: Supervisor, grant: Grant) -> str | None:
     if incident is None and grant.about not in core.ladder.escalations.digests:
         return "what this link is about is not known any more"
     if incident is not None and incident.state == "resolved":
-        last = f": {incident.steps[-1].text}" if incident.steps else ""
-        return f"{incident.id} is over{last}"
+        over_s = incident.resolved_at_s or 0.0  # what is noted later is who has been told
+        said = [step.text for step in incident.steps if step.at_s <= over_s]
+        return f"{incident.id} is over{f': {said[-1]}' if said else ''}"
     known = core.ladder.acknowledged.get(grant.about)
     if grant.act == "acknowledge" and known is not None:
         return f"{known.by} has acknowledged it before"

@@ -154,14 +154,14 @@ def _of_people(message: Any) -> Told:
             return f"{safe(by)} {_DECISIONS[decision]} {safe(approval)}{because}", "normal"
         case t.PolicyChanged(version=version, by=by):
             return f"{safe(by) or 'somebody'} changes the policy to {safe(version[:8])}", "normal"
-        case t.BudgetChanged(agent=agent, dimension=dimension, limit=limit, add=add, by=by):
-            who, whose = safe(by) or "somebody", safe(agent) or "the crew"
+        case t.BudgetChanged(agent=agent, dimension=dimension, limit=limit, add=add, by=by, why=why):
+            who, whose, because = safe(by) or "somebody", safe(agent) or "the crew", f": {safe(why)}" if why else ""
             if add:
-                return f"{who} allows {whose} {_limit(dimension, add)} more", "normal"
+                return f"{who} allows {whose} {_limit(dimension, add)} more{because}", "normal"
             if limit is None:
                 what = "usd" if dimension == "microusd" else dimension.removesuffix("_s").replace("_", " ")
-                return f"{who} takes away the limit of {what} of {whose}", "normal"
-            return f"{who} sets the limit of {whose} to {_limit(dimension, limit)}", "normal"
+                return f"{who} takes away the limit of {what} of {whose}{because}", "normal"
+            return f"{who} sets the limit of {whose} to {_limit(dimension, limit)}{because}", "normal"
         case t.HookAnswered(hook=hook, answer=answer):
             return f"the hook {safe(hook)} says {answer}", "detail"
     return None
