@@ -1,11 +1,13 @@
 from itertools import permutations
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from crewkeeper_supervisor.core.crew import Agent, Crew, Response, Responses, Webhook
-from crewkeeper_supervisor.core.lint import LintWarning, lint
+from crewkeeper_supervisor.cli.up import load
+from crewkeeper_supervisor.core.crew import Agent, Crew, Response, Responses, Restart, Webhook
+from crewkeeper_supervisor.core.lint import SPREAD_ONLY, LintWarning, lint
 
 
 def crew_of(calls: dict[str, list[str] | None], **settings: dict[str, object]) -> Crew:
@@ -137,3 +139,24 @@ def test_a_dense_crew_costs_bounded_work() -> None:
     ring = {name: [names[(index + 1) % len(names)]] for index, name in enumerate(names)}
     (warning,) = rings(crew_of(ring))
     assert len(warning.message) < 500
+
+
+def test_what_counts_only_on_several_hosts_is_noted() -> None:
+    moves = Restart(elsewhere=True)
+    (note,) = lint(crew_of({"a": ["b"], "b": []}, b={"host": {"gpu": "a100"}}, a={"restart": moves}))
+    assert (note.code, note.severity, note.path) == (SPREAD_ONLY, "note", ("agents", "b", "host"))
+    assert note.message.startswith("host and restart.elsewhere of a and b have no effect under supervisor up")
+    (note,) = lint(crew_of({"a": ["b"], "b": []}, b={"restart": moves}))
+    assert note.path == ("agents", "b", "restart", "elsewhere")
+    assert note.message.startswith("restart.elsewhere of b has no effect")
+
+
+def test_up_says_what_counts_only_on_several_hosts_and_launch_does_not(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "crew.yaml"
+    file.write_text("crew: c\nagents:\n  a: {run: x, may_call: [b], host: {gpu: a100}}\n  b: {run: x, may_call: []}\n")
+    load([file])
+    assert SPREAD_ONLY in capsys.readouterr().err
+    load([file], spread=True)
+    assert SPREAD_ONLY not in capsys.readouterr().err

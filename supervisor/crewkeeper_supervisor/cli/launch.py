@@ -32,7 +32,7 @@ async def _launch(files: tuple[Path, ...], state: Path | None, nats: str | None)
     from crewkeeper_supervisor.shell.place import Place
     from crewkeeper_supervisor.shell.spreading import spread
 
-    crews = load(files)
+    crews = load(files, spread=True)
     place = Place.find(state, nats)
     place.state.mkdir(mode=0o700, parents=True, exist_ok=True)
     async with connect(place, name="supervisor launch") as link:

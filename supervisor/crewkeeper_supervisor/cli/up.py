@@ -86,12 +86,17 @@ def _limits(words: str) -> dict[str, int | None]:
     return limits
 
 
-def load(files: Sequence[Path]) -> "list[Crew]":
+def load(files: Sequence[Path], *, spread: bool = False) -> "list[Crew]":
     """The crews of these files; what is wrong or doubtful in any of them goes to stderr.
+
+    Args:
+        files: Crew files.
+        spread: Their agents are spread over hosts; False: all run on this one.
 
     Raises:
         Failure: At least one file is refused.
     """
+    from crewkeeper_supervisor.core.lint import SPREAD_ONLY
     from crewkeeper_supervisor.shell.crew_problems import CrewFileError, render
     from crewkeeper_supervisor.shell.crewfile import read
 
@@ -104,8 +109,8 @@ def load(files: Sequence[Path]) -> "list[Crew]":
             say(str(error))
             refused.append(str(file))
             continue
-        doubts = [*found.warnings, *found.lint()]
-        warnings = [doubt for doubt in doubts if doubt.severity == "warning"]
+        doubts = [doubt for doubt in (*found.warnings, *found.lint()) if not (spread and doubt.code == SPREAD_ONLY)]
+        warnings = [doubt for doubt in doubts if doubt.severity == "warning" or doubt.code == SPREAD_ONLY]
         if warnings:
             say(render(warnings))
         if len(warnings) < len(doubts):

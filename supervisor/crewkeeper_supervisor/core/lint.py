@@ -23,6 +23,8 @@ from msgspec import Struct
 
 from crewkeeper_supervisor.core.crew import Agent, Budget, Crew, Responses
 
+SPREAD_ONLY: Final = "CREW-215"
+"""Code of what has no effect unless the crew is spread over hosts."""
 _NAMES_SHOWN: Final = 8
 _STARTS_MAX: Final = 64
 """Agents of one strongly connected set from which a shortest cycle is searched: exact up to there, bounded beyond."""
@@ -46,6 +48,7 @@ def lint(crew: Crew) -> list[LintWarning]:
         *_isolated(crew),
         *_unheard(crew),
         *_no_victim(crew),
+        *_spread_only(crew),
     ]
 
 
@@ -208,6 +211,25 @@ def _no_victim(crew: Crew) -> list[LintWarning]:
             path=("agents",),
             message="every agent is never_victim, so no deadlock can be broken",
             remedy="leave never_victim to the few agents whose work must not fail",
+        )
+    ]
+
+
+def _spread_only(crew: Crew) -> list[LintWarning]:
+    placed = [agent for agent in crew.agents if agent.host]
+    moving = [agent for agent in crew.agents if agent.restart.elsewhere]
+    if not placed and not moving:
+        return []
+    keys = [key for key, agents in (("host", placed), ("restart.elsewhere", moving)) if agents]
+    names = {agent.name for agent in (*placed, *moving)}
+    return [
+        LintWarning(
+            code=SPREAD_ONLY,
+            path=("agents", placed[0].name, "host") if placed else ("agents", moving[0].name, "restart", "elsewhere"),
+            message=f"{' and '.join(keys)} of {_names([agent.name for agent in crew.agents if agent.name in names])} "
+            f"{'has' if len(keys) == 1 else 'have'} no effect under supervisor up, which runs every agent here",
+            remedy="start the crew with supervisor launch, on machines where supervisor host runs",
+            severity="note",
         )
     ]
 

@@ -51,6 +51,7 @@ CODES: Final[dict[str, str]] = {
     "CREW-212": "an agent without callers and calls",
     "CREW-213": "an escalation without a receiver",
     "CREW-214": "no agent may be the victim",
+    "CREW-215": "what counts only where a crew is spread over hosts",
 }
 """Every code and what it stands for: 1xx refuses the file, 2xx warns."""
 
