@@ -84,6 +84,6 @@ async def opened(state: Path | None, nats: str | None, *, stored: bool = False) 
         return
     from crewkeeper_bus.server import EmbeddedServer
 
-    say(f"nothing runs here now; looking into the store of {directory}: what it calls running was cut off")
+    say(f"nothing runs here now; read from the store in {directory}: a run still called running was cut off")
     async with EmbeddedServer(directory) as server, connect(Place.of(directory, server.credentials)) as link:
         yield link
