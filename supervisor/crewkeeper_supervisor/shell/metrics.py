@@ -21,7 +21,7 @@ from crewkeeper_supervisor.core.supervisor import Supervisor
 from crewkeeper_supervisor.shell import metric_table as table
 from crewkeeper_supervisor.shell.journal import Entry
 from crewkeeper_supervisor.shell.metric_table import BY_NAME, OTHER
-from crewkeeper_supervisor.shell.observing import Let, Words
+from crewkeeper_supervisor.shell.observing import Let, Unseen, Words
 from crewkeeper_supervisor.shell.webhook_formats import SEVERE
 
 prometheus.disable_created_metrics()  # type: ignore[no-untyped-call]  # they would double every series
@@ -191,7 +191,7 @@ class RunMeter:
         """While the journal is caught up with: kinds of entries between the last two words of owners."""
         self._words = Words()
         self._crew = ""
-        self._known: set[str] = set()
+        self._unseen = Unseen()
         """Findings that were counted."""
         self._declared: frozenset[str] = frozenset()
         """Names of the agents of the crew file."""
@@ -219,8 +219,7 @@ class RunMeter:
         self._kinds += self._gap
         self._flush()
         if self._fold is not None:
-            found = self._fold.incidents.items()
-            self._known.update(id_ for id_, each in found if each.finding.seq <= self._words.before)
+            self._unseen.skip(self._fold.incidents, self._words.before)
         self._look()
 
     def sent(self, command: Command, attempt: int, error: str, latency_ms: float) -> None:
@@ -274,15 +273,7 @@ class RunMeter:
 
     def _look(self) -> None:
         """Count findings that are new: they stand last."""
-        if self._fold is None:
-            return
-        incidents = self._fold.incidents
-        if len(self._known) > 2 * len(incidents) + 100:
-            self._known.intersection_update(incidents)
-        for id_, incident in reversed(incidents.items()):
-            if id_ in self._known:
-                break
-            self._known.add(id_)
+        for incident in self._unseen.new(self._fold.incidents) if self._fold is not None else ():
             self._found(incident)
 
     def _found(self, incident: Incident) -> None:

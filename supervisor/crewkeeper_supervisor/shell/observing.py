@@ -4,12 +4,13 @@ Nothing here can touch a run: whatever an observer raises is counted, logged onc
 Without observers an owner holds none, and pays one comparison for a batch of entries.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal, Protocol
 
 from crewkeeper_bus.subjects import SUPERVISOR, Kind
 from crewkeeper_supervisor.core.commands import Command
+from crewkeeper_supervisor.core.findings import Incident
 from crewkeeper_supervisor.shell.journal import Entry
 from crewkeeper_supervisor.shell.logbook import logger
 from crewkeeper_supervisor.shell.nats_link import Link
@@ -79,6 +80,27 @@ class Words:
             return False
         self.before, self._last = self._last, entry.seq
         return True
+
+
+class Unseen:
+    """Which incidents of one run nothing has been said of yet."""
+
+    def __init__(self) -> None:
+        self._seen: set[str] = set()
+
+    def skip(self, incidents: dict[str, Incident], last_seq: int) -> None:
+        """Take what was found by this entry, or before, for seen."""
+        self._seen.update(id_ for id_, each in incidents.items() if each.finding.seq <= last_seq)
+
+    def new(self, incidents: dict[str, Incident]) -> Iterator[Incident]:
+        """Those that are new since the last time, the latest first: cores append them, and one that is known ends it."""
+        if len(self._seen) > 2 * len(incidents) + 100:
+            self._seen.intersection_update(incidents)
+        for id_, incident in reversed(incidents.items()):
+            if id_ in self._seen:
+                return
+            self._seen.add(id_)
+            yield incident
 
 
 class Observers:

@@ -40,7 +40,7 @@ from crewkeeper_supervisor.shell.live_hooks import LiveHooks
 from crewkeeper_supervisor.shell.liveness import Progress
 from crewkeeper_supervisor.shell.logbook import logger
 from crewkeeper_supervisor.shell.nats_link import Link
-from crewkeeper_supervisor.shell.observing import Let, Observer
+from crewkeeper_supervisor.shell.observing import Let, Observer, Unseen
 from crewkeeper_supervisor.shell.outbox import Outbox
 from crewkeeper_supervisor.shell.powers import Powers
 from crewkeeper_supervisor.shell.registry import ENDED
@@ -121,7 +121,7 @@ class Owner:
         """Id of the tick that is under way."""
         self._tick_again_s = 0.0
         self._ended_s = 0.0
-        self._reported: set[str] = set()
+        self._unseen = Unseen()
         self._progress = Progress(lease.run, self._timing.stall_s)
         self._leaving = self._ended = False
         self._entries: journal.Follower | None = None
@@ -292,15 +292,9 @@ class Owner:
         return [command for command in commands if command.id in pending]
 
     def _say_findings(self) -> None:
-        incidents = self.fold.incidents
-        if len(self._reported) > 2 * len(incidents) + 100:
-            self._reported.intersection_update(incidents)
-        for id_, incident in reversed(incidents.items()):
-            if id_ in self._reported:
-                break
-            self._reported.add(id_)
+        for incident in self._unseen.new(self.fold.incidents):
             found = incident.finding
-            self._log.warning(f"finding.{found.kind}", finding=id_, seq=found.seq, agents=list(found.agents)[:20])
+            self._log.warning(f"finding.{found.kind}", finding=found.id, seq=found.seq, agents=list(found.agents)[:20])
 
     def _known_of_hosts(self) -> Hosting | None:
         return None if self._ledger is None else self.fold.hosting

@@ -33,7 +33,7 @@ from crewkeeper_supervisor.core.commands import (
 from crewkeeper_supervisor.core.findings import Edge, Incident
 from crewkeeper_supervisor.core.supervisor import Supervisor
 from crewkeeper_supervisor.shell.journal import Entry
-from crewkeeper_supervisor.shell.observing import Let, Words
+from crewkeeper_supervisor.shell.observing import Let, Unseen, Words
 from crewkeeper_supervisor.shell.registry import ENDED
 
 SERVICE: Final = "crewkeeper-supervisor"
@@ -162,7 +162,7 @@ class RunTrace:
         """Calls of the model proxy, with the context of the activity that they belong to."""
         self._works: OrderedDict[str, str] = OrderedDict()
         """Contexts of activities, by `agent/task`, and of the last one of each agent."""
-        self._known: set[str] = set()
+        self._unseen = Unseen()
         """Findings that have a span, or had one before this controller came."""
 
     def took(self, entries: Sequence[Entry]) -> None:
@@ -209,8 +209,7 @@ class RunTrace:
         """What others have found has its span from them."""
         self._owned = True
         if self._fold is not None:
-            found = self._fold.incidents.items()
-            self._known.update(id_ for id_, each in found if each.finding.seq <= self._words.before)
+            self._unseen.skip(self._fold.incidents, self._words.before)
         self._look()
 
     def sent(self, command: Command, attempt: int, error: str, latency_ms: float) -> None:
@@ -327,15 +326,7 @@ class RunTrace:
         return [self._contexts[call][0] for call in made if call in self._contexts]
 
     def _look(self) -> None:
-        if self._fold is None:
-            return
-        incidents = self._fold.incidents
-        if len(self._known) > 2 * len(incidents) + 100:
-            self._known.intersection_update(incidents)
-        for id_, incident in reversed(incidents.items()):
-            if id_ in self._known:
-                break
-            self._known.add(id_)
+        for incident in self._unseen.new(self._fold.incidents) if self._fold is not None else ():
             self._found(incident)
 
     def _found(self, incident: Incident) -> None:
