@@ -54,7 +54,6 @@ class Coverage:
         self._asked: dict[str, tuple[float, str]] = {}
         self._broken: set[str] = set()
         self._rings: Counter[tuple[str, ...]] = Counter()
-        self._chain_entries = 0
 
     def opened(self, incident: Incident) -> None:
         """An incident is new."""

@@ -62,7 +62,6 @@ class Owner:
         self.term = 1
         self.present = True
         self.absent_until_s = 0.0
-        self.takeovers = 0
         self._facts = 0
         self.decided_s: dict[str, float] = {}
         self.last: list[Command] = []
@@ -210,7 +209,6 @@ class Owner:
         self.core = self.rebuilt()
         self.term += 1
         self.present = True
-        self.takeovers += 1
         self.absent_until_s = self._clock.now_s
         self.state_fact(m.OwnerChanged(term=self.term, owner=f"owner-{self.term}"))
         self.on_handled()

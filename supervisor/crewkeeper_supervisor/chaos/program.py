@@ -44,7 +44,6 @@ class Plan:
         self.actor, self.task, self.rnd = actor, task, rnd
         self.names = names
         self._options = options
-        self._tried_again = False
 
     def run(self) -> Body:
         """A few steps. An activity may try again what a deadlock ended; a handler fails with it."""

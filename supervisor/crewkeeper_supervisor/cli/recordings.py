@@ -14,12 +14,6 @@ if TYPE_CHECKING:
 
 _Command = TypeVar("_Command")
 
-TARGET_HELP = (
-    "RUN is a run id, the beginning of one, or a crew's name; it may be left out where only one run is active. "
-    "Instead of it a FILE that `supervisor audit export` wrote will do, or the id of an imported run; "
-    "neither needs a server."
-)
-
 
 @contextlib.asynccontextmanager
 async def recorded(target: str | None, state: Path | None, nats: str | None) -> "AsyncIterator[Source]":

@@ -18,7 +18,6 @@ MORE_PARTS: Final = 2
 """A budget is extended by one part of so many of its limit: enough to be no longer told that it runs low."""
 
 Deed = Literal["acknowledge", "resume", "kill", "extend"]
-DEEDS: Final[tuple[Deed, ...]] = ("acknowledge", "resume", "kill", "extend")
 
 
 class Act(Struct, frozen=True, kw_only=True, omit_defaults=True):

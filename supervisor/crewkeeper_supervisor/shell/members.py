@@ -74,8 +74,6 @@ class Member(Struct, frozen=True, kw_only=True):
     """Runs that it is confined to; empty: it takes any."""
     late_ms: int = 0
     """How late its event loop was at most since the entry before."""
-    troubles: tuple[str, ...] = ()
-    """What is wrong with it, for people."""
     heard_at_s: float = 0.0
     """When the server stored the entry; set by readers."""
 
