@@ -94,7 +94,7 @@ class Hour:
 
     async def tried(self, times: int, of: int) -> bool:
         """Whether so many messages were tried so often, by the record of attempts."""
-        await anyio.sleep(0.2)  # each look is a consumer on the server
+        await anyio.sleep(0.2)  # each look reads all there is
         return sum(each.count >= times for each in await self.records.ls(RUN)) >= of
 
     async def is_empty(self) -> bool:

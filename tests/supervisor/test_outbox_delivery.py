@@ -360,6 +360,20 @@ async def test_a_later_recipient_is_spared_what_is_acknowledged_or_over(tmp_path
     assert ("acknowledged by ana" if how == "acknowledged" else "it is over") in told[0].detail
 
 
+@pytest.mark.parametrize("told", [True, False])
+async def test_a_later_recipient_hears_at_once_who_knows_of_what_it_was_told(tmp_path, told):
+    with Receiver(SECRET) as receiver:
+        async with working(tmp_path) as (_, link, outbox):
+            if told:
+                await outbox.enqueue(later(receiver.url, "1-0", 0))
+                await until(lambda: empty(link))
+            known = msgspec.structs.replace(later(receiver.url, "2-0", 3600), acknowledged_by="ana")
+            await outbox.enqueue(known)
+            await until(lambda: empty(link))
+            assert (await Deliveries(link).get(known)).state == ("delivered" if told else "needless")
+    assert [each.id for each in receiver.received] == (["msg_r1_1-0", "msg_r1_2-0"] if told else [])
+
+
 async def test_an_acknowledgement_comes_too_late_for_who_was_told(tmp_path):
     with Receiver(SECRET) as receiver:
         async with working(tmp_path) as (_, link, outbox):

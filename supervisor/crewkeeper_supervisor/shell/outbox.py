@@ -229,8 +229,12 @@ class Outbox:
         """Whether it is a later recipient's turn: None; or seconds until to ask again; or why it never will be."""
         if not entry.receiver.after_s:
             return None
-        if entry.closing:
-            return None if await self._records.has_heard(entry) else "it was over before anybody here had to be told"
+        if entry.closing or entry.acknowledged_by:  # news for whoever was told, at once; for nobody else
+            if await self._records.has_heard(entry):
+                return None
+            if entry.acknowledged_by:
+                return f"acknowledged by {entry.acknowledged_by}"
+            return "it was over before anybody here had to be told"
         left_s = entry.due_s - time.time()
         if (await self._records.get(entry)).count == 0:  # once it was tried, it is this one's
             answered = await self._records.answered(entry)
