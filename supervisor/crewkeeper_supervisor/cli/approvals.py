@@ -9,7 +9,7 @@ import click
 
 from crewkeeper_supervisor.cli.approvals_serve import serve, token
 from crewkeeper_supervisor.cli.consent import confirm, dry_run_option, yes_option
-from crewkeeper_supervisor.cli.deed import Deed, tell
+from crewkeeper_supervisor.cli.deed import Deed, tell, timeout_option
 from crewkeeper_supervisor.cli.failure import FAILED, NOT_FOUND, USAGE, Failure
 from crewkeeper_supervisor.cli.output import emit_document, emit_rows, output_option, say
 from crewkeeper_supervisor.cli.place_options import opened, place_options
@@ -94,7 +94,7 @@ def _deciding(decision: str, help_: str) -> None:
     @approvals.command(name=decision, help=help_)
     @_TARGET
     @click.option("--reason", default="", metavar="TEXT", help="Why, for the journal and the agent.")
-    @click.option("--timeout", type=click.FloatRange(0.1, 3600), default=10.0, show_default=True, metavar="SECONDS")
+    @timeout_option()
     @yes_option
     @dry_run_option
     @output_option()

@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 import anyio
 import click
 
-from crewkeeper_supervisor.cli.consent import dry_run_option
-from crewkeeper_supervisor.cli.deed import Deed, tell
+from crewkeeper_supervisor.cli.deed import Deed, deed_options, tell
 from crewkeeper_supervisor.cli.failure import USAGE, Failure
 from crewkeeper_supervisor.cli.output import emit_document, output_option
 from crewkeeper_supervisor.cli.place_options import opened, place_options
@@ -40,9 +39,6 @@ _USD: Final = re.compile(r"\d{1,10}(\.\d{1,6})?\Z")
 _FACTORS: Final = {"": 1, "k": 1000, "M": 1_000_000}
 _UNITS_S: Final = {None: 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
 _MAX: Final = 2**53
-_TIMEOUT = click.option(
-    "--timeout", type=click.FloatRange(0.1, 3600), default=10.0, show_default=True, metavar="SECONDS"
-)
 _AGENT = click.option("--agent", default="", metavar="NAME", help="The limit of this agent; without, the crew's.")
 
 
@@ -119,10 +115,7 @@ async def _change_fleet(
 @budget.command(name="top-up")
 @click.argument("words", nargs=-1, required=True, metavar="[RUN|fleet] WHAT=AMOUNT...")
 @_AGENT
-@_TIMEOUT
-@dry_run_option
-@output_option()
-@place_options
+@deed_options
 @click.pass_context
 def top_up(
     ctx: click.Context,
@@ -148,10 +141,7 @@ def top_up(
 @click.argument("words", nargs=-1, required=True, metavar="[RUN|fleet] WHAT=AMOUNT...")
 @_AGENT
 @click.option("--anew", is_flag=True, help="Of the fleet: forget what runs that have ended have spent.")
-@_TIMEOUT
-@dry_run_option
-@output_option()
-@place_options
+@deed_options
 @click.pass_context
 def set_(
     ctx: click.Context,

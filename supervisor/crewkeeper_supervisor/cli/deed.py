@@ -1,9 +1,20 @@
-"""Deeds: what a command has changed, told to people in a line, and to programs as data."""
+"""Deeds: what a command has changed, told to people in a line, and to programs as data; and the options of all such.
 
+The options that belong to what is changed are in the files of the commands.
+"""
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import click
 from msgspec import Struct
 
+from crewkeeper_supervisor.cli.consent import dry_run_option
 from crewkeeper_supervisor.cli.failure import FAILED
-from crewkeeper_supervisor.cli.output import emit_document
+from crewkeeper_supervisor.cli.output import emit_document, output_option
+from crewkeeper_supervisor.cli.place_options import place_options
+
+_Command = TypeVar("_Command", bound=Callable[..., Any])
 
 
 class Deed(Struct, frozen=True, kw_only=True):
@@ -20,6 +31,17 @@ class Deed(Struct, frozen=True, kw_only=True):
     dry_run: bool = False
     """Nothing was changed: this is what would have been."""
     schema_version: int = 1
+
+
+def timeout_option(default_s: float = 10.0, help_: str | None = None) -> Callable[[_Command], _Command]:
+    """Add `--timeout SECONDS`; the command gets it as `timeout`."""
+    limits = click.FloatRange(0.1, 3600)
+    return click.option("--timeout", type=limits, default=default_s, show_default=True, metavar="SECONDS", help=help_)
+
+
+def deed_options(command: _Command) -> _Command:
+    """Add `--timeout`, `--dry-run`, `--output` and the options of a place, all as the command's arguments."""
+    return timeout_option()(dry_run_option(output_option()(place_options(command))))
 
 
 def tell(deed: Deed, output: str) -> int:

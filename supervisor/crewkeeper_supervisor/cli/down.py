@@ -8,6 +8,7 @@ import anyio
 import click
 
 from crewkeeper_supervisor.cli.consent import confirm, dry_run_option, yes_option
+from crewkeeper_supervisor.cli.deed import timeout_option
 from crewkeeper_supervisor.cli.failure import TIMED_OUT
 from crewkeeper_supervisor.cli.output import say, write
 from crewkeeper_supervisor.cli.place_options import opened, place_options
@@ -27,15 +28,7 @@ LOST_S: Final = 2.0
 @yes_option
 @dry_run_option
 @click.option("--why", default="", metavar="TEXT", help="Reason, kept in the journal and told to the agents.")
-@click.option(
-    "--timeout",
-    "timeout_s",
-    type=click.FloatRange(0.1, 3600),
-    default=60.0,
-    show_default=True,
-    metavar="SECONDS",
-    help="How long to wait for the end.",
-)
+@timeout_option(60.0, "How long to wait for the end.")
 @place_options
 def down(
     runs: tuple[str, ...],
@@ -43,7 +36,7 @@ def down(
     yes: bool,
     dry_run: bool,
     why: str,
-    timeout_s: float,
+    timeout: float,
     state: Path | None,
     nats: str | None,
 ) -> int:
@@ -55,7 +48,7 @@ def down(
     """
     if every and runs:
         raise click.UsageError("give runs or --all, not both")
-    return anyio.run(_down, runs, every, yes, dry_run, why, timeout_s, state, nats)
+    return anyio.run(_down, runs, every, yes, dry_run, why, timeout, state, nats)
 
 
 async def _down(

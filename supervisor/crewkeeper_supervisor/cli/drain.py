@@ -7,6 +7,7 @@ import anyio
 import click
 
 from crewkeeper_supervisor.cli.consent import dry_run_option
+from crewkeeper_supervisor.cli.deed import timeout_option
 from crewkeeper_supervisor.cli.failure import FAILED, NOT_FOUND, TIMED_OUT, USAGE, Failure
 from crewkeeper_supervisor.cli.output import emit_document, output_option, say
 from crewkeeper_supervisor.cli.place_options import opened, place_options
@@ -25,22 +26,14 @@ TAKEN_LIMIT_S: Final = 15.0
 @click.command()
 @click.argument("name", required=False, metavar="[CONTROLLER]")
 @click.option("--alone", is_flag=True, help="Also if no other controller is there to take its runs.")
-@click.option(
-    "--timeout",
-    "timeout_s",
-    type=click.FloatRange(0.1, 3600),
-    default=60.0,
-    show_default=True,
-    metavar="SECONDS",
-    help="How long to wait.",
-)
+@timeout_option(60.0, "How long to wait.")
 @dry_run_option
 @output_option("text", default="text")
 @place_options
 def drain(
     name: str | None,
     alone: bool,
-    timeout_s: float,
+    timeout: float,
     dry_run: bool,
     output: str,
     state: Path | None,
@@ -55,7 +48,7 @@ def drain(
     Exit status: 0 it owns nothing any more and others have its runs, 1 nobody has taken one of them, 5 no such
     controller, 124 not in time.
     """
-    return anyio.run(_drain, name, alone, timeout_s, dry_run, output, state, nats)
+    return anyio.run(_drain, name, alone, timeout, dry_run, output, state, nats)
 
 
 async def _drain(

@@ -5,21 +5,16 @@ from pathlib import Path
 import anyio
 import click
 
-from crewkeeper_supervisor.cli.consent import dry_run_option
-from crewkeeper_supervisor.cli.deed import Deed, tell
+from crewkeeper_supervisor.cli.deed import Deed, deed_options, tell
 from crewkeeper_supervisor.cli.failure import USAGE, Failure
-from crewkeeper_supervisor.cli.output import output_option
-from crewkeeper_supervisor.cli.place_options import opened, place_options
+from crewkeeper_supervisor.cli.place_options import opened
 
 GOAL_MAX_CHARS = 2000
 
 
 @click.command()
 @click.argument("words", nargs=-1, required=True, metavar="[RUN] TEXT")
-@click.option("--timeout", type=click.FloatRange(0.1, 3600), default=10.0, show_default=True, metavar="SECONDS")
-@dry_run_option
-@output_option()
-@place_options
+@deed_options
 @click.pass_context
 def goal(
     ctx: click.Context,

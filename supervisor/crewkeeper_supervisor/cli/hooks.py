@@ -13,7 +13,7 @@ import anyio
 import click
 
 from crewkeeper_supervisor.cli.consent import confirm, dry_run_option, yes_option
-from crewkeeper_supervisor.cli.deed import Deed, tell
+from crewkeeper_supervisor.cli.deed import Deed, deed_options, tell
 from crewkeeper_supervisor.cli.failure import FAILED, INVALID, NOT_FOUND, USAGE, Failure
 from crewkeeper_supervisor.cli.output import emit_document, emit_rows, emit_secret, output_option, say
 from crewkeeper_supervisor.cli.place_options import opened, place_options
@@ -172,10 +172,7 @@ def _chosen(found: "list[Delivery]", ids: tuple[str, ...], since_s: float) -> "l
 @hooks.command()
 @click.argument("target", nargs=-1, required=True, metavar="[RUN] INCIDENT")
 @click.option("--reason", default="", metavar="TEXT", help="What is being done about it.")
-@click.option("--timeout", type=click.FloatRange(0.1, 3600), default=10.0, show_default=True, metavar="SECONDS")
-@dry_run_option
-@output_option()
-@place_options
+@deed_options
 @click.pass_context
 def ack(
     ctx: click.Context,

@@ -7,8 +7,7 @@ import anyio
 import click
 import msgspec
 
-from crewkeeper_supervisor.cli.consent import dry_run_option
-from crewkeeper_supervisor.cli.deed import Deed, tell
+from crewkeeper_supervisor.cli.deed import Deed, deed_options, tell
 from crewkeeper_supervisor.cli.failure import Failure
 from crewkeeper_supervisor.cli.output import emit_document, output_option
 from crewkeeper_supervisor.cli.place_options import opened, place_options
@@ -21,10 +20,7 @@ if TYPE_CHECKING:
 @click.command()
 @click.argument("run")
 @click.argument("file", type=click.Path(path_type=Path))
-@click.option("--timeout", type=click.FloatRange(0.1, 3600), default=10.0, show_default=True, metavar="SECONDS")
-@dry_run_option
-@output_option()
-@place_options
+@deed_options
 @click.pass_context
 def apply(
     ctx: click.Context,

@@ -6,8 +6,7 @@ from pathlib import Path
 import anyio
 import click
 
-from crewkeeper_supervisor.cli.consent import dry_run_option
-from crewkeeper_supervisor.cli.deed import Deed, tell
+from crewkeeper_supervisor.cli.deed import Deed, deed_options, tell
 from crewkeeper_supervisor.cli.failure import NOT_FOUND, USAGE, Failure
 from crewkeeper_supervisor.cli.output import emit_rows, output_option
 from crewkeeper_supervisor.cli.place_options import opened, place_options
@@ -47,10 +46,7 @@ async def _ls(run: str | None, output: str, state: Path | None, nats: str | None
 
 @questions.command()
 @click.argument("words", nargs=-1, required=True, metavar="[RUN] QUESTION TEXT")
-@click.option("--timeout", type=click.FloatRange(0.1, 3600), default=10.0, show_default=True, metavar="SECONDS")
-@dry_run_option
-@output_option()
-@place_options
+@deed_options
 @click.pass_context
 def answer(
     ctx: click.Context,

@@ -93,7 +93,7 @@ class Unseen:
         self._seen.update(id_ for id_, each in incidents.items() if each.finding.seq <= last_seq)
 
     def new(self, incidents: dict[str, Incident]) -> Iterator[Incident]:
-        """Those that are new since the last time, the latest first: cores append them, and one that is known ends it."""
+        """Those that are new since the last time, the latest first: cores append them, so a known one ends it."""
         if len(self._seen) > 2 * len(incidents) + 100:
             self._seen.intersection_update(incidents)
         for id_, incident in reversed(incidents.items()):
