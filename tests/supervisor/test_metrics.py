@@ -293,6 +293,17 @@ def test_rules_are_as_prometheus_reads_them_and_name_metrics_that_exist():
     assert sorted(alerts) == sorted(re.findall(r"^\| `(Crewkeeper\w+)` \|", MANUAL.read_text(), re.MULTILINE))
 
 
+def test_what_is_rare_and_bad_is_told_at_its_first_time():
+    """A counter that appears has not increased, as Prometheus sees it: `increase` of one sample is nothing."""
+    rules = {rule["alert"]: rule for group in yaml.safe_load(RULES.read_text())["groups"] for rule in group["rules"]}
+    at_once = [rule["expr"] for rule in rules.values() if "for" not in rule and rule["expr"].startswith("increase(")]
+    rare = [expression for expression in at_once if re.search(r"\) > 0\b", expression)]
+    assert len(rare) == 2
+    for expression in rare:
+        metric, window = re.findall(r"increase\((supervisor_\w+\{[^}]*\})\[(\w+)\]\)", expression)[0]
+        assert expression.endswith(f"or ({metric} unless {metric} offset {window})")
+
+
 def used(expression: str) -> set[str]:
     """The metrics of an expression; each exists, with the labels that are asked of it."""
     names = set(NAME.findall(expression))
