@@ -241,3 +241,26 @@ def test_no_time_breaks_a_line(since_s):
     waits = [{"text": "a waits for b", "since_s": since_s, "for_s": since_s}]
     document = msgspec.json.encode({"type": "crewkeeper.deadlock.opened", "data": {"waits": waits}})
     assert b"a waits for b" in render("slack", document, "msg_1")[0]
+
+
+@pytest.mark.parametrize(
+    ("kind", "victim", "now"),
+    [
+        ("opened", {"agent": "a", "why": "it loses least", "failed": True}, "it is being freed without you"),
+        ("opened", {"agent": "a", "why": "it loses least", "failed": False}, "nothing moves there until somebody acts"),
+        ("opened", None, "nothing moves there until somebody acts"),
+        ("unresolved", {"agent": "a", "why": "it loses least", "failed": True}, "nothing moves there until somebody"),
+    ],
+)
+def test_who_is_woken_reads_first_whether_to_act(kind, victim, now):
+    said = rendered("slack", kind, **TOLD, victim=victim)["blocks"][1]["text"]["text"]
+    assert said.startswith(f"now: {now}")
+
+
+def test_who_is_woken_is_told_what_the_word_means():
+    lines = rendered("pagerduty", "opened", "loop", look="supervisor why F1-0")["payload"]["custom_details"]["lines"]
+    assert "look: supervisor explain loop" in lines
+    assert not any(line.startswith("now: ") for line in lines)
+    for other in ("incidents", "approval"):
+        assert "supervisor explain" not in str(rendered("pagerduty", "opened", other, look="supervisor why F1-0"))
+    assert "now: " not in str(rendered("slack", "resolved", **TOLD))

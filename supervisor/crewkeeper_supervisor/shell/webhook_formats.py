@@ -32,6 +32,9 @@ _FACTS: Final = (
 _NEVER: Final = "0001-01-01T00:00:00Z"
 _LATEST_S: Final = 1e11
 _LINES_MAX: Final = 30
+_WORD: Final = re.compile(r"[a-z_]{1,40}")
+_NO_CODES: Final = ("test", "incidents", "approval")
+"""What messages are about that is no kind of finding, so that `supervisor explain` does not know it."""
 SEVERE: Final = ("deadlock", "flood", "intrusion", "forgery", "survivor", "budget_spent")
 """What is told as an error; everything else as a warning."""
 
@@ -139,6 +142,8 @@ class _Event:
 
     def facts(self) -> Iterator[str]:
         """What a person needs to know, line by line."""
+        if now := self._now():
+            yield f"now: {now}"
         for key, label in _FACTS:
             if self.data.get(key):
                 yield f"{label}: {self.text(key, 300)}"
@@ -150,20 +155,36 @@ class _Event:
             yield f"cost: {inert(str(cost['text']), 300)}"
         victim = self.data.get("victim")
         if isinstance(victim, dict):
-            did = "broken" if victim.get("failed", True) else "not broken, though it would lose least"
-            yield f"{did}: {inert(str(victim.get('agent', '')), 64)}: {inert(str(victim.get('why', '')), 300)}"
+            who, why = inert(str(victim.get("agent", "")), 64), inert(str(victim.get("why", "")), 300)
+            if victim.get("failed", True):
+                yield f"failed: the wait of {who}: {why}"
+            else:
+                yield f"no wait was failed; that of {who} would lose least: {why}"
         for step in self._listed("steps"):
-            yield f"done: {inert(str(step), 300)}"
+            yield f"so far: {inert(str(step), 300)}"
         for each in self._listed("incidents"):
             if isinstance(each, dict):
                 named = " ".join(str(each.get(key, "")) for key in ("incident", "kind", "state"))
                 named += " NOT RESOLVED" if each.get("event") == "unresolved" else ""
                 yield f"{inert(named, 120)}: {inert(str(each.get('summary', '')), 200)}"
 
+    def _now(self) -> str:
+        """What becomes of it if nobody acts; empty where that depends."""
+        victim = self.data.get("victim")
+        if self.event == "unresolved":
+            return "nothing moves there until somebody acts"
+        if self.what != "deadlock" or self.event != "opened":
+            return ""
+        if isinstance(victim, dict) and victim.get("failed", True):
+            return "it is being freed without you: one wait was failed, and you hear whether that has helped"
+        return "nothing moves there until somebody acts"
+
     def ways(self) -> Iterator[str]:
         """Where to look, and what can be done, line by line."""
         if self.data.get("look"):
             yield f"look: {self.text('look', 300)}"
+            if _WORD.fullmatch(self.what) and self.what not in _NO_CODES:
+                yield f"look: supervisor explain {self.what}"
         for command in self._listed("act"):
             yield f"act: {inert(str(command), 300)}"
 
