@@ -27,8 +27,8 @@ restart:                           # for every agent; an agent may have its own
   intensity: 3                     # at most 3 restarts ...
   period: 60s                      # ... within a minute
 
-responses:
-  deadlock:
+responses:                         # what is done about what is found; without this section: what docs/crew-file.md says,
+  deadlock:                        # which also tells a human of everything that needs one
     do: [break]                    # fail one wait, so that the others go on
   restart_intensity:
     do: [warn]
@@ -41,11 +41,14 @@ responses:
   flood:
     do: [pause, kill]              # held first; ended if it goes on
 
-# To tell a human, add `escalate` to a `do` above and say where to:
+# To tell a human: take out the section `responses` above, and say where to.
+# A secret is made by:   export OPS_WEBHOOK_SECRET=$(supervisor --quiet hooks rotate)
+# Try it before it counts:   supervisor hooks test crew.yaml
 # escalate:
 #   - webhook: "${OPS_WEBHOOK}"    # read from the environment when used
 #     secret: "${OPS_WEBHOOK_SECRET}"
-#     # allow_private: true         # for a receiver on this machine or in your own network
+#     # format: slack              # or pagerduty, alertmanager, cloudevents
+#     # allow_private: true        # for a receiver on this machine or in your own network
 """
 
 WRITER_PY: Final = '''\
