@@ -27,8 +27,8 @@ restart:                           # for every agent; an agent may have its own
   intensity: 3                     # at most 3 restarts ...
   period: 60s                      # ... within a minute
 
-responses:                         # what is done about what is found; without this section: what docs/crew-file.md says,
-  deadlock:                        # which also tells a human of everything that needs one
+responses:                         # what is done about what is found; without this section, what
+  deadlock:                        # docs/crew-file.md says, which tells a human where one is needed
     do: [break]                    # fail one wait, so that the others go on
   restart_intensity:
     do: [warn]
