@@ -7,10 +7,16 @@ import pytest
 
 from crewkeeper_supervisor.core.courtesy import CourtesyDetector
 from crewkeeper_supervisor.core.fingerprint import of_arguments, of_text
-from crewkeeper_supervisor.core.loops import CLASSES_MAX, KEYS_MAX, POLL_TOKENS, Loop, LoopDetector
+from crewkeeper_supervisor.core.loop_memory import CLASSES_MAX, KEYS_MAX, MET_MAX, NAMES_MAX, OWN_WORDS_MAX, WORDS_MAX
+from crewkeeper_supervisor.core.loops import POLL_TOKENS, Loop, LoopDetector
 from crewkeeper_supervisor.core.steps import Step, tells_failure, tokens_of
 
 PAGE = "the quick brown fox jumps over the lazy dog while seven wizards brew a potion of green glass"
+
+
+def letters(number: int) -> str:
+    """A word without digits."""
+    return "".join(chr(97 + int(digit)) for digit in f"{number:04}")
 
 
 class Run:
@@ -232,14 +238,59 @@ def test_courtesies_are_a_loop_and_a_question_ends_them(run):
     assert other.found == []
 
 
-def test_memory_is_bounded(run):
-    for number in range(KEYS_MAX * 3):
-        run.call(f"tool{number}", PAGE, agent=f"a{number}", q="x")
+def test_memory_is_bounded(run, monkeypatch):
+    for number in range(NAMES_MAX + 9):
+        run.call("search", PAGE, agent=f"a{number}", q="x")
+    for number in range(KEYS_MAX * 2):
+        run.call(f"tool{number}", PAGE, q="x")
     for number in range(CLASSES_MAX * 5):
         run.call("search", "abc" * number, q="ab" * number)
-    assert len(run.loops._classes) <= KEYS_MAX
-    assert max(len(known) for known in run.loops._classes.values()) <= CLASSES_MAX
-    assert len(run.loops._agents) <= KEYS_MAX
+    kept = run.loops._classes
+    known = kept.owners["a"].classes
+    assert len(known) <= KEYS_MAX
+    assert max(len(each) for each in known.values()) <= CLASSES_MAX
+    assert len(run.loops._agents) <= NAMES_MAX
+    for agent in "abcd":
+        for number in range(200):
+            words = [f"{agent}{number}w{each}" for each in range(400)]
+            run.call(f"tool{number % 40}", " ".join(words), agent=agent, q=" ".join(words[:200]))
+    assert max(owner.words for owner in kept.owners.values()) <= OWN_WORDS_MAX
+    for owner in kept.owners.values():
+        assert owner.words == sum(each.weight for known in owner.classes.values() for each in known)
+    assert kept.words == sum(owner.words for owner in kept.owners.values()) <= WORDS_MAX
+    monkeypatch.setattr("crewkeeper_supervisor.core.loop_memory.WORDS_MAX", 100_000)
+    run.call("search", PAGE, agent="z", q="x")
+    assert kept.words == sum(owner.words for owner in kept.owners.values()) <= 100_000
+    assert "z" in kept.owners
+    for agent in "bcd":
+        run.feed(agent=agent, kind="progress")
+    for owner in kept.owners.values():
+        assert owner.words == sum(each.weight for known in owner.classes.values() for each in known)
+
+
+def test_words_of_answers_that_come_and_go_are_bounded(run):
+    stays = [letters(each) for each in range(200)]
+    for number in range(100):
+        comes = [letters(1000 + 60 * number + each) for each in range(60)]
+        run.call("read", " ".join([*stays, *comes]), q="x")
+    [classes] = run.loops._classes.owners["a"].classes.values()
+    assert max(len(each.met) for each in classes) <= MET_MAX
+
+
+@pytest.mark.parametrize("chain", [True, False])
+def test_nobody_crowds_out_what_is_known_of_others(run, chain):
+    for round_ in range(3):
+        for number in range(300 if chain else 0):
+            run.feed(
+                agent="b", kind="tool", name=f"t{round_}-{number}", chain="b",
+                arguments=of_arguments({"q": f"x{number}"}), outcome=of_text(f"new {round_}-{number}"),
+            )  # fmt: skip
+        for agent in (f"a{each}" for each in range(1 if chain else 300)):
+            run.feed(
+                agent=agent, kind="tool", name="look", chain=agent, arguments=of_arguments({"q": "x"}),
+                outcome=of_text("error: no results"), failed=True,
+            )  # fmt: skip
+    assert len(run.found) == (1 if chain else 300)
 
 
 @pytest.mark.parametrize(

@@ -1,11 +1,11 @@
 """Courtesy: two agents that keep thanking each other, in ever new words, with nothing left to say.
 
 A message is *empty* if it consists of courtesy and function words, but for hardly anything that was not said between
-the two before. Six empty messages in a row, from both sides, are a loop; any message with content, and any answer of a
-tool to either of them, ends the row. The words are English.
+the two before; a number, or data beside the sentences, that was not said before is content. Six empty messages in a
+row, from both sides, are a loop; any message with content, and any answer of a tool to either of them, ends the row.
+The words are English.
 """
 
-from collections import deque
 from typing import Final
 
 import msgspec
@@ -21,8 +21,8 @@ NEW_WORDS: Final = 1
 CONTENT_SHARE: Final = 1 / 3
 """Of the words of an empty message that may be content, new or not: what is asked twice is no courtesy."""
 PAIRS_MAX: Final = 256
-SAID_MAX: Final = 32
-"""Messages of a pair that are remembered."""
+SAID_MAX: Final = 1000
+"""Words of a pair that are remembered, those said last."""
 WORDS_MAX: Final = 60
 """Different words up to which a message can be nothing but courtesy."""
 TEXT_MAX: Final = 600
@@ -108,7 +108,7 @@ class _Pair:
         """The empty messages: who, where, tokens."""
         self.key = self.again = 0
         """Of the row that was told and still goes on."""
-        self._said: deque[frozenset[str]] = deque(maxlen=SAID_MAX)
+        self._said: dict[str, None] = {}
 
     def interrupt(self) -> None:
         """Something was said or done after all."""
@@ -117,14 +117,13 @@ class _Pair:
 
     def said(self, step: Step) -> Loop | None:
         """Take in a message."""
-        before = list(self._said)
-        self._said.append(step.said.words)
-        if len(step.said.words) > WORDS_MAX:
-            self.interrupt()
-            return None
-        words, content = _content(step.text)
-        new = [word for word in content if not any(word in said for said in before)]
-        if len(new) > NEW_WORDS or len(content) > CONTENT_SHARE * len(words):
+        content, fresh = self._matter(step)
+        for word in sorted(step.said.words):  # in an order that is the same wherever this is replayed
+            self._said.pop(word, None)
+            self._said[word] = None
+        while len(self._said) > SAID_MAX:
+            del self._said[next(iter(self._said))]
+        if content or fresh:
             self.interrupt()
             return None
         self.row.append((step.agent, step.began, step.tokens))
@@ -144,3 +143,13 @@ class _Pair:
             failed=False,
             chain=step.chain,
         )
+
+    def _matter(self, step: Step) -> tuple[bool, bool]:
+        """Whether a message has content: too much of it, or data or a number that was not said before."""
+        if len(step.said.words) > WORDS_MAX:
+            return True, False
+        words, content = _content(step.text)
+        new = [word for word in content if word not in self._said]
+        beside = step.said.words.difference(words, self._said, _COURTESY, _FUNCTION)
+        fresh = any(len(word) > 1 or word in step.said.marks for word in beside)
+        return len(new) > NEW_WORDS or len(content) > CONTENT_SHARE * len(words), fresh

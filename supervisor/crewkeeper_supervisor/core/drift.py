@@ -40,7 +40,8 @@ CLEARED_AT: Final = 0.6
 MEANING_WEIGHT: Final = 0.5
 """What the distance in meaning counts beside the words, if somebody gives vectors."""
 KNOWN_MAX: Final = 50_000
-AGENTS_MAX: Final = 256
+AGENTS_MAX: Final = 1024
+"""Agents whose last words are remembered; who has said nothing for longest is forgotten first."""
 _CHARS: Final = 1500
 _STEM: Final = 7
 """Letters of a word that count, so that its endings do not."""
@@ -171,7 +172,7 @@ class DriftModel:
         return tuple(new)[:8]
 
     def _speaker(self, agent: str) -> _Speaker:
-        speaker = self._speakers.get(agent)
+        speaker = self._speakers.pop(agent, None)
         if speaker is None:
             if len(self._speakers) >= AGENTS_MAX:
                 gone = next(iter(self._speakers))
@@ -179,7 +180,8 @@ class DriftModel:
                 self._raised.discard(gone)
                 if self._meaning is not None:
                     self._meaning.forget(gone)
-            speaker = self._speakers[agent] = _Speaker(deque(maxlen=WINDOW))
+            speaker = _Speaker(deque(maxlen=WINDOW))
+        self._speakers[agent] = speaker
         return speaker
 
     def _learn(self, words: Iterable[str], degree: float) -> None:

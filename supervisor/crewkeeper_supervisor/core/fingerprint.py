@@ -110,6 +110,8 @@ class Fingerprint(Struct, frozen=True, gc=False):
     """Its first words."""
     end: frozenset[str] = frozenset()
     """Its last words."""
+    order: tuple[str, ...] = ()
+    """All of its words as they stand, if they are few."""
 
     @property
     def empty(self) -> bool:
@@ -151,7 +153,8 @@ def of_text(text: str, *, masked: bool = True, names: bool = False, echoes: Iter
     if named and len(words & _GERMAN) < _GERMAN_LEAST:  # German gives a capital to every noun
         marks |= {name.lower() for name in named}
     begin, end = frozenset(found[:EDGE_WORDS]), frozenset(found[-EDGE_WORDS:])
-    return Fingerprint(digest, literal, words, marks, len(text), begin, end)
+    order = tuple(found) if len(found) <= LONG_WORDS else ()
+    return Fingerprint(digest, literal, words, marks, len(text), begin, end, order)
 
 
 def words_of(text: str) -> list[str]:
@@ -305,8 +308,36 @@ def _same_value(one: Fingerprint, other: Fingerprint, in_other_words: bool) -> b
         return False
     if likeness(one.words, other.words) < LONG_LIKENESS:
         return False
+    if not _replaced(one.words, other.words):
+        return True
     prose = min(len(one.words), len(other.words)) >= PHRASE_WORDS
-    return (in_other_words and prose) or not _replaced(one.words, other.words)
+    return in_other_words and prose
+
+
+def filled_in(one: frozenset[str], other: frozenset[str]) -> bool:
+    """Whether one word stands for another and all else is as it was: a form, filled in for the next."""
+    return 0 < _size(one - other) <= 1 and 0 < _size(other - one) <= 1
+
+
+def _size(words: Iterable[str]) -> float:
+    """How many words they are; one sign of Han is a third of one."""
+    return sum(1 / 3 if len(word) == 1 and not word.isascii() else 1.0 for word in words)
+
+
+def places(one: Arguments, other: Arguments) -> tuple[tuple[int, int], ...]:
+    """Where other words stand in arguments that are else the same, word by word: of which argument, and which of it.
+
+    Nothing if they are not the same otherwise, or too long to tell.
+    """
+    found: list[tuple[int, int]] = []
+    for index, (old, new) in enumerate(zip(one.values, other.values, strict=False)):
+        if old.digest == new.digest:
+            continue
+        if not old.order or len(old.order) != len(new.order):
+            return ()
+        pairs = enumerate(zip(old.order, new.order, strict=True))
+        found += [(index, place) for place, (was, now) in pairs if was != now]
+    return tuple(found) if one.names == other.names else ()
 
 
 def _plain(value: Any, depth: int = 0) -> str:

@@ -14,22 +14,22 @@ in between, across agents, also where each answer differs from the one before it
 Never a bare count: the steps since the first of the class must have cost something, and asking again until something
 changes, declared (`poll`) or plain from the tool's name, is let be until it has cost `POLL_TOKENS`.
 
-Cost: at most `CLASSES_MAX` comparisons of bounded sets per step, tens of microseconds. Memory: `KEYS_MAX` keys with
-`CLASSES_MAX` fingerprints each.
+Cost: at most `CLASSES_MAX` comparisons of bounded sets per step, tens of microseconds. Memory: see `loop_memory`.
 """
 
 import re
-from collections.abc import Iterable
+import zlib
 from itertools import pairwise
 from typing import Final, Literal
 
 import msgspec
 from msgspec import Struct
 
-from crewkeeper_supervisor.core.fingerprint import Fingerprint, same_arguments, same_outcome, same_request
+from crewkeeper_supervisor.core.fingerprint import Fingerprint, filled_in, same_arguments, same_outcome, same_request
 from crewkeeper_supervisor.core.loop_memory import (
-    KEYS_MAX,
+    NAMES_MAX,
     REPEATS,
+    Classes,
     History,
     Listener,
     Occurrence,
@@ -39,8 +39,6 @@ from crewkeeper_supervisor.core.loop_memory import (
 )
 from crewkeeper_supervisor.core.steps import EVERYBODY, Step, tells_to_wait
 
-CLASSES_MAX: Final = 8
-"""Classes that are remembered for one tool of an agent, or one direction between two."""
 TOKENS_MIN: Final = 20
 """What a loop must have cost at least: heartbeats are free."""
 POLL_TOKENS: Final = 4000
@@ -63,6 +61,12 @@ _POLLS: Final = re.compile(
     r"wait|sleep|poll|status|ping|heartbeat|health|progress|watch|monitor|idle|noop|no_op|check_job|is_ready|is_done",
     re.IGNORECASE,
 )
+
+
+def _gist(said: Fingerprint) -> int:
+    """Checksum of what is said without numbers and names."""
+    return zlib.crc32(" ".join(sorted(said.words - said.marks)).encode("utf-8", "surrogatepass"))
+
 
 LoopForm = Literal["exact", "near", "cycle", "courtesy"]
 
@@ -99,14 +103,17 @@ def polls(step: Step) -> bool:
     return _POLLS.search(step.name) is not None or (not step.failed and tells_to_wait(step.outcome, failed=False))
 
 
+def _asked_again(group: RepeatClass, step: Step) -> bool:
+    """Whether a call is the same as those of a class, possibly in other words."""
+    in_other_words = step.failed or _indifferent(group.outcome, step.outcome)
+    if not same_arguments(group.arguments, step.arguments, in_other_words=in_other_words):
+        return False
+    return group.arguments.digest == step.arguments.digest or not group.refills(step.arguments)
+
+
 def _indifferent(one: Fingerprint, other: Fingerprint) -> bool:
     """Whether two answers show that the wording of what was asked made no difference: as long as they are equal."""
     return one.literal == other.literal and len(one.words) >= TELLING_WORDS
-
-
-def _size(words: Iterable[str]) -> float:
-    """How many words they are; one sign of Han is a third of one."""
-    return sum(1 / 3 if len(word) == 1 and not word.isascii() else 1.0 for word in words)
 
 
 def _waits(step: Step) -> bool:
@@ -124,7 +131,7 @@ class LoopDetector:
     def __init__(self, *, follow: bool = False) -> None:
         self._follow = follow
         self._again: dict[int, int] = {}
-        self._classes: dict[tuple[str, str, str], list[RepeatClass]] = {}
+        self._classes = Classes()
         self._agents: dict[str, Listener] = {}
         self._news = 0
         self._learned = 0
@@ -146,7 +153,8 @@ class LoopDetector:
         agent = self._agent(step.agent)
         match step.kind:
             case "progress":
-                self._forget(step)
+                self._classes.forget(step.agent)
+                self._chains.pop(step.chain, None)
                 return None
             case "model":
                 return None
@@ -158,19 +166,16 @@ class LoopDetector:
             case "message":
                 return self._message(step, agent)
 
-    def _forget(self, step: Step) -> None:
-        """An agent got on: what it repeated, or was told again and again, counts no more."""
-        for key, known in self._classes.items():
-            if known and step.agent in (key[0], key[2]):  # most are empty, and this is asked at every progress
-                known.clear()
-        self._chains.pop(step.chain, None)
+    def resumed(self, agent: str) -> None:
+        """An agent that crashed begins anew: what it does first may be what it did last."""
+        self._classes.resume(agent)
 
     def _told_something(self, step: Step, agent: Listener) -> None:
         """People and surroundings make no loops, but what they say may be news, and ends a cycle unless it is not."""
-        known = self._known((step.agent, "", step.kind))
+        known = self._classes.known(step.agent, "", step.kind)
         same = next((group for group in known if same_outcome(group.said, step.said)), None)
         if same is None or step.kind == "human":
-            same = self._begin(known, step)
+            same = self._begin(known, step, step.agent)
             agent.talk += 1
             self._news += 1
         agent.heard(step.said, step.failed, self._number)
@@ -178,7 +183,8 @@ class LoopDetector:
 
     def _tool(self, step: Step, agent: Listener) -> Loop | None:
         # What everybody hears nobody needs to ask for again, whoever asked first.
-        known = self._known((EVERYBODY if step.public else step.agent, step.peer, step.name))
+        owner = EVERYBODY if step.public else step.agent
+        known = self._classes.known(owner, step.peer, step.name)
         agent.heard(step.outcome, step.failed, self._number)
         same = None
         for group in known:
@@ -186,16 +192,14 @@ class LoopDetector:
                 if group.seen and group.arguments.digest == step.arguments.digest:
                     group.seen.clear()  # the same call, another answer: something moved
                     group.told = group.count = 0
-            elif same is None and same_arguments(
-                group.arguments, step.arguments, in_other_words=step.failed or _indifferent(group.outcome, step.outcome)
-            ):
+            elif same is None and _asked_again(group, step):
                 same = group
         new = same is None and not step.failed and not step.outcome.empty
         agent.news += new
         self._news += new
         self._learned += new
         if same is None:
-            same = self._begin(known, step)
+            same = self._begin(known, step, owner)
         exact = same.arguments.digest == step.arguments.digest
         learned = self._history(step.chain).learned(step.agent, new, step.public)
         if same.seen and step.agent == same.seen[-1].agent and step.began <= same.seen[-1].at:
@@ -203,11 +207,11 @@ class LoopDetector:
         return self._note(same, step, learned, exact, exact and same.outcome.literal == step.outcome.literal)
 
     def _message(self, step: Step, agent: Listener) -> Loop | None:
-        known = self._known((step.agent, "", step.peer))
+        known = self._classes.known(step.agent, "", step.peer, spoken=True)
         same = next((group for group in known if self._said_again(group, step)), None)
         agent.heard(step.said, step.failed, self._number)
         if same is None:
-            same = self._begin(known, step)
+            same = self._begin(known, step, step.agent)
             agent.talk += 1
             self._news += 1
         exact = same.said.literal == step.said.literal
@@ -225,9 +229,8 @@ class LoopDetector:
             return False
         # Other words or other volatile parts. If what changed stands in what the other side says, it is what mattered.
         changed = group.said.words ^ step.said.words
-        lost = changed & group.said.words
-        if 0 < _size(lost) <= 1 and 0 < _size(changed - lost) <= 1:
-            return False  # one word for another and all else as it was: a form, filled in for the next
+        if filled_in(group.said.words, step.said.words):
+            return False
         peer = self._agents.get(step.peer)
         since = group.seen[-1].number if group.seen else 0
         if peer is None or peer.reply is None or peer.reply_failed or peer.reply_number < since:
@@ -240,17 +243,20 @@ class LoopDetector:
 
     def _note(self, group: RepeatClass, step: Step, news: float, exact: bool, equal: bool) -> Loop | None:
         """Count one more occurrence of a class, and judge."""
+        group.did(step.arguments, step.said)
         if not group.seen:
             group.since_tokens = self._tokens
         group.seen.append(Occurrence(step.agent, step.began, step.at, self._number, news, exact, equal))
         group.count += 1
         if len(group.seen) > REPEATS:
             del group.seen[0]
-        group.arguments, group.said, group.outcome = step.arguments, step.said, step.outcome
-        if not step.outcome.words <= group.met:
-            group.met |= step.outcome.words
+        group.came(step.outcome)
+        self._classes.weigh(EVERYBODY if step.public and step.kind == "tool" else step.agent, group)
         history = self._history(step.chain)
-        cycle = history.add(Passed(group.token, step.agent, step.began, self._number, self._tokens, _waits(step)))
+        passed = Passed(group.token, step.agent, step.began, self._number, self._tokens, _waits(step))
+        if step.kind == "message":
+            passed.peer, passed.gist = step.peer, _gist(step.said)
+        cycle = history.add(passed)
         found = self._repeated(group, step, news, history)
         if found is not None:
             group.told, told = self._tell(found, group.seen[0].number, group.told)
@@ -282,7 +288,8 @@ class LoopDetector:
         period = self._number - group.seen[-2].number
         passed = history.period(period)
         agents = dict.fromkeys(one.agent for one in (passed if len(passed) > 1 else group.seen))
-        if step.kind == "message" and step.peer != EVERYBODY:
+        agents |= dict.fromkeys(history.ring(period))
+        if step.kind == "message" and step.peer != EVERYBODY and self._answers_alike(step, group.seen[-2].number):
             agents[step.peer] = None
         return Loop(
             at=step.at,
@@ -296,6 +303,11 @@ class LoopDetector:
             failed=refused,
             chain=step.chain,
         )
+
+    def _answers_alike(self, step: Step, since: int) -> bool:
+        """Whether who was told the same again and again has repeated itself to who tells it: else it takes no part."""
+        said = self._classes.of(step.peer, "", step.agent)
+        return any(len(group.seen) > 1 and group.seen[-1].number >= since for group in said)
 
     def _cycled(self, period: int, history: History, step: Step) -> Loop | None:
         """The loop that the last steps of a chain are, if they have passed often enough."""
@@ -339,7 +351,7 @@ class LoopDetector:
             for agent in loop.agents:
                 self._told.pop(agent, None)
                 self._told[agent] = (self._number, key)
-            while len(self._told) > KEYS_MAX:
+            while len(self._told) > NAMES_MAX:
                 del self._told[next(iter(self._told))]
             if first > told[0]:
                 return key, msgspec.structs.replace(loop, key=key)
@@ -347,19 +359,18 @@ class LoopDetector:
             return key, None
         again = self._again.pop(key, 0) + 1
         self._again[key] = again
-        while len(self._again) > KEYS_MAX:
+        while len(self._again) > NAMES_MAX:
             del self._again[next(iter(self._again))]
         return key, msgspec.structs.replace(loop, key=key, again=again, count=loop.count + again)
 
     def _history(self, chain: str) -> History:
-        history = self._chains.get(chain)
-        if history is None:
-            if len(self._chains) >= KEYS_MAX:
-                del self._chains[next(iter(self._chains))]
-            history = self._chains[chain] = History()
+        history = self._chains.pop(chain, None) or History()
+        self._chains[chain] = history
+        if len(self._chains) > NAMES_MAX:
+            del self._chains[next(iter(self._chains))]
         return history
 
-    def _begin(self, known: list[RepeatClass], step: Step) -> RepeatClass:
+    def _begin(self, known: list[RepeatClass], step: Step, owner: str) -> RepeatClass:
         self._next_token += 1
         group = RepeatClass(
             token=self._next_token,
@@ -368,24 +379,12 @@ class LoopDetector:
             outcome=step.outcome,
             failed=step.failed,
         )
-        known.append(group)
-        if len(known) > CLASSES_MAX:
-            del known[0]
+        self._classes.add(owner, known, group)
         return group
 
-    def _known(self, key: tuple[str, str, str]) -> list[RepeatClass]:
-        known = self._classes.pop(key, None)
-        if known is None:
-            known = []
-            if len(self._classes) >= KEYS_MAX:
-                del self._classes[next(iter(self._classes))]
-        self._classes[key] = known
-        return known
-
     def _agent(self, name: str) -> Listener:
-        agent = self._agents.get(name)
-        if agent is None:
-            if len(self._agents) >= KEYS_MAX:
-                del self._agents[next(iter(self._agents))]
-            agent = self._agents[name] = Listener()
+        agent = self._agents.pop(name, None) or Listener()
+        self._agents[name] = agent
+        if len(self._agents) > NAMES_MAX:
+            del self._agents[next(iter(self._agents))]
         return agent

@@ -19,7 +19,8 @@ UNKNOWN_NAMES: Final = 2
 UNGROUNDED: Final = 3
 """Failed calls with identifiers that the run never saw, by one agent, among its last `LOOKBACK` calls."""
 LOOKBACK: Final = 12
-AGENTS_MAX: Final = 256
+AGENTS_MAX: Final = 4096
+"""Agents whose last calls are remembered; who has called nothing for longest is forgotten first."""
 
 Pattern = Literal["refusals", "unknown_tool", "ungrounded"]
 
@@ -94,11 +95,12 @@ class MisuseDetector:
         )
 
     def _of(self, agent: str) -> deque[tuple[_Call, ...]]:
-        calls = self._calls.get(agent)
+        calls = self._calls.pop(agent, None)
         if calls is None:
             if len(self._calls) >= AGENTS_MAX:
                 gone = next(iter(self._calls))
                 del self._calls[gone]
                 self._told = {told for told in self._told if told[0] != gone}
-            calls = self._calls[agent] = deque(maxlen=LOOKBACK)
+            calls = deque(maxlen=LOOKBACK)
+        self._calls[agent] = calls
         return calls

@@ -1,8 +1,8 @@
 """Retry storm: several agents that call the same failing tool or agent again and again, faster and faster.
 
 Who backs off calls more rarely, so the failures of the last `SLICE_S` seconds must be more than those of the slice
-before; a first burst in which everybody fails once is none; and one agent alone is a loop, not a storm. One success
-ends it.
+before, and who waits longer before each attempt takes no part. A first burst in which everybody fails once is none, and
+one agent alone is a loop, not a storm: only who fails often itself is in it, whatever others do. One success ends it.
 """
 
 from collections import deque
@@ -14,7 +14,9 @@ SLICE_S: Final = 10.0
 FAILURES_MIN: Final = 12
 """Failures within a slice."""
 EACH_MIN: Final = 3
-"""Failures of the average agent among them: below, nobody has retried much."""
+"""Failures within a slice of each agent that takes part: who has fewer has not retried much."""
+BACKS_OFF: Final = 1.5
+"""Who waits so many times as long as before its attempt before is backing off."""
 AGENTS_MIN: Final = 2
 TARGETS_MAX: Final = 256
 _KEPT: Final = 512
@@ -25,7 +27,9 @@ class Storm(Struct, frozen=True, kw_only=True):
 
     target: str
     agents: tuple[str, ...]
-    """Who calls, the busiest first."""
+    """Who takes part, the busiest first."""
+    calling: tuple[str, ...]
+    """Who has called it in vain at all, within the last slice."""
     failures: int
     """Within the last slice."""
     before: int
@@ -56,19 +60,22 @@ class RetryStorms:
         known.failures.append((now_s, agent))
         if len(known.failures) < FAILURES_MIN:
             return None
-        callers: dict[str, int] = {}
+        lately: dict[str, list[float]] = {}
         for at_s, who in known.failures:
             if at_s > now_s - SLICE_S:
-                callers[who] = callers.get(who, 0) + 1
+                lately.setdefault(who, []).append(at_s)
+        callers = {who: len(times_s) for who, times_s in lately.items() if _storms(times_s)}
         count = sum(callers.values())
-        before = len(known.failures) - count
-        if count < FAILURES_MIN or len(callers) < AGENTS_MIN or count < EACH_MIN * len(callers):
+        before = sum(at_s <= now_s - SLICE_S and who in callers for at_s, who in known.failures)
+        if count < FAILURES_MIN or len(callers) < AGENTS_MIN:
             return None
         if not known.told and count <= before:
             return None
         again, known.told = known.told, True
         agents = tuple(sorted(callers, key=lambda who: (-callers[who], who)))
-        return Storm(target=target, agents=agents[:50], failures=count, before=before, again=again)
+        return Storm(
+            target=target, agents=agents[:50], calling=tuple(lately), failures=count, before=before, again=again
+        )
 
     def succeeded(self, target: str) -> bool:
         """A call of this target went well; returns whether that ends a storm."""
@@ -79,7 +86,7 @@ class RetryStorms:
         """Targets whose storm has ended because hardly anybody calls them any more."""
         calm = []
         for target, known in self._targets.items():
-            if known.told and sum(at_s > now_s - SLICE_S for at_s, _ in known.failures) < AGENTS_MIN:
+            if known.told and len({who for at_s, who in known.failures if at_s > now_s - SLICE_S}) < AGENTS_MIN:
                 known.told = False
                 calm.append(target)
         return calm
@@ -92,3 +99,10 @@ class RetryStorms:
     def facts(self) -> list[Any]:
         """What is remembered, for the state's digest."""
         return [[name, list(known.failures), known.told] for name, known in self._targets.items()]
+
+
+def _storms(times_s: list[float]) -> bool:
+    """Whether an agent that failed at these times within a slice takes part: often enough, without backing off."""
+    if len(times_s) < EACH_MIN:
+        return False
+    return times_s[-1] - times_s[-2] < BACKS_OFF * (times_s[-2] - times_s[-3]) or times_s[-1] == times_s[-2]

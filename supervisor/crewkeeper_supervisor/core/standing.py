@@ -15,6 +15,10 @@ STANDING_MAX: Final = 256
 OF_AGENT_MAX: Final = 16
 """Conditions of one agent that are followed at once: nobody crowds out what is known of others."""
 AGENTS_MAX: Final = 50
+LEFT_OUT: Final = 2
+"""Times in a row that a condition is seen with the same few of its agents, until the others take no part any more."""
+_PARTED: Final = ("loop", "retry_storm")
+"""Kinds whose agents each show by what they do that they take part; the ladder must not climb for who has stopped."""
 
 
 class Standing(Struct):
@@ -29,6 +33,21 @@ class Standing(Struct):
     """Steps of its agents since then."""
     talk: bool = False
     """Loop: it is about what they say to each other."""
+    few: frozenset[str] = frozenset()
+    """With which few of its agents it was seen last; empty if with all of them."""
+    times: int = 0
+    """How often in a row."""
+
+    def seen(self, now_s: float, agents: tuple[str, ...]) -> list[str]:
+        """It was seen again, with these agents; returns whom it has gone on without for a while."""
+        self.last_s, self.others = now_s, 0
+        few = frozenset(agents).intersection(self.agents)
+        if self.kind not in _PARTED or not few or len(few) == len(self.agents):
+            self.few, self.times = frozenset(), 0
+            return []
+        self.times = self.times + 1 if few == self.few else 1
+        self.few = few
+        return [agent for agent in self.agents if agent not in few] if self.times >= LEFT_OUT else []
 
 
 class Conditions:
@@ -64,6 +83,7 @@ class Conditions:
         again: str,
         edges: list[Edge] | None = None,
         talk: bool = False,
+        still: tuple[str, ...] = (),
     ) -> None:
         """A condition was seen: it begins, or goes on with `again`.
 
@@ -76,12 +96,16 @@ class Conditions:
             again: What people are told when it was known.
             edges: Waits that belong to it.
             talk: Whether it is about what the agents say to each other.
+            still: Of whom it was seen this time, if that may be more than `agents`.
         """
         one = self._all.get((kind, key))
         if one is not None:
-            one.last_s, one.others = self._state.now_s, 0
-            ladder.goes_on(self._state, kind, key, again)
-            return
+            left = one.seen(self._state.now_s, still or agents)
+            if not left:
+                ladder.goes_on(self._state, kind, key, again)
+                return
+            self.over(one, f"it goes on without {', '.join(left[:10])}")
+            agents = tuple(agent for agent in dict.fromkeys((*one.agents, *agents)) if agent not in left)
         if len(self._all) >= STANDING_MAX:
             self.over(next(iter(self._all.values())), "too many others stand to follow it")
         mine = [one for one in self._all.values() if one.agents[:1] == agents[:1]]
@@ -114,4 +138,4 @@ class Conditions:
 
     def facts(self) -> list[Any]:
         """What is remembered, for the state's digest."""
-        return [[one.kind, one.key, one.last_s, one.others] for one in self._all.values()]
+        return [[one.kind, one.key, one.last_s, one.others, sorted(one.few), one.times] for one in self._all.values()]

@@ -33,6 +33,7 @@ FAILURES: Final = (
 """What the beginnings of answers say that tell of a failure, in the tongues that tools mostly speak."""
 _PASSING: Final = """
     temporarily later retry retrying retries busy overloaded throttled 429 502 503 504
+    timeout timed unavailable reset
     vorübergehend später überlastet réessayer ocupado
 """
 _TEMPORARY: Final = frozenset(_PASSING.split())

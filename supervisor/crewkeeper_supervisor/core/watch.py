@@ -200,6 +200,7 @@ class Watch:
     def rejoined(self, view: AgentView) -> None:
         """A new incarnation remembers nothing of what the last one had asked."""
         self.maker.gone(view.name)
+        self._loops.resumed(view.name)
         self.lookout.patience.begins(view.name)
 
     # --- the gate ---
@@ -403,7 +404,7 @@ class Watch:
         )
         evidence = {"target": target[:128], "failures": str(storm.failures), "before": str(storm.before)}
         again = f"{storm.failures} failed calls in the last {SLICE_S:g} s"
-        self._standing.tell("retry_storm", target, text, storm.agents, evidence, again=again)
+        self._standing.tell("retry_storm", target, text, storm.agents, evidence, again=again, still=storm.calling)
 
     # --- time ---
 
