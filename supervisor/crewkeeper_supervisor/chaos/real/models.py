@@ -8,7 +8,7 @@ import anyio
 import anyio.abc
 from msgspec import Struct
 
-from crewkeeper_supervisor.chaos.real.receiver import read_request
+from crewkeeper_supervisor.chaos.real.loopback import listening, read_request
 
 LIMIT_S: Final = 120.0
 """How long one answer may take."""
@@ -58,10 +58,8 @@ class Models:
 
     async def serve(self, *, task_status: anyio.abc.TaskStatus[None]) -> None:
         """Listen until cancelled."""
-        listener = await anyio.create_tcp_listener(local_host="127.0.0.1", local_port=0)
-        self._port = listener.extra(anyio.abc.SocketAttribute.local_port)  # noqa: S610 - no database is near
-        task_status.started()
-        async with listener:
+        async with listening() as (listener, self._port):
+            task_status.started()
             await listener.serve(self._connected)
 
     async def _connected(self, stream: anyio.abc.SocketStream) -> None:

@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 import anyio
 import anyio.abc
 
+from crewkeeper_supervisor.chaos.real.loopback import listening
 from crewkeeper_supervisor.chaos.real.own_network import PORT, OwnNetwork
 
 FRAME_MAX_BYTES: Final = 16 * 1024 * 1024
@@ -86,10 +87,8 @@ class Proxy:
             task_status.started()
             await self._serve_in(self._network)
             return
-        listener = await anyio.create_tcp_listener(local_host="127.0.0.1", local_port=0)
-        self.port = listener.extra(anyio.abc.SocketAttribute.local_port)  # noqa: S610 - no database is near
-        task_status.started()
-        async with listener:
+        async with listening() as (listener, self.port):
+            task_status.started()
             await listener.serve(self._connected)
 
     async def _serve_in(self, network: OwnNetwork) -> None:

@@ -11,7 +11,8 @@ import anyio.abc
 from msgspec import Struct
 from standardwebhooks.webhooks import Webhook, WebhookVerificationError
 
-REQUEST_MAX_BYTES: Final = 1024 * 1024
+from crewkeeper_supervisor.chaos.real.loopback import listening, read_request
+
 LIMIT_S: Final = 10.0
 
 
@@ -51,10 +52,8 @@ class Receiver:
 
     async def serve(self, *, task_status: anyio.abc.TaskStatus[None]) -> None:
         """Listen until cancelled."""
-        listener = await anyio.create_tcp_listener(local_host="127.0.0.1", local_port=0)
-        self._port = listener.extra(anyio.abc.SocketAttribute.local_port)  # noqa: S610 - no database is near
-        task_status.started()
-        async with listener:
+        async with listening() as (listener, self._port):
+            task_status.started()
             await listener.serve(self._connected)
 
     async def _connected(self, stream: anyio.abc.SocketStream) -> None:
@@ -84,24 +83,3 @@ class Receiver:
         letter = Letter(at_s=time.time(), id=id_, kind=kind, type=type_, signed=signed, again=id_ in self._seen)
         self._seen.add(id_)
         self.letters.append(letter)
-
-
-async def read_request(stream: anyio.abc.SocketStream) -> tuple[dict[str, str], bytes]:
-    """Headers, with lower-case names, and body of one HTTP request.
-
-    Raises:
-        ValueError: It is too large.
-        anyio.EndOfStream: It broke off.
-    """
-    data = b""
-    while b"\r\n\r\n" not in data:
-        data += await stream.receive()
-        if len(data) > REQUEST_MAX_BYTES:
-            raise ValueError("the request is too large")
-    head, _, body = data.partition(b"\r\n\r\n")
-    rows = [line.decode("latin-1").partition(":") for line in head.split(b"\r\n")[1:]]
-    headers = {name.strip().lower(): value.strip() for name, _, value in rows}
-    length = min(int(headers.get("content-length", "0")), REQUEST_MAX_BYTES)
-    while len(body) < length:
-        body += await stream.receive()
-    return headers, body
