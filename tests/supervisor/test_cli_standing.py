@@ -5,14 +5,11 @@ import os
 import subprocess
 import sys
 
-import anyio
 import pytest
 import yaml
-from nats_process import nats_process
-from test_cli_look import INCIDENT, OTHER, RUN, store
+from looking import INCIDENT, OTHER, RUN, looker, stored_runs
 
 from crewkeeper_supervisor.cli import failure
-from crewkeeper_supervisor.cli.main import run
 from crewkeeper_supervisor.shell import journal
 
 pytestmark = pytest.mark.live
@@ -20,24 +17,13 @@ pytestmark = pytest.mark.live
 
 @pytest.fixture(scope="module")
 def state(tmp_path_factory):
-    directory = tmp_path_factory.mktemp("state")
-    with nats_process(directory) as server:
-        anyio.run(store, server.place)
-        server.announce()
+    with stored_runs(tmp_path_factory.mktemp("state")) as directory:
         yield directory
 
 
 @pytest.fixture
 def look(state, capsys, monkeypatch):
-    monkeypatch.setenv("CREWKEEPER_STATE", str(state))
-    monkeypatch.delenv("CREWKEEPER_NATS_URL", raising=False)
-
-    def look_at(*arguments):
-        code = run(list(arguments))
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
-
-    return look_at
+    return looker(state, capsys, monkeypatch)
 
 
 # --- check ---
