@@ -57,6 +57,10 @@ async def test_private_addresses_have_to_be_allowed(url):
         "https://[ff02::1]/",
         "https://240.0.0.1/",
         "https://[fec0::1]/",
+        "https://[64:ff9b:1::10.0.0.1]/",
+        "https://[::127.0.0.1]/",
+        "https://[::ffff:0:127.0.0.1]/",
+        "https://[5f00::1]/",
         "https://192.0.2.1/",
     ],
 )

@@ -95,7 +95,7 @@ def judge(address: Address, *, allow_private: bool) -> str:
         if is_private(each):
             if not allow_private:
                 return f"is a private or loopback address: {_ALLOW}"
-        elif not _embedded(each) and (not each.is_global or getattr(each, "is_site_local", False)):
+        elif not _embedded(each) and not _is_public(each):
             return "is a reserved address, which no webhook may go to"
     return ""
 
@@ -110,10 +110,17 @@ def is_private(address: Address) -> bool:
     return address in _PRIVATE_6
 
 
+def _is_public(address: Address) -> bool:
+    """Whether an address is one of those that the internet consists of."""
+    return address.is_global and (isinstance(address, ipaddress.IPv4Address) or address in _PUBLIC_6)
+
+
 _PRIVATE_4: Final = tuple(
     map(ipaddress.IPv4Network, ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "100.64.0.0/10"))
 )
 _PRIVATE_6: Final = ipaddress.IPv6Network("fc00::/7")
+_PUBLIC_6: Final = ipaddress.IPv6Network("2000::/3")
+"""All that is given out for the internet; outside of it are ways to IPv4 that only one network knows (RFC 8215)."""
 
 
 def _embedded(address: Address) -> tuple[Address, ...]:
