@@ -12,7 +12,7 @@ import anyio
 import pytest
 
 from crewkeeper_bus.messages import RunEnded
-from crewkeeper_bus.subjects import HOST
+from crewkeeper_bus.subjects import HOST, ledger_subject
 from crewkeeper_supervisor.cli.main import run as command
 from crewkeeper_supervisor.core import fleet_account
 from crewkeeper_supervisor.core.crew import Agent, Crew
@@ -65,7 +65,8 @@ async def books(link: Link) -> Books:
     """What is in the ledgers now."""
     found, batches = Books(), []
     for run in RUNS:
-        batches += [(seq, run, records) for seq, records in await ledger._read_batches(link, run)]
+        stored = await ledger.stored(link, ledger.STREAM, ledger_subject(run))
+        batches += [(seq, run, ledger._decoded(run, seq, data)) for seq, data in stored]
     for _, run, records in sorted(batches, key=lambda batch: batch[0]):
         for record in records:
             if isinstance(record.command, dict) and (booking := record.command.get("booking")):

@@ -66,10 +66,9 @@ class Ledger:
             StoreUnavailable: The server did not answer.
         """
         ledger = cls(link, run, term, owner)
-        batches = await _read_batches(link, run)
-        for seq, records in batches:
+        for seq, data in await stored(link, STREAM, ledger._subject):
             ledger._last_seq = seq
-            for record in records:
+            for record in _decoded(run, seq, data):  # one by one: hundreds of thousands at once keep the collector busy
                 ledger.n, ledger.head = record.n, record.hash
                 ledger._ids.add(record.id)
                 if record.term > term:
@@ -184,7 +183,8 @@ async def read(link: Link, run: str) -> list[Record]:
         LedgerDamaged: A stored message holds no records.
         StoreUnavailable: The server did not answer.
     """
-    return [record for _, records in await _read_batches(link, run) for record in records]
+    found = await stored(link, STREAM, subjects.ledger_subject(run))
+    return [record for seq, data in found for record in _decoded(run, seq, data)]
 
 
 def verify(records: Sequence[Record]) -> list[str]:
@@ -227,17 +227,19 @@ async def stored(link: Link, stream: str, subject: str) -> list[tuple[int, bytes
     return found
 
 
-async def _read_batches(link: Link, run: str) -> list[tuple[int, list[Record]]]:
-    batches: list[tuple[int, list[Record]]] = []
-    for seq, data in await stored(link, STREAM, subjects.ledger_subject(run)):
-        try:
-            batches.append((seq, _DECODER.decode(data)))
-        except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
-            raise LedgerDamaged(
-                f"the ledger of {run} is damaged: message {seq} of stream {STREAM} holds no records ({error}); what "
-                "was decided cannot be read from it: restore the store from a backup, and compare with an export"
-            ) from None
-    return batches
+def _decoded(run: str, seq: int, data: bytes) -> list[Record]:
+    """The records of one stored message.
+
+    Raises:
+        LedgerDamaged: It holds none.
+    """
+    try:
+        return _DECODER.decode(data)
+    except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
+        raise LedgerDamaged(
+            f"the ledger of {run} is damaged: message {seq} of stream {STREAM} holds no records ({error}); what "
+            "was decided cannot be read from it: restore the store from a backup, and compare with an export"
+        ) from None
 
 
 def _finding(command: Command | None) -> str:
