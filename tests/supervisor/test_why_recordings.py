@@ -66,6 +66,8 @@ def test_a_deadlock_names_its_messages_its_ring_and_what_followed():
     assert any("broke" in told.text for told in found.followed)
     assert any("told people by webhook" in told.text for told in found.followed)
     assert any("TellAgent(Break)" in d.decision.kind and d.record for d in found.decisions)
+    assert found.rule.startswith("responses.deadlock: {do: [break, escalate], confirm: ")
+    assert "climb" not in found.rule  # nor any other key that deadlocks do not have
     text = "\n".join(page(found))
     for part in ("DEADLOCK", "What led to it", "By what rule", "Decided", "At that moment: waits", "What followed"):
         assert part in text

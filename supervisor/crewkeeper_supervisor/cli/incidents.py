@@ -86,5 +86,6 @@ async def _show(incident: str, run: str | None, output: str, state: Path | None,
         raise Failure(f"no incident {incident[:60]!r}{hint}", code=NOT_FOUND, remedy="supervisor incidents ls")
     if len(found) > 1:
         where = ", ".join(row.run for row in found)
-        raise Failure(f"{incident!r} is in {len(found)} runs: {where}", code=USAGE, remedy="name the run before it")
+        remedy = f"supervisor incidents show {found[-1].run} {found[-1].id}"
+        raise Failure(f"{incident!r} is in {len(found)} runs: {where}", code=USAGE, remedy=remedy)
     emit_document(found[0], output, lambda: page(found[0], datetime.now(UTC)), name=found[0].id)

@@ -24,7 +24,7 @@ async def _responses(run: str | None, output: str, state: Path | None, nats: str
     from crewkeeper_supervisor.cli.runs import find_run, folded
     from crewkeeper_supervisor.views.responses import notices, responses, responses_table
 
-    async with opened(state, nats) as link:
+    async with opened(state, nats, stored=True) as link:
         info = await find_run(link, run)
         view = responses(await folded(link, info.run))
     emit_document(view, output, list, table=lambda wide: responses_table(view, wide=wide))

@@ -16,6 +16,7 @@ from msgspec import Raw, Struct
 
 from crewkeeper_bus import messages as m
 from crewkeeper_supervisor.core.commands import Command
+from crewkeeper_supervisor.core.crew import Response
 from crewkeeper_supervisor.core.events import Event, Recorded
 from crewkeeper_supervisor.core.findings import Incident
 from crewkeeper_supervisor.shell.chain import Record
@@ -358,7 +359,7 @@ class Inquiry:
             response = getattr(crew.responses, kind, None)
             if response is None:
                 return f"responses.{kind}: as built in"
-            return f"responses.{kind}: {msgspec.json.encode(clean_value(msgspec.to_builtins(response))).decode()}"
+            return f"responses.{kind}: {_written(kind, response)}"
         if first is None or self._kind in ("agent", "run"):
             return ""
         if first.rule:
@@ -404,3 +405,21 @@ def _names(event: Event) -> dict[str, None]:
 def _call(command: Command) -> str:
     booking = getattr(command, "booking", None)
     return str(booking.call if booking is not None else getattr(command, "call", ""))
+
+
+def _written(kind: str, response: Response) -> str:
+    """A response as a crew file has it: of its keys, those that count for this kind."""
+    keys = {"do": f"[{', '.join(response.do)}]"}
+    if kind == "deadlock":
+        keys |= {
+            "confirm": f"{response.confirm_s:g}s",
+            "lasting": f"{response.lasting_s:g}s",
+            "victim": response.victim,
+        }
+    if response.climb_s or response.cool_down_s:
+        keys |= {"climb": f"{response.climb_s:g}s", "cool_down": f"{response.cool_down_s:g}s"}
+    if "hold" in response.do:
+        keys["hold"] = f"{response.hold_s:g}s"
+    if response.shadow:
+        keys["shadow"] = "true"
+    return "{" + ", ".join(f"{key}: {value}" for key, value in keys.items()) + "}"
