@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import pytest
 
+from crewkeeper_supervisor.core.crew import Budget
 from crewkeeper_supervisor.core.drift import DriftModel
 from crewkeeper_supervisor.core.retry_storm import RetryStorms
 from support.company import Company, company
@@ -129,6 +130,22 @@ def test_drift_is_seen_of_each_of_very_many() -> None:
     assert any(found)
 
 
+@pytest.mark.parametrize("called", [True, False])
+def test_who_declines_what_has_nothing_to_do_with_its_task_has_not_drifted(called: bool) -> None:
+    crew = Company(company("a", "b", "c"))
+    for number in range(8):
+        crew.tells("b", "a", f"Lisbon museum number {number} costs euros for the family on that day")
+    for what in ("zinc furnace", "argon pressure", "kiln alloy", "steel bolt", "copper wire"):
+        question = f"What do you know about {what} and its use in old factories of Norway?"
+        answer = f"I know nothing about {what}, that is not my task, please ask somebody else"
+        if called:
+            crew.asks("c", "b", question, answer)
+        else:
+            crew.tells("c", "b", question)
+            crew.tells("b", "c", answer)
+    assert [each.finding.agents for each in crew.found("drift") if "b" in each.finding.agents] == []
+
+
 def test_a_nudge_says_how_often_it_was_by_now() -> None:
     crew = Company(company("a", "b"))
     crew.step_s = 9
@@ -136,8 +153,38 @@ def test_a_nudge_says_how_often_it_was_by_now() -> None:
         crew.uses("a", "search", QUERY, "error: no results for this search")
     [incident] = crew.found("loop")
     nudge = next(each for each in crew.core.ladder.owed.values() if each.finding == incident.finding.id)
-    assert incident.finding.evidence["times"] == "3"
     assert "Repeated 6 times" in nudge.text
+    assert incident.finding.evidence["times"] == "7"
+
+
+def test_each_of_two_is_told_how_often_it_said_the_same() -> None:
+    crew = Company(company("a", "b"))
+    for _ in range(6):
+        crew.tells("a", "b", PLEASE)
+        crew.tells("b", "a", "I cannot send it before the list of the museums is complete")
+    [incident] = crew.found("loop")
+    assert incident.finding.evidence["times"] == "6"
+    assert incident.steps[-1].text == "message to a: once more, 6 times by now"
+
+
+def test_one_thanks_for_many_is_no_exchange_of_courtesies() -> None:
+    crew = Company(company("a", "b"))
+    crew.tells("a", "b", THANKS[0])
+    crew.tells("b", "a", "You are welcome!")
+    for text in THANKS[1:]:
+        crew.tells("a", "b", text)
+    assert [incident.finding.summary for incident in crew.found("loop")] == []
+
+
+def test_who_is_asked_too_often_is_not_held_for_it() -> None:
+    crew = Company(company("a", "b", "c", budget=Budget(fan_out=1, warn_percent=100)))
+    crew.call("a", "t", "q0", "b")
+    for number in range(1, 8):
+        crew.passes(12)
+        crew.call("a", "t", f"q{number}", "c")
+    [incident] = crew.found("fan_out")
+    assert incident.finding.agents == ("a",)
+    assert list(crew.core.gate.holds) == ["a"]
 
 
 def test_all_of_a_ring_are_named_although_one_counts_the_rounds() -> None:

@@ -20,6 +20,8 @@ NEW_WORDS: Final = 1
 """New content words that an empty message may have."""
 CONTENT_SHARE: Final = 1 / 3
 """Of the words of an empty message that may be content, new or not: what is asked twice is no courtesy."""
+EACH_MIN: Final = 2
+"""Of these from each side: who answers one thanks with another is merely polite."""
 PAIRS_MAX: Final = 256
 SAID_MAX: Final = 1000
 """Words of a pair that are remembered, those said last."""
@@ -128,8 +130,8 @@ class _Pair:
             return None
         self.row.append((step.agent, step.began, step.tokens))
         del self.row[: -2 * EMPTY_MESSAGES]
-        sides = {who for who, _, _ in self.row[-EMPTY_MESSAGES:]}
-        if len(self.row) < EMPTY_MESSAGES or len(sides) < 2:
+        said = [who for who, _, _ in self.row[-EMPTY_MESSAGES:]]
+        if len(said) < EMPTY_MESSAGES or min(said.count(step.agent), said.count(step.peer)) < EACH_MIN:
             return None
         return Loop(
             at=step.at,

@@ -123,8 +123,14 @@ class DriftModel:
         if speaker is None or not speaker.strayed:
             self._learn({word[:_STEM] for word in words}, HEARD)
 
-    def did(self, agent: str, text: str, at: int) -> Drift | None:
+    def did(self, agent: str, text: str, at: int, told: Iterable[frozenset[str]] = ()) -> Drift | None:
         """An agent said or did this.
+
+        Args:
+            agent: Who.
+            text: What it said.
+            at: Where.
+            told: What others have just said to it, by `topic_of`: to take that up is no drift of its own.
 
         Returns:
             Its drift, if it has just become great.
@@ -137,6 +143,9 @@ class DriftModel:
         get = self._known.get
         total = len(words) + (NAME_WEIGHT - 1) * len(heavy)
         known = sum(map(get, words, repeat(0.0))) + (NAME_WEIGHT - 1) * sum(map(get, heavy, repeat(0.0)))
+        taken = words.intersection(frozenset[str]().union(*told)).difference(self._known)
+        known += len(taken) + (NAME_WEIGHT - 1) * len(heavy & taken)
+        words -= taken
         speaker.strayed = total - known >= RAISED_AT * total
         if len(window) == WINDOW:
             # What is being judged must not vouch for itself: it is learned when it leaves the window.
@@ -195,6 +204,11 @@ class DriftModel:
 def says_something(text: str) -> bool:
     """Whether a text has words enough to be judged, and is about anything."""
     return len(_weighed(text)[0]) >= WORDS_MIN and not is_courtesy(text)
+
+
+def topic_of(text: str) -> frozenset[str]:
+    """The words of a text that say what it is about; of a long text of its beginning."""
+    return _weighed(text)[0]
 
 
 def _weighed(text: str) -> tuple[frozenset[str], frozenset[str]]:

@@ -10,6 +10,8 @@ cool-down begins where it had ended. How a single action is carried out is `resp
 from collections.abc import Iterable, Mapping
 from typing import Final
 
+import msgspec
+
 from crewkeeper_supervisor.core import escalation, gate_holds, nudges
 from crewkeeper_supervisor.core.crew import Response
 from crewkeeper_supervisor.core.findings import Edge, Finding, FindingKind, Incident
@@ -75,7 +77,7 @@ def found(
     return incident
 
 
-def goes_on(state: RunState, kind: FindingKind, key: str, detail: str = "") -> None:
+def goes_on(state: RunState, kind: FindingKind, key: str, detail: str = "", *, times: str = "") -> None:
     """A condition that is open was seen again, or still stands: one call for each new piece of evidence.
 
     Args:
@@ -83,11 +85,15 @@ def goes_on(state: RunState, kind: FindingKind, key: str, detail: str = "") -> N
         kind: What was found.
         key: Which of that kind.
         detail: What is new, for people; of agents' words no more than is shown here.
+        times: How often it was by now, for a nudge to say; empty if that is not counted.
     """
     incident = _open(state, (kind, key))
     if incident is None:
         return
     incident.count += 1
+    if times:
+        finding = incident.finding
+        incident.finding = msgspec.structs.replace(finding, evidence={**finding.evidence, "times": times})
     if detail and incident.count <= NOTED_MAX:
         note(state, incident, detail[:DETAIL_MAX_CHARS])
     policy = policy_of(state, kind)

@@ -23,6 +23,8 @@ AGAIN_S: Final = 5.0
 UNMET_MAX: Final = 1000
 HASTE: Final = 2
 """A ring that opens before it is certain must have closed so many times as often as one that was."""
+_REFUSED: Final = "refused "
+"""Begins the key of what a budget refuses: it shows by being refused again, not by what is open."""
 LINKS_MAX: Final = 64
 NAMED: Final = 8
 """Agents of a chain that a sentence names."""
@@ -107,11 +109,16 @@ class Lookout:
         )
 
     def refused(self, kind: FindingKind, view: AgentView, call: Call, why: str) -> None:
-        """A budget of depth or fan-out has refused a call; its caller and its callee hear of it from the gate."""
-        parent = [call.task.call.caller] if call.task.call is not None else []
+        """A budget of depth or fan-out has refused a call; its caller and its callee hear of it from the gate.
+
+        Too many calls are their caller's alone: nobody else must be held for them.
+        """
         text = f"{view.name} may not call {call.to}: {why}"
         evidence = {"call": call.id, "refused": "true"}
-        self._standing.tell(kind, root_of(call.task).key, text, (view.name, call.to, *parent), evidence, again=text)
+        above = [call.task.call.caller] if call.task.call is not None else []
+        agents = (view.name,) if kind == "fan_out" else (view.name, call.to, *above)
+        key = f"{_REFUSED}{view.name} {root_of(call.task).key}"
+        self._standing.tell(kind, key, text, agents, evidence, again=text)
 
     # --- by the clock ---
 
@@ -162,7 +169,7 @@ class Lookout:
         for key, (root, count) in exploding.items():
             self._explodes(key, root.agent.name, count)
         for one in self._standing.of_kind("fan_out"):
-            if one.key not in exploding:
+            if one.key not in exploding and not one.key.startswith(_REFUSED):
                 self._standing.over(one, "its calls have become fewer")
 
     def _explodes(self, key: str, agent: str, count: int) -> None:

@@ -297,7 +297,7 @@ class LoopDetector:
             agents=tuple(agents),
             period=period,
             form="cycle" if len(passed) > 1 else "exact" if all(one.equal for one in group.seen[1:]) else "near",
-            count=len(group.seen),
+            count=group.count,
             tokens=spent,
             what=step.name or f"message to {step.peer}",
             failed=refused,
@@ -361,7 +361,8 @@ class LoopDetector:
         self._again[key] = again
         while len(self._again) > NAMES_MAX:
             del self._again[next(iter(self._again))]
-        return key, msgspec.structs.replace(loop, key=key, again=again, count=loop.count + again)
+        count = loop.count + again if loop.count == REPEATS else loop.count
+        return key, msgspec.structs.replace(loop, key=key, again=again, count=count)
 
     def _history(self, chain: str) -> History:
         history = self._chains.pop(chain, None) or History()

@@ -52,12 +52,11 @@ _DO: Final = {
 }
 
 
-def text_of(finding: Finding, more: int = 0) -> str:
+def text_of(finding: Finding) -> str:
     """What a model is told: what it does, what came of it, what to do instead.
 
     Quotes `evidence["what"]` (what is repeated) with `evidence["words"]` (in which words), and `evidence["came_back"]`
-    (what each time came of it), cut to `QUOTED_MAX_CHARS` each, and names `evidence["times"]` and how often it was seen
-    since (`more`) as one number.
+    (what each time came of it), cut to `QUOTED_MAX_CHARS` each, and names `evidence["times"]`.
     """
     parts = [f"Notice from the supervisor of this run ({finding.id}).", _SAID.get(finding.kind, "Something is wrong.")]
     told = finding.evidence
@@ -65,7 +64,7 @@ def text_of(finding: Finding, more: int = 0) -> str:
     what = quoted(f"{told['what']}: {words}" if words else told["what"]) if told.get("what") else ""
     came = quoted(told.get("came_back", ""))
     if what:
-        parts.append(f"Repeated {int(times) + more} times: {what}." if times.isdigit() else f"What is meant: {what}.")
+        parts.append(f"Repeated {times} times: {what}." if times.isdigit() else f"What is meant: {what}.")
     else:
         parts.append(f"What was seen: {quoted(finding.summary)}.")
     if came:
@@ -82,10 +81,10 @@ def quoted(words: str) -> str:
     return f'"{line}"' if len(line) <= QUOTED_MAX_CHARS else f'"{line[: QUOTED_MAX_CHARS - 1]}…"'
 
 
-def nudge(state: RunState, finding: Finding, more: int = 0) -> list[str]:
-    """Nudge the agents of a finding, seen `more` times since, that are there; returns who."""
+def nudge(state: RunState, finding: Finding) -> list[str]:
+    """Nudge the agents of a finding that are there; returns who."""
     there = [name for name in finding.agents if name in state.agents and state.agents[name].present][:AGENTS_MAX]
-    text = text_of(finding, more)
+    text = text_of(finding)
     for agent in there:
         owed = Owed(id=state.next_name("N"), agent=agent, finding=finding.id, text=text, told_s=state.now_s)
         state.ladder.owed[owed.id] = owed

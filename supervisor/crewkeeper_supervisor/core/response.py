@@ -171,7 +171,7 @@ def carry_out(state: RunState, incident: Incident, action: Action) -> None:
     state.ladder.count(finding.kind, action, shadow=False)
     match action:
         case "nudge":
-            for agent in nudges.nudge(state, finding, incident.count - 1):
+            for agent in nudges.nudge(state, finding):
                 note(state, incident, f"nudge {agent}")
         case "hold":
             _hold(state, incident)

@@ -102,7 +102,7 @@ class Conditions:
         if one is not None:
             left = one.seen(self._state.now_s, still or agents)
             if not left:
-                ladder.goes_on(self._state, kind, key, again)
+                ladder.goes_on(self._state, kind, key, again, times=evidence.get("times", ""))
                 return
             self.over(one, f"it goes on without {', '.join(left[:10])}")
             agents = tuple(agent for agent in dict.fromkeys((*one.agents, *agents)) if agent not in left)

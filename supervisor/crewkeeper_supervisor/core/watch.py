@@ -22,7 +22,7 @@ from msgspec import Raw
 from crewkeeper_bus.messages import Fault, Message, Request
 from crewkeeper_supervisor.core.commands import AnswerCall
 from crewkeeper_supervisor.core.courtesy import CourtesyDetector
-from crewkeeper_supervisor.core.drift import CLEARED_AT, DriftModel
+from crewkeeper_supervisor.core.drift import CLEARED_AT, DriftModel, topic_of
 from crewkeeper_supervisor.core.final_answer import FinalAnswer
 from crewkeeper_supervisor.core.gate_state import GateCall
 from crewkeeper_supervisor.core.grounding import Grounding
@@ -51,8 +51,6 @@ _CALLERS_OWN: Final = frozenset(
 )
 """Refusals that are about who calls: its tool has not failed."""
 _WORD: Final = re.compile(r"[^\W_]+")
-_SIGNS: Final = ".,;:!?()[]{}<>\"'`*_-…"
-"""What stands around words."""
 
 
 class Watch:
@@ -300,19 +298,14 @@ class Watch:
     def _hears(self, agent: str, words: str) -> None:
         """An agent is told something: to take it up is no drift of its own."""
         if self._drift is not None and words:
-            said = frozenset([word.strip(_SIGNS) for word in words.lower().split()])
-            self._heard.setdefault(agent, deque(maxlen=HEARD_MAX)).append(said)
+            self._heard.setdefault(agent, deque(maxlen=HEARD_MAX)).append(topic_of(words))
 
     def _drifts(self, agent: str, words: str) -> None:
         if self._drift is None or not words:
             return
-        heard = self._heard.get(agent, ())
         spoken = self._spoken.setdefault(agent, deque(maxlen=HEARD_MAX))
         spoken.append(words)
-        if heard:
-            said: frozenset[str] = frozenset().union(*heard)
-            words = " ".join([word for word in words.split() if word.strip(_SIGNS).lower() not in said])
-        drift = self._drift.did(agent, words, self._state.seq)
+        drift = self._drift.did(agent, words, self._state.seq, self._heard.get(agent, ()))
         if drift is not None:
             strange = ", ".join(_whole(stem, spoken) for stem in drift.strange)
             text = f"{drift.score:.0%} of what {agent} said lately has nothing to do with the task: {strange[:200]}"
