@@ -6,7 +6,6 @@ So a controller may die and come back while agents work; and when the host goes,
 
 import contextlib
 import os
-import signal
 import socket
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -34,6 +33,7 @@ from crewkeeper_supervisor.shell.model_proxies import HostedProxy
 from crewkeeper_supervisor.shell.nats_link import LINK_ERRORS, Link
 from crewkeeper_supervisor.shell.registry import ENDED, Registry
 from crewkeeper_supervisor.shell.restart import KeptProcess
+from crewkeeper_supervisor.shell.signals import heed_signals
 
 CONTROLLER_RULE: Final = Restart(policy="permanent", intensity=1000, period_s=60.0, shutdown_s=5.0)
 """A controller is always started again: the growing delay keeps it far below this intensity."""
@@ -41,7 +41,6 @@ DELIVERY_LIMIT_S: Final = 3.0
 """How long the end waits for escalations to be delivered."""
 ADMISSION_RETRY_S: Final = 1.0
 SHUT_OUT_LIMIT_S: Final = 5.0
-_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 Tell = Callable[[str], None]
 """Called with one line for people."""
@@ -199,7 +198,7 @@ class Host:
         """
         async with anyio.create_task_group() as tasks:
             if signals:
-                await tasks.start(self._heed_signals)
+                await tasks.start(heed_signals, self._interrupt, self.kill, self._tell)
             if self._ground.server is not None:
                 tasks.start_soon(self._watch_server)
             if self._controller is not None:
@@ -304,18 +303,10 @@ class Host:
             while runs & set((await self._declarations.fleet.read()).shares):  # noqa: ASYNC110 - no event
                 await anyio.sleep(0.05)
 
-    async def _heed_signals(self, *, task_status: anyio.abc.TaskStatus[None]) -> None:
-        with anyio.open_signal_receiver(*_SIGNALS) as received:
-            task_status.started()
-            async for number in received:
-                name = signal.Signals(number).name
-                if self.interrupted:
-                    self._tell(f"{name} again: killing every agent")
-                    self.kill()
-                    continue
-                self.interrupted = True
-                self._tell(f"{name}: stopping every agent in order; again to kill them")
-                self.stop(f"the host was told to end ({name})")
+    def _interrupt(self, name: str) -> None:
+        self.interrupted = True
+        self._tell(f"{name}: stopping every agent in order; again to kill them")
+        self.stop(f"the host was told to end ({name})")
 
     async def _watch_server(self) -> None:
         assert self._ground.server is not None

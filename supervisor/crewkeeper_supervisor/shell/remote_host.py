@@ -6,7 +6,6 @@ starts is its own: a controller may come and go, and when this process ends, by 
 
 import os
 import secrets
-import signal
 import socket
 import time
 from collections.abc import Callable, Mapping
@@ -36,13 +35,13 @@ from crewkeeper_supervisor.shell.logbook import logger
 from crewkeeper_supervisor.shell.nats_link import LINK_ERRORS, Link
 from crewkeeper_supervisor.shell.registry import ENDED, Registry, RunInfo
 from crewkeeper_supervisor.shell.remote_run import RemoteRun, declared_crew, localized
+from crewkeeper_supervisor.shell.signals import heed_signals
 
 SLOTS: Final = 16
 """How many agents a host takes at a time, unless it is said."""
 TAKE_LIMIT_S: Final = 4.0
 """Beyond the time to live: how long a host waits for its name, which an earlier process that died keeps so long."""
 RETRY_S: Final = 0.5
-_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 Tell = Callable[[str], None]
 
@@ -129,7 +128,7 @@ class RemoteHost:
         taken: list[HostNameTaken] = []
         async with bucket.answering(self._link, ping_subject(self.inc)), anyio.create_task_group() as tasks:
             if signals:
-                await tasks.start(self._heed_signals)
+                await tasks.start(heed_signals, self._interrupt, self.kill, self._tell)
             tasks.start_soon(self._beat, taken)
             tasks.start_soon(self._watch_link)
             tasks.start_soon(self._watch_runs, tasks)
@@ -138,8 +137,7 @@ class RemoteHost:
             await self._end.wait()
             if not taken and not self._link.closed.is_set():
                 await self._leave()
-            for run in self._runs.values():
-                run.kill()
+            self.kill()
             tasks.cancel_scope.cancel()
         await self._registration.release()
         for cause in taken:
@@ -148,6 +146,11 @@ class RemoteHost:
     def stop(self) -> None:
         """End every agent in order, and then itself."""
         self._end.set()
+
+    def kill(self) -> None:
+        """SIGKILL every agent now."""
+        for run in self._runs.values():
+            run.kill()
 
     # --- being there ---
 
@@ -278,23 +281,12 @@ class RemoteHost:
             for remote in list(self._runs.values()):
                 leaves.start_soon(remote.leave, "it was told to end, and has ended its agents")
 
-    async def _heed_signals(self, *, task_status: anyio.abc.TaskStatus[None]) -> None:
-        with anyio.open_signal_receiver(*_SIGNALS) as received:
-            task_status.started()
-            async for number in received:
-                name = signal.Signals(number).name
-                if self.interrupted_by:
-                    self._tell(f"{name} again: killing every agent")
-                    for remote in self._runs.values():
-                        remote.kill()
-                    continue
-                self.interrupted_by = name
-                count = sum(len(remote.agents) for remote in self._runs.values())
-                if count:
-                    self._tell(
-                        f"{name}: stopping {count} agent{'' if count == 1 else 's'} in order; again to kill them"
-                    )
-                self.stop()
+    def _interrupt(self, name: str) -> None:
+        self.interrupted_by = name
+        count = sum(len(remote.agents) for remote in self._runs.values())
+        if count:
+            self._tell(f"{name}: stopping {count} agent{'' if count == 1 else 's'} in order; again to kill them")
+        self.stop()
 
 
 def host_name() -> str:
