@@ -1,6 +1,7 @@
 """Budgets: model calls, hand-back, holding and asking, limits between agents, changes by people, approvals."""
 
 import msgspec
+import pytest
 
 from crewkeeper_bus import messages as m
 from crewkeeper_bus import tool_messages as t
@@ -367,3 +368,20 @@ def test_more_of_what_is_not_limited_is_no_limit() -> None:
     room.op(t.BudgetChanged(dimension="tool_calls", add=1, by="kim"))
     room.op(t.BudgetChanged(dimension="depth", add=1, by="kim"))
     assert (room.core.gate.accounts.crew.limit, room.core.limit_of("", "depth")) == ({}, None)
+
+
+@pytest.mark.parametrize(
+    ("limit", "said"),
+    [
+        (1_500_000, "the crew has $0.50 left of its $1.50: too little for what was asked"),
+        (1_000_000, "the crew has no more of its $1.00"),
+    ],
+)
+def test_what_is_left_of_a_limit_is_not_called_nothing(limit: int, said: str) -> None:
+    room = Room(crew_of(budget=Budget(microusd=limit, warn_percent=100)))
+    room.ask("c1")
+    room.ask("c2")
+    assert room.code("c2") == "budget_spent"
+    assert [each.finding.summary for each in room.core.incidents.values() if each.finding.kind == "budget_spent"] == [
+        said
+    ]

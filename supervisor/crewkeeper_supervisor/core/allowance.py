@@ -78,7 +78,10 @@ def spent(state: RunState, agent: str, account: Account, dimension: str) -> None
     over = account.over.get(dimension, 0)
     beyond = f", {amount(dimension, over)} beyond it" if over else ""
     limit = amount(dimension, account.limit.get(dimension, 0))
+    room = account.room(dimension) or 0
     said = f"{whose(account.name)} has no more of its {limit}{beyond}"
+    if room > 0:
+        said = f"{whose(account.name)} has {amount(dimension, room)} left of its {limit}: too little for what was asked"
     report(state, "budget_spent", said, _members(state, agent, account), key=f"{account.name} {dimension}")
 
 
