@@ -10,6 +10,7 @@ from crewkeeper_supervisor.chaos.sim.stage import play
 from crewkeeper_supervisor.chaos.trial.journal_truth import JournalTruth
 from crewkeeper_supervisor.chaos.trial.junit import line
 from crewkeeper_supervisor.chaos.trial.runner import run_sim
+from support.verdicts import is_red
 
 FOLDER = Path(__file__).resolve().parents[2] / "scenarios"
 SCENARIOS = [load(path) for path in sorted(FOLDER.glob("*.yaml"))]
@@ -47,7 +48,7 @@ def test_it_passes_over_many_more_seeds(scenario: Scenario) -> None:
 
 
 def turns_red(mutation: ProductMutation, id_: str) -> bool:
-    return any(run_sim(named(id_), [seed], mutated=mutation.mutation.applied).verdict == "fail" for seed in range(8))
+    return any(is_red(run_sim(named(id_), [seed], mutated=mutation.mutation.applied)) for seed in range(8))
 
 
 MUTATED = [(each, id_) for each in PRODUCT_MUTATIONS if each.mode == "sim" for id_ in each.scenarios]

@@ -8,6 +8,7 @@ import pytest
 from crewkeeper_supervisor.chaos.plan.scenario import load
 from crewkeeper_supervisor.chaos.product_mutations import PRODUCT_MUTATIONS
 from crewkeeper_supervisor.chaos.real.runner import run_real
+from support.verdicts import is_red
 
 pytestmark = [pytest.mark.live, pytest.mark.slow]
 SCENARIOS = Path(__file__).resolve().parents[2] / "scenarios"
@@ -19,4 +20,4 @@ def test_a_broken_product_turns_it_red(mutation: str, id_: str) -> None:
     result = run_real(load(SCENARIOS / f"{id_}.yaml"), mutation=mutation)
     if result.told is not None and result.told.folder:
         shutil.rmtree(result.told.folder, ignore_errors=True)
-    assert result.verdict == "fail"
+    assert is_red(result), result.runs

@@ -75,8 +75,8 @@ def _unsigned(right: Any) -> Callable[..., Any]:
 
 
 def _once(right: Any) -> Callable[..., Any]:
-    def init(self: Any, link: Any, _retries_s: Any = ()) -> None:
-        right(self, link, ())
+    def init(self: Any, link: Any, _retries_s: Any = (), *arguments: Any, **named: Any) -> None:
+        right(self, link, (), *arguments, **named)
 
     return init
 
