@@ -109,6 +109,26 @@ async def test_it_gives_up_says_so_and_keeps_the_dead(tmp_path, status, attempts
         assert len(receiver.received) == attempts
     assert not outcome.ok
     assert said in outcome.detail
+    assert outcome.detail.endswith(f"{attempts} attempts" if attempts > 1 else "1 attempt")
+
+
+async def test_what_a_receiver_asks_for_outlives_the_controller_that_asked(tmp_path, monkeypatch):
+    """In the record, which every controller looks at; the circuit is only this one's."""
+
+    async def busy(http, receiver, message_id, body):
+        return webhook.Attempt(ok=False, host="ops.example", text="429 from ops.example", retry_after_s=3600.0)
+
+    monkeypatch.setattr(webhook, "deliver", busy)
+    async with working(tmp_path) as (_, link, outbox):
+        asked_s = time.time()
+        await outbox.enqueue(entry("http://127.0.0.1:9/"))
+        records = Deliveries(link)
+
+        async def tried():
+            found = await records.get(entry("http://127.0.0.1:9/"))
+            return found if found.count else None
+
+        assert (await until(tried)).next_s >= asked_s + 3600
 
 
 async def test_a_hanging_receiver_is_left_and_does_not_hold_up_others(tmp_path, monkeypatch):

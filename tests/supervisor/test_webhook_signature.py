@@ -1,6 +1,7 @@
 """The text and the signature of a webhook, and a receiver that believes neither without proof."""
 
 from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
 
 import httpx2
 import msgspec
@@ -159,3 +160,30 @@ def test_a_receiver_may_ask_for_a_pause_in_seconds_or_until_a_date():
     assert 500 < webhook._seconds(later.strftime("%a, %d %b %Y %H:%M:%S GMT")) < 700
     for nothing in ("", "soon", "-5", "9" * 400, "Sun, 06 Nov 1994 08:49:37 GMT"):
         assert webhook._seconds(nothing) == 0
+
+
+@pytest.mark.parametrize(
+    ("asked", "least", "most"),
+    [
+        ("9", 9, 9),
+        ("", 0, 0),
+        ("soon", 0, 0),
+        ("-5", 0, 0),
+        ("1e9", 0, 0),
+        ("99999999999", 0, 0),
+        (format_datetime(datetime.now(UTC) + timedelta(days=1), usegmt=True), 80_000, 86_400),
+        ("Wed, 21 Oct 2015 07:28:00 GMT", 0, 0),
+    ],
+)
+async def test_what_retry_after_says_is_heard_for_an_hour_at_most(asked, least, most):
+    """Seconds or a date; what is neither says nothing."""
+
+    def answer(_: httpx2.Request) -> httpx2.Response:
+        return httpx2.Response(429, headers={"retry-after": asked})
+
+    receiver = Webhook(webhook="http://127.0.0.1:9/", allow_private=True)
+    async with httpx2.AsyncClient(transport=httpx2.MockTransport(answer)) as http:
+        attempt = await webhook.deliver(http, receiver, "msg_1", b"{}")
+    assert not attempt.ok
+    assert not attempt.final
+    assert min(least, 3600) <= attempt.retry_after_s <= min(most, 3600)

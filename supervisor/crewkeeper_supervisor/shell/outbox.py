@@ -290,7 +290,9 @@ class Outbox:
         self._observe(attempt, "dead")
         await self._bury(entry, attempt.text)
         await self._records.put(delivery.tried(attempt, "dead"))
-        await self._report(entry, ok=False, detail=f"{attempt.text}; given up after {delivery.count + 1} attempts")
+        count = delivery.count + 1
+        text = f"{attempt.text}; given up after {count} attempt{'s' * (count != 1)}"
+        await self._report(entry, ok=False, detail=text)
         await msg.term()
 
     def _observe(self, attempt: webhook.Attempt, outcome: str) -> None:
