@@ -18,9 +18,9 @@ KEYS_MAX: Final = 256
 """Tools, and agents to talk to, that are remembered of each agent."""
 CLASSES_MAX: Final = 8
 """Classes that are remembered for one tool of an agent, or one direction between two."""
-OWN_WORDS_MAX: Final = 50_000
-WORDS_MAX: Final = 1_000_000
-"""Words in the classes of one agent, and of all, that are remembered: about 100 bytes each. Beyond the first an agent
+OWN_WORDS_MAX: Final = 40_000
+WORDS_MAX: Final = 400_000
+"""Words in the classes of one agent, and of all, that are remembered: about 270 bytes each. Beyond the first an agent
 crowds out what is known of itself alone; beyond the second whoever did nothing for longest is forgotten first."""
 MET_MAX: Final = 2000
 """Words of a class's answers that are remembered besides the last answer's."""
