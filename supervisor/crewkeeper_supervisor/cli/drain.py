@@ -76,7 +76,7 @@ async def _drain(
         owners = dict.fromkeys(runs, "")
         if not dry_run:
             await members.ask_to_drain(link, chosen.id)
-            say(f"{chosen.name}: asked to hand over {chosen.count} runs")
+            say(f"{chosen.name}: asked to hand over {chosen.count} {'run' if chosen.count == 1 else 'runs'}")
             with anyio.move_on_after(timeout_s) as waiting:
                 await _wait_for_end(link, chosen.id)
             if waiting.cancelled_caught:
