@@ -155,13 +155,15 @@ async def test_a_link_is_for_what_it_was_made_for_and_for_its_time(tmp_path):
         assert (await http.post(await path_of(made, "kill", agent="nobody"))).status_code == 409
         assert await asked(made) == []
         await journal.publish_op(made.link, RUN, m.RunEnded(state="stopped"), sender=HOST)
-        await until(lambda: http_is_over(http, good))
+        await until(lambda: is_over(made))  # before that the link would act
+        late = await http.post(good)
+        assert (late.status_code, "the run is over" in late.text) == (409, True), late.text
         assert await asked(made) == []
 
 
-async def http_is_over(http, path):
-    answer = await http.post(path)
-    return answer.status_code == 409 and "the run is over" in answer.text
+async def is_over(made: Scene) -> bool:
+    await made.desk.catch_up()
+    return made.desk.core.state == "stopped"
 
 
 async def test_hostile_names_are_text_on_the_page_in_the_terminal_and_in_the_log(tmp_path, monkeypatch, capfd):
