@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import anyio
@@ -29,6 +30,7 @@ from crewkeeper_supervisor.chaos.real.models import ANSWER_TOKENS, RUNAWAY_FACTO
 from crewkeeper_supervisor.chaos.real.own_clock import NAME
 from crewkeeper_supervisor.chaos.real.own_network import OwnNetwork
 from crewkeeper_supervisor.chaos.real.proxy import Proxy
+from crewkeeper_supervisor.chaos.real.receiver import Receiver
 from crewkeeper_supervisor.chaos.real.small_disk import SmallDisk
 from crewkeeper_supervisor.chaos.real.stage import RealStage
 from crewkeeper_supervisor.chaos.real.thief import Loot, NothingToSteal, copied
@@ -229,6 +231,21 @@ async def test_a_pulled_cable_loses_what_is_sent_until_it_is_plugged(tmp_path: P
                 agent.kill()
         group.cancel_scope.cancel()
     assert not await network.plug(agent.pid), "the network is gone with the agent"
+
+
+# --- receivers ---
+
+
+async def test_a_receiver_is_up_when_the_last_of_its_outages_is_over() -> None:
+    down = KINDS["webhook_down"].real
+    assert down is not None
+    stage: Any = SimpleNamespace(receiver=Receiver())
+    first, second = await down(stage, None, "webhook"), await down(stage, None, "webhook")
+    await first.heal()
+    await first.heal()
+    assert stage.receiver.down
+    await second.heal()
+    assert not stage.receiver.down
 
 
 # --- models ---

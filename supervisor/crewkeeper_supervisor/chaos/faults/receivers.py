@@ -1,37 +1,43 @@
 """Faults of webhook receivers: they refuse, or do not answer."""
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
 from crewkeeper_supervisor.chaos.faults.kind import FaultKind, Strike
 
 if TYPE_CHECKING:
     from crewkeeper_supervisor.chaos.plan.scenario import Fault
+    from crewkeeper_supervisor.chaos.real.receiver import Receiver
     from crewkeeper_supervisor.chaos.real.stage import RealStage
+    from crewkeeper_supervisor.chaos.sim.post import Post
     from crewkeeper_supervisor.chaos.sim.stage import SimStage
 
 
-def _down_sim(stage: "SimStage", _fault: "Fault", _target: str) -> Strike:
-    post = stage.world.post
-    post.down += 1
-    before = post.refused
+def _down(receiver: "Post | Receiver") -> tuple[Callable[[], None], Callable[[], int]]:
+    """Bring it down once more; what ends that, once, and what tells how many requests were refused since."""
+    receiver.down += 1
+    before = receiver.refused
     over: list[bool] = []
 
-    def heal() -> None:
+    def end() -> None:
         if not over:
             over.append(True)
-            post.down -= 1
+            receiver.down -= 1
 
-    return Strike(heal, lambda: post.refused - before)
+    return end, lambda: receiver.refused - before
+
+
+def _down_sim(stage: "SimStage", _fault: "Fault", _target: str) -> Strike:
+    return Strike(*_down(stage.world.post))
 
 
 async def _down_real(stage: "RealStage", _fault: "Fault", _target: str) -> Strike:
-    before = stage.receiver.refused
-    stage.receiver.down = True
+    end, fired = _down(stage.receiver)
 
     async def heal() -> None:
-        stage.receiver.down = False
+        end()
 
-    return Strike(heal, lambda: stage.receiver.refused - before)
+    return Strike(heal, fired)
 
 
 FAULTS: Final = (

@@ -31,14 +31,14 @@ class Receiver:
     """One receiver on a loopback port of its own.
 
     Attributes:
-        down: While set it answers 503.
+        down: By how many faults it is down now: while there is one it answers 503.
         refused: How many requests it answered so.
         letters: What it took, in order.
         secret: The key that requests must be signed with.
     """
 
     def __init__(self) -> None:
-        self.down = False
+        self.down = 0
         self.refused = 0
         self.letters: list[Letter] = []
         self.secret = "whsec_" + base64.b64encode(secrets.token_bytes(32)).decode()
