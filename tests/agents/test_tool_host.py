@@ -176,12 +176,13 @@ async def test_a_hung_call_is_cut_with_everything_it_started(tmp_path: Path, mon
         await until(lambda: not any(map(is_alive, pids)), "nothing of it is left")
 
 
-async def test_a_hung_call_that_listens_cleans_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_cut_call_that_listens_cleans_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tool_pool, "GRACE_S", 60.0)  # as long as a slow machine may need; it is not used up
-    async with hosted(tmp_path, monkeypatch, "hang_async", "add") as gate:
-        assert (await gate.run("add", {"a": 1})).ok, "its process is there"
-        ran = await gate.came_of(await gate.order("hang_async", {}, limit_s=2))
-        assert (ran.ok, ran.code) == (False, "tool_timeout")
+    async with hosted(tmp_path, monkeypatch, "hang_async") as gate:
+        order = await gate.order("hang_async", {})
+        await until(lambda: times("hang_async"), "it hangs")
+        await gate.tell(t.CutTool(id="x1", call=order.call, agent="a", why="the agent was killed"))
+        assert "the agent was killed" in (await gate.came_of(order)).error
         assert times("cleaned") == 1
 
 

@@ -30,7 +30,8 @@ async def test_a_call_that_is_sent_again_runs_once(siege: Siege):
             eve.pub(siege.subject("req", "eve", "bob", id_), json.dumps(call | {"seq": seq}).encode())
         eve.pub(siege.subject("req", "eve", "bob", id_ + "b"), json.dumps(call | {"seq": 4, "body": 2}).encode())
         await eve.until(
-            lambda: any(each.subject.endswith(b"b") for each in eve.heard if each.sid == own), "the last answer"
+            lambda: any(each.subject.endswith(f"{id_}b".encode()) for each in eve.heard if each.sid == own),
+            "the last answer",
         )
         assert runs == [1, 2]
 

@@ -102,7 +102,7 @@ def test_what_a_person_does_from_a_message_stands_with_the_incident() -> None:
     room = room_of()
     room.hear("found loop one search")
     room.op(m.OperatorAsked(action="kill", agent="a", incident=room.incident().id, by="kim (link)", why="enough"))
-    assert "kim (link) asked to kill a" in room.steps()
+    assert "kim (link) asked to kill a: enough" in room.steps()
 
 
 def test_the_end_of_the_run_is_told_to_who_was_told() -> None:

@@ -316,8 +316,8 @@ MUTATIONS: Final = (
     ),
     Mutation(
         name="untold-victims",
-        place="detection:_is_untold",
-        make=_constant(lambda _state, _incident: False),
+        place="detection:_breaks_on_the_way",
+        make=_constant(lambda _state: set()),
         raised={"command_lost": 0.7},
     ),
     Mutation(name="every-part-blamed", place="anatomy:_blames", make=_constant(_all_blockers)),
