@@ -111,6 +111,37 @@ async def test_an_owner_that_cannot_reach_the_server_stops_before_the_lease_ends
             await leases.acquire("r2")
 
 
+async def test_a_lease_whose_renewals_stop_is_taken_when_its_owner_has_stopped(tmp_path, monkeypatch):
+    async with linked(tmp_path) as (_, link):
+        clock = Clock(monkeypatch)
+        one, two = await pair(link, ttl_s=600)
+        held, got = await one.acquire("r1"), []
+        async with anyio.create_task_group() as group:
+            group.start_soon(wait, two, got)
+            await until(lambda: "r1" in two._changed)
+            assert await held.renew()
+            await until(lambda: two._seen.get("r1") == (clock.now_s, held._revision))
+            clock.now_s += 0.85 * 600
+            assert not held.still_mine()
+            assert await two.acquire("r1") is None, "its owner may think for a moment longer that it is its own"
+            clock.now_s += 0.06 * 600
+            await until(lambda: got)
+        assert got[0].term > held._revision
+        with pytest.raises(LeaseLost):
+            await held.renew()
+
+
+async def test_a_lease_that_was_renewed_unseen_is_not_taken(tmp_path, monkeypatch):
+    async with linked(tmp_path) as (_, link):
+        clock = Clock(monkeypatch)
+        one, two = await pair(link, ttl_s=600)
+        held = await one.acquire("r1")
+        two._seen["r1"] = (clock.now_s, held._revision)
+        assert await held.renew()
+        clock.now_s += 0.95 * 600
+        assert await two.acquire("r1") is None
+
+
 async def test_a_renewal_whose_acknowledgement_was_lost_is_not_a_lost_lease(tmp_path):
     async with linked(tmp_path) as (_, link):
         leases = Leases(link, "one", 5)
@@ -164,7 +195,7 @@ async def test_who_lost_the_race_for_a_lease_reads_who_won(tmp_path, monkeypatch
         attempt = two._try
         monkeypatch.setattr(two, "_try", slower)
         monkeypatch.setattr(Holder, "is_dead", property(lambda holder: holder.owner == "one"))
-        two._seen_s["r1"] = module.clock_s()  # a renewal was seen
+        two._seen["r1"] = (module.clock_s(), 0)  # a renewal was seen
         with anyio.fail_after(120):  # far below the time to live
             assert (await two.wait("r1")).term > winner[0].term
 

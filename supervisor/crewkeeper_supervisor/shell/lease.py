@@ -2,8 +2,9 @@
 
 The revision of the acquisition is the term: it only grows, and it stands on every command. An owner trusts its lease
 for 0.8 of the time to live, counted from the moment before its last good renewal was sent, on a clock that also runs
-while the machine sleeps; so it has stopped before the server lets anybody else in. What it had decided by then and
-sends late is refused by the ledger (see there) and ignored by agents that have seen a newer term.
+while the machine sleeps. Who stands by and watches its renewals takes a lease 0.9 of the time to live after the last
+one came; so the owner has stopped before anybody else is let in. What it had decided by then and sends late is
+refused by the ledger (see there) and ignored by agents that have seen a newer term.
 """
 
 import asyncio
@@ -31,8 +32,11 @@ TTL_S: Final = 3.0
 """Default time to live; the server counts whole seconds, at least one."""
 TRUST: Final = 0.8
 """Share of the time to live after which an owner that could not renew stops acting."""
+LAPSED: Final = 0.9
+"""Share of the time to live after which a lease whose renewals were watched is taken: its owner acts no more."""
 LOOK_EVERY_S: Final = 0.25
 """How often a standby checks whether an owner on its own machine is still a process."""
+_NEVER_SEEN: Final = (0.0, 0)
 _STREAM: Final = f"KV_{BUCKET}"
 _PREFIX: Final = f"$KV.{BUCKET}."
 _STORED: Final = f"out.kv.{BUCKET}."
@@ -167,7 +171,8 @@ class Leases:
         self._hold_back_s = hold_back_s
         self._owner = owner
         self._ttl_s = float(max(1, round(ttl_s)))
-        self._seen_s: dict[str, float] = {}
+        self._seen: dict[str, tuple[float, int]] = {}
+        """The last renewal of each lease waited for that was watched: when it came, and its revision."""
         self._changed: dict[str, asyncio.Event] = {}
         self._stopping = asyncio.Event()
 
@@ -207,10 +212,10 @@ class Leases:
                     if lease is not None:
                         return lease
                 # A lease whose renewals were watched is over at a known moment, and then is asked for more often.
-                again_s = clock_s() + min(1.0, self._ttl_s / (30 if run in self._seen_s else 10))
+                again_s = clock_s() + min(1.0, self._ttl_s / (30 if run in self._seen else 10))
                 while True:
                     # Who was faster than we is read again soon: only of a known holder can be told that it is dead.
-                    over_s = 0.0 if holder is None else self._seen_s.get(run, 0.0) + self._ttl_s
+                    over_s = 0.0 if holder is None else self._seen.get(run, _NEVER_SEEN)[0] + LAPSED * self._ttl_s
                     if (left_s := max(again_s, over_s) - clock_s()) <= 0:
                         break
                     if changed.is_set() or (holder is not None and holder.is_dead):
@@ -219,7 +224,7 @@ class Leases:
                         await changed.wait()
         finally:
             self._changed.pop(run, None)
-            self._seen_s.pop(run, None)
+            self._seen.pop(run, None)
         return None
 
     def stop_waiting(self) -> None:
@@ -231,7 +236,7 @@ class Leases:
     async def _try(self, run: str) -> tuple[Lease | None, Holder | None]:
         last = await self._link.last(_STREAM, _PREFIX + run)
         held = None if last is None else _holder(last)
-        if held is not None and not held.is_dead:
+        if last is not None and held is not None and not held.is_dead and not self._has_lapsed(run, int(last.seq or 0)):
             return None, held
         if (pause_s := self._hold_back_s(run)) > 0:
             with anyio.move_on_after(pause_s):
@@ -246,15 +251,24 @@ class Leases:
             return None, None
         return Lease(self._link, run, holder, revision, asked_s, self._ttl_s), None
 
+    def _has_lapsed(self, run: str, revision: int) -> bool:
+        """Whether a lease was renewed to this revision so long ago that its owner has stopped trusting it.
+
+        The owner counts from before the renewal was sent, we from after it was stored and passed on to us, so ours is
+        the later end. Had it been renewed since, its revision would be another, at the latest when we try to take it.
+        """
+        seen_s, seen = self._seen.get(run, _NEVER_SEEN)
+        return seen == revision and clock_s() - seen_s >= LAPSED * self._ttl_s
+
     async def _saw(self, msg: Msg) -> None:
         run = msg.subject.removeprefix(_STORED)
         changed = self._changed.get(run)
         if changed is None:
             return
         if msg.data:
-            self._seen_s[run] = clock_s()
+            self._seen[run] = (clock_s(), int((msg.headers or {}).get("Nats-Sequence", "0")))
         else:  # released
-            self._seen_s.pop(run, None)
+            self._seen.pop(run, None)
             changed.set()
 
 
