@@ -24,6 +24,7 @@ import msgspec
 import structlog
 from nats.errors import Error as NatsError
 
+from crewkeeper_bus.addresses import Addresses
 from crewkeeper_bus.credentials import Credentials, redacted
 from crewkeeper_bus.errors import BusError, CodecError, ConfigError, ConnectionLost, Refused
 from crewkeeper_bus.overlap import Arrival, Subscription, in_order
@@ -65,6 +66,7 @@ class NatsTransport:
         self._credentials = Credentials(url="")
         self._mark = "~" + secrets.token_urlsafe(15)
         self._redial = Redial()
+        self._addresses = Addresses()
         self._renewal = Renewal(self._credentials)
         self._subscriptions: list[Subscription] = []
         self._listeners: list[Callable[[bool], None]] = []
@@ -246,7 +248,8 @@ class NatsTransport:
             self._check_open()
             if self._link is None:
                 return  # the keeper is about to connect, with credentials read anew
-            await self._change_over(await self._dial(self._read_credentials()))
+            credentials = self._read_credentials()
+            await self._change_over(await self._dial(credentials, self._addresses.current or credentials.url))
 
     async def close(self) -> None:
         """Send what is pending, then close. Idempotent."""
@@ -272,14 +275,15 @@ class NatsTransport:
         if self._closed or self._end is not None:
             raise self._gone("the connection is closed", "open a new one") from self._end
 
-    async def _dial(self, credentials: Credentials) -> WireClient:
+    async def _dial(self, credentials: Credentials, url: str = "") -> WireClient:
+        url = url or self._addresses.following(credentials.url)
         guarded = credentials.password and credentials.session_s is not None
         link = WireClient()
         link.on_lost = lambda reason: self._on_lost(link, reason)
         try:
             async with asyncio.timeout(CONNECT_S):
                 await link.connect(
-                    credentials.url,
+                    url,
                     **credentials.options(mark=self._mark if guarded else ""),
                     name=self._name or None,
                     connect_timeout=CONNECT_S,  # the server's own verdict on a login, after 2 s, must come first
@@ -294,11 +298,13 @@ class NatsTransport:
             remedy = "check that the server runs"
             if isinstance(error, NatsError):
                 remedy = "check user and password, and that a supervisor runs"
-            raise _gone(credentials, f"cannot connect: {str(error) or type(error).__name__}", remedy) from error
+            what = f"cannot connect: {str(error) or type(error).__name__}"
+            raise _gone(msgspec.structs.replace(credentials, url=url), what, remedy) from error
         except BaseException:
             link.abandon()
             raise
         self._credentials = credentials
+        self._addresses.linked(url)
         return link
 
     def _gone(self, what: str, remedy: str) -> ConnectionLost:
@@ -345,7 +351,8 @@ class NatsTransport:
             return
         self._link = None
         self._redial.lost()
-        log.warning("bus.connection_lost", url=redacted(self._credentials.url), name=self._name, reason=reason)
+        self._addresses.named(each.netloc for each in link.discovered_servers)
+        log.warning("bus.connection_lost", url=redacted(self._addresses.current), name=self._name, reason=reason)
         self._tell(connected=False)
         self._lost.set()
 

@@ -1,0 +1,84 @@
+"""Where a transport dials: the given address every other turn, and the servers that were named; on a real cluster."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from crewkeeper_bus.addresses import KNOWN_MAX, Addresses
+from crewkeeper_bus.nats_transport import NatsTransport
+from support.bus import until
+from support.cluster import Node
+
+GIVEN = "nats://eve:secret@a:1"
+
+
+def turns(addresses: Addresses, count: int, url: str = GIVEN) -> list[str]:
+    return [addresses.following(url) for _ in range(count)]
+
+
+def test_the_given_address_has_every_other_turn() -> None:
+    addresses = Addresses()
+    assert turns(addresses, 2) == [GIVEN, GIVEN]
+    addresses.linked(GIVEN)
+    addresses.named(["b:2", "a:1", "c:3", "b:2"])
+    b, c = GIVEN.replace("a:1", "b:2"), GIVEN.replace("a:1", "c:3")
+    assert turns(addresses, 6) == [GIVEN, b, GIVEN, c, GIVEN, b]
+
+
+def test_it_begins_again_after_a_link_and_keeps_what_was_named() -> None:
+    addresses = Addresses()
+    addresses.named(["b:2"])
+    turns(addresses, 3)
+    addresses.linked("nats://b:2")
+    addresses.named([])
+    assert addresses.current == "nats://b:2"
+    assert turns(addresses, 2, "nats://a:1") == ["nats://a:1", "nats://b:2"]
+
+
+def test_only_so_many_are_kept() -> None:
+    addresses = Addresses()
+    addresses.named(f"h{number}:1" for number in range(100))
+    assert len(set(turns(addresses, 100))) == KNOWN_MAX + 1
+
+
+@contextmanager
+def two_servers(folder: Path) -> Iterator[tuple[Node, Node]]:
+    nodes = tuple(Node(name, folder / name) for name in ("one", "two"))
+    routes = ", ".join(f"nats://127.0.0.1:{each.route_port}" for each in nodes)
+    try:
+        for node in nodes:
+            node.directory.mkdir()
+            (node.directory / "nats.conf").write_text(
+                f"server_name: {node.name}\nlisten: 127.0.0.1:{node.port}\n"
+                f"cluster {{name: both, listen: 127.0.0.1:{node.route_port}, routes: [{routes}]}}\n"
+            )
+            node.start()
+        yield nodes[0], nodes[1]
+    finally:
+        for node in nodes:
+            node.stop()
+
+
+@pytest.mark.live
+async def test_whoever_loses_its_server_goes_on_at_another(tmp_path: Path) -> None:
+    with two_servers(tmp_path) as (one, two):
+        lone = await NatsTransport.open(two.url, name="listener")
+        heard: list[bytes] = []
+        await lone.subscribe("x", lambda _subject, payload: heard.append(payload))
+        transport = await NatsTransport.open(one.url, name="agent")
+        own: list[bytes] = []
+        await transport.subscribe("y", lambda _subject, payload: own.append(payload))
+        # The other server is named when the cluster has come together.
+        await until(lambda: transport._link is not None and transport._link.discovered_servers)
+        one.stop()
+        await until(lambda: transport._addresses.current == two.url and transport.is_connected)
+        await transport.publish("x", b"from another server")
+        await until(lambda: heard == [b"from another server"])
+        await lone.publish("y", b"to it")
+        await until(lambda: own == [b"to it"])
+        await transport.renew()
+        assert transport._addresses.current == two.url, "renewed where it is"
+        await transport.close()
+        await lone.close()
