@@ -36,8 +36,11 @@ $(STAMP): pyproject.toml
 demo: $(STAMP)
 	@$(BIN)/supervisor demo
 
+# How many tests run at a time; those of one file run one after another. `make test TESTS_AT_ONCE=0`: no such thing.
+TESTS_AT_ONCE ?= 2
+
 test: lint
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest --numprocesses $(TESTS_AT_ONCE) --dist loadfile
 
 soak: $(STAMP)
 	@$(BIN)/python -m pytest -m slow
