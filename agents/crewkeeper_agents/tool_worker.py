@@ -7,6 +7,7 @@ to its log. An interrupt cancels what runs, and ends the worker.
 import asyncio
 import inspect
 import os
+import signal
 import socket
 import struct
 import subprocess
@@ -190,6 +191,7 @@ async def _awaited(value: Any) -> Any:
 
 def main() -> None:
     """Serve the socket whose number is the first argument; the others name variables that hold secrets."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs are born deaf to it
     os.dup2(2, 1)  # what tools print must not come between answers, nor be lost
     sys.path.insert(0, str(os.getcwd()))  # noqa: PTH109 - as Python itself writes it there
     worker = Worker([os.environ.get(name, "") for name in sys.argv[2:]])

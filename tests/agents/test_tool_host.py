@@ -2,9 +2,11 @@
 
 import itertools
 import os
+import signal
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -176,8 +178,12 @@ async def test_a_hung_call_is_cut_with_everything_it_started(tmp_path: Path, mon
         await until(lambda: not any(map(is_alive, pids)), "nothing of it is left")
 
 
-async def test_a_cut_call_that_listens_cleans_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_cut_call_that_listens_cleans_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> None:
+    """Also below a host that was started in the background by a shell, where interrupts are ignored."""
     monkeypatch.setattr(tool_pool, "GRACE_S", 60.0)  # as long as a slow machine may need; it is not used up
+    request.addfinalizer(partial(signal.signal, signal.SIGINT, signal.signal(signal.SIGINT, signal.SIG_IGN)))
     async with hosted(tmp_path, monkeypatch, "hang_async") as gate:
         order = await gate.order("hang_async", {})
         await until(lambda: times("hang_async"), "it hangs")

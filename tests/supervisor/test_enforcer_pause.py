@@ -167,9 +167,9 @@ async def test_a_held_agent_that_reconnects_hears_what_it_missed(tmp_path: Path)
         a = those.agents["a"]
         async with those.talking(("b", "a")):
             assert (await those.enforcer.pause(RUN, "a", **ORDER)).ok
+            before = a.transport._link
             those.stage.system.kick((await those.stage.system.connections(f"{RUN}.a")).connections)
-            await until(lambda: not a.transport.is_connected, "it is cut off")
-            await until(lambda: a.transport.is_connected, "it is back")
+            await until(lambda: a.transport.is_connected and a.transport._link is not before, "it is back")
             heard = len(a.heard)
             await those.further("b", "a", 200)
             assert len(a.heard) == heard

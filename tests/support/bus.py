@@ -34,7 +34,7 @@ async def until(condition: Callable[[], Any], what: str = "condition", limit_s: 
                 value = await value
             if value:
                 return value
-            await anyio.sleep(0.005)
+            await anyio.sleep(0.002)
     raise AssertionError(f"not within {limit_s} s: {what}")
 
 
