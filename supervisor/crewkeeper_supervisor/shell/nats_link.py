@@ -38,6 +38,9 @@ EXPECTED_LAST: Final = "Nats-Expected-Last-Subject-Sequence"
 SAFE_REPLICAS: Final = 3
 NO_ROOM: Final = (10005, 10074)
 """Error codes of the server where it finds no servers for so many copies."""
+NOT_STORED: Final = 10049
+"""The server's code for a store that it cannot make: also of two who make the first ones of an account at a time."""
+STORE_TRIES: Final = 4
 ROOM_LIMIT_S: Final = 5.0
 ROOM_LOOK_S: Final = 0.25
 WHY_MAX_CHARS: Final = 200
@@ -200,14 +203,17 @@ class Link:
         A server with several addresses is counted more than once, and one that is starting has no room yet.
         """
         until_s = time.monotonic() + ROOM_LIMIT_S
+        tries = 0
         while True:
-            copies = self.replicas
+            copies, tries = self.replicas, tries + 1
             try:
                 return await make(copies)
             except nats.js.errors.APIError as error:
-                if error.err_code not in NO_ROOM or copies == 1 or named_replicas():
+                if error.err_code == NOT_STORED and tries < STORE_TRIES:
+                    logger().warning("store.again", server=self.place.host, cause=str(error.description))
+                elif error.err_code not in NO_ROOM or copies == 1 or named_replicas():
                     raise
-                if time.monotonic() > until_s:
+                elif time.monotonic() > until_s:
                     self._crowded = True
                     logger().warning("store.one_copy", server=self.place.host, cause=str(error.description))
             await anyio.sleep(ROOM_LOOK_S)

@@ -1,0 +1,35 @@
+"""Streams and buckets that the server cannot store at once: tried again a few times, then told."""
+
+import nats.js.errors
+import pytest
+from nats.js.errors import ServerError
+from nats_process import linked
+
+from crewkeeper_supervisor.shell.errors import StoreUnavailable
+from crewkeeper_supervisor.shell.nats_link import NOT_STORED, STORE_TRIES
+
+pytestmark = pytest.mark.live
+
+
+@pytest.mark.parametrize("failures", [STORE_TRIES - 1, STORE_TRIES])
+async def test_two_who_make_the_first_stores_at_a_time_do_not_fail(tmp_path, failures, monkeypatch):
+    """The server says so to one of them when both are about to make the directory of their account."""
+    async with linked(tmp_path) as (_, link):
+        asked, make = [], link.js.create_key_value
+
+        async def late(config):
+            asked.append(config.bucket)
+            if len(asked) <= failures:
+                raise ServerError(code=500, err_code=NOT_STORED, description="error creating store for stream")
+            return await make(config)
+
+        monkeypatch.setattr(link.js, "create_key_value", late)
+        if failures < STORE_TRIES:
+            await link.ensure_bucket("X", "what is tried again")
+            assert (await link.js.stream_info("KV_X")).config.name == "KV_X"
+        else:
+            with pytest.raises(StoreUnavailable, match="error creating store"):
+                await link.ensure_bucket("X", "what stays out of reach")
+            with pytest.raises(nats.js.errors.NotFoundError):
+                await link.js.stream_info("KV_X")
+        assert len(asked) == min(failures + 1, STORE_TRIES)
