@@ -21,6 +21,7 @@ class Addresses:
 
     def __init__(self) -> None:
         self.current = ""
+        self._given = ""
         self._others: list[str] = []
         self._turns = 0
 
@@ -33,12 +34,18 @@ class Addresses:
         """A server has named these, each as `host:port`; they replace what was named before, if there are any."""
         self._others = list(dict.fromkeys(hosts))[:KNOWN_MAX] or self._others
 
+    def here(self, url: str) -> str:
+        """Where the link is, if it was found from this given address; else the address."""
+        self._heed(url)
+        return self.current or url
+
     def following(self, url: str) -> str:
         """Where to dial next.
 
         Args:
             url: The given address: the first turn, and every other one.
         """
+        self._heed(url)
         turn, self._turns = self._turns, self._turns + 1
         given = urlsplit(url)
         others = [each for each in self._others if each != given.netloc.rpartition("@")[2]]
@@ -46,3 +53,8 @@ class Addresses:
             return url
         login, at, _ = given.netloc.rpartition("@")
         return given._replace(netloc=f"{login}{at}{others[turn // 2 % len(others)]}").geturl()
+
+    def _heed(self, url: str) -> None:
+        """Fresh credentials may name another server: what was known of the old one's cluster is of no use there."""
+        if url != self._given:
+            self._given, self.current, self._others, self._turns = url, "", [], 0

@@ -249,7 +249,7 @@ class NatsTransport:
             if self._link is None:
                 return  # the keeper is about to connect, with credentials read anew
             credentials = self._read_credentials()
-            await self._change_over(await self._dial(credentials, self._addresses.current or credentials.url))
+            await self._change_over(await self._dial(credentials, self._addresses.here(credentials.url)))
 
     async def close(self) -> None:
         """Send what is pending, then close. Idempotent."""

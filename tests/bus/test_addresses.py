@@ -29,16 +29,27 @@ def test_the_given_address_has_every_other_turn() -> None:
 
 def test_it_begins_again_after_a_link_and_keeps_what_was_named() -> None:
     addresses = Addresses()
+    turns(addresses, 2, "nats://a:1")
     addresses.named(["b:2"])
-    turns(addresses, 3)
+    turns(addresses, 3, "nats://a:1")
     addresses.linked("nats://b:2")
     addresses.named([])
-    assert addresses.current == "nats://b:2"
+    assert addresses.here("nats://a:1") == addresses.current == "nats://b:2"
     assert turns(addresses, 2, "nats://a:1") == ["nats://a:1", "nats://b:2"]
+
+
+def test_another_given_address_is_another_cluster() -> None:
+    addresses = Addresses()
+    turns(addresses, 1)
+    addresses.linked(GIVEN)
+    addresses.named(["b:2"])
+    assert addresses.here("nats://z:9") == "nats://z:9"
+    assert turns(addresses, 2, "nats://z:9") == ["nats://z:9", "nats://z:9"]
 
 
 def test_only_so_many_are_kept() -> None:
     addresses = Addresses()
+    turns(addresses, 1)
     addresses.named(f"h{number}:1" for number in range(100))
     assert len(set(turns(addresses, 100))) == KNOWN_MAX + 1
 
