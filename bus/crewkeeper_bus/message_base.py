@@ -4,7 +4,7 @@ from typing import Annotated
 
 from msgspec import Meta, Struct
 
-from crewkeeper_bus.field_types import Count, Name, Text
+from crewkeeper_bus.field_types import Count, Name, Text, TraceContext
 
 
 class Sent(Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -19,7 +19,7 @@ class Sent(Struct, frozen=True, kw_only=True, omit_defaults=True):
 class Traced(Sent, frozen=True, kw_only=True, omit_defaults=True):
     """What begins something carries along what it belongs to, as content: it proves nothing."""
 
-    trace: Annotated[str, Meta(max_length=64)] = ""
+    trace: TraceContext = ""
     """W3C `traceparent` of the span that sent it; what is none is no reason to refuse the message."""
 
 

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 
-from crewkeeper_bus.field_types import Count, Name, Seconds, Text
+from crewkeeper_bus.field_types import Count, Name, Seconds, Text, TraceContext
 from crewkeeper_bus.message_base import Control, Fault, Sent, Traced
 
 ToolNames = Annotated[tuple[Text, ...], Meta(max_length=128)]
@@ -235,7 +235,7 @@ class SpendAsked(Struct, frozen=True, kw_only=True, omit_defaults=True, tag_fiel
     input_tokens: Count
     max_output_tokens: Count
     digest: Digest = ""
-    trace: Annotated[str, Meta(max_length=64)] = ""
+    trace: TraceContext = ""
     """W3C `traceparent` of the agent's HTTP request; what is none is ignored."""
 
 
