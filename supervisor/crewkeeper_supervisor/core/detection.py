@@ -55,8 +55,7 @@ class _Watch:
         self.act_s: float | None = None
         """When a timed deadlock has lasted long enough to act on."""
         self.obey_s: float | None = None
-        self.told = False
-        """Whether the last victim's `Break` is in the journal: its time to obey runs from there."""
+        """Until when the last victim may give up its wait: its time runs from when its `Break` is in the journal."""
 
 
 class Detector:
@@ -386,7 +385,7 @@ class Detector:
     def _press(self, watches: dict[Epochs, _Watch]) -> None:
         """Act on timed deadlocks that last; try another member when a failed wait stays open."""
         state = self._state
-        on_the_way = _breaks_on_the_way(state) if self._unheard or watches is self._watches else set()
+        on_the_way = _breaks_on_the_way(state) if self._unheard else set()
         for watch in list(watches.values()):
             incident = watch.incident
             if watch.act_s is not None and state.now_s >= watch.act_s:
@@ -396,17 +395,16 @@ class Detector:
                 on_the_way = _breaks_on_the_way(state)
                 if incident.state == "acting":
                     self._awaits(watch)
-            if watch.obey_s is not None and not watch.told:  # nobody can obey what has not been said
-                watch.told = incident.id not in on_the_way
+            if watch.epochs in self._unheard:  # nobody can obey what has not been said
                 watch.obey_s = state.now_s + OBEY_S
-                if watch.told:
-                    self._unheard.pop(watch.epochs, None)
+                if incident.id not in on_the_way:
+                    del self._unheard[watch.epochs]
             if watch.obey_s is not None and state.now_s >= watch.obey_s and incident.finding.victim is not None:
                 self._try_another(watch, incident.finding.victim)
 
     def _awaits(self, watch: _Watch) -> None:
         """A wait of this incident is being failed: its victim has its time to obey, from when it is told."""
-        watch.obey_s, watch.told = self._state.now_s + OBEY_S, False
+        watch.obey_s = self._state.now_s + OBEY_S
         self._unheard[watch.epochs] = watch
         self._hand, self._stirred = None, True
 
@@ -420,10 +418,10 @@ class Detector:
         following = choose(core, tasks, edges, state, excluded=watch.tried)
         incident.finding = msgspec.structs.replace(incident.finding, victim=following)
         break_wait(state, incident)
-        self._awaits(watch)
-        if following is None:
-            watch.obey_s = None
-            del self._unheard[watch.epochs]
+        if following is not None:
+            self._awaits(watch)
+        else:
+            watch.obey_s = self._hand = None
             give_up_on(state, incident)
 
     def _schedule(self) -> None:
