@@ -69,3 +69,27 @@ def test_the_same_exit_unasked_is_a_crash() -> None:
     tape = running()
     tape.play("_host", ProcessExited(agent="a", pid=10, code=3))
     assert [incident.finding.kind for incident in tape.fold.incidents.values()] == ["crash"]
+
+
+def test_a_crash_is_over_when_the_agent_is_back_and_the_next_one_is_news() -> None:
+    tape = running()
+    for inc in ("ib2", "ib3"):
+        tape.play("_host", ProcessExited(agent="b", pid=11, code=3, restart=True))
+        tape.play("_host", ProcessStarted(agent="b", pid=11))
+        assert [incident.state for incident in tape.fold.incidents.values()][-1] == "open", "started is not up"
+        tape.play("a", Joined(inc=f"{inc}a", seq=1, role="a"))
+        assert [incident.state for incident in tape.fold.incidents.values()][-1] == "open", "that is another agent"
+        tape.play("b", Joined(inc=inc, seq=1, role="b"))
+    crashes = list(tape.fold.incidents.values())
+    assert [(each.finding.kind, each.state) for each in crashes] == [("crash", "resolved")] * 2
+    assert crashes[0].steps[-1].text == "b has joined and is up"
+
+
+def test_crashes_that_are_over_hide_no_later_one() -> None:
+    tape = running()
+    for number in range(60):
+        tape.play("_host", ProcessExited(agent="b", pid=11, code=3, restart=True))
+        tape.play("b", Joined(inc=f"ib{number}x", seq=1, role="b"))
+    tape.play("_host", ProcessExited(agent="b", pid=11, code=3))
+    states = [incident.state for incident in tape.fold.incidents.values()]
+    assert states == ["resolved"] * 60 + ["open"]

@@ -80,7 +80,18 @@ def joined(state: RunState, view: AgentView, message: Joined | Heartbeat) -> Non
         _begin(state, view)
     holding.again(state, view)
     nudges.joined(state, view.name)
+    _is_back(state, view)
     begin_if_complete(state)
+
+
+def _is_back(state: RunState, view: AgentView) -> None:
+    """What was reported of its crash is over, once everybody whom the report is about is there again."""
+    for incident in state.incidents.values():
+        finding = incident.finding
+        if finding.kind != "crash" or incident.state == "resolved" or view.name not in finding.agents:
+            continue
+        if all(state.agents[name].present for name in finding.agents):
+            resolve(state, incident, f"{view.name} has joined and is up")
 
 
 def begin_if_complete(state: RunState) -> None:
@@ -261,8 +272,8 @@ def operator_asked(state: RunState, message: OperatorAsked) -> None:
             stop_crew(state, "stopped", reason)
         case "goal" | "answer":
             _told(state, message)
-        case "acknowledge":
-            acknowledgement.taken(state, message)
+        case "acknowledge" | "resolve" as about:
+            (acknowledgement.taken if about == "acknowledge" else acknowledgement.closed)(state, message)
             return
     incident = state.incidents.get(message.incident)
     if incident is not None:
@@ -395,7 +406,8 @@ def report(
 ) -> Incident:
     """Report a finding that needs no confirmation; the same kind and key while open only counts up, by `times`.
 
-    Beyond `ALIKE_MAX` of a kind about the same agents, the last of them counts up: nobody crowds out other findings.
+    Beyond `ALIKE_MAX` open ones of a kind about the same agents, the last of them counts up: nobody crowds out other
+    findings. What is resolved crowds out none, and hides nothing that comes after it.
     """
     known = _known(state, kind, agents, key)
     if known is not None:
@@ -413,9 +425,9 @@ def _known(state: RunState, kind: FindingKind, agents: list[str], key: str) -> I
     """The incident that a finding counts up: mostly the newest of its kind, so that one is looked at first."""
     alike = []
     for incident in reversed(state.incidents.values()):
-        if incident.finding.kind != kind:
+        if incident.finding.kind != kind or incident.state == "resolved":
             continue
-        if incident.finding.evidence.get("key") == key and incident.state != "resolved":
+        if incident.finding.evidence.get("key") == key:
             return incident
         if incident.finding.agents == tuple(agents):
             alike.append(incident)
