@@ -113,7 +113,7 @@ class StartRefused(Struct, frozen=True, kw_only=True, omit_defaults=True, tag_fi
 class OperatorAsked(Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field="t", tag="operator"):
     """A person asks for something."""
 
-    action: Annotated[str, Meta(pattern="^(pause|resume|kill|stop_run|answer|goal|acknowledge)$")]
+    action: Annotated[str, Meta(pattern="^(pause|resume|kill|stop_run|answer|goal|acknowledge|resolve)$")]
     agent: NameOrNone = ""
     """Empty: the whole crew."""
     peer: NameOrNone = ""

@@ -127,3 +127,50 @@ def test_the_same_journal_acknowledges_the_same() -> None:
     for seq, (at_s, subject, payload) in enumerate(room.entries, start=1):
         again.handle(again.read(seq, at_s, subject, payload))
     assert again.digest() == room.core.digest()
+
+
+# --- closing ---
+
+
+def close(room: Room, incident: str, by: str = "kim", why: str = "a false alarm") -> list[Command]:
+    return room.op(m.OperatorAsked(action="resolve", incident=incident, by=by, why=why))
+
+
+def test_what_a_person_closes_is_over_and_stays_so_while_it_lasts() -> None:
+    room = room_of()
+    room.hear("found loop one search")
+    incident = room.incident()
+    close(room, incident.id)
+    assert (incident.state, incident.resolved_at_s) == ("resolved", room.core.now_s)
+    assert "closed by kim: a false alarm" in room.steps()
+    assert kinds(room) == ["opened", "resolved"], "whoever was told hears of it"
+    noted = list(room.steps())
+    for later in ("goes_on loop one search", "cleared loop one"):
+        room.hear(later, 20)
+    assert close(room, incident.id, by="lee") == []
+    assert (kinds(room), room.steps()) == (["opened", "resolved"], noted), "it is over once"
+    room.hear("found loop one search")
+    assert room.incident() is not incident, "what comes back after it was over is told anew"
+
+
+def test_closing_leaves_agents_as_they_are() -> None:
+    room = room_of(loop=Response(do=("nudge", "hold"), climb_s=10.0, cool_down_s=0.0))
+    room.hear("found loop one search")
+    room.hear("goes_on loop one", 20)
+    assert list(room.held()) == ["a"]
+    assert close(room, room.incident().id) == []
+    assert list(room.held()) == ["a"]
+    assert not room.core._state.ladder.owed, "what it has not been told yet it need not hear"
+    room.asks("resume", "a")
+    assert not room.held()
+
+
+def test_a_digest_is_closed_with_all_that_it_names() -> None:
+    room = room_of(escalations=1)
+    for number in range(4):
+        room.hear(f"found loop k{number} search")
+    room.tick(60)
+    close(room, room.digests()[0].id)
+    alone, *named = room.core.incidents.values()
+    assert alone.state == "open"
+    assert {each.state for each in named} == {"resolved"}

@@ -1,15 +1,17 @@
-"""Acknowledgement: a person says that they know of something people were told of; whom that spares is the outbox's.
+"""Acknowledgement: a person says that they know of something people were told of, or that it is over for them.
 
-The first one in the journal counts. It ends nothing: the incident stays open, and what is done about agents goes on.
-People who are not told yet are spared, and those who were told hear who has taken it on.
+The first one in the journal counts. To know of it ends nothing: the incident stays open, and what is done about agents
+goes on. Who is not told yet is spared, which is the outbox's, and those who were told hear who has taken it on.
+To close an incident ends what is said and done about it from then on; what was done to agents stays as it is.
 """
 
 from typing import Any
 
 from crewkeeper_bus.messages import OperatorAsked
-from crewkeeper_supervisor.core import escalation
+from crewkeeper_supervisor.core import escalation, nudges
+from crewkeeper_supervisor.core.findings import Incident
 from crewkeeper_supervisor.core.ladder_state import Acknowledged
-from crewkeeper_supervisor.core.response import note
+from crewkeeper_supervisor.core.response import note, resolve
 from crewkeeper_supervisor.core.state import RunState
 
 
@@ -31,6 +33,25 @@ def taken(state: RunState, message: OperatorAsked) -> None:
     elif approval is not None and approval.told:
         wants = f"{approval.agent} wants to call {approval.tool!r}"
         _tell(state, about, by, message.why, {"kind": "approval", "approval": approval.id, "summary": wants})
+
+
+def closed(state: RunState, message: OperatorAsked) -> None:
+    """A person closes an incident, or by the id of its command all that a digest names; see `may_be_closed`.
+
+    It is not found again before its condition was over and has come back. Whom it holds stays held until the time for
+    that is over, or a person lets them go on.
+    """
+    because = f": {message.why}" if message.why else ""
+    for id_ in named(state, message.incident):
+        incident = state.incidents.get(id_)
+        if incident is not None and may_be_closed(incident):
+            nudges.over(state, id_)
+            resolve(state, incident, f"closed by {message.by or 'somebody'}{because}")
+
+
+def may_be_closed(incident: Incident) -> bool:
+    """Whether people judge when it is over: a deadlock that is certain is over when one of its waits is."""
+    return incident.state != "resolved" and (incident.finding.kind != "deadlock" or incident.finding.suspected)
 
 
 def named(state: RunState, name: str) -> tuple[str, ...]:

@@ -281,7 +281,7 @@ class Detector:
                 finding, summary=f"{finding.summary}, {design_fault(inside, closed, rule)}"
             )
         history = suspicion.take_history()
-        if suspicion.incident is None:
+        if suspicion.incident is None or suspicion.incident.state == "resolved":  # by a person
             incident = open_incident(state, finding, act=not suspicion.timed, history=history, closed=closed)
         else:
             incident = suspicion.incident

@@ -126,7 +126,9 @@ def note(state: RunState, incident: Incident, text: str) -> None:
 
 
 def resolve(state: RunState, incident: Incident, text: str) -> None:
-    """The condition is over; those who were told of it are told of that too."""
+    """The condition is over; those who were told of it are told of that too. Once: a person may have been first."""
+    if incident.state == "resolved":
+        return
     incident.state = "resolved"
     incident.resolved_at_s = state.now_s
     note(state, incident, text)

@@ -383,6 +383,8 @@ def _operator(message: m.OperatorAsked) -> str:
             return f"{who} asks to stop the crew{why}"
         case "acknowledge":
             return f"{who} acknowledges {safe(message.incident)}{why}"
+        case "resolve":
+            return f"{who} closes {safe(message.incident)}{why}"
         case action:
             return f"{who} asks to {action} {whom}{why}"
 
