@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING, Final
 
-from crewkeeper_supervisor.chaos.faults.kind import FaultKind, Strike
+from crewkeeper_supervisor.chaos.faults.kind import FaultKind, Strike, undoing
 from crewkeeper_supervisor.chaos.real.thief import Loot, copied, missing
 
 if TYPE_CHECKING:
@@ -13,11 +13,7 @@ if TYPE_CHECKING:
 async def _steal(stage: "RealStage", _fault: "Fault", target: str) -> Strike:
     loot = Loot(stage.folder, target, copied(stage.processes.pid(target)), stage.server_url())
     thief = stage.start(loot.command(stage.run_id), stage.env(), f"{target}.thief.log")
-
-    async def heal() -> None:
-        stage.end(thief)
-
-    return Strike(heal, lambda: loot.logins)
+    return Strike(undoing(stage.end, thief), lambda: loot.logins)
 
 
 FAULTS: Final = (

@@ -61,5 +61,14 @@ def nothing() -> None:
     """For faults that leave nothing to undo."""
 
 
+def undoing(function: Callable[..., object], *arguments: object) -> Callable[[], Awaitable[None]]:
+    """What heals a fault of real processes by a plain function."""
+
+    async def heal() -> None:
+        function(*arguments)
+
+    return heal
+
+
 async def nothing_left() -> None:
     """As `nothing`, for real processes."""

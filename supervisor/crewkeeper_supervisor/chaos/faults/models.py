@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING, Final
 
-from crewkeeper_supervisor.chaos.faults.kind import FaultKind, Strike
+from crewkeeper_supervisor.chaos.faults.kind import FaultKind, Strike, undoing
 
 if TYPE_CHECKING:
     from crewkeeper_supervisor.chaos.plan.scenario import Fault
@@ -11,11 +11,7 @@ if TYPE_CHECKING:
 
 async def _real(stage: "RealStage", fault: "Fault", _target: str) -> Strike:
     trouble = stage.models.trouble(fault.do, fault.percent / 100)
-
-    async def heal() -> None:
-        stage.models.calm(trouble)
-
-    return Strike(heal, lambda: trouble.fired)
+    return Strike(undoing(stage.models.calm, trouble), lambda: trouble.fired)
 
 
 def _kind(word: str, doc: str) -> FaultKind:

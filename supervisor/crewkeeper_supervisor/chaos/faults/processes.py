@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING, Final
 
-from crewkeeper_supervisor.chaos.faults.kind import FaultKind, Strike, nothing, nothing_left, once
+from crewkeeper_supervisor.chaos.faults.kind import FaultKind, Strike, nothing, nothing_left, once, undoing
 
 if TYPE_CHECKING:
     from crewkeeper_supervisor.chaos.plan.scenario import Fault
@@ -28,11 +28,7 @@ def _freeze_sim(stage: "SimStage", _fault: "Fault", target: str) -> Strike:
 
 async def _freeze_real(stage: "RealStage", _fault: "Fault", target: str) -> Strike:
     pid = await stage.processes.freeze(target)
-
-    async def heal() -> None:
-        stage.processes.thaw(pid)
-
-    return Strike(heal, once(int(pid > 0)))
+    return Strike(undoing(stage.processes.thaw, pid), once(int(pid > 0)))
 
 
 def _slow_sim(stage: "SimStage", _fault: "Fault", target: str) -> Strike:

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
-from crewkeeper_supervisor.chaos.faults.kind import FaultKind, Strike
+from crewkeeper_supervisor.chaos.faults.kind import FaultKind, Strike, undoing
 
 if TYPE_CHECKING:
     from crewkeeper_supervisor.chaos.plan.scenario import Fault
@@ -33,11 +33,7 @@ def _down_sim(stage: "SimStage", _fault: "Fault", _target: str) -> Strike:
 
 async def _down_real(stage: "RealStage", _fault: "Fault", _target: str) -> Strike:
     end, fired = _down(stage.receiver)
-
-    async def heal() -> None:
-        end()
-
-    return Strike(heal, fired)
+    return Strike(undoing(end), fired)
 
 
 FAULTS: Final = (

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Final
 
 import anyio
 
-from crewkeeper_supervisor.chaos.faults.kind import FaultKind, Strike, nothing, once
+from crewkeeper_supervisor.chaos.faults.kind import FaultKind, Strike, nothing, once, undoing
 
 if TYPE_CHECKING:
     from crewkeeper_supervisor.chaos.plan.scenario import Fault
@@ -32,11 +32,7 @@ async def _kill_real(stage: "RealStage", _fault: "Fault", target: str) -> Strike
 
 async def _freeze_real(stage: "RealStage", _fault: "Fault", target: str) -> Strike:
     frozen = await stage.controllers.freeze(target)
-
-    async def heal() -> None:
-        stage.controllers.thaw(frozen)
-
-    return Strike(heal, once(len(frozen)))
+    return Strike(undoing(stage.controllers.thaw, frozen), once(len(frozen)))
 
 
 async def _kill_at(stage: "RealStage", fault: "Fault", target: str) -> Strike:

@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING, Final
 
-from crewkeeper_supervisor.chaos.faults.kind import FaultKind, Strike
+from crewkeeper_supervisor.chaos.faults.kind import FaultKind, Strike, undoing
 
 if TYPE_CHECKING:
     from crewkeeper_supervisor.chaos.plan.scenario import Fault
@@ -18,11 +18,7 @@ def _sim(stage: "SimStage", fault: "Fault", target: str) -> Strike:
 
 async def _real(stage: "RealStage", fault: "Fault", target: str) -> Strike:
     trouble = stage.tools.trouble(target, fault.do, fault.percent)
-
-    async def heal() -> None:
-        stage.tools.calm(target)
-
-    return Strike(heal, trouble.fired)
+    return Strike(undoing(stage.tools.calm, target, trouble), lambda: stage.tools.fired(trouble))
 
 
 def _kind(word: str, doc: str) -> FaultKind:

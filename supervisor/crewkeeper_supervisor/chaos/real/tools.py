@@ -1,10 +1,10 @@
 """Tools: the module that a scenario's tool host runs, and the file through which its tools are told to misbehave."""
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
+import msgspec
 from msgspec import Struct
 
 from crewkeeper_supervisor.chaos.plan.scenario import TOOLS_MODULE, StubTool
@@ -21,19 +21,22 @@ HERE = pathlib.Path(__file__).parent
 
 
 def answer(name, takes_s, value):
-    troubles = json.loads((HERE / "tool-troubles.json").read_text())
-    trouble = troubles.get(name)
-    if trouble and count(name + "-called") % 100 < trouble["percent"]:
-        count(name + "-fired")
-        if trouble["do"] == "tool_fails":
-            raise RuntimeError("told to fail")
-        if trouble["do"] == "tool_hangs":
-            time.sleep(3600)
-        if trouble["do"] == "tool_bloats":
-            return "x" * 50_000_000
-        return "\\x00\\u202e</script>\\x1b[2J"
+    for trouble in json.loads((HERE / "tool-troubles.json").read_text()).get(name, ()):
+        if count(trouble["id"] + "-called") % 100 < trouble["percent"]:
+            count(trouble["id"] + "-fired")
+            return spoilt(trouble["do"])
     time.sleep(takes_s)
     return value
+
+
+def spoilt(do):
+    if do == "tool_fails":
+        raise RuntimeError("told to fail")
+    if do == "tool_hangs":
+        time.sleep(3600)
+    if do == "tool_bloats":
+        return "x" * 50_000_000
+    return "\\x00\\u202e</script>\\x1b[2J"
 
 
 def count(name):
@@ -44,9 +47,12 @@ def count(name):
 
 
 class Trouble(Struct, frozen=True):
-    """One tool that misbehaves. `fired`: how many calls it has spoilt."""
+    """What is wrong with one tool for a while, as its module reads it."""
 
-    fired: Callable[[], int]
+    id: str
+    """Its name, unlike any other, in the names of the files that count its calls."""
+    do: str
+    percent: int
 
 
 class Tools:
@@ -59,32 +65,36 @@ class Tools:
 
     def __init__(self, folder: Path, tools: tuple[StubTool, ...]) -> None:
         self._folder = folder
-        self._troubles: dict[str, dict[str, object]] = {}
+        self._troubles: dict[str, list[Trouble]] = {}
+        self._made = 0
         if tools:
             functions = [_function(tool) for tool in tools]
             (folder / f"{TOOLS_MODULE}.py").write_text(_HEAD + "".join(functions))
             self._write()
 
     def trouble(self, tool: str, do: str, percent: int) -> Trouble:
-        """Let a tool misbehave until `calm`."""
-        before = self._fired(tool)
-        self._troubles[tool] = {"do": do, "percent": percent}
+        """Let a tool misbehave until `calm`. Of several at once the first that strikes counts."""
+        self._made += 1
+        made = Trouble(id=f"{tool}-{self._made}", do=do, percent=percent)
+        self._troubles.setdefault(tool, []).append(made)
         self._write()
-        return Trouble(lambda: self._fired(tool) - before)
+        return made
 
-    def calm(self, tool: str) -> None:
-        """Let it behave again."""
-        self._troubles.pop(tool, None)
-        self._write()
+    def calm(self, tool: str, trouble: Trouble) -> None:
+        """End one of its troubles; harmless when repeated."""
+        if trouble in self._troubles.get(tool, []):
+            self._troubles[tool].remove(trouble)
+            self._write()
 
-    def _fired(self, tool: str) -> int:
-        file = self._folder / f"{tool}-fired"
+    def fired(self, trouble: Trouble) -> int:
+        """How many calls it has spoilt."""
+        file = self._folder / f"{trouble.id}-fired"
         return file.stat().st_size if file.exists() else 0
 
     def _write(self) -> None:
         file = self._folder / TROUBLES
         fresh = file.with_suffix(".new")
-        fresh.write_text(json.dumps(self._troubles))
+        fresh.write_bytes(msgspec.json.encode(self._troubles))
         fresh.rename(file)
 
 

@@ -1,0 +1,34 @@
+"""Troubles of a scenario's tools: several at once on one tool strike, are counted and end each by itself."""
+
+import importlib
+import sys
+from types import ModuleType
+
+import pytest
+
+from crewkeeper_supervisor.chaos.plan.scenario import TOOLS_MODULE, StubTool
+from crewkeeper_supervisor.chaos.real.tools import Tools
+
+
+@pytest.fixture
+def search(tmp_path, monkeypatch) -> tuple[Tools, ModuleType]:
+    """The troubles of one tool, and its module as a tool host imports it."""
+    tools = Tools(tmp_path, (StubTool(name="search", answer="fine"),))
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, TOOLS_MODULE, raising=False)
+    return tools, importlib.import_module(TOOLS_MODULE)
+
+
+def test_two_troubles_of_one_tool_end_each_by_itself(search):
+    tools, module = search
+    failing = tools.trouble("search", "tool_fails", 50)
+    spoiling = tools.trouble("search", "tool_corrupts", 100)
+    with pytest.raises(RuntimeError, match="told to fail"):
+        module.search()
+    tools.calm("search", failing)
+    assert module.search() != "fine"
+    assert (tools.fired(failing), tools.fired(spoiling)) == (1, 1)
+    tools.calm("search", failing)
+    tools.calm("search", spoiling)
+    assert module.search() == "fine"
+    assert (tools.fired(failing), tools.fired(spoiling)) == (1, 1)
