@@ -3,11 +3,11 @@
 import json
 import os
 import signal
-import socket
 
 import httpx2
 import pytest
 
+from crewkeeper_supervisor.chaos.real.loopback import free_port
 from crewkeeper_supervisor.cli.main import run
 from crewkeeper_supervisor.shell.receiver import Receiver
 from support.up import SECRET, up
@@ -49,9 +49,7 @@ escalate:
 @pytest.fixture
 def desk(tmp_path, monkeypatch):
     """A running crew and what its people are told."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     (tmp_path / "m.py").write_text(TOOLS)
     (tmp_path / "crew.yaml").write_text(crew(port))
     with Receiver(SECRET) as receiver, up(tmp_path, monkeypatch, HOOK=receiver.url, HOOK_SECRET=SECRET) as crew_up:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from support.cluster import free_port
+from crewkeeper_supervisor.chaos.real.loopback import free_port
 from support.up import LIMIT_S, SECRET, up
 
 pytestmark = pytest.mark.live

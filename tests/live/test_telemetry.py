@@ -1,6 +1,5 @@
 """A real crew with metrics and traces: one trace over all its processes, numbers that agree with it, signs of life."""
 
-import socket
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -8,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from crewkeeper_bus.tracing import root_of
+from crewkeeper_supervisor.chaos.real.loopback import free_port
 from support.collector import collecting
 from support.up import up
 
@@ -81,12 +81,6 @@ def page(address: str, path: str) -> tuple[int, str]:
 def value(text: str, sample: str) -> float:
     """A sample of a page; 0 where it is not there."""
     return next((float(line.rpartition(" ")[2]) for line in text.splitlines() if line.startswith(f"{sample} ")), 0.0)
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def test_a_crew_is_one_trace_and_its_numbers_agree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -5,7 +5,6 @@ import json
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 import sysconfig
@@ -17,6 +16,8 @@ from urllib.error import URLError
 from urllib.request import urlopen
 
 import yaml
+
+from crewkeeper_supervisor.chaos.real.loopback import free_port
 
 ROOT = Path(__file__).resolve().parents[2]
 FILE = ROOT / "compose.yaml"
@@ -86,13 +87,8 @@ class Composition:
         self.services = services
         self.directory = directory
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
-        with contextlib.ExitStack() as stack:
-            sockets = [stack.enter_context(socket.socket()) for _ in range(9)]
-            for each in sockets:
-                each.bind(("127.0.0.1", 0))
-            numbers = iter([each.getsockname()[1] for each in sockets])
         self.ports = {
-            f"{name}:{port}": f"127.0.0.1:{next(numbers)}" for name in SERVERS for port in ("4222", "6222", "8222")
+            f"{name}:{port}": f"127.0.0.1:{free_port()}" for name in SERVERS for port in ("4222", "6222", "8222")
         }
 
     def here(self, text: str, service: str) -> str:

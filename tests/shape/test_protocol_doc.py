@@ -2,12 +2,13 @@
 
 import ast
 import os
+import re
 from pathlib import Path
-from typing import Any, Union, get_args, get_origin
+from typing import Annotated, Any, Union, get_args, get_origin
 
 import msgspec
 
-from crewkeeper_bus import codec, conditions, facts, message_base, messages, tool_messages
+from crewkeeper_bus import codec, conditions, facts, field_types, message_base, messages, tool_messages
 from crewkeeper_bus.subjects import AGENT_KINDS, RECEIVED_KINDS, REPORTED_KINDS, Kind
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -38,11 +39,40 @@ def docs_of_fields() -> dict[str, dict[str, str]]:
     return found
 
 
+WORDS = {
+    field_types.Name: "name",
+    field_types.NameOrNone: "name, or empty",
+    field_types.Text: "text",
+    field_types.Count: "integer",
+    field_types.Seconds: "seconds",
+}
+"""Types whose limits the page explains once, above the tables."""
+
+
+def describe_limits(args: tuple[Any, ...]) -> str:
+    """An annotated type: what it is, and the choices, the pattern or the limits that go with it."""
+    if Annotated[args] in WORDS:
+        return WORDS[Annotated[args]]
+    text = describe_type(args[0])
+    meta = next(each for each in args[1:] if isinstance(each, msgspec.Meta))
+    pattern = (meta.pattern or "").removeprefix("^").removesuffix("$").removesuffix(r"\Z")
+    if chosen := re.fullmatch(r"\(([\w|]*)\)|\[(\w+)\]", pattern):
+        choices = chosen[1].split("|") if chosen[1] is not None else list(chosen[2])
+        return ", ".join(f"`{each}`" if each else "empty" for each in choices)
+    if pattern:
+        return f"{text} `{pattern}`"
+    if meta.max_length is not None:
+        text += f", at most {meta.max_length}"
+    if meta.ge is not None and meta.le is not None:
+        text += f", {meta.ge} to {'2^53' if meta.le == 2**53 else meta.le}"
+    return text
+
+
 def describe_type(type_: Any) -> str:
     """A field's type in the words of the page."""
     origin, args = get_origin(type_), get_args(type_)
-    if origin is not None and str(origin).endswith("Annotated'>"):
-        return describe_type(args[0])
+    if origin is Annotated:
+        return describe_limits(args)
     if type_ == messages.Condition:
         return "condition"
     if origin in (tuple, list):

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import anyio
 
+from crewkeeper_supervisor.chaos.real.loopback import free_port
 from crewkeeper_supervisor.core.crew import Agent, Crew, Webhook
 from crewkeeper_supervisor.shell.nats_link import Link, connect
 from crewkeeper_supervisor.shell.place import Place
@@ -29,9 +30,7 @@ class NatsProcess:
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         self.password = secrets.token_hex(8)
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = probe.getsockname()[1]
+        self.port = free_port()
         self.process: subprocess.Popen[bytes] | None = None
 
     @property

@@ -1,7 +1,6 @@
 """The receiver is down for an hour, by a faster clock, and controllers die: all arrives, in order, genuine."""
 
 import signal
-import socket
 import time
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from standardwebhooks import Webhook as Verifier
 
 from crewkeeper_bus import messages as m
 from crewkeeper_bus.subjects import HOST
+from crewkeeper_supervisor.chaos.real.loopback import free_port
 from crewkeeper_supervisor.core.commands import Escalate
 from crewkeeper_supervisor.core.crew import Agent, Crew, Response, Responses, Webhook
 from crewkeeper_supervisor.core.supervisor import Supervisor
@@ -51,12 +51,6 @@ class Independent(Receiver):
             return 503  # what comes after it must wait for it all the same
         self.taken.append((id_, payload))
         return 204
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def crew_of(count: int, port: int) -> Crew:

@@ -10,9 +10,10 @@ import shutil
 import pytest
 from approval_stage import controlled, crew, scene
 from nats_process import until
-from test_approval_links import free_port, path_of, serving
+from test_approval_links import path_of, serving
 
 from crewkeeper_bus.tool_messages import ApprovalDecided
+from crewkeeper_supervisor.chaos.real.loopback import free_port
 from crewkeeper_supervisor.core.rules import Rule
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")

@@ -14,6 +14,7 @@ from nats_process import python, until
 
 from crewkeeper_bus.errors import ServerError
 from crewkeeper_bus.tool_messages import ApprovalDecided
+from crewkeeper_supervisor.chaos.real.loopback import free_port
 from crewkeeper_supervisor.core.crew import Webhook
 from crewkeeper_supervisor.shell.approval_guard import BURST, Guard, Rates
 from crewkeeper_supervisor.shell.approval_links import (
@@ -33,12 +34,6 @@ SECRET = "whsec_" + "Y2FuYXJ5LWNhbmFyeS1jYW5hcnktY2FuYXJ5"
 KEY = "sk-proj-aB3dE5fG7hI9jK1lM3nO5pQ7rS9tU1vW3xY5z"
 KEYS = ApprovalKeys(links="ab" * 32, callback="c" * 43)
 GRANT = Grant(run="r1", about="A1-0", act="approve", expires_s=1000, digest="d" * 64, who="ops")
-
-
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 @contextlib.asynccontextmanager

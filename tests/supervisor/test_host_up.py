@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import textwrap
@@ -15,6 +14,8 @@ from typing import Any
 
 import pytest
 from nats_process import nats_process
+
+from crewkeeper_supervisor.chaos.real.loopback import free_port
 
 pytestmark = pytest.mark.live
 
@@ -268,9 +269,7 @@ def test_an_existing_server_serves_and_what_it_does_not_enforce_is_said(tmp_path
 
 
 def test_no_server_exits_4(tmp_path: Path) -> None:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     path = crew_file(tmp_path, a="pass")
     refused = supervisor("up", path, "--nats", f"nats://127.0.0.1:{port}", "--state", tmp_path / "state")
     assert refused.returncode == 4

@@ -21,18 +21,12 @@ from crewkeeper_bus import claims
 from crewkeeper_bus.credentials import Credentials
 from crewkeeper_bus.subjects import Permissions, agent_permissions
 from crewkeeper_bus.wire import WireClient, quiet
+from crewkeeper_supervisor.chaos.real.loopback import free_port
 from crewkeeper_supervisor.core.scope import AccessState, Record
 from crewkeeper_supervisor.shell.access import Access, AccessRefused
 
 LIMIT_S = 20.0
 NOTHING = Permissions((), ())
-
-
-def free_port() -> int:
-    """A port that nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @dataclass

@@ -20,6 +20,7 @@ import nats
 import pytest
 
 from crewkeeper_bus.server import EmbeddedServer
+from crewkeeper_supervisor.chaos.real.loopback import free_port
 from crewkeeper_supervisor.core.crew import Agent, Crew
 from crewkeeper_supervisor.shell import journal, nats_link, system_link
 from crewkeeper_supervisor.shell.access import Access
@@ -186,9 +187,7 @@ async def _server(mode: str, state: Path) -> AsyncIterator[Authority]:
 
 @contextlib.contextmanager
 def _existing(state: Path, block: str):
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     conf = state / f"existing-{secrets.token_hex(2)}.conf"
     store = json.dumps(str(state / "existing"))
     conf.write_text(f"listen: 127.0.0.1:{port}\nmax_payload: 1MB\njetstream {{ store_dir: {store} }}\n{block}")

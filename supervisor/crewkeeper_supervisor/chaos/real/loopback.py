@@ -1,6 +1,9 @@
 """Loopback: how what stands behind a scenario listens and reads requests; what it answers is its own business."""
 
 import contextlib
+import itertools
+import secrets
+import socket
 from collections.abc import AsyncIterator
 from typing import Final
 
@@ -8,6 +11,26 @@ import anyio
 import anyio.abc
 
 REQUEST_MAX_BYTES: Final = 1024 * 1024
+PORTS: Final = range(20_000, 32_000)
+"""Below what Linux (32,768) and macOS (49,152) hand out by themselves, to outgoing connections too."""
+_walk = itertools.count(secrets.randbelow(len(PORTS)))
+"""From where this process goes on to look, so that it does not name a port twice before somebody listens there."""
+
+
+def free_port() -> int:
+    """A loopback port that nobody listens on, for what must know its port before it starts or after it was killed.
+
+    It is one of `PORTS`: what the kernel hands out for port 0, or to a connection, cannot take it meanwhile.
+
+    Raises:
+        OSError: Every one is taken.
+    """
+    for step in itertools.islice(_walk, len(PORTS)):
+        port = PORTS[step % len(PORTS)]
+        with contextlib.suppress(OSError), socket.socket() as probe:
+            probe.bind(("127.0.0.1", port))
+            return port
+    raise OSError(f"no port from {PORTS.start} to {PORTS.stop - 1} is free on 127.0.0.1")
 
 
 @contextlib.asynccontextmanager

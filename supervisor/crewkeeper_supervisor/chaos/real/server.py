@@ -13,6 +13,7 @@ import anyio
 
 from crewkeeper_bus.orphan_guard import kill_group, popen_guarded, release
 from crewkeeper_bus.server_binary import find_binary
+from crewkeeper_supervisor.chaos.real.loopback import free_port
 from crewkeeper_supervisor.chaos.real.small_disk import SmallDisk
 
 READY_S: Final = 30.0
@@ -38,12 +39,12 @@ class OwnServer:
     def __init__(self, directory: Path, name: str = "n1", disk: SmallDisk | None = None) -> None:
         self.name = name
         self.log = directory / "nats-server.log"
-        self.route_port = _free_port()
+        self.route_port = free_port()
         self._directory = directory
         self._disk = disk
         self._process: subprocess.Popen[bytes] | None = None
-        self._port = _free_port()
-        self._monitor_port = _free_port()
+        self._port = free_port()
+        self._monitor_port = free_port()
         self._routes: tuple[int, ...] = ()
 
     @property
@@ -162,9 +163,3 @@ class OwnServer:
                 return connection.recv(5) == b"INFO "
         except OSError:
             return False
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
