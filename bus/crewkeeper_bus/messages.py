@@ -123,20 +123,26 @@ class Joined(Sent, frozen=True, kw_only=True, omit_defaults=True, tag_field="t",
     """First note of an incarnation: who it is and how it serves."""
 
     role: Name
+    """Its name, where it is not one of several instances."""
     concurrency: Annotated[int, Meta(ge=1, le=10_000)] = 1
+    """How many tasks it works on at once: its slots."""
     reentrant: Annotated[str, Meta(pattern="^(none|chain|full)$")] = "none"
+    """Which calls start without a free slot: none; those that descend from a call of its own; all."""
     mailbox: Annotated[int, Meta(ge=0, le=1_000_000)] = 1000
     """How many calls may wait to be started before new ones are refused."""
     heartbeat_s: Seconds = 2.0
     pid: Count = 0
     client: Text = ""
+    """Which program speaks, for people."""
 
 
 class TaskBegan(Traced, frozen=True, kw_only=True, omit_defaults=True, tag_field="t", tag="task"):
     """An activity that no call started begins; it holds a slot unless `slot` is false."""
 
     task: Name
+    """An id that its agent makes up."""
     name: Text = ""
+    """`main` for the main activity: the crew's work is done when every main activity has ended and nothing is open."""
     slot: bool = True
 
 
@@ -172,6 +178,7 @@ class WaitEnded(Sent, frozen=True, kw_only=True, omit_defaults=True, tag_field="
     task: Name
     epoch: Annotated[int, Meta(ge=1, le=2**53)]
     outcome: Annotated[str, Meta(pattern="^(met|timeout|broken|cancelled|gone|killed|failed)$")] = "met"
+    """`broken` by a `Break`, `gone`: who was asked is, `killed` by a `Stop`, `failed`: the answer was an error."""
 
 
 class Taken(Sent, frozen=True, kw_only=True, omit_defaults=True, tag_field="t", tag="taken"):
@@ -189,6 +196,7 @@ class Acquire(Sent, frozen=True, kw_only=True, omit_defaults=True, tag_field="t"
     resource: Name
     ticket: Name
     mode: Annotated[str, Meta(pattern="^[xs]$")] = "x"
+    """`x`: alone; `s`: together with others that ask for `s`."""
     units: Annotated[int, Meta(ge=1, le=1_000_000)] = 1
     capacity: Annotated[int, Meta(ge=1, le=1_000_000)] = 1
     """Units there are in all: 1 for a lock. The first request of a resource fixes it; one that reckons with fewer, or
@@ -308,8 +316,9 @@ class TaskState(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One task that is alive now."""
 
     task: Name
-    call: Name = ""
-    caller: Name = ""
+    call: NameOrNone = ""
+    """The call it handles, until that is answered."""
+    caller: NameOrNone = ""
     slot: bool = True
     wait: OpenWait | None = None
 
