@@ -72,6 +72,7 @@ bench-enforcement: $(STAMP)
 
 bench-takeover: $(STAMP)
 	@$(BIN)/python -m benchmarks.takeover
+	@$(BIN)/python -m benchmarks.long_ledger
 
 clean:
 	rm -rf $(VENV) .crewkeeper .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

@@ -9,7 +9,7 @@ from crewkeeper_supervisor.core.commands import AnswerCall, AskHost, Escalate, T
 from crewkeeper_supervisor.shell import audit_keys, ledger
 from crewkeeper_supervisor.shell.chain import FIRST, Record, digest
 from crewkeeper_supervisor.shell.errors import Fenced, LedgerDamaged, StoreUnavailable
-from crewkeeper_supervisor.shell.ledger import Ledger
+from crewkeeper_supervisor.shell.ledger import Ledger, Position
 
 pytestmark = pytest.mark.live
 
@@ -172,3 +172,66 @@ async def test_what_holds_no_records_is_named(tmp_path):
             await ledger.read(link, "r1")
         with pytest.raises(LedgerDamaged):
             await opened(link, term=2)
+
+
+async def test_who_reads_on_from_a_place_knows_what_who_reads_all_knows(tmp_path, monkeypatch):
+    async with linked(tmp_path) as (_, link):
+        log = await opened(link)
+        for number in range(1, 6):
+            await log.commit([tell(f"{number}-0")])
+        place = log.settled(5)
+        assert place is not None
+        assert log.settled(4) is None, "a record follows from entry 5"
+        await (await opened(link, run="r2")).commit([tell("1-0")])
+        await log.commit([tell("6-0"), tell("7-0")])
+        read = []
+        decode = ledger._decoded
+        monkeypatch.setattr(ledger, "_decoded", lambda run, seq, data: read.append(seq) or decode(run, seq, data))
+        names = [f"{number}-0" for number in range(1, 10)]
+        whole = await Ledger.open(link, "r1", term=2, owner="two")
+        of_whole, read[:] = set(read), []
+        part = await Ledger.open(link, "r1", term=3, owner="three", behind=place, known=["3-0"])
+        assert min(of_whole) < place.seq == min(read), "what stands before the place is not read"
+        assert (part.n, part.head) == (whole.n + 1, (await ledger.read(link, "r1"))[-1].hash)
+        assert [id_ for id_ in names if part.has(id_)] == ["3-0", "5-0", "6-0", "7-0"]
+        with pytest.raises(Fenced):
+            await whole.commit([tell("8-0")])
+        await part.commit([tell("3-0"), tell("6-0"), tell("8-0")])
+        records = await ledger.read(link, "r1")
+        assert [record.id for record in records].count("8-0") == 1
+        assert len({record.id for record in records}) == len(records)
+        assert ledger.verify(records) == []
+        with pytest.raises(Fenced):
+            await Ledger.open(link, "r1", term=2, owner="two", behind=part.settled(8))
+
+        # Whatever the ledger does not have at that place, it is read whole, and `known` is not believed.
+        other = (await ledger.stored(link, "LEDGER", "ledger.r2"))[-1][0]
+        for term, wrong in enumerate(
+            (
+                Position(seq=9999, n=place.n, hash=place.hash),
+                Position(seq=place.seq, n=place.n + 1, hash=place.hash),
+                Position(seq=place.seq, n=place.n, hash="ab" * 32),
+                Position(seq=other, n=2, hash=(await ledger.read(link, "r2"))[-1].hash),
+            ),
+            start=4,
+        ):
+            again = await Ledger.open(link, "r1", term=term, owner="four", behind=wrong, known=["9-0"])
+            assert [id_ for id_ in names if again.has(id_)] == [f"{number}-0" for number in range(1, 9)]
+            assert ledger.verify(await ledger.read(link, "r1")) == []
+
+
+async def test_a_place_whose_record_was_written_anew_is_none(tmp_path):
+    async with linked(tmp_path) as (_, link):
+        log = await opened(link)
+        await log.commit([tell("1-0")])
+        place = log.settled(1)
+        ((seq, data),) = (await ledger.stored(link, "LEDGER", "ledger.r1"))[1:]
+        forged = data.replace(b'"why":"w"', b'"why":"x"')
+        assert forged != data
+        put = await link.store("ledger.r1", forged)
+        assert (place.seq, place.n) == (seq, 2)
+        again = await Ledger.open(
+            link, "r1", term=2, owner="two", behind=Position(seq=put, n=place.n, hash=place.hash), known=["9-0"]
+        )
+        assert again.has("1-0")
+        assert not again.has("9-0")

@@ -17,7 +17,9 @@ from crewkeeper_supervisor.core.supervisor import Supervisor
 from crewkeeper_supervisor.gate.rules import make_fold
 from crewkeeper_supervisor.shell import audit, audit_keys, controller, heads, journal, ledger, owner, snapshots, source
 from crewkeeper_supervisor.shell.controller import Settings
+from crewkeeper_supervisor.shell.effects import Effects
 from crewkeeper_supervisor.shell.journal import Entry
+from crewkeeper_supervisor.shell.ledger import Ledger
 from crewkeeper_supervisor.shell.nats_link import Link
 from crewkeeper_supervisor.shell.registry import Registry
 from crewkeeper_supervisor.shell.snapshots import Kept, Pace, Snapshots
@@ -152,7 +154,30 @@ async def test_a_controller_goes_on_where_another_was_without_a_seam(tmp_path: P
         loaded.append(await load(self, fold))
         return loaded[-1]
 
+    opened: list[tuple[set[str], set[str]]] = []
+    open_ = Ledger.open
+
+    async def compared(link: Link, run: str, **options: Any) -> Ledger:
+        """Opened as asked for, and whole by the same owner before: who reads less must know the same."""
+        whole = await open_(link, run, **options | {"behind": None})
+        part = await open_(link, run, **options)
+        assert part.n == whole.n + 1
+        opened.append((set(whole._ids), set(part._ids)))
+        return part
+
+    lost: list[str] = []
+    carry_out = Effects.carry_out
+
+    async def losing(self: Effects, command: Any, *more: Any, **options: Any) -> None:
+        """The first order of the first owner never arrives, so it is without a trace when a snapshot is taken."""
+        if len(loaded) == 1 and (not lost or command.id in lost):
+            lost.append(command.id)
+            return
+        await carry_out(self, command, *more, **options)
+
+    monkeypatch.setattr(Effects, "carry_out", losing)
     monkeypatch.setattr(Snapshots, "load", watched)
+    monkeypatch.setattr(Ledger, "open", compared)
     async with linked(tmp_path) as (server, link):
         registry = Registry(link)
         await registry.open()
@@ -160,6 +185,10 @@ async def test_a_controller_goes_on_where_another_was_without_a_seam(tmp_path: P
         await registry.declare("r1", "trip", "here")
         async with serving(server, "one"):
             await until(lambda: has_owners(link, 1))
+            joined = m.Joined(inc="i1", seq=1, role="a", heartbeat_s=300)
+            await link.publish("crew.r1.note.a._.j", codec.encode(joined))
+            await link.publish(*progress("r1", 1))
+            await until(lambda: lost, 60)
             for number in range(60):
                 await link.publish(*progress("r1", number))
             found = await until(lambda: newest(link), 60)
@@ -172,6 +201,8 @@ async def test_a_controller_goes_on_where_another_was_without_a_seam(tmp_path: P
         found = await source.of_run(link, "r1")
         report = await audit.examine(found, key=audit_keys.load(tmp_path))
         assert (report.problems, report.proof, report.final) == ([], "whole", True)
+        recorded = [record.id for record in found.records if record.kind != "Owner"]
+        assert len(set(recorded)) == len(recorded), "what was recorded and had no effect is not recorded again"
         replaying = Replay("r1", found.records, found.heads)
         replaying.take(await journal.read_all(link, "r1"))
         replayed = replaying.finish()
@@ -180,6 +211,12 @@ async def test_a_controller_goes_on_where_another_was_without_a_seam(tmp_path: P
         assert first is None
         assert second is not None
         assert second.seq > 40
+        assert second.ledger is not None
+        whole, part = opened[1]
+        assert part < whole, "less was read"
+        assert lost[0] in part
+        at = second.seq
+        assert {id_ for id_ in whole if id_[0] != "t" and int(id_.partition("-")[0]) > at} <= part
         assert replayed.states == len(found.heads) > 0
 
 

@@ -3,6 +3,9 @@
 Every commit expects the subject's last sequence to be the one this owner knows. A new owner begins with a record of
 its own, so from then on every commit of the old one is refused by the server: that is the fence. An effect is carried
 out only after its record is acknowledged.
+
+A new owner need not read what it knows already: one that begins with a snapshot of the core is told the place in the
+ledger at which that was taken, makes sure that the stream still has that record there, and reads on from it.
 """
 
 import contextlib
@@ -14,8 +17,17 @@ from typing import Final
 import anyio
 import msgspec
 import nats.errors
-from msgspec import Raw
-from nats.js.api import AckPolicy, ConsumerConfig, RetentionPolicy, StorageType, StoreCompression, StreamConfig
+import nats.js.errors
+from msgspec import Raw, Struct
+from nats.js.api import (
+    AckPolicy,
+    ConsumerConfig,
+    DeliverPolicy,
+    RetentionPolicy,
+    StorageType,
+    StoreCompression,
+    StreamConfig,
+)
 
 from crewkeeper_bus import subjects
 from crewkeeper_supervisor.core.commands import AnswerCall, Command, Escalate, TellAgent
@@ -23,6 +35,7 @@ from crewkeeper_supervisor.shell import audit_keys, chain
 from crewkeeper_supervisor.shell.audit_keys import AuditKey
 from crewkeeper_supervisor.shell.chain import FIRST, FORMAT, Record, digest
 from crewkeeper_supervisor.shell.errors import Fenced, LedgerDamaged, StoreUnavailable
+from crewkeeper_supervisor.shell.logbook import logger
 from crewkeeper_supervisor.shell.nats_link import LINK_ERRORS, Link, WrongLastSequence
 
 STREAM: Final = "LEDGER"
@@ -33,6 +46,15 @@ _FETCH: Final = 500
 
 
 _DECODER: Final = msgspec.json.Decoder(list[Record])
+
+
+class Position(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A place in one run's ledger: its last record there."""
+
+    seq: int
+    """Sequence, in the stream, of the message that it is the last record of."""
+    n: int
+    hash: str
 
 
 class Ledger:
@@ -54,11 +76,22 @@ class Ledger:
         self._term = term
         self._owner = owner
         self._last_seq = 0
+        self._newest_cause = 0
         self._ids: set[str] = set()
 
     @classmethod
-    async def open(cls, link: Link, run: str, *, term: int, owner: str) -> "Ledger":
+    async def open(
+        cls, link: Link, run: str, *, term: int, owner: str, behind: Position | None = None, known: Iterable[str] = ()
+    ) -> "Ledger":
         """Read what is decided, and begin this owner's part; from here on earlier owners are fenced off.
+
+        Args:
+            link: The server.
+            run: The run.
+            term: The owner's term.
+            owner: Its name.
+            behind: Read on from here, if the ledger has that record there; None: read it whole.
+            known: Decisions recorded up to there that may be asked for or committed again.
 
         Raises:
             Fenced: An owner of a later term has begun already.
@@ -66,20 +99,65 @@ class Ledger:
             StoreUnavailable: The server did not answer.
         """
         ledger = cls(link, run, term, owner)
-        for seq, data in await stored(link, STREAM, ledger._subject):
-            ledger._last_seq = seq
-            for record in _decoded(run, seq, data):  # one by one: hundreds of thousands at once keep the collector busy
-                ledger.n, ledger.head = record.n, record.hash
-                ledger._ids.add(record.id)
-                if record.term > term:
-                    raise Fenced(f"run {run}: term {record.term} is writing; term {term} is over")
+        if behind is not None and (cause := await ledger._misses(behind)):
+            logger().warning("ledger.read_whole", crew=run, cause=cause)
+        elif behind is not None:
+            ledger._ids.update(known)
+        for seq, data in await stored(link, STREAM, ledger._subject, ledger._last_seq):
+            ledger._take(seq, data)
         begun = {"owner": owner, "key": "" if ledger.key is None else ledger.key.public}
         await ledger._commit([ledger._record(f"term-{term}", "Owner", chain.canonical(begun))])
         return ledger
 
+    async def _misses(self, behind: Position) -> str:
+        """Begin behind this place; returns why that cannot be, empty if it can.
+
+        Raises:
+            Fenced: An owner of a later term had begun by then.
+            StoreUnavailable: The server did not answer.
+        """
+        try:
+            found = await self._link.js.get_msg(STREAM, seq=behind.seq)
+        except nats.js.errors.NotFoundError:
+            return f"stream {STREAM} has no message {behind.seq}"
+        except LINK_ERRORS as error:
+            raise StoreUnavailable(f"{self._subject}: {type(error).__name__}") from error
+        try:
+            last = _decoded(self._run, behind.seq, found.data or b"")[-1]
+        except (LedgerDamaged, IndexError):
+            return f"message {behind.seq} of stream {STREAM} holds no records"
+        if found.subject != self._subject or (last.n, last.hash) != (behind.n, behind.hash) or not chain.is_sound(last):
+            return f"message {behind.seq} of stream {STREAM} does not end with record {behind.n} as it was"
+        self._take(behind.seq, found.data or b"")
+        return ""
+
+    def _take(self, seq: int, data: bytes) -> None:
+        """Take in one stored message.
+
+        Raises:
+            Fenced: An owner of a later term has written it.
+            LedgerDamaged: It holds no records.
+        """
+        self._last_seq = seq
+        for record in _decoded(self._run, seq, data):  # by message: hundreds of thousands keep the collector busy
+            self.n, self.head = record.n, record.hash
+            self._ids.add(record.id)
+            self._newest_cause = max(self._newest_cause, record.cause_seq)
+            if record.term > self._term:
+                raise Fenced(f"run {self._run}: term {record.term} is writing; term {self._term} is over")
+
     def has(self, command_id: str) -> bool:
         """Whether this decision is recorded, by whichever owner."""
         return command_id in self._ids
+
+    def settled(self, seq: int) -> Position | None:
+        """The place where the ledger ends now, if nothing in it follows from an entry of the journal behind `seq`.
+
+        Records of later entries are there while an owner folds what the one before it had decided upon already.
+        """
+        if self._newest_cause > seq or not self._last_seq:
+            return None
+        return Position(seq=self._last_seq, n=self.n, hash=self.head)
 
     async def commit(self, commands: Iterable[Command]) -> None:
         """Record decisions, in order; returns when they are stored. Those that are recorded are skipped.
@@ -145,6 +223,7 @@ class Ledger:
         self._last_seq = seq
         self.n, self.head = batch[-1].n, batch[-1].hash
         self._ids.update(record.id for record in batch)
+        self._newest_cause = max(self._newest_cause, *(record.cause_seq for record in batch))
 
 
 async def open_stream(link: Link) -> None:
@@ -192,20 +271,22 @@ def verify(records: Sequence[Record]) -> list[str]:
     return [str(problem) for problem in chain.check(records)]
 
 
-async def stored(link: Link, stream: str, subject: str) -> list[tuple[int, bytes]]:
-    """Sequence and payload of every message that is stored on a subject now.
+async def stored(link: Link, stream: str, subject: str, behind: int = 0) -> list[tuple[int, bytes]]:
+    """Sequence and payload of every message that is stored on a subject now, of those behind a sequence.
 
     Raises:
         StoreUnavailable: The server did not answer.
     """
     last = await link.last(stream, subject)
     found: list[tuple[int, bytes]] = []
-    if last is None:
+    if last is None or int(last.seq or 0) <= behind:
         return found
     config = ConsumerConfig(
         name=f"stored-{secrets.token_hex(8)}",
         ack_policy=AckPolicy.NONE,
         filter_subject=subject,
+        deliver_policy=DeliverPolicy.BY_START_SEQUENCE if behind else DeliverPolicy.ALL,
+        opt_start_seq=behind + 1 if behind else None,
         mem_storage=True,
         num_replicas=1,
         inactive_threshold=30,

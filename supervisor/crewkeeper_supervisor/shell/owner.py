@@ -1,13 +1,14 @@
 """Owner: one run under one lease: fold its journal, record decisions, carry them out, keep its clock.
 
 Theory of operation. A new owner publishes `OwnerChanged` and folds the journal, from its newest snapshot or from entry
-1, until it meets that entry: by then it has seen all that was stored before its term. Then it opens the ledger, which
-fences off earlier owners, and carries out what the fold left pending: decided, with no trace. From there on it folds
-what comes and carries out what the core decides: first the ledger where the command is durable, then the effect. Every
-effect leaves a trace in the journal, for an answer of the gate its copy (`ahead`); one whose trace does not show is
-sent again under the same id. Before every effect the lease is checked, so an owner that was stopped or cut off falls
-silent by itself. One that is asked to leave ends between two turns, when what it has recorded is carried out and has
-reached the server; one that does not get on although it should is given up, and the run is somebody else's turn.
+1, until it meets that entry: by then it has seen all that was stored before its term. Then it opens the ledger, whole
+or from where the snapshot says; that fences off earlier owners. It carries out what the fold left pending: decided,
+with no trace. From there on it folds what comes and carries out what the core decides: first the ledger where the
+command is durable, then the effect. Every effect leaves a trace in the journal, for an answer of the gate its copy
+(`ahead`); one whose trace does not show is sent again under the same id. Before every effect the lease is checked, so
+an owner that was stopped or cut off falls silent by itself. One that is asked to leave ends between two turns, when
+what it has recorded is carried out and has reached the server; one that does not get on although it should is given
+up, and the run is somebody else's turn.
 """
 
 import contextlib
@@ -208,7 +209,9 @@ class Owner:
 
     async def _work(self) -> None:
         begun = await self._snapshots.load(self.fold)
+        known: set[str] = set()
         if begun is not None:
+            known = {command.id for command in self.fold.pending.values() if command.durable}
             self._seq = begun.seq
             self._sealer.go_on(begun.seq, bytes.fromhex(begun.journal))
         async with journal.follow(self._link, self._run, self._seq + 1) as entries:
@@ -219,7 +222,10 @@ class Owner:
             self._hooks.warm(self.fold.crew)
             fail_points.passed("folded")
             self._lease.check()
-            self._ledger = await Ledger.open(self._link, self._run, term=self._lease.term, owner=self._name)
+            behind = None if begun is None else begun.ledger
+            self._ledger = await Ledger.open(
+                self._link, self._run, term=self._lease.term, owner=self._name, behind=behind, known=known
+            )
             fail_points.passed("fenced")
             if self._observed is not None:
                 self._observed.owned()
@@ -235,7 +241,8 @@ class Owner:
                 await self._carry_out(self._due())
                 await self._keep_clock()
                 await self._sealer.seal(self._ledger, self.fold)
-                self._snapshots.look(self.fold, self._sealer.place, self._entry)
+                if not self._unrecorded and (ends := self._ledger.settled(self._seq)) is not None:
+                    self._snapshots.look(self.fold, self._sealer.place, self._entry, ends)
             if not self._is_over():
                 await self._finish()
                 return

@@ -6,6 +6,10 @@ directory, written by the same sources, over the entry that the journal still ha
 same bytes and the same digest when it is read. The state is taken between two turns of the owner, so seldom that it
 takes a small share of the time, and packed and stored by a task beside it. It is stored in parts under a subject of its
 own, then the head that names it, and then the one before is removed.
+
+It also names the place where the ledger ended then. It is taken only when everything that the state has decided is
+recorded up to there, and nothing that it has not: so a successor knows which of the decisions without a trace are
+recorded, and reads the ledger on from there.
 """
 
 import hashlib
@@ -31,11 +35,12 @@ from crewkeeper_supervisor.shell.code_version import code_version
 from crewkeeper_supervisor.shell.errors import StoreUnavailable
 from crewkeeper_supervisor.shell.heads import PLACE
 from crewkeeper_supervisor.shell.journal import Entry
+from crewkeeper_supervisor.shell.ledger import Position
 from crewkeeper_supervisor.shell.logbook import logger
 from crewkeeper_supervisor.shell.nats_link import LINK_ERRORS, Link
 
 STREAM: Final = "SNAPSHOTS"
-FORMAT: Final = 1
+FORMAT: Final = 2
 SHARE: Final = 50
 """The next one is taken after so many times what this one took, so that they take 2 % of the time at most."""
 STATE_MAX_BYTES: Final = 256 * 1024**2
@@ -78,6 +83,8 @@ class Kept(Struct, frozen=True, kw_only=True):
     parts: int
     at: str
     """Last token of the subject that the parts are on."""
+    ledger: Position | None = None
+    """Where the ledger ended then."""
     iss: str
 
 
@@ -146,8 +153,17 @@ class Snapshots:
             self._log.warning("snapshot.unused", cause=found)
         return None
 
-    def look(self, fold: Folded, place: tuple[int, bytes], entry: Entry | None) -> None:
-        """Take the state if it is time: everything up to `entry` is folded, and the journal has this hash there."""
+    def look(
+        self, fold: Folded, place: tuple[int, bytes], entry: Entry | None, position: Position | None = None
+    ) -> None:
+        """Take the state if it is time.
+
+        Args:
+            fold: The state; everything up to `entry` is folded.
+            place: Sequence of `entry`, and the hash of the journal up to it.
+            entry: The last one that is folded.
+            position: Where the ledger ends: it has every decision of the state, and none of a later entry.
+        """
         seq, hash_ = place
         if seq - self._seq < self._pace.entries or self._taken is not None or self._key is None or entry is None:
             return
@@ -169,6 +185,8 @@ class Snapshots:
                 "state": fold.digest(),
                 "bytes": len(data),
             }
+            if position is not None:
+                told["ledger"] = msgspec.structs.asdict(position)
             self._taken = _Taken(seq, told, data)
             self._is_due.set()
         except SnapshotError as error:
