@@ -16,6 +16,7 @@ from crewkeeper_supervisor.shell.errors import SettingMissing
 from crewkeeper_supervisor.shell.receiver import Received, Receiver, describe
 
 SECRET = "whsec_MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIz"
+TOMORROW = format_datetime(datetime.now(UTC) + timedelta(days=1), usegmt=True)
 
 
 def escalation(**body):
@@ -171,7 +172,7 @@ def test_a_receiver_may_ask_for_a_pause_in_seconds_or_until_a_date():
         ("-5", 0, 0),
         ("1e9", 0, 0),
         ("99999999999", 0, 0),
-        (format_datetime(datetime.now(UTC) + timedelta(days=1), usegmt=True), 80_000, 86_400),
+        pytest.param(TOMORROW, 80_000, 86_400, id="tomorrow"),
         ("Wed, 21 Oct 2015 07:28:00 GMT", 0, 0),
     ],
 )
