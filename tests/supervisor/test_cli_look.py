@@ -3,13 +3,18 @@
 import io
 import json
 
+import anyio
 import pytest
 import yaml
 from looking import INCIDENT, OTHER, looker, stored_runs
 from told_runs import RUN
 
+from crewkeeper_bus.subjects import SUPERVISOR, Kind, build
 from crewkeeper_supervisor.cli import failure
 from crewkeeper_supervisor.cli.main import run
+from crewkeeper_supervisor.shell import journal
+from crewkeeper_supervisor.shell.nats_link import connect
+from crewkeeper_supervisor.shell.place import Place
 
 pytestmark = pytest.mark.live
 
@@ -166,3 +171,28 @@ def test_without_a_controller_the_outcome_of_a_kill_is_unknown(look):
     assert result["outcome"] == "unknown"
     assert not result["ok"]
     assert [proof["text"].partition(" asks ")[2] for proof in result["evidence"]] == ["to kill executor"]
+
+
+def test_a_person_closes_what_people_judge(look, state):
+    async def garble():
+        async with connect(Place.find(state), name="test") as link:
+            await journal.publish(link, build(RUN, Kind.NOTE, "executor", SUPERVISOR, "n999"), b"{")
+            await link.flush()
+
+    anyio.run(garble)
+    code, out, _ = look("incidents", "ls", RUN, "--open", "-o", "jsonl")
+    (garbled,) = [row["id"] for row in map(json.loads, out.splitlines()) if row["kind"] == "malformed"]
+    assert look("incidents", "resolve", garbled)[0] == failure.USAGE, "why is to be said"
+    assert look("incidents", "resolve", garbled, "--reason", " ")[0] == failure.USAGE
+    code, _, err = look("incidents", "resolve", INCIDENT, "--reason", "x")
+    assert (code, "is a deadlock that stands" in err) == (failure.FAILED, True)
+    code, _, err = look("incidents", "resolve", "F999-0", "--reason", "x")
+    assert (code, "nothing that stands in trip-000001" in err) == (failure.NOT_FOUND, True)
+    code, out, _ = look("incidents", "resolve", garbled, "--reason", "x", "--dry-run")
+    assert (code, out) == (0, f"would close {garbled} of {RUN}\n")
+    code, out, _ = look("incidents", "resolve", garbled.lower(), "--reason", "it was me", "--timeout", "120")
+    assert (code, out) == (0, f"{garbled} of {RUN} is closed; agents are as they were\n")
+    assert garbled not in look("incidents", "ls", "--open", "-o", "name")[1].split()
+    assert "closed by " in look("incidents", "show", garbled)[1]
+    assert f"closes {garbled}: it was me" in look("events")[1]
+    assert look("incidents", "resolve", garbled, "--reason", "again")[0] == failure.NOT_FOUND

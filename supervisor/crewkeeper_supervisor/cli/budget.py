@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 import anyio
 import click
 
-from crewkeeper_supervisor.cli.deed import Deed, deed_options, tell
+from crewkeeper_supervisor.cli.deed import Deed, How, deed_command
 from crewkeeper_supervisor.cli.failure import USAGE, Failure
 from crewkeeper_supervisor.cli.output import emit_document, output_option
 from crewkeeper_supervisor.cli.place_options import opened, place_options
@@ -89,71 +89,41 @@ async def _show_fleet(output: str, state: Path | None, nats: str | None) -> None
     emit_document(view, output, list, table=lambda wide: fleet_table(view, wide=wide), name=FLEET)
 
 
-async def _change_fleet(
-    amounts: dict[str, int | None],
-    agent: str,
-    add: bool,
-    anew: bool,
-    limit_s: float,
-    dry_run: bool,
-    state: Path | None,
-    nats: str | None,
-) -> Deed:
+async def _change_fleet(amounts: dict[str, int | None], agent: str, how: How, *, add: bool, anew: bool) -> Deed:
     from crewkeeper_supervisor.cli.fleet_budget import change, check
 
     if agent:
         raise Failure("--agent is for the budget of a run: agents have no limit of their own in the fleet", code=USAGE)
-    if dry_run:
+    if how.dry_run:
         check(amounts)
         action = "budget top-up" if add else "budget set"
         lines = _wished(amounts, "all crews together", add=add)
         return Deed(action=action, name=FLEET, ok=True, text=lines, dry_run=True)
-    async with opened(state, nats, stored=True) as link:
-        return await change(link, amounts, add=add, anew=anew, limit_s=limit_s)
+    async with opened(how.state, how.nats, stored=True) as link:
+        return await change(link, amounts, add=add, anew=anew, limit_s=how.timeout_s)
 
 
 @budget.command(name="top-up")
 @click.argument("words", nargs=-1, required=True, metavar="[RUN|fleet] WHAT=AMOUNT...")
 @_AGENT
-@deed_options
-@click.pass_context
-def top_up(
-    ctx: click.Context,
-    words: tuple[str, ...],
-    agent: str,
-    timeout: float,
-    dry_run: bool,
-    output: str,
-    state: Path | None,
-    nats: str | None,
-) -> None:
+@deed_command
+async def top_up(words: tuple[str, ...], agent: str, how: How) -> Deed:
     """Allow so much more, as `usd=2.50`, `tokens=100k`, `tool_calls=20` or `wall=30m`.
 
     Calls that are held for want of it go on at once. What has no limit gets none.
     """
     run, amounts = parsed(words, clear=False)
     if run == FLEET:
-        ctx.exit(tell(anyio.run(_change_fleet, amounts, agent, True, False, timeout, dry_run, state, nats), output))
-    ctx.exit(tell(anyio.run(_change, run, agent, amounts, True, timeout, dry_run, state, nats), output))
+        return await _change_fleet(amounts, agent, how, add=True, anew=False)
+    return await _change(run, agent, amounts, how, add=True)
 
 
 @budget.command(name="set")
 @click.argument("words", nargs=-1, required=True, metavar="[RUN|fleet] WHAT=AMOUNT...")
 @_AGENT
 @click.option("--anew", is_flag=True, help="Of the fleet: forget what runs that have ended have spent.")
-@deed_options
-@click.pass_context
-def set_(
-    ctx: click.Context,
-    words: tuple[str, ...],
-    agent: str,
-    anew: bool,
-    timeout: float,
-    dry_run: bool,
-    output: str,
-    state: Path | None,
-    nats: str | None,
-) -> None:
+@deed_command
+async def set_(words: tuple[str, ...], agent: str, anew: bool, how: How) -> Deed:
     """Set limits, as `usd=10`, `tokens=1M`, `wall=2h`, `depth=3` or `messages=none`.
 
     A limit below what is spent and held becomes just that: what is spent is not undone. `fleet` stands for all crews of
@@ -161,22 +131,13 @@ def set_(
     """
     run, amounts = parsed(words, clear=True)
     if run == FLEET:
-        ctx.exit(tell(anyio.run(_change_fleet, amounts, agent, False, anew, timeout, dry_run, state, nats), output))
+        return await _change_fleet(amounts, agent, how, add=False, anew=anew)
     if anew:
         raise Failure("--anew is for the budget of the fleet: a run counts from its beginning", code=USAGE)
-    ctx.exit(tell(anyio.run(_change, run, agent, amounts, False, timeout, dry_run, state, nats), output))
+    return await _change(run, agent, amounts, how, add=False)
 
 
-async def _change(
-    run: str | None,
-    agent: str,
-    amounts: dict[str, int | None],
-    add: bool,
-    limit_s: float,
-    dry_run: bool,
-    state: Path | None,
-    nats: str | None,
-) -> Deed:
+async def _change(run: str | None, agent: str, amounts: dict[str, int | None], how: How, *, add: bool) -> Deed:
     from crewkeeper_bus.tool_messages import BudgetChanged
     from crewkeeper_supervisor.cli.agent import find_agent, told
     from crewkeeper_supervisor.cli.asking import observe, operator
@@ -184,7 +145,7 @@ async def _change(
     from crewkeeper_supervisor.shell import journal
     from crewkeeper_supervisor.shell.registry import ENDED
 
-    async with opened(state, nats) as link:
+    async with opened(how.state, how.nats) as link:
         story = await told(link, run)
         core = story.fold.supervisor
         if core.state in ENDED:
@@ -192,7 +153,7 @@ async def _change(
         if agent:
             find_agent(story, agent)
         action = "budget top-up" if add else "budget set"
-        if dry_run:
+        if how.dry_run:
             lines = _wished(amounts, agent or "the crew", add=add)
             return Deed(action=action, name=core.run, run=core.run, ok=True, text=lines, dry_run=True)
         by, key = operator(), "add" if add else "limit"
@@ -206,10 +167,10 @@ async def _change(
             if isinstance(event, Recorded) and event.id in asked:
                 seen[event.id] = asked[event.id]
 
-        await observe(link, story, see, lambda: len(seen) == len(asked), limit_s)
+        await observe(link, story, see, lambda: len(seen) == len(asked), how.timeout_s)
     told_lines = [_said(core, message) for message in seen.values()]
     if len(seen) < len(asked):
-        told_lines.append(f"within {limit_s:g} s the journal has taken {len(seen)} of {len(asked)} changes")
+        told_lines.append(f"within {how.timeout_s:g} s the journal has taken {len(seen)} of {len(asked)} changes")
     ok = len(seen) == len(asked)
     return Deed(action=action, name=core.run, run=core.run, ok=ok, text=tuple(told_lines))
 

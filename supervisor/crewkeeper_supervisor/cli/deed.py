@@ -3,9 +3,12 @@
 The options that belong to what is changed are in the files of the commands.
 """
 
-from collections.abc import Callable
+import functools
+from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import Any, TypeVar
 
+import anyio
 import click
 from msgspec import Struct
 
@@ -33,15 +36,41 @@ class Deed(Struct, frozen=True, kw_only=True):
     schema_version: int = 1
 
 
+class How(Struct, frozen=True, kw_only=True):
+    """How a change is to be made, and where: the options of all commands that make one."""
+
+    timeout_s: float
+    """How long its effect is waited for."""
+    dry_run: bool
+    state: Path | None
+    nats: str | None
+
+
 def timeout_option(default_s: float = 10.0, help_: str | None = None) -> Callable[[_Command], _Command]:
     """Add `--timeout SECONDS`; the command gets it as `timeout`."""
     limits = click.FloatRange(0.1, 3600)
     return click.option("--timeout", type=limits, default=default_s, show_default=True, metavar="SECONDS", help=help_)
 
 
-def deed_options(command: _Command) -> _Command:
-    """Add `--timeout`, `--dry-run`, `--output` and the options of a place, all as the command's arguments."""
-    return timeout_option()(dry_run_option(output_option()(place_options(command))))
+def deed_command(change: Callable[..., Awaitable[Deed]]) -> Callable[..., None]:
+    """Make a command's function of what changes something: tells of the deed, and exits as it went.
+
+    It adds `--timeout`, `--dry-run`, `--output` and the options of a place; `change` gets all but the output as `how`.
+    """
+
+    @timeout_option()
+    @dry_run_option
+    @output_option()
+    @place_options
+    @functools.wraps(change)
+    def command(
+        *args: Any, timeout: float, dry_run: bool, output: str, state: Path | None, nats: str | None, **kwargs: Any
+    ) -> None:
+        how = How(timeout_s=timeout, dry_run=dry_run, state=state, nats=nats)
+        deed = anyio.run(functools.partial(change, *args, how=how, **kwargs))
+        click.get_current_context().exit(tell(deed, output))
+
+    return command
 
 
 def tell(deed: Deed, output: str) -> int:

@@ -13,26 +13,27 @@ import anyio
 import click
 
 from crewkeeper_supervisor.cli.consent import confirm, dry_run_option, yes_option
-from crewkeeper_supervisor.cli.deed import Deed, deed_options, tell
 from crewkeeper_supervisor.cli.failure import FAILED, INVALID, NOT_FOUND, USAGE, Failure
+from crewkeeper_supervisor.cli.incident_acts import ack
 from crewkeeper_supervisor.cli.output import emit_document, emit_rows, emit_secret, output_option, say
 from crewkeeper_supervisor.cli.place_options import opened, place_options
 from crewkeeper_supervisor.cli.watching import watch_option
 
 if TYPE_CHECKING:
     from crewkeeper_supervisor.core.crew import Webhook
-    from crewkeeper_supervisor.core.supervisor import Supervisor
     from crewkeeper_supervisor.shell.deliveries import Delivery
     from crewkeeper_supervisor.views.hooks import TestRow
 
 SECRET_BYTES = 32
-REASON_MAX_CHARS = 500
 BODY_MAX_BYTES = 1024 * 1024
 
 
 @click.group()
 def hooks() -> None:
     """List, test, repeat and change the webhooks that people are told by."""
+
+
+hooks.add_command(ack)
 
 
 @hooks.command()
@@ -167,82 +168,6 @@ def _chosen(found: "list[Delivery]", ids: tuple[str, ...], since_s: float) -> "l
             raise Failure(said, code=NOT_FOUND, remedy="supervisor hooks deliveries")
         chosen += [each for each in fitting if each not in chosen]
     return chosen
-
-
-@hooks.command()
-@click.argument("target", nargs=-1, required=True, metavar="[RUN] INCIDENT")
-@click.option("--reason", default="", metavar="TEXT", help="What is being done about it.")
-@deed_options
-@click.pass_context
-def ack(
-    ctx: click.Context,
-    target: tuple[str, ...],
-    reason: str,
-    timeout: float,
-    dry_run: bool,
-    output: str,
-    state: Path | None,
-    nats: str | None,
-) -> None:
-    """Acknowledge an incident or an approval: recipients with `after` are not told of it any more.
-
-    INCIDENT is its id, or the webhook-id of what was sent: of a digest, all that it names. Whoever was told hears who
-    knows of it. Nothing else changes: it stays open until it is over. Exit status: 0 it is acknowledged, 1 the journal
-    has not taken it in time, or somebody was first, 5 nothing open is called that.
-    """
-    if len(target) > 2:
-        raise Failure("give one incident, and at most one run before it", code=USAGE)
-    if len(reason) > REASON_MAX_CHARS:
-        raise Failure(f"the reason has {len(reason)} characters; the limit is {REASON_MAX_CHARS}", code=USAGE)
-    ctx.exit(tell(anyio.run(_ack, target, reason, timeout, dry_run, state, nats), output))
-
-
-async def _ack(
-    target: tuple[str, ...], reason: str, timeout_s: float, dry_run: bool, state: Path | None, nats: str | None
-) -> Deed:
-    from crewkeeper_bus.messages import OperatorAsked
-    from crewkeeper_supervisor.cli.agent import told
-    from crewkeeper_supervisor.cli.asking import observe, operator, request
-
-    async with opened(state, nats) as link:
-        story = await told(link, target[0] if len(target) == 2 else None)
-        core = story.fold.supervisor
-        name = target[-1].removeprefix(f"msg_{core.run}_")
-        names = core.told_of(name)
-        if not names:
-            said = f"nothing that stands in {core.run} is called {target[-1][:60]!r}"
-            raise Failure(said, code=NOT_FOUND, remedy=f"supervisor incidents ls {core.run}")
-        known = core.ladder.acknowledged
-
-        def taken() -> bool:
-            return all(each in known for each in names)
-
-        before = taken()
-        if not dry_run and not before:
-            await request(link, core.run, OperatorAsked(action="acknowledge", incident=name, by=operator(), why=reason))
-            await observe(link, story, lambda _event, _text: None, taken, timeout_s)
-    ours = taken() and not before and known[names[0]].by == operator()
-    return Deed(
-        action="hooks ack",
-        name=names[0],
-        run=core.run,
-        ok=dry_run or ours,
-        text=(_acknowledged(core, names, dry_run, timeout_s),),
-        dry_run=dry_run,
-    )
-
-
-def _acknowledged(core: "Supervisor", names: tuple[str, ...], dry_run: bool, timeout_s: float) -> str:
-    """What has become of it, in one sentence."""
-    from crewkeeper_supervisor.views.wording import safe
-
-    what = safe(names[0]) if len(names) == 1 else f"{len(names)} incidents"
-    first = core.ladder.acknowledged.get(names[0])
-    if first is not None:
-        return f"{what} of {core.run} is acknowledged by {safe(first.by)}: who is not told yet will not be"
-    if dry_run:
-        return f"would acknowledge {what} of {core.run}"
-    return f"within {timeout_s:g} s the journal has not taken it"
 
 
 @hooks.command(name="test")

@@ -8,7 +8,7 @@ import anyio
 import click
 
 from crewkeeper_supervisor.cli.failure import NOT_FOUND, USAGE, Failure
-from crewkeeper_supervisor.cli.hooks import ack
+from crewkeeper_supervisor.cli.incident_acts import ack, resolve
 from crewkeeper_supervisor.cli.output import emit_document, emit_rows, output_option
 from crewkeeper_supervisor.cli.place_options import opened, place_options
 from crewkeeper_supervisor.cli.watching import watch_option
@@ -22,10 +22,11 @@ RUNS_SEARCHED_MAX = 50
 
 @click.group()
 def incidents() -> None:
-    """List, show and acknowledge what the supervisor found."""
+    """List, show, acknowledge and close what the supervisor found."""
 
 
 incidents.add_command(ack)
+incidents.add_command(resolve)
 
 
 @incidents.command()

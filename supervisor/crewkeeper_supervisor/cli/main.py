@@ -40,7 +40,7 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "creds": ("creds:creds", "Issue, list and revoke what agents log in with."),
     "graph": ("graph:graph", "Show who waits for whom."),
     "events": ("events:events", "Tell what happened, from the journal."),
-    "incidents": ("incidents:incidents", "List, show and acknowledge what the supervisor found."),
+    "incidents": ("incidents:incidents", "List, show, acknowledge and close what the supervisor found."),
     "responses": ("responses:responses", "Show what was done about findings, and what shadow mode would have done."),
     "goal": ("goal:goal", "Change what a run is for."),
     "questions": ("questions:questions", "List and answer what agents ask people."),

@@ -7,7 +7,7 @@ import anyio
 import click
 import msgspec
 
-from crewkeeper_supervisor.cli.deed import Deed, deed_options, tell
+from crewkeeper_supervisor.cli.deed import Deed, How, deed_command
 from crewkeeper_supervisor.cli.failure import Failure
 from crewkeeper_supervisor.cli.output import emit_document, output_option
 from crewkeeper_supervisor.cli.place_options import opened, place_options
@@ -20,18 +20,8 @@ if TYPE_CHECKING:
 @click.command()
 @click.argument("run")
 @click.argument("file", type=click.Path(path_type=Path))
-@deed_options
-@click.pass_context
-def apply(
-    ctx: click.Context,
-    run: str,
-    file: Path,
-    timeout: float,
-    dry_run: bool,
-    output: str,
-    state: Path | None,
-    nats: str | None,
-) -> None:
+@deed_command
+async def apply(run: str, file: Path, how: How) -> Deed:
     """Hold a running crew to the rules of a file from now on.
 
     What is decided stays decided; approvals that were asked under other rules are cancelled and asked anew. A file with
@@ -51,7 +41,7 @@ def apply(
         raise Failure(
             f"{file}: {len(failed)} tests fail: {', '.join(failed)[:200]}", remedy=f"supervisor policy test {file}"
         )
-    ctx.exit(tell(anyio.run(_apply, run, loaded, timeout, dry_run, state, nats), output))
+    return await _apply(run, loaded, how)
 
 
 def hooks_of(loaded: "PolicyFile") -> Any:
@@ -61,9 +51,7 @@ def hooks_of(loaded: "PolicyFile") -> Any:
     return HookProcess(tuple(dict.fromkeys(rule.hook for rule in loaded.rules if rule.hook)), loaded.folder)
 
 
-async def _apply(
-    run: str, loaded: "PolicyFile", limit_s: float, dry_run: bool, state: Path | None, nats: str | None
-) -> Deed:
+async def _apply(run: str, loaded: "PolicyFile", how: How) -> Deed:
     from crewkeeper_bus.tool_messages import PolicyChanged
     from crewkeeper_supervisor.cli.agent import told
     from crewkeeper_supervisor.cli.asking import observe, operator
@@ -72,7 +60,7 @@ async def _apply(
     from crewkeeper_supervisor.shell.registry import ENDED
 
     version = loaded.policy().version
-    async with opened(state, nats) as link:
+    async with opened(how.state, how.nats) as link:
         story = await told(link, run)
         core = story.fold.supervisor
         if core.state in ENDED:
@@ -81,10 +69,10 @@ async def _apply(
         before = rules.version if rules is not None else ""
 
         def deed(ok: bool, text: str) -> Deed:
-            return Deed(action="policy apply", name=version, run=core.run, ok=ok, text=(text,), dry_run=dry_run)
+            return Deed(action="policy apply", name=version, run=core.run, ok=ok, text=(text,), dry_run=how.dry_run)
 
         changed = "unchanged" if before == version else f"was {before}"
-        if dry_run:
+        if how.dry_run:
             return deed(True, f"{core.run}: would have {len(loaded.rules)} rules, version {version} ({changed})")
         message = PolicyChanged(
             rules=tuple(msgspec.to_builtins(rule) for rule in loaded.rules),
@@ -100,10 +88,10 @@ async def _apply(
             if isinstance(event, Recorded) and event.id == asked:
                 seen.append(event.id)
 
-        await observe(link, story, see, lambda: bool(seen), limit_s)
+        await observe(link, story, see, lambda: bool(seen), how.timeout_s)
     now = core.gate.rules.version if core.gate.rules is not None else ""
     if not seen or now != version:
-        stays = f"the rules were not taken within {limit_s:g} s; version {now or 'unknown'} stays in force"
+        stays = f"the rules were not taken within {how.timeout_s:g} s; version {now or 'unknown'} stays in force"
         return deed(False, f"{core.run}: {stays}")
     return deed(True, f"{core.run}: {len(loaded.rules)} rules, version {version} ({changed})")
 

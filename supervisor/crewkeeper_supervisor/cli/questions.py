@@ -6,7 +6,7 @@ from pathlib import Path
 import anyio
 import click
 
-from crewkeeper_supervisor.cli.deed import Deed, deed_options, tell
+from crewkeeper_supervisor.cli.deed import Deed, How, deed_command
 from crewkeeper_supervisor.cli.failure import NOT_FOUND, USAGE, Failure
 from crewkeeper_supervisor.cli.output import emit_rows, output_option
 from crewkeeper_supervisor.cli.place_options import opened, place_options
@@ -46,17 +46,8 @@ async def _ls(run: str | None, output: str, state: Path | None, nats: str | None
 
 @questions.command()
 @click.argument("words", nargs=-1, required=True, metavar="[RUN] QUESTION TEXT")
-@deed_options
-@click.pass_context
-def answer(
-    ctx: click.Context,
-    words: tuple[str, ...],
-    timeout: float,
-    dry_run: bool,
-    output: str,
-    state: Path | None,
-    nats: str | None,
-) -> None:
+@deed_command
+async def answer(words: tuple[str, ...], how: How) -> Deed:
     """Answer a question.
 
     TEXT is one argument: quote it, and write `--` before QUESTION if it begins with a dash. QUESTION may be the
@@ -64,21 +55,19 @@ def answer(
     """
     if len(words) not in (2, 3):
         raise Failure("give a question and one quoted text, and at most one run before them", code=USAGE)
-    run = words[0] if len(words) == 3 else None
-    ctx.exit(tell(anyio.run(_answer, run, words[-2], words[-1], timeout, dry_run, state, nats), output))
+    question, text = words[-2:]
+    if len(text) > ANSWER_MAX_CHARS:
+        raise Failure(f"the answer has {len(text)} characters; the limit is {ANSWER_MAX_CHARS}", code=USAGE)
+    return await _answer(words[0] if len(words) == 3 else None, question, text, how)
 
 
-async def _answer(
-    run: str | None, question: str, text: str, timeout_s: float, dry_run: bool, state: Path | None, nats: str | None
-) -> Deed:
+async def _answer(run: str | None, question: str, text: str, how: How) -> Deed:
     from crewkeeper_bus.messages import OperatorAsked
     from crewkeeper_supervisor.cli.agent import told
     from crewkeeper_supervisor.cli.asking import observe, operator, request
     from crewkeeper_supervisor.views.wording import safe
 
-    if len(text) > ANSWER_MAX_CHARS:
-        raise Failure(f"the answer has {len(text)} characters; the limit is {ANSWER_MAX_CHARS}", code=USAGE)
-    async with opened(state, nats) as link:
+    async with opened(how.state, how.nats) as link:
         story = await told(link, run)
         supervisor = story.fold.supervisor
         fitting = [each for each in supervisor.questions.values() if each.id.startswith(question)]
@@ -93,13 +82,17 @@ async def _answer(
 
         def deed(ok: bool, text: str) -> Deed:
             run, id_ = story.fold.run, found.id
-            return Deed(action="questions answer", name=id_, run=run, ok=ok, text=(text,), dry_run=dry_run)
+            return Deed(action="questions answer", name=id_, run=run, ok=ok, text=(text,), dry_run=how.dry_run)
 
-        if dry_run:
+        if how.dry_run:
             return deed(True, f"would answer {about}")
         message = OperatorAsked(action="answer", agent=found.agent, question=found.id, answer=text, by=operator())
         await request(link, story.fold.run, message)
-        await observe(link, story, lambda _event, _text: None, lambda: found.id not in supervisor.questions, timeout_s)
+        await observe(
+            link, story, lambda _event, _text: None, lambda: found.id not in supervisor.questions, how.timeout_s
+        )
     if found.id in supervisor.questions:
-        return deed(False, f"asked, but within {timeout_s:g} s no controller has passed the answer on; is one running?")
+        return deed(
+            False, f"asked, but within {how.timeout_s:g} s no controller has passed the answer on; is one running?"
+        )
     return deed(True, f"answered {about}")
