@@ -22,33 +22,36 @@ def named(body: dict[str, Any]) -> list[str]:
     return [id_ for ids in body["ids"].values() for id_ in ids]
 
 
-def test_two_hundred_at_once_are_ten_and_a_digest_of_the_rest() -> None:
-    room = room_of()
+@pytest.mark.parametrize(("kind", "alone"), [("intrusion", 10), ("loop", 5)])
+def test_two_hundred_at_once_are_the_cap_or_half_of_it_and_a_digest_of_the_rest(kind: str, alone: int) -> None:
+    room = room_of(**{kind: TELL})
     for number in range(200):
-        room.hear(f"found loop k{number} search")
+        room.hear(f"found {kind} k{number} search")
     opened = [each.incident for each in room.escalated()]
-    assert len(opened) == 10
+    assert len(opened) == alone
     room.tick(60)
     (digest,) = room.digests()
-    assert len(room.escalated()) == 11
+    assert len(room.escalated()) == alone + 1
     assert sorted([*opened, *named(digest.body)]) == sorted(room.core.incidents)
-    assert digest.body["count"] == 190
-    assert "190 loop" in digest.body["summary"]
+    assert digest.body["count"] == 200 - alone
+    assert f"{200 - alone} {kind}" in digest.body["summary"]
     assert all("people" in each.steps[-1].text for each in room.core.incidents.values())
     room.tick(600)
-    assert len(room.escalated()) == 11
+    assert len(room.escalated()) == alone + 1
 
 
-def test_never_more_than_the_cap_in_any_minute() -> None:
-    room = room_of(escalations=5)
+@pytest.mark.parametrize("cap", [1, 2, 5, 10])
+def test_never_more_than_the_cap_in_any_minute(cap: int) -> None:
+    room = room_of(escalations=cap, intrusion=TELL)
     times: list[float] = []
     for number in range(120):
-        room.hear(f"found loop k{number} search", 2.5)
+        kind = "intrusion" if number % 7 < 2 or number > 80 else "loop"
+        room.hear(f"found {kind} k{number} search", 2.5)
         while len(times) < len(room.escalated()):
             times.append(room.now_s)
     room.tick(60)
     for begin_s in times:
-        assert sum(begin_s <= at_s < begin_s + 60 for at_s in times) <= 5
+        assert sum(begin_s <= at_s < begin_s + 60 for at_s in times) <= cap
     told = [each.incident for each in room.escalated() if each.incident]
     told += [id_ for each in room.digests() for id_ in named(each.body)]
     assert sorted(told) == sorted(room.core.incidents), "each is told once, and none is missing"
@@ -57,7 +60,7 @@ def test_never_more_than_the_cap_in_any_minute() -> None:
 def test_few_are_told_one_by_one() -> None:
     room = room_of()
     for number in range(10):
-        room.hear(f"found loop k{number} search", 10)
+        room.hear(f"found loop k{number} search", 15)
     assert (len(room.escalated()), room.digests()) == (10, [])
 
 
@@ -159,7 +162,7 @@ def test_many_deadlocks_at_once_are_the_cap_and_a_digest_of_all_others(count: in
 
 
 def test_what_was_told_alone_is_told_alone_to_be_over_though_worse_waits_for_the_digest() -> None:
-    room = room_of(escalations=2)
+    room = room_of(escalations=3)
     room.hear("found loop one search")
     first = room.incident()
     for number in range(3):
@@ -188,3 +191,43 @@ def test_a_digest_says_what_could_not_be_resolved() -> None:
     assert told["event"] == "unresolved"
     room.hear("cleared loop one")
     assert [each.kind for each in room.escalated()] == ["opened", "digest", "resolved"]
+
+
+def test_any_number_of_warnings_leaves_room_for_what_is_severe() -> None:
+    room = room_of(escalations=6, intrusion=TELL)
+    for number in range(50):
+        room.hear(f"found loop w{number} search")
+    for number in range(4):
+        room.hear(f"found intrusion s{number} search")
+    kinds = [room.core.incidents[each.incident].finding.kind for each in room.escalated()]
+    assert kinds == ["loop"] * 3 + ["intrusion"] * 2, "the last place is that of the digest"
+    room.tick(60)
+    (digest,) = room.digests()
+    assert digest.body["severities"] == {"error": 2, "warning": 47}
+    assert digest.body["severity"] == "error"
+    assert "error: 2 intrusion; warning: 47 loop" in digest.body["summary"]
+    assert [each["severity"] for each in digest.body["incidents"]][:3] == ["error", "error", "warning"]
+    assert list(digest.body["ids"]) == ["intrusion", "loop"]
+
+
+def test_severe_ones_that_go_on_do_not_keep_the_digest_from_being_sent() -> None:
+    room = room_of(escalations=4, intrusion=TELL)
+    for number in range(8):
+        room.hear(f"found loop w{number} search")
+    for number in range(40):
+        room.hear(f"found intrusion s{number} search", 2)
+    assert room.digests(), "eighty seconds are more than the minute that a digest may take"
+
+
+def test_what_cannot_be_resolved_is_told_though_its_beginning_waits_for_the_digest() -> None:
+    room = room_of(escalations=4)
+    for number in range(3):
+        room.hear(f"found loop k{number} search")
+    last = room.incident()
+    give_up_on(room.core._state, last)
+    room.hear("goes_on loop k0")
+    assert [each.kind for each in room.escalated()] == ["opened", "opened", "unresolved"]
+    room.hear("cleared loop k2")
+    assert room.escalated()[-1].kind == "resolved"
+    room.tick(60)
+    assert room.digests() == [], "nothing is left for it"

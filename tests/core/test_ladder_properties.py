@@ -192,7 +192,7 @@ MUTATIONS = (
     Mutation(name="holds-never-end", place="gate_holds:expire", make=_constant(lambda _: [])),
     Mutation(name="held-calls-pass", place="gate_holds:of", make=_constant(lambda *_: None)),
     Mutation(name="nudges-not-taken", place="nudges:taken", make=_never_taken),
-    Mutation(name="cap-ignored", place="escalation:_has_room", make=_constant(lambda _: True)),
+    Mutation(name="cap-ignored", place="escalation:_has_room", make=_constant(lambda *_: True)),
     Mutation(name="digest-forgets", place="escalation:_withhold", make=_forgotten),
     Mutation(name="digest-never-sent", place="escalation:watch", make=_constant(lambda _: None)),
 )

@@ -134,14 +134,58 @@ def test_a_digest_is_its_own_and_lists_its_incidents():
     assert "F1 loop open: s" in document["payload"]["custom_details"]["lines"]
 
 
+ALERTMANAGER = {
+    "version": str,
+    "groupKey": str,
+    "truncatedAlerts": int,
+    "status": str,
+    "receiver": str,
+    "groupLabels": dict,
+    "commonLabels": dict,
+    "commonAnnotations": dict,
+    "externalURL": str,
+    "alerts": list,
+}
+"""What its documentation has in a message to a receiver, version 4."""
+ALERT = {
+    "status": str,
+    "labels": dict,
+    "annotations": dict,
+    "startsAt": str,
+    "endsAt": str,
+    "generatorURL": str,
+    "fingerprint": str,
+}
+
+
 def test_alertmanager_fires_and_resolves_one_alert():
-    opened, over = (rendered("alertmanager", kind) for kind in ("opened", "resolved"))
-    assert (opened["version"], opened["status"], over["status"]) == ("4", "firing", "resolved")
-    first, second = opened["alerts"][0], over["alerts"][0]
-    assert first["fingerprint"] == second["fingerprint"]
-    assert first["endsAt"].startswith("0001")
-    assert second["endsAt"].startswith("20")
-    assert first["labels"]["alertname"] == "CrewkeeperDeadlock"
+    began_s = 1_790_000_000.25
+    told = [rendered("alertmanager", kind, began_s=began_s) for kind in ("opened", "unresolved", "resolved")]
+    for document in told:
+        assert {key: type(value) for key, value in document.items()} == ALERTMANAGER
+        (alert,) = document["alerts"]
+        assert {key: type(value) for key, value in alert.items()} == ALERT
+        assert all(isinstance(text, str) for text in (*alert["labels"].values(), *alert["annotations"].values()))
+        assert alert["startsAt"] == "2026-09-21T14:13:20.250Z", "it began when it was found, whatever is said of it"
+        assert (alert["status"], alert["labels"]["alertname"]) == (document["status"], "CrewkeeperDeadlock")
+    opened, helpless, over = (document["alerts"][0] for document in told)
+    assert [document["status"] for document in told] == ["firing", "firing", "resolved"]
+    assert opened["fingerprint"] == over["fingerprint"]
+    assert opened["labels"] == helpless["labels"] == over["labels"], "by its labels a receiver knows it again"
+    assert [each["annotations"]["severity"] for each in (opened, helpless, over)] == ["error", "critical", "info"]
+    assert opened["endsAt"] == helpless["endsAt"] == "0001-01-01T00:00:00Z"
+    assert over["endsAt"] > over["startsAt"]
+
+
+def test_no_alert_ends_before_it_began():
+    (alert,) = rendered("alertmanager", "resolved", began_s=4_000_000_000.0)["alerts"]
+    assert alert["startsAt"] == alert["endsAt"], "the clock of the journal is ahead"
+
+
+@pytest.mark.parametrize(("severity", "shown"), [("error", "error"), ("critical", "critical"), ("evil", "warning")])
+def test_a_digest_is_as_severe_as_the_worst_in_it(severity, shown):
+    document = rendered("pagerduty", "digest", "incidents", incident="", severity=severity)
+    assert document["payload"]["severity"] == shown
 
 
 def test_a_cloud_event_has_its_attributes_and_the_same_data():

@@ -29,10 +29,13 @@ def taken(state: RunState, message: OperatorAsked) -> None:
     about = fresh[0]
     incident, approval = state.incidents.get(about), state.gate.approvals.get(about)
     if incident is not None and incident.told and escalation.was_told_alone(state, about):
-        _tell(state, about, by, message.why, {"kind": incident.finding.kind, "summary": incident.finding.summary})
+        finding = incident.finding
+        facts = {"kind": finding.kind, "summary": finding.summary, "began_s": finding.at_s}
+        _tell(state, about, by, message.why, facts)
     elif approval is not None and approval.told:
         wants = f"{approval.agent} wants to call {approval.tool!r}"
-        _tell(state, about, by, message.why, {"kind": "approval", "approval": approval.id, "summary": wants})
+        facts = {"kind": "approval", "approval": approval.id, "summary": wants, "began_s": approval.asked_at_s}
+        _tell(state, about, by, message.why, facts)
 
 
 def closed(state: RunState, message: OperatorAsked) -> None:

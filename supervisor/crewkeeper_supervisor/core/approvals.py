@@ -14,6 +14,7 @@ from msgspec import Raw
 from crewkeeper_bus.messages import Fault
 from crewkeeper_bus.subjects import MODEL
 from crewkeeper_bus.tool_messages import ApprovalDecided, Withhold
+from crewkeeper_supervisor.core import repeats
 from crewkeeper_supervisor.core.gate_state import APPROVALS_MAX, Approval, ApprovalState, GateCall
 from crewkeeper_supervisor.core.state import RunState
 
@@ -86,6 +87,7 @@ def describe(state: RunState, approval: Approval) -> dict[str, Any]:
         "because": approval.because,
         "who": approval.who,
         "cost_microusd": approval.cost_microusd,
+        "began_s": approval.asked_at_s,
         "expires_s": approval.expires_at_s,
         "look": f"supervisor approvals show {state.run} {approval.id}",
     }
@@ -103,16 +105,18 @@ def _over(state: RunState, approval: Approval) -> dict[str, Any]:
         "agent": approval.agent,
         "tool": approval.tool,
         "by": approval.by,
+        "began_s": approval.asked_at_s,
         "look": f"supervisor approvals show {state.run} {approval.id}",
     }
 
 
-def say_pending(state: RunState, call: GateCall) -> None:
+def say_pending(state: RunState, call: GateCall, *, again: bool = False) -> None:
     """Tell whoever asked that a person has to decide first."""
     if call.via == "proxy":
         state.tell_service(MODEL, Withhold, call=call.id, agent=call.agent, why=f"waits for approval {call.approval}")
-    else:
-        state.answer(call.agent, call.id, body=Raw(msgspec.json.encode({"pending": call.approval})), final=False)
+        return
+    body = Raw(msgspec.json.encode({"pending": call.approval}))
+    repeats.say(state, call.agent, call.id, again=again, body=body, final=False)
 
 
 def digest_of(run: str, call: GateCall, policy: str) -> str:
@@ -145,7 +149,7 @@ def asked_again(state: RunState, call: GateCall, until_s: float | None) -> bool:
     call.until_s = until_s
     if state.gate.approvals[call.approval].state == "approved":
         return True
-    say_pending(state, call)
+    say_pending(state, call, again=True)
     return False
 
 

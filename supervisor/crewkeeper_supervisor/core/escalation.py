@@ -1,16 +1,19 @@
 """Escalation: people are told of incidents, one by one while they are few, and of the others in one digest.
 
 So many a minute of journal time are told of one by one. From the first beyond that on, every further one joins the
-digest, which is sent when one more may be told: nobody is woken a hundred times, and none is left out.
+digest, which is sent when one more may be told: nobody is woken a hundred times, and none is left out. Warnings have
+half of the places in a minute at most, so that any number of them leaves room for what is severe; while a digest is
+due, one place is its own.
 """
 
+from collections.abc import Iterator
 from typing import Any, Final, Literal
 
 from msgspec import to_builtins
 
 from crewkeeper_supervisor.core import pace
 from crewkeeper_supervisor.core.acts import Act
-from crewkeeper_supervisor.core.findings import Incident
+from crewkeeper_supervisor.core.findings import SEVERE, Incident
 from crewkeeper_supervisor.core.ladder_state import DIGESTS_MAX, Event
 from crewkeeper_supervisor.core.state import RunState
 
@@ -21,6 +24,21 @@ SUMMARY_MAX_CHARS: Final = 160
 DIGEST_MAX: Final = 900
 """Incidents in one digest: with so many it is sent at once, so that it fits into a request."""
 DIGESTED_MAX: Final = 1000
+
+Severity = Literal["critical", "error", "warning", "info"]
+_WORST_FIRST: Final[tuple[Severity, ...]] = ("critical", "error", "warning", "info")
+
+
+def severity_of(kind: str, event: str) -> Severity:
+    """How bad it is, what people are told.
+
+    Args:
+        kind: What was found.
+        event: What is told of it: that nobody is left whose wait may be failed is the worst, that it is over the least.
+    """
+    if event in ("unresolved", "resolved"):
+        return "critical" if event == "unresolved" else "info"
+    return "error" if kind in SEVERE else "warning"
 
 
 def has_receivers(state: RunState) -> bool:
@@ -43,12 +61,19 @@ def tell(
     told = state.ladder.escalations
     if kind == "resolved":
         return _tell_the_end(state, incident, body)
-    if incident.id in told.withheld:
+    severity = severity_of(incident.finding.kind, kind)
+    waits = incident.id in told.withheld
+    if waits and severity != "critical":
         return "digest"  # it has not been sent, and will say how it stands
-    if told.due_s is not None or not _has_room(state):
-        _withhold(state, incident, "opened" if first else kind)
+    if not _has_room(state, severity):
+        if not waits:
+            _withhold(state, incident, "opened" if first else kind)
         return "digest"
+    for known in (told.withheld, told.digested):
+        known.pop(incident.id, None)  # from here on it is told alone
     told.sent_s.append(state.now_s)
+    if severity == "warning":
+        told.minor_s.append(state.now_s)
     state.escalate(incident.id, kind, body)
     return "told"
 
@@ -101,15 +126,20 @@ def flush(state: RunState) -> None:
         del told.digests[next(iter(told.digests))]
 
 
-def _has_room(state: RunState) -> bool:
+def _has_room(state: RunState, severity: Severity) -> bool:
+    """Whether one more may be told of by itself."""
     _forget_old(state)
-    return len(state.ladder.escalations.sent_s) < _per_minute(state)
+    told = state.ladder.escalations
+    if severity == "warning" and (told.due_s is not None or len(told.minor_s) >= _minor_per_minute(state)):
+        return False
+    return len(told.sent_s) < _per_minute(state) - (told.due_s is not None)
 
 
 def _forget_old(state: RunState) -> None:
-    sent_s = state.ladder.escalations.sent_s
-    while sent_s and (sent_s[0] <= state.now_s - MINUTE_S or len(sent_s) > _per_minute(state)):
-        sent_s.popleft()
+    told = state.ladder.escalations
+    for sent_s in (told.sent_s, told.minor_s):
+        while sent_s and (sent_s[0] <= state.now_s - MINUTE_S or len(sent_s) > _per_minute(state)):
+            sent_s.popleft()
 
 
 def _per_minute(state: RunState) -> int:
@@ -117,39 +147,97 @@ def _per_minute(state: RunState) -> int:
     return state.crew.escalations_per_minute
 
 
+def _minor_per_minute(state: RunState) -> int:
+    """How many of them may tell of warnings: half, or the only one."""
+    return (_per_minute(state) + 1) // 2
+
+
 def _withhold(state: RunState, incident: Incident, kind: Event) -> None:
     told = state.ladder.escalations
     told.withheld[incident.id] = kind
     if told.due_s is None:
-        told.due_s = (state.now_s if _has_room(state) else told.sent_s[0]) + MINUTE_S
+        told.due_s = _next_place_s(state)
         state.due_s.arm("ladder", told.due_s)
     if len(told.withheld) >= DIGEST_MAX:
         flush(state)
 
 
+def _next_place_s(state: RunState) -> float:
+    """When one more may be told: once the oldest of those in its way is a minute old."""
+    _forget_old(state)
+    told = state.ladder.escalations
+    if len(told.sent_s) >= _per_minute(state):
+        return told.sent_s[0] + MINUTE_S
+    return (told.minor_s[0] if len(told.minor_s) >= _minor_per_minute(state) else state.now_s) + MINUTE_S
+
+
 def _digest(state: RunState, withheld: dict[str, Event]) -> dict[str, Any]:
-    """Every incident by kind; the first of them with their summaries."""
+    """Every incident by kind, the worst first; the first of them with their summaries."""
     crew = state.crew
-    by_kind: dict[str, list[str]] = {}
-    shown: list[dict[str, str]] = []
-    for id_, event in withheld.items():
-        incident = state.incidents.get(id_)
-        kind = incident.finding.kind if incident is not None else "forgotten"
-        by_kind.setdefault(kind, []).append(id_)
-        if incident is not None and len(shown) < SHOWN_MAX:
-            summary = incident.finding.summary[:SUMMARY_MAX_CHARS]
-            shown.append({"incident": id_, "kind": kind, "event": event, "state": incident.state, "summary": summary})
-    kinds = ", ".join(f"{len(ids)} {kind}" for kind, ids in by_kind.items())
+    held = {severity: _kinds_of(state, withheld, severity) for severity in _WORST_FIRST}
+    counts = {severity: sum(map(len, kinds.values())) for severity, kinds in held.items() if kinds}
+    said = (f"{severity}: {_counted(held[severity])}" for severity in counts)
+    ids: dict[str, list[str]] = {}
+    for kinds in held.values():
+        for kind, names in kinds.items():
+            ids.setdefault(kind, []).extend(names)
     return {
         "kind": "incidents",
         "run": state.run,
         "crew": crew.name if crew is not None else "",
         "objective": crew.objective[:500] if crew is not None else "",
-        "summary": f"{len(withheld)} incidents beyond {_per_minute(state)} escalations a minute: {kinds}",
+        "summary": f"{len(withheld)} incidents beyond {_per_minute(state)} escalations a minute: {'; '.join(said)}",
+        "severity": next(iter(counts)),
+        "severities": counts,
         "count": len(withheld),
-        "ids": by_kind,
-        "incidents": shown,
+        "ids": ids,
+        "incidents": _shown(state, {id_: withheld[id_] for names in _worst_first(held) for id_ in names}),
         "cost": pace.told(state),
         "can": [to_builtins(Act(do="acknowledge"))],
         "look": f"supervisor incidents ls {state.run}",
     }
+
+
+def _kinds_of(state: RunState, withheld: dict[str, Event], severity: Severity) -> dict[str, list[str]]:
+    """Those of one severity, by kind."""
+    kinds: dict[str, list[str]] = {}
+    for id_, event in withheld.items():
+        kind = _kind_of(state, id_)
+        if severity_of(kind, event) == severity:
+            kinds.setdefault(kind, []).append(id_)
+    return kinds
+
+
+def _kind_of(state: RunState, id_: str) -> str:
+    incident = state.incidents.get(id_)
+    return incident.finding.kind if incident is not None else "forgotten"
+
+
+def _counted(kinds: dict[str, list[str]]) -> str:
+    return ", ".join(f"{len(names)} {kind}" for kind, names in kinds.items())
+
+
+def _worst_first(held: dict[Severity, dict[str, list[str]]]) -> Iterator[list[str]]:
+    for kinds in held.values():
+        yield from kinds.values()
+
+
+def _shown(state: RunState, withheld: dict[str, Event]) -> list[dict[str, str]]:
+    """The first of them, described."""
+    shown: list[dict[str, str]] = []
+    for id_, event in withheld.items():
+        incident = state.incidents.get(id_)
+        if incident is None:
+            continue
+        told = {
+            "incident": id_,
+            "kind": incident.finding.kind,
+            "event": event,
+            "severity": severity_of(incident.finding.kind, event),
+            "state": incident.state,
+            "summary": incident.finding.summary[:SUMMARY_MAX_CHARS],
+        }
+        shown.append(told)
+        if len(shown) >= SHOWN_MAX:
+            break
+    return shown

@@ -3,7 +3,7 @@
 A finding names facts of the journal only. What is done about it is policy, not a property of the finding.
 """
 
-from typing import Literal
+from typing import Final, Literal
 
 from msgspec import Struct, field
 
@@ -35,6 +35,10 @@ FindingKind = Literal[
     "fan_out",
     "depth",
 ]
+
+
+SEVERE: Final = ("deadlock", "flood", "intrusion", "forgery", "survivor", "budget_spent")
+"""What people are told of as an error; everything else is a warning."""
 
 
 class Edge(Struct, frozen=True, kw_only=True):

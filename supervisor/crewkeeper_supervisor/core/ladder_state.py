@@ -75,6 +75,9 @@ class Escalations(Struct, kw_only=True):
     """What people were told of late, and what they are told in the next digest."""
 
     sent_s: deque[float]
+    """When each message of the last minute that counts was sent, digests too; journal time."""
+    minor_s: deque[float]
+    """The same of those that told of a warning."""
     withheld: dict[str, Event]
     """Incidents for the next digest, with what it says of each."""
     digested: dict[str, None]
@@ -95,7 +98,7 @@ class LadderState:
         self.counts: dict[FindingKind, Counts] = {}
         self.owed: dict[str, Owed] = {}
         """Nudges by id, oldest first."""
-        self.escalations = Escalations(sent_s=deque(), withheld={}, digested={})
+        self.escalations = Escalations(sent_s=deque(), minor_s=deque(), withheld={}, digested={})
         self.acknowledged: dict[str, Acknowledged] = {}
         """By incident or approval: who was first to say that they know of it."""
         self.pace = Pace(notes=deque())
@@ -134,7 +137,7 @@ class LadderState:
             [[*key, each.rung, each.cleared_s] for key, each in self.rested.items()],
             {kind: to_builtins(each) for kind, each in self.counts.items()},
             [to_builtins(each) for each in self.owed.values()],
-            [list(told.sent_s), told.withheld, list(told.digested), told.due_s, told.digests],
+            [list(told.sent_s), list(told.minor_s), told.withheld, list(told.digested), told.due_s, told.digests],
             {id_: to_builtins(each) for id_, each in self.acknowledged.items()},
             [self.pace.due_s, list(self.pace.notes)],
         ]

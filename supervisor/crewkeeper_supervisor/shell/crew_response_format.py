@@ -148,7 +148,8 @@ ESCALATION: Final = Section(
             name="per_minute",
             kind=Whole(low=1, high=1000),
             default="10",
-            doc="Incidents that people are told of one by one in a minute; those beyond that come in one digest.",
+            doc="Incidents that people are told of one by one in a minute, half of them warnings at most; those "
+            "beyond that come in one digest.",
         ),
         Key(
             name="links",

@@ -16,13 +16,12 @@ from prometheus_client.registry import Collector
 
 from crewkeeper_supervisor.core.booking import Booking
 from crewkeeper_supervisor.core.commands import AnswerCall, AskApproval, Command, TellService
-from crewkeeper_supervisor.core.findings import Incident
+from crewkeeper_supervisor.core.findings import SEVERE, Incident
 from crewkeeper_supervisor.core.supervisor import Supervisor
 from crewkeeper_supervisor.shell import metric_table as table
 from crewkeeper_supervisor.shell.journal import Entry
 from crewkeeper_supervisor.shell.metric_table import BY_NAME, OTHER
 from crewkeeper_supervisor.shell.observing import Let, Unseen, Words
-from crewkeeper_supervisor.shell.webhook_formats import SEVERE
 
 prometheus.disable_created_metrics()  # type: ignore[no-untyped-call]  # they would double every series
 _BUCKETS_S: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)

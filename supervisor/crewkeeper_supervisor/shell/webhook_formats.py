@@ -10,10 +10,12 @@ import hashlib
 import re
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, cast, get_args
 from urllib.parse import urlsplit
 
 import msgspec
+
+from crewkeeper_supervisor.core.escalation import Severity, severity_of
 
 Format = Literal["standard", "cloudevents", "slack", "pagerduty", "alertmanager"]
 DEPTH_MAX: Final = 64
@@ -35,8 +37,6 @@ _LINES_MAX: Final = 30
 _WORD: Final = re.compile(r"[a-z_]{1,40}")
 _NO_CODES: Final = ("test", "incidents", "approval")
 """What messages are about that is no kind of finding, so that `supervisor explain` does not know it."""
-SEVERE: Final = ("deadlock", "flood", "intrusion", "forgery", "survivor", "budget_spent")
-"""What is told as an error; everything else as a warning."""
 
 
 def inert(text: str, limit: int | None = None, *, single: bool = True) -> str:
@@ -110,6 +110,15 @@ class _Event:
         return inert(str(self.data.get(key) or ""), limit)
 
     @property
+    def began_at(self) -> str:
+        """When that began which it is about; of what says nothing of that, when this was said."""
+        began_s = self.data.get("began_s")
+        if not isinstance(began_s, int | float) or not 0 < began_s < _LATEST_S:
+            return self.at
+        began = datetime.fromtimestamp(began_s, UTC).isoformat(timespec="milliseconds")
+        return min(began.replace("+00:00", "Z"), self.at)  # the journal has another clock than this
+
+    @property
     def is_over(self) -> bool:
         return self.event == "resolved"
 
@@ -131,10 +140,11 @@ class _Event:
         return inert(f"{crew}: {done}{said}" if crew else f"{done}{said}", SUMMARY_MAX_CHARS)
 
     @property
-    def severity(self) -> Literal["critical", "error", "warning"]:
-        if self.event == "unresolved":
-            return "critical"
-        return "error" if self.what in SEVERE else "warning"
+    def severity(self) -> Severity:
+        worst = self.data.get("severity")  # of a digest, that of the worst in it
+        if worst in get_args(Severity):
+            return cast(Severity, worst)
+        return severity_of(self.what, self.event)
 
     def lines(self) -> list[str]:
         """Everything that a person needs, line by line."""
@@ -164,7 +174,7 @@ class _Event:
             yield f"so far: {inert(str(step), 300)}"
         for each in self._listed("incidents"):
             if isinstance(each, dict):
-                named = " ".join(str(each.get(key, "")) for key in ("incident", "kind", "state"))
+                named = " ".join(str(each[key]) for key in ("incident", "severity", "kind", "state") if each.get(key))
                 named += " NOT RESOLVED" if each.get("event") == "unresolved" else ""
                 yield f"{inert(named, 120)}: {inert(str(each.get('summary', '')), 200)}"
 
@@ -271,19 +281,20 @@ def _alertmanager(event: _Event) -> dict[str, Any]:
     status = "resolved" if event.is_over else "firing"
     labels = {
         "alertname": f"Crewkeeper{event.what.title().replace('_', '')}",
-        "severity": event.severity,
+        # Labels are what receivers know an alert by: they stay the same until it is over.
+        "severity": event.severity if event.what == "incidents" else severity_of(event.what, ""),
         "crew": event.text("crew", 64),
         "run": event.text("run", 100),
         "incident": event.text("incident", 100),
     }
-    annotations = {"summary": event.title, "description": "\n".join(event.lines())}
+    annotations = {"summary": event.title, "description": "\n".join(event.lines()), "severity": event.severity}
     # Names of annotations are words.
     annotations |= {f"link_{re.sub('[^A-Za-z0-9_]', '_', label)}": url for label, url in event.links().items()}
     alert = {
         "status": status,
         "labels": labels,
         "annotations": annotations,
-        "startsAt": event.at,
+        "startsAt": event.began_at,
         "endsAt": event.at if event.is_over else _NEVER,
         "generatorURL": "",
         "fingerprint": hashlib.sha256(event.about.encode("utf-8", "replace")).hexdigest()[:16],
