@@ -45,6 +45,15 @@ def test_a_denied_call_fails_for_its_caller_and_is_taken_from_its_callee() -> No
     assert room.kinds() == ["policy_denied"]
 
 
+def test_what_is_asked_for_is_judged_by_the_verb_that_the_callee_acts_on() -> None:
+    room = room_of(Rule(id="no-drops", do="deny", to=("b",), when="args.verb == 'drop'", because="never"))
+    commands = ask(room, "c1", {"verb": "look"}, verb="drop")
+    (answer,) = [each for each in commands if isinstance(each, AnswerCall)]
+    assert answer.error is not None
+    assert answer.error.code == "denied"
+    assert not [each for each in ask(room, "c2", {"verb": "drop"}, verb="look") if isinstance(each, AnswerCall)]
+
+
 def test_where_no_server_holds_an_agent_to_may_call_the_core_does() -> None:
     narrow = Agent(name="a", may_call=("c",), may_tell=("b",))
     room = Room(crew_of(narrow, B, Agent(name="c", replicas=2)))

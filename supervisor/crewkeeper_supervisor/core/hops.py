@@ -70,9 +70,13 @@ def _denied(state: RunState, view: AgentView, task: Task | None, to: str, verb: 
 
 
 def _arguments(verb: str, raw: bytes) -> dict[str, Any]:
-    """What conditions see as `args`: the fields of the body, or all of it as `body`; the verb where there is none."""
+    """What conditions see as `args`: the fields of the body, or all of it as `body`; and the verb of a call.
+
+    A field of that name in the body of a call is not seen: its callee acts by the verb.
+    """
     try:
         body = msgspec.json.decode(raw)
     except (msgspec.MsgspecError, RecursionError, ValueError):
         body = None
-    return {"verb": verb, **body} if isinstance(body, dict) else {"verb": verb, "body": body}
+    fields = body if isinstance(body, dict) else {"body": body}
+    return {**fields, "verb": verb} if verb else {"verb": "", **fields}
