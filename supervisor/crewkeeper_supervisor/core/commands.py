@@ -41,6 +41,7 @@ class AnswerCall(Struct, frozen=True, kw_only=True):
     inc: str = ""
     """The only incarnation of the agent that it is for; empty: whichever there is."""
     durable: bool = True
+    """False: it repeats what is in the ledger already."""
 
 
 class TellService(Struct, frozen=True, kw_only=True):

@@ -15,7 +15,7 @@ from msgspec import Raw
 from crewkeeper_bus.messages import Fault
 from crewkeeper_bus.subjects import MODEL, TOOLS
 from crewkeeper_bus.tool_messages import ModelCall, RunTool, SpendAsked, SpendGranted, SpendRefused, ToolCall, Withhold
-from crewkeeper_supervisor.core import allowance, approvals, budget, fleet, gate_holds, nudges, settlement
+from crewkeeper_supervisor.core import allowance, approvals, budget, fleet, gate_holds, nudges, repeats, settlement
 from crewkeeper_supervisor.core.budget import FLEET, Amounts, Shortage
 from crewkeeper_supervisor.core.findings import FindingKind
 from crewkeeper_supervisor.core.gate_rules import Asked, GateRules, HookNeeded, Refused
@@ -140,7 +140,7 @@ def _again(state: RunState, known: GateCall, call: GateCall) -> None:
             advance(state, known)
             settle_down(state)
     elif known.stage == "held":
-        gate_holds.say(state, known)
+        gate_holds.say(state, known, again=True)
     elif known.stage == "running" and known.is_own:
         if known.inc == call.inc:
             _say_granted(state, known, None)
@@ -446,7 +446,8 @@ def _say_granted(state: RunState, call: GateCall, booking: Any) -> None:
         return
     told: dict[str, Any] = {"grant": call.id, "limit_s": call.limit_s}
     told |= {"args": call.args} if call.kind != "model" else {"last": call.last}
-    state.answer(call.agent, call.id, body=Raw(msgspec.json.encode(told)), booking=booking, inc=call.inc)
+    fields = {"body": Raw(msgspec.json.encode(told)), "inc": call.inc} | ({"booking": booking} if booking else {})
+    repeats.say(state, call.agent, call.id, again=booking is None, **fields)
 
 
 def _is_mapping(state: RunState, rules: GateRules, call: GateCall) -> Verdict:

@@ -13,6 +13,7 @@ from msgspec import Raw
 from crewkeeper_bus.messages import Fault
 from crewkeeper_bus.subjects import MODEL
 from crewkeeper_bus.tool_messages import Withhold
+from crewkeeper_supervisor.core import repeats
 from crewkeeper_supervisor.core.gate_state import CallHold, GateCall
 from crewkeeper_supervisor.core.state import RunState
 
@@ -100,7 +101,7 @@ def passes(state: RunState, call: GateCall) -> Fault | Literal["wait"] | None:
     return "wait"
 
 
-def say(state: RunState, call: GateCall) -> None:
+def say(state: RunState, call: GateCall, *, again: bool = False) -> None:
     """Tell whoever made a held call that it has to wait."""
     hold = of(state, call.agent)
     if hold is None:
@@ -110,7 +111,8 @@ def say(state: RunState, call: GateCall) -> None:
         state.tell_service(MODEL, Withhold, call=call.id, agent=call.agent, why=why)
     else:
         told = {"pending": "held", "why": why, "for_s": round(hold.until_s - state.now_s, 3)}
-        state.answer(call.agent, call.id, body=Raw(msgspec.json.encode(told)), final=False)
+        body = Raw(msgspec.json.encode(told))
+        repeats.say(state, call.agent, call.id, again=again, body=body, final=False)
 
 
 def to_fail(state: RunState, agent: str, calls: Iterable[GateCall]) -> tuple[list[GateCall], str]:

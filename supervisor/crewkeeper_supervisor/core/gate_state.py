@@ -16,6 +16,7 @@ from crewkeeper_bus.tool_messages import HookAnswered
 from crewkeeper_supervisor.core.budget import Accounts, Amounts, Path
 from crewkeeper_supervisor.core.crew import Budget, Crew
 from crewkeeper_supervisor.core.gate_rules import Decided, GateRules, MakeGateRules, RulesMemory
+from crewkeeper_supervisor.core.rates import Bucket
 from crewkeeper_supervisor.core.rules import Rule
 from crewkeeper_supervisor.core.tools import CallRate, Tool
 
@@ -285,6 +286,8 @@ class GateState:
         """Agents whose open calls, or the next one, are to be failed, until when that counts."""
         self.proxied: dict[str, None] = {}
         """Agents that have called models through the proxy."""
+        self.repeats: dict[str, Bucket] = {}
+        """What each agent may still be told again."""
         self.counts_messages = False
         """Whether anybody has a limit of messages."""
         self.changed: dict[str, dict[str, float | None]] = {}

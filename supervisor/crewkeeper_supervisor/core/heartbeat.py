@@ -21,7 +21,7 @@ from crewkeeper_bus.messages import (
     OnTool,
     TaskState,
 )
-from crewkeeper_supervisor.core import settlement
+from crewkeeper_supervisor.core import repeats, settlement
 from crewkeeper_supervisor.core.commands import AnswerCall
 from crewkeeper_supervisor.core.holding import stands
 from crewkeeper_supervisor.core.locks import grant
@@ -184,8 +184,7 @@ def _heal_answer(state: RunState, node: AgentNode, leaf: OnCall, limit_s: float)
         return False
     # Known and answered long ago: the answer was lost. Unknown: answered before the wait began, or never asked.
     fault = Fault(code="peer_gone", text="the call or its answer was lost on the way; ask again")
-    state.answer(node.name, leaf.call, error=fault)
-    return True
+    return repeats.tell(state, node.name, leaf.call, error=fault)
 
 
 def _heal_question(state: RunState, node: AgentNode, question: str) -> bool:
@@ -193,8 +192,7 @@ def _heal_question(state: RunState, node: AgentNode, question: str) -> bool:
     if question in state.questions or question in told:
         return False
     fault = Fault(code="peer_gone", text="the question or its answer was lost on the way; ask again")
-    state.answer(node.name, question, error=fault)
-    return True
+    return repeats.tell(state, node.name, question, error=fault)
 
 
 def _leaves(heartbeat: Heartbeat) -> Iterator[tuple[TaskState, Condition]]:

@@ -12,7 +12,7 @@ from msgspec import Raw
 from crewkeeper_bus.messages import Fault
 from crewkeeper_bus.subjects import MODEL, TOOLS
 from crewkeeper_bus.tool_messages import CutTool, Settled, SpendBooked, SpendRefused, Spent, ToolRan
-from crewkeeper_supervisor.core import allowance, budget, nudges
+from crewkeeper_supervisor.core import allowance, budget, nudges, repeats
 from crewkeeper_supervisor.core.booking import Booking, balances
 from crewkeeper_supervisor.core.budget import Amounts
 from crewkeeper_supervisor.core.gate_state import Ended, GateCall
@@ -84,9 +84,9 @@ def say_again(state: RunState, agent: str, call: str, ended: Ended) -> None:
     """Repeat the answer to a call that is over."""
     if ended.forgotten:
         fault = Fault(code="tool_lost", text="the call is over, and its answer is no longer kept; it was not run again")
-        state.answer(agent, call, error=fault)
+        repeats.tell(state, agent, call, error=fault)
     else:
-        state.answer(agent, call, error=ended.error, body=ended.body)
+        repeats.tell(state, agent, call, error=ended.error, body=ended.body)
 
 
 def remind(state: RunState, agent: str, call: str) -> bool:
@@ -98,7 +98,7 @@ def remind(state: RunState, agent: str, call: str) -> bool:
         say_again(state, agent, call, ended)
     else:
         fault = Fault(code="peer_gone", text="the call was lost on its way to the gate; nothing was run; ask again")
-        state.answer(agent, call, error=fault)
+        repeats.tell(state, agent, call, error=fault)
     return True
 
 

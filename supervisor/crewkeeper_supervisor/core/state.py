@@ -296,11 +296,22 @@ class RunState:
         final: bool = True,
         booking: Booking | None = None,
         inc: str = "",
+        durable: bool = True,
     ) -> str:
         """Answer a call or question in the supervisor's name, whichever incarnation has asked or only `inc`."""
         id_ = self.next_id()
         self._write(
-            AnswerCall(id=id_, agent=agent, call=call, error=error, body=body, final=final, booking=booking, inc=inc)
+            AnswerCall(
+                id=id_,
+                agent=agent,
+                call=call,
+                error=error,
+                body=body,
+                final=final,
+                booking=booking,
+                inc=inc,
+                durable=durable,
+            )
         )
         return id_
 

@@ -1,0 +1,71 @@
+"""An agent that asks for the same again and again: it is answered, the ledger does not grow, the journal hardly."""
+
+import msgspec
+
+from crewkeeper_bus import messages as m
+from crewkeeper_supervisor.core.commands import AnswerCall
+from crewkeeper_supervisor.core.repeats import REPEATS
+from crewkeeper_supervisor.core.rules import Rule
+from crewkeeper_supervisor.core.tools import Tool
+from support.gate_room import PAY, Room, crew_of, records
+
+APPROVE = Rule(id="ask", do="approve", tools=("pay", "look"))
+MANY = 1000
+
+
+def _asked_often(room: Room, call: str, tool: str = "pay") -> list[AnswerCall]:
+    before = len(room.answers(call))
+    for _ in range(MANY):
+        room.ask(call, tool)
+    return room.answers(call)[before:]
+
+
+def test_polling_for_an_approval_grows_no_ledger_and_is_answered_as_often_as_is_reasonable() -> None:
+    room = Room(crew_of(rules=(APPROVE,)))
+    room.ask("c1")
+    recorded = len(records(room))
+    told = _asked_often(room, "c1")
+    assert len(records(room)) == recorded
+    assert len(told) == REPEATS.burst
+    assert not any(each.final or each.durable for each in told)
+    room.tick(5.0)
+    assert len(_asked_often(room, "c1")) == 5 * REPEATS.messages_per_s
+    room.decide(room.approval())
+    assert room.ran_calls() == ["c1"]  # whoever was not told meanwhile misses nothing
+
+
+def test_an_answer_is_said_again_and_no_more_of_it_than_fits() -> None:
+    large = msgspec.structs.replace(PAY, result_bytes=1024 * 1024)
+    room = Room(crew_of(tools={"pay": large}))
+    room.ask("c1")
+    room.ran("c1", "x" * 900_000)
+    recorded = len(records(room))
+    told = _asked_often(room, "c1")
+    assert len(records(room)) == recorded
+    assert 0 < sum(len(bytes(each.body or b"")) for each in told) <= REPEATS.burst_bytes
+    room.tick(60.0)
+    room.ask("c1")
+    assert room.body("c1") == "x" * 900_000
+
+
+def test_a_grant_is_said_again_to_who_did_not_hear_it() -> None:
+    room = Room()
+    room.ask("c1", "look")
+    recorded = len(records(room))
+    assert len(_asked_often(room, "c1", "look")) == REPEATS.burst
+    assert len(records(room)) == recorded
+    assert room.body("c1")["grant"] == "c1"
+
+
+def test_waits_that_were_made_up_are_ended_without_a_record_of_each() -> None:
+    room = Room(crew_of(tools={"pay": PAY, "look": Tool(inside=True, timeout_s=10)}))
+    for number in range(MANY):
+        room.task("a", f"t{number}")
+        room.wait("a", f"t{number}", m.OnTool(call=f"never{number}", tool="pay"))
+    recorded = len(records(room))
+    room.tick(60.0)
+    room.heartbeat("a")
+    answered = [each for each in room.commands if isinstance(each, AnswerCall) and each.call.startswith("never")]
+    assert len(records(room)) == recorded
+    assert len(answered) == REPEATS.burst
+    assert {each.error.code for each in answered if each.error is not None} == {"peer_gone"}
