@@ -29,7 +29,8 @@ export class Agent {
     this.calls = new Map(); // id: {to, task, finish}
     this.queue = []; // calls that came and were not started
     this.seen = new Set(); // subjects of what came, ids of commands that were obeyed
-    this.paused = false;
+    this.paused = undefined; // a promise, while it is to hold: kept when it may go on
+    this.standing = "running";
   }
 
   handler(verb, work) {
@@ -72,13 +73,13 @@ export class Agent {
     }));
     const calls = [...this.calls].map(([call, { to, task }]) => ({ call, to, task }));
     const queued = this.queue.map(({ id }) => id);
-    const state = this.paused ? "paused" : "running";
-    const how = { nonce, role: this.role, heartbeat_s: HEARTBEAT_S, state };
+    const how = { nonce, role: this.role, heartbeat_s: HEARTBEAT_S, state: this.standing };
     this.publish("hb", "_", fresh(), { ...how, tasks, calls, queued });
   }
 
   /** Ask another agent, and wait for its answer; throws what the answer says went wrong, with its `code`. */
-  ask(task, to, verb, body) {
+  async ask(task, to, verb, body) {
+    await this.hold();
     const id = fresh();
     const { chain } = this.tasks.get(task);
     const wait = { epoch: ++this.epoch, condition: { on: "call", call: id }, sinceMs: Date.now() };
@@ -130,15 +131,31 @@ export class Agent {
     if (command.t === "probe") this.beat(command.nonce);
     else if (command.t === "begin" && this.activity && !this.begun) this.work(this.activity, { name: "main" });
     else if (command.t === "break") this.breakWait(command);
-    else if (command.t === "pause" || command.t === "resume") {
-      this.paused = command.t === "pause"; // what runs holds at its end: until then it answers nobody
-      this.note("standing", { state: this.paused ? "paused" : "running" });
+    else if (command.t === "pause") {
+      this.paused ??= new Promise((resolve) => (this.resume = resolve));
+      if (!this.tasks.size) this.stand("paused");
+    } else if (command.t === "resume") {
+      this.paused = this.resume?.();
+      this.stand("running");
       this.next();
     } else if (command.t === "stop") {
       for (const { finish } of this.calls.values()) finish("killed", { code: "killed", text: command.why });
       this.note("left", { why: command.why, done: false });
       this.socket.end(() => process.exit(0)); // once all of it is on its way
     }
+  }
+
+  /** Where a task is held while the supervisor pauses this agent. */
+  async hold() {
+    while (this.paused) {
+      this.stand("paused");
+      await this.paused;
+    }
+  }
+
+  stand(state) {
+    if (state !== this.standing) this.note("standing", { state });
+    this.standing = state;
   }
 
   breakWait({ task, epoch, code, why, finding, path }) {
@@ -168,6 +185,7 @@ export class Agent {
     } catch (error) {
       answer = { error: { code: error.code ?? "handler_failed", text: String(error.message).slice(0, 2000) } };
     }
+    await this.hold();
     this.tasks.delete(task);
     if (call) this.publish("rep", caller, call, answer);
     else this.note("end", { task, result: answer.body });
