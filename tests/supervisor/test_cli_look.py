@@ -10,7 +10,7 @@ from looking import INCIDENT, OTHER, looker, stored_runs
 from told_runs import RUN
 
 from crewkeeper_bus.subjects import SUPERVISOR, Kind, build
-from crewkeeper_supervisor.cli import failure
+from crewkeeper_supervisor.cli import failure, watching
 from crewkeeper_supervisor.cli.main import run
 from crewkeeper_supervisor.shell import journal
 from crewkeeper_supervisor.shell.nats_link import connect
@@ -100,6 +100,24 @@ def test_events_as_data_are_the_journal(look):
     assert lines[0]["type"] == "RunDeclared"
 
 
+def test_events_of_a_type_or_an_agent(look):
+    def told(*more):
+        return [json.loads(line) for line in look("events", *more, "-o", "jsonl")[1].splitlines()]
+
+    assert {line["type"] for line in told("--type", "request", "--type", "Heartbeat")} == {"Request", "Heartbeat"}
+    (found,) = told("--type", "deadlock")
+    assert f"{found['seq']}-" in INCIDENT
+    assert all(
+        "executor" in (each["from"], each["to"], each["message"].get("agent")) for each in told("--agent", "executor")
+    )
+    assert len(told("--agent", "executor")) < len(told())
+    code, _, err = look("events", "--type", "reqest")
+    assert (code, "did you mean 'request'" in err) == (failure.USAGE, True)
+    code, _, err = look("events", "--agent", "planer")
+    assert (code, "did you mean 'planner'" in err) == (failure.NOT_FOUND, True)
+    assert look("events", "shop", "-f", "--agent", "planer")[0] == failure.NOT_FOUND
+
+
 def test_following_ends_with_the_run(look):
     code, out, _ = look("events", "-f", "shop")
     assert code == 0
@@ -173,13 +191,43 @@ def test_without_a_controller_the_outcome_of_a_kill_is_unknown(look):
     assert [proof["text"].partition(" asks ")[2] for proof in result["evidence"]] == ["to kill executor"]
 
 
-def test_a_person_closes_what_people_judge(look, state):
-    async def garble():
-        async with connect(Place.find(state), name="test") as link:
-            await journal.publish(link, build(RUN, Kind.NOTE, "executor", SUPERVISOR, "n999"), b"{")
+def garble(id_):
+    """Have an agent say what cannot be read."""
+
+    async def said():
+        async with connect(Place.find(), name="test") as link:
+            await journal.publish(link, build(RUN, Kind.NOTE, "executor", SUPERVISOR, id_), b"{")
             await link.flush()
 
-    anyio.run(garble)
+    anyio.run(said)
+
+
+def test_what_is_watched_is_read_on_and_not_anew(look, monkeypatch):
+    begun, looks, follow = [], [], journal.follow
+
+    def following(link, run, start_seq=1):
+        begun.append(start_seq)
+        return follow(link, run, start_seq)
+
+    def sleep(_seconds):
+        looks.append(len(begun))
+        if len(looks) == 3:
+            raise KeyboardInterrupt
+        if len(looks) == 2:
+            garble("n999")
+
+    monkeypatch.setattr(journal, "follow", following)
+    monkeypatch.setattr(watching.time, "sleep", sleep)
+    code, out, _ = look("crew", "describe", RUN, "-w", "-o", "jsonl")
+    assert code == failure.INTERRUPTED
+    assert looks == [1, 1, 2], "where nothing is new nothing is read"
+    first, *_, last = (json.loads(line)["run"]["seq"] for line in out.splitlines())
+    assert begun == [1, first + 1]
+    assert last == first + 1
+
+
+def test_a_person_closes_what_people_judge(look):
+    garble("n998")
     code, out, _ = look("incidents", "ls", RUN, "--open", "-o", "jsonl")
     (garbled,) = [row["id"] for row in map(json.loads, out.splitlines()) if row["kind"] == "malformed"]
     assert look("incidents", "resolve", garbled)[0] == failure.USAGE, "why is to be said"

@@ -13,13 +13,14 @@ from crewkeeper_supervisor.core.commands import SetAccess
 from crewkeeper_supervisor.core.crew import Response, Responses, Webhook
 from crewkeeper_supervisor.core.findings import Edge, Finding, Victim
 from crewkeeper_supervisor.views.agent_page import agent_page, page_lines
+from crewkeeper_supervisor.views.entry import event_document
 from crewkeeper_supervisor.views.fold import Fold
 from crewkeeper_supervisor.views.graph import dot, mermaid, sentences, wait_graph
 from crewkeeper_supervisor.views.incident import page, ring_text
 from crewkeeper_supervisor.views.live import render
 from crewkeeper_supervisor.views.printer import StoryPrinter
 from crewkeeper_supervisor.views.snapshot import RunView, ring, snapshot
-from crewkeeper_supervisor.views.story import Story, event_document
+from crewkeeper_supervisor.views.story import Story
 from crewkeeper_supervisor.views.tables import (
     agents_table,
     incidents_table,

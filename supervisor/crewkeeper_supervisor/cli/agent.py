@@ -41,15 +41,10 @@ def split(target: tuple[str, ...]) -> tuple[str | None, str]:
 
 async def told(link: "Link", run: str | None) -> "Story":
     """The run's story up to now."""
-    from crewkeeper_supervisor.cli.runs import find_run
-    from crewkeeper_supervisor.shell import journal
+    from crewkeeper_supervisor.cli.runs import find_run, read_into
     from crewkeeper_supervisor.views.story import Story
 
-    info = await find_run(link, run)
-    story = Story(info.run)
-    for entry in await journal.read_all(link, info.run):
-        story.feed(entry)
-    return story
+    return await read_into(link, (await find_run(link, run)).run, Story)
 
 
 def find_agent(story: "Story", name: str) -> "AgentView":

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
 
-is_watched: ContextVar[bool] = ContextVar("crewkeeper_is_watched", default=False)
-"""Whether what a command shows is shown again and again."""
+kept_readers: ContextVar[dict[Any, Any] | None] = ContextVar("crewkeeper_kept_readers", default=None)
+"""What a command that is shown again and again has read so far, for its next look; None where it is shown once."""
 _STARTS: Final = ("up", "host")
 """Commands that start agents: what these are to connect with is no business of a context."""
 
@@ -76,7 +76,7 @@ async def opened(state: Path | None, nats: str | None, *, stored: bool = False) 
         place = Place.find(state, nats)
     except NothingRuns:
         directory = state_dir(state)
-        if not stored or is_watched.get() or not (directory / "store").is_dir():
+        if not stored or kept_readers.get() is not None or not (directory / "store").is_dir():
             raise
     else:
         async with connect(place) as link:

@@ -1,16 +1,39 @@
 """Which run a command is about: by id, unique beginning of an id, crew name, or the only one there is."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from difflib import get_close_matches
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
 
 from crewkeeper_supervisor.cli.failure import NOT_FOUND, USAGE, Failure
+from crewkeeper_supervisor.cli.place_options import kept_readers
+from crewkeeper_supervisor.cli.progress import Progress
 from crewkeeper_supervisor.shell import journal
 from crewkeeper_supervisor.shell.registry import ENDED, Registry, RunInfo
-from crewkeeper_supervisor.views.fold import Fold
+from crewkeeper_supervisor.views.fold import Fold, JournalEntry
 
 if TYPE_CHECKING:
     from crewkeeper_supervisor.shell.nats_link import Link
+
+KEPT_MAX: Final = 200
+"""Readers that a watched command keeps; runs beyond that are read anew each time."""
+
+
+class Reader(Protocol):
+    """What takes in a journal."""
+
+    def feed(self, entry: JournalEntry) -> Any:
+        """Take in the next entry."""
+
+
+_Reader = TypeVar("_Reader", bound=Reader)
+
+
+class _Reading:
+    """A reader, and how far it has come."""
+
+    def __init__(self, reader: Any) -> None:
+        self.reader = reader
+        self.seq = 0
 
 
 def choose(runs: Sequence[RunInfo], name: str | None) -> RunInfo:
@@ -82,7 +105,39 @@ async def find_run(link: "Link", name: str | None) -> RunInfo:
 
 async def folded(link: "Link", run: str) -> Fold:
     """The run's state as of now."""
-    fold = Fold(run)
-    for entry in await journal.read_all(link, run):
-        fold.feed(entry)
-    return fold
+    return await read_into(link, run, Fold)
+
+
+async def read_into(link: "Link", run: str, begin: Callable[[str], _Reader]) -> _Reader:
+    """A reader that has taken in the run's journal up to now; where that takes long, stderr says how far it is.
+
+    Of a command that is watched it is the one of the last look, which reads on from where it stood.
+
+    Args:
+        link: The connection.
+        run: The run.
+        begin: Makes a reader that has seen nothing; the same function each time.
+
+    Raises:
+        RunNotFound: There is no such journal.
+        StoreUnavailable: The server did not answer.
+        JournalGap: Entries are missing.
+    """
+    kept, key = kept_readers.get(), (begin, run)
+    reading: _Reading | None = None if kept is None else kept.get(key)
+    end = await journal.last_seq(link, run)
+    if reading is None or end < reading.seq:  # a journal never becomes shorter: it is another one
+        reading = _Reading(begin(run))
+    if kept is not None and len(kept) < KEPT_MAX:
+        kept[key] = reading
+    if reading.seq < end:
+        with Progress(f"reading run {run}", end - reading.seq) as progress:
+            async with journal.follow(link, run, reading.seq + 1) as entries:
+                while reading.seq < end:
+                    batch = await entries.batch()
+                    for entry in batch:
+                        reading.reader.feed(entry)
+                        reading.seq = entry.seq
+                    progress.add(len(batch))
+    found: _Reader = reading.reader
+    return found

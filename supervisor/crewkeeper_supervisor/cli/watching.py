@@ -12,7 +12,7 @@ from typing import IO, Any, Final, TypeVar
 import click
 
 from crewkeeper_supervisor.cli.output import is_live
-from crewkeeper_supervisor.cli.place_options import is_watched
+from crewkeeper_supervisor.cli.place_options import kept_readers
 
 EVERY_S: Final = 1.0
 SHARE: Final = 4
@@ -51,11 +51,11 @@ def watch_option(command: _Command) -> _Command:
     def watched(*args: Any, watch: bool, **kwargs: Any) -> Any:
         if not watch:
             return command(*args, **kwargs)
-        token = is_watched.set(True)
+        token = kept_readers.set({})
         try:
             return _watch(lambda: command(*args, **kwargs), whole=kwargs.get("output") in ("json", "yaml"))
         finally:
-            is_watched.reset(token)
+            kept_readers.reset(token)
 
     return watched  # type: ignore[return-value]
 

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from datetime import datetime
 from typing import Any, Final, Literal
 
-from msgspec import UNSET, Raw, Struct, json, to_builtins
+from msgspec import Struct
 
 from crewkeeper_bus import messages as m
 from crewkeeper_bus.subjects import TOOLS
@@ -456,34 +456,3 @@ def _opened(run: str, incident: Incident) -> str:
     if row.kind == "deadlock":
         return f"{head}: {ring_text(row)}"
     return f"{head}: {safe(row.summary)}"
-
-
-def event_document(run: str, event: Event) -> dict[str, Any]:
-    """One journal entry as plain data for `-o jsonl`: everything stored, message bodies included."""
-    head: dict[str, Any] = {"schema_version": 1, "run": run, "seq": event.seq, "at": moment(event.at_s)}
-    if isinstance(event, Rejected):
-        return head | {
-            "type": "Rejected",
-            "from": event.sender,
-            "subject": event.subject,
-            "reason": event.reason,
-            "size_bytes": event.size_bytes,
-            "sha256": event.digest,
-            "forged": event.forged,
-        }
-    if isinstance(event, Throttled):
-        return head | {"type": "Throttled", "from": event.sender, "size_bytes": event.size_bytes}
-    message = event.message
-    fields = {}
-    for name in message.__struct_fields__:
-        value = getattr(message, name)
-        if value is UNSET:
-            continue
-        fields[name] = json.decode(value) if isinstance(value, Raw) else to_builtins(value)
-    return head | {
-        "type": type(message).__name__,
-        "from": event.sender,
-        "to": event.to,
-        "id": event.id,
-        "message": fields,
-    }
