@@ -89,12 +89,15 @@ class Node:
 class Cluster:
     """Servers with the accounts SYS, AUTH (callout) and CREWS (JetStream), configured by file, without an operator.
 
+    With `hidden`, all of them advertise one address, as behind a load balancer.
+
     Attributes:
         nodes: The servers, `n1`, `n2`, …; a cluster of one is a single server.
         issuer: The account key that callouts sign with.
     """
 
-    def __init__(self, directory: Path, size: int) -> None:
+    def __init__(self, directory: Path, size: int, *, hidden: bool = False) -> None:
+        self._hidden = hidden
         self.issuer = claims.Key.make("account")
         self.passwords = {user: secrets.token_hex(8) for user in ("_system", "_callout", "_supervisor")}
         self.nodes = [Node(f"n{i + 1}", directory / f"n{i + 1}") for i in range(size)]
@@ -126,6 +129,8 @@ class Cluster:
             routes = [f"nats://127.0.0.1:{other.route_port}" for other in self.nodes]
             listen = f"127.0.0.1:{node.route_port}"
             config["cluster"] = {"name": "test", "listen": listen, "routes": routes}
+        if self._hidden:
+            config["client_advertise"] = f"127.0.0.1:{self.nodes[0].port}"
         return config
 
     def credentials(self, user: str, node: int = 0) -> Credentials:
@@ -141,9 +146,9 @@ class Cluster:
 
 
 @contextlib.contextmanager
-def cluster(directory: Path, size: int = 3) -> Iterator[Cluster]:
+def cluster(directory: Path, size: int = 3, *, hidden: bool = False) -> Iterator[Cluster]:
     """Start a cluster, and end it by the processes' ids."""
-    servers = Cluster(directory, size)
+    servers = Cluster(directory, size, hidden=hidden)
     try:
         for node in servers.nodes:
             node.start()

@@ -175,17 +175,21 @@ class Leases:
         """The last renewal of each lease waited for that was watched: when it came, and its revision."""
         self._changed: dict[str, asyncio.Event] = {}
         self._stopping = asyncio.Event()
+        self._watches = False
 
     async def open(self) -> None:
-        """Create the bucket if it is not there, and begin to watch.
+        """Create the bucket if it is not there, and begin to watch; may be called again where it failed.
 
         Raises:
             StoreUnavailable: The server did not answer.
         """
         republish = RePublish(src=f"{_PREFIX}>", dest=f"{_STORED}>")
         await self._link.ensure_bucket(BUCKET, "Owners of runs", republish=republish)
+        if self._watches:
+            return
         try:
             await self._link.nc.subscribe(f"{_STORED}>", cb=self._saw)
+            self._watches = True
         except LINK_ERRORS as error:
             raise StoreUnavailable(f"bucket {BUCKET}: {error}") from error
 

@@ -42,7 +42,12 @@ NOT_STORED: Final = 10049
 """The server's code for a store that it cannot make: also of two who make the first ones of an account at a time."""
 STORE_TRIES: Final = 4
 ROOM_LIMIT_S: Final = 5.0
+"""How long a cluster that names three servers or more is asked for room on three; one that is starting lacks it."""
+DOUBT_LIMIT_S: Final = 1.5
+"""The same for a cluster that names fewer: it is smaller, or hides them behind one address."""
 ROOM_LOOK_S: Final = 0.25
+OPEN_TRIES: Final = 20
+OPEN_PAUSE_S: Final = 0.25
 WHY_MAX_CHARS: Final = 200
 Made = TypeVar("Made")
 
@@ -64,6 +69,7 @@ class Link:
         closed: Set once the connection is closed for good.
         connections: How often it has been connected: it grows at every return.
         wake: Events that are set at every return.
+        is_crowded: Whether the cluster was found to have room for one copy only, whatever it says of its size.
     """
 
     def __init__(self, nc: WireClient, place: Place) -> None:
@@ -73,8 +79,7 @@ class Link:
         self.closed = asyncio.Event()
         self.connections = 1
         self.wake: set[asyncio.Event] = set()
-        self._crowded = False
-        """Whether the cluster was found to have room for one copy only, whatever it says of its size."""
+        self.is_crowded = False
 
     @property
     def is_connected(self) -> bool:
@@ -90,16 +95,21 @@ class Link:
     def replicas(self) -> int:
         """How many servers are to keep each stream and bucket that is made from here on.
 
-        What CREWKEEPER_REPLICAS says; else three where the cluster has three servers or more, for two are no safer than
-        one: without a majority nothing is written.
+        What CREWKEEPER_REPLICAS says; else three where the cluster has room for that, for two are no safer than one:
+        without a majority nothing is written. How many servers there are is not told to everybody (those behind one
+        address advertise one, and one may advertise several), so it is tried.
 
         Raises:
             ConfigError: CREWKEEPER_REPLICAS is no number from 1 to 5.
         """
         if named := named_replicas():
             return named
-        known = self.nc._server_info.get("connect_urls") or ()
-        return SAFE_REPLICAS if self.is_clustered and len(known) >= SAFE_REPLICAS and not self._crowded else 1
+        return SAFE_REPLICAS if self.is_clustered and not self.is_crowded else 1
+
+    @property
+    def advertised(self) -> int:
+        """How many addresses the servers of the cluster tell clients; not always how many servers there are."""
+        return len(self.nc._server_info.get("connect_urls") or ())
 
     async def publish(self, subject: str, payload: bytes, *, headers: dict[str, str] | None = None) -> None:
         """Publish one message without asking for an acknowledgement.
@@ -200,9 +210,10 @@ class Link:
     async def _placed(self, make: Callable[[int], Awaitable[Made]]) -> Made:
         """Make something on as many servers as is wanted, or on one where the cluster keeps saying that it lacks them.
 
-        A server with several addresses is counted more than once, and one that is starting has no room yet.
+        One that is starting has no room yet.
         """
-        until_s = time.monotonic() + ROOM_LIMIT_S
+        limit_s = ROOM_LIMIT_S if self.advertised >= SAFE_REPLICAS else DOUBT_LIMIT_S
+        until_s = time.monotonic() + limit_s
         tries = 0
         while True:
             copies, tries = self.replicas, tries + 1
@@ -214,7 +225,7 @@ class Link:
                 elif error.err_code not in NO_ROOM or copies == 1 or named_replicas():
                     raise
                 elif time.monotonic() > until_s:
-                    self._crowded = True
+                    self.is_crowded = True
                     logger().warning("store.one_copy", server=self.place.host, cause=str(error.description))
             await anyio.sleep(ROOM_LOOK_S)
 
@@ -265,6 +276,26 @@ class Link:
                 await self._placed(lambda copies: self.js.create_key_value(config(copies)))
         except LINK_ERRORS as error:
             raise StoreUnavailable(f"bucket {bucket}: {error}") from error
+
+
+async def insist(make: Callable[[], Awaitable[None]]) -> None:
+    """Do what a server may not do at once that has just started, or whose cluster has: up to twenty times.
+
+    Args:
+        make: Creates what is not there yet.
+
+    Raises:
+        StoreUnavailable: Not even then.
+    """
+    for left in reversed(range(OPEN_TRIES)):
+        try:
+            return await make()
+        except StoreUnavailable as error:
+            if not left:
+                raise
+            logger().info("store.later", cause=str(error)[:WHY_MAX_CHARS])
+            await anyio.sleep(OPEN_PAUSE_S)
+    raise AssertionError("unreachable: the last try returns or raises")
 
 
 def named_replicas() -> int:

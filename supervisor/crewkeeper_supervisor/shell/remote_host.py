@@ -32,7 +32,7 @@ from crewkeeper_supervisor.shell.host_registry import (
     ping_subject,
 )
 from crewkeeper_supervisor.shell.logbook import logger
-from crewkeeper_supervisor.shell.nats_link import LINK_ERRORS, Link
+from crewkeeper_supervisor.shell.nats_link import LINK_ERRORS, Link, insist
 from crewkeeper_supervisor.shell.registry import ENDED, Registry, RunInfo
 from crewkeeper_supervisor.shell.remote_run import RemoteRun, declared_crew, localized
 from crewkeeper_supervisor.shell.signals import heed_signals
@@ -122,9 +122,9 @@ class RemoteHost:
                 runs here any more then.
             StoreUnavailable: The server did not answer at the start.
         """
-        await self._registry.open()
-        await Registry(self._link).open()
-        await self._take()
+        await insist(self._registry.open)
+        await insist(Registry(self._link).open)
+        await insist(self._take)
         taken: list[HostNameTaken] = []
         async with bucket.answering(self._link, ping_subject(self.inc)), anyio.create_task_group() as tasks:
             if signals:

@@ -52,7 +52,10 @@ class Facts(Struct, frozen=True, kw_only=True):
     """What a server says of itself."""
 
     servers: int = 1
-    """Servers of its cluster, as far as they are known."""
+    """Servers of its cluster, as far as they are known; one that is clustered and names no other may have others."""
+    is_clustered: bool = False
+    counted: bool = True
+    """Whether that is their number, as the cluster's own leader or its streams name them, and not that of addresses."""
     asks_who: bool = True
     """Whether it lets in nobody whom it does not know."""
     payload_bytes: int = PAYLOAD_MIN_BYTES
@@ -84,10 +87,12 @@ async def facts(link: Link, system: Credentials | None) -> Facts:
             streams += page
     except LINK_ERRORS as error:
         raise StoreUnavailable(f"the settings of {link.place.host}: {type(error).__name__}") from error
-    servers = len(info.get("connect_urls") or ()) if link.is_clustered else 1
-    told = [] if system is None else await _told(link, system, servers)
+    told = [] if system is None else await _told(link, system, link.advertised)
+    servers, counted = _size(link, told, streams) if link.is_clustered else (1, True)
     return Facts(
         servers=servers,
+        is_clustered=link.is_clustered,
+        counted=counted,
         asks_who=bool(info.get("auth_required")) and not any(each.get("no_auth_user") for each in told),
         payload_bytes=int(info.get("max_payload", PAYLOAD_MIN_BYTES)),
         streams=tuple(streams),
@@ -144,7 +149,7 @@ async def _told(link: Link, system: Credentials, servers: int) -> list[dict[str,
     async def take(msg: Msg) -> None:
         told = json.loads(msg.data)
         answers.append({"name": told.get("server", {}).get("name", "?"), **(told.get("data") or {})})
-        if len(answers) >= servers:
+        if len(answers) >= max(servers, _cluster_size(answers)):
             enough.set()
 
     try:
@@ -157,6 +162,28 @@ async def _told(link: Link, system: Credentials, servers: int) -> list[dict[str,
     except (ConnectionLost, nats.errors.Error):
         return []  # whether it takes these credentials is another check
     return answers
+
+
+def _size(link: Link, told: Iterable[dict[str, Any]], streams: Iterable[StreamInfo]) -> tuple[int, bool]:
+    """How many servers a cluster has, and whether that is certain.
+
+    Addresses tell little: servers behind one address advertise one, and a server with several advertises them all.
+    Where servers may be asked about themselves, they know; else those are counted that lead a stream or follow.
+    """
+    if known := _cluster_size(told):
+        return known, True
+    copies = [info.cluster for info in streams if info.cluster is not None]
+    named = {str(each.leader) for each in copies if each.leader}
+    named |= {str(peer.name) for each in copies for peer in each.replicas or ()}
+    if len(named) >= SAFE_REPLICAS:
+        return len(named), True
+    return (2, False) if link.is_crowded else (max(len(named), link.advertised), False)
+
+
+def _cluster_size(told: Iterable[dict[str, Any]]) -> int:
+    """Servers that decide together where streams are, as those say that were asked; 0: none does."""
+    metas = [(each.get("jetstream") or {}).get("meta") or {} for each in told]
+    return max((int(meta.get("cluster_size") or 0) for meta in metas), default=0)
 
 
 def _sync_s(told: Iterable[dict[str, Any]]) -> Iterable[tuple[str, float]]:
@@ -184,17 +211,18 @@ def _copies(found: Facts) -> Iterable[Risk]:
             text="a cluster of two servers: nothing is stored while one of them is down",
             fix="run three servers, or one",
         )
-    if found.servers < SAFE_REPLICAS:
+    if found.servers == 2 or not found.is_clustered:
         return
     ours = [s for s in found.streams if str(s.config.name).startswith(_OURS) or s.config.name in _KEPT]
     few = [str(s.config.name) for s in ours if (s.config.num_replicas or 1) < SAFE_REPLICAS]
-    if few:
-        grade: Grade = "fail" if set(few) & set(_KEPT) and not found.replicas_named else "warn"
+    if few and not (found.servers == 1 and found.counted):
+        grade: Grade = "fail" if set(few) & set(_KEPT) and found.counted and not found.replicas_named else "warn"
         named = sorted(few, key=lambda name: name not in _KEPT)
+        of = f"{found.servers} servers" if found.servers > 1 else "a cluster's servers (how many there are is not told)"
         yield Risk(
             name="replicas",
             grade=grade,
-            text=f"fewer than {SAFE_REPLICAS} of {found.servers} servers keep {_names(named)}: what they lose is lost",
+            text=f"fewer than {SAFE_REPLICAS} of {of} keep {_names(named)}: what they lose is lost",
             fix=f"nats stream edit {named[0]} --replicas {SAFE_REPLICAS}, or accept it with CREWKEEPER_REPLICAS",
         )
 
@@ -216,8 +244,10 @@ def _journals(found: Facts) -> Iterable[Risk]:
         is_journal = name.startswith("CREW_")
         if not is_journal and name != ledger.STREAM:
             continue
-        wrong = [key for key in ("max_age", "max_msgs", "max_bytes") if (getattr(config, key) or 0) > 0]
-        wrong += [key for key in ("deny_delete", "deny_purge") if not getattr(config, key)]
+        limits = ("max_age", "max_msgs", "max_msgs_per_subject", "max_bytes")
+        wrong = [key for key in limits if (getattr(config, key) or 0) > 0]
+        wrong += [key for key in ("deny_delete",) if not config.deny_delete]
+        wrong += ["deny_purge"] if is_journal and not config.deny_purge else []
         wrong += ["no_ack"] if is_journal and not config.no_ack else []
         wrong += ["republish"] if is_journal and config.republish is None else []
         if wrong:
