@@ -15,7 +15,7 @@ from crewkeeper_bus.subjects import HOST, Kind
 from crewkeeper_supervisor.core.commands import TellAgent
 from crewkeeper_supervisor.core.crew import Crew, Webhook
 from crewkeeper_supervisor.core.supervisor import Supervisor
-from crewkeeper_supervisor.shell import controller, journal, ledger, owner
+from crewkeeper_supervisor.shell import audit, audit_keys, controller, journal, ledger, owner, source
 from crewkeeper_supervisor.shell.controller import Settings
 from crewkeeper_supervisor.shell.effects import Effects
 from crewkeeper_supervisor.shell.receiver import Receiver
@@ -121,6 +121,27 @@ async def two_owners(link):
 async def count(link, type_, at_least):
     found = await of_type(link, type_)
     return found if len(found) >= at_least else None
+
+
+async def test_a_run_that_its_host_has_ended_while_nobody_owned_it_is_finished(tmp_path, monkeypatch):
+    monkeypatch.setenv("TEST_HOOK_SECRET", SECRET)
+    async with linked(tmp_path) as (server, link):
+        with Receiver(SECRET) as receiver:
+            told = Webhook(webhook=receiver.url, secret="${TEST_HOOK_SECRET}", allow_private=True)
+            registry = await declare(link, declared=crew(escalate=(told,)))
+            await start(link)
+            await journal.publish(link, "crew.r1.ctl.a.b.x1", codec.encode(m.Resume(id="1-0")))
+            await end(link)
+            await registry.set_state("r1", "done", unfinished=True)
+            async with serving(server):
+                await until(lambda: receiver.received)
+                await until(lambda: is_over(registry))
+        report = await audit.examine(await source.of_run(link, "r1"), key=audit_keys.load(tmp_path))
+        assert (report.problems, report.final) == ([], True)
+
+
+async def is_over(registry, run="r1"):
+    return (await registry.get(run)).is_over
 
 
 async def test_the_clock_is_kept_by_ticks_and_only_when_needed(tmp_path):

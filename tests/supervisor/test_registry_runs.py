@@ -34,6 +34,11 @@ async def test_runs_are_declared_listed_resolved_and_end_once(tmp_path):
         await registry.set_state("trip-ab2", "done")
         assert (await registry.set_state("trip-ab2", "failed")).state == "done"
         assert (await registry.resolve("trip")).run == "trip-aa1"
+        # What its host says of an end is not the last word; what its owner says is.
+        assert not (await registry.set_state("shop-c3", "failed", unfinished=True)).is_over
+        ended = await registry.set_state("shop-c3", "done")
+        assert (ended.state, ended.is_over) == ("failed", True)
+        assert (await registry.set_state("shop-c3", "failed", unfinished=True)).is_over
         with pytest.raises(RunNotFound):
             await registry.set_state("nobody", "done")
         assert await registry.get("nobody") is None

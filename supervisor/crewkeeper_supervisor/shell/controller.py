@@ -42,17 +42,16 @@ from crewkeeper_supervisor.shell.lease import Lease, Leases
 from crewkeeper_supervisor.shell.liveness import Liveness
 from crewkeeper_supervisor.shell.logbook import logger
 from crewkeeper_supervisor.shell.members import Member, Members, Owned
-from crewkeeper_supervisor.shell.nats_link import LINK_ERRORS, Link, connect
+from crewkeeper_supervisor.shell.nats_link import LINK_ERRORS, Link, connect, insist
 from crewkeeper_supervisor.shell.observing import Observer, Standing
 from crewkeeper_supervisor.shell.outbox import Outbox
 from crewkeeper_supervisor.shell.owner import Owner, Timing
 from crewkeeper_supervisor.shell.place import Place
 from crewkeeper_supervisor.shell.powers import Powers
-from crewkeeper_supervisor.shell.registry import ENDED, Registry, RunInfo
+from crewkeeper_supervisor.shell.registry import Registry, RunInfo
 from crewkeeper_supervisor.shell.retention import Retention
 from crewkeeper_supervisor.shell.sharing import Sharing
 
-OPEN_TRIES: Final = 20
 RETRY_S: Final = 1.0
 RETRY_MAX_S: Final = 30.0
 DRAIN_LOOK_S: Final = 0.05
@@ -166,23 +165,18 @@ class _Controller:
 
     async def open(self) -> None:
         """Create what is shared. A server that has just started may need a moment."""
-        for left in reversed(range(OPEN_TRIES)):
-            try:
-                await self._registry.open()
-                await ledger.open_stream(self._link)
-                await heads.open_stream(self._link)
-                await snapshots.open_stream(self._link)
-                await self._outbox.open()
-                await self._leases.open()
-                await self._fleet.open()
-                await self._power.open()
-                await self._members.open()
-            except StoreUnavailable:
-                if not left:
-                    raise
-                await anyio.sleep(0.25)
-            else:
-                return
+        await insist(self._open)
+
+    async def _open(self) -> None:
+        await self._registry.open()
+        await ledger.open_stream(self._link)
+        await heads.open_stream(self._link)
+        await snapshots.open_stream(self._link)
+        await self._outbox.open()
+        await self._leases.open()
+        await self._fleet.open()
+        await self._power.open()
+        await self._members.open()
 
     async def work(self, drain: anyio.Event) -> None:
         """Own what can be owned, until told to drain, and then until that is done.
@@ -316,7 +310,7 @@ class _Controller:
 
     def _is_done_with(self, info: RunInfo) -> bool:
         """Whether a run has ended, and has given back what it had of the fleet's."""
-        return info.state in ENDED and info.run not in self._fleet.account.shares
+        return info.is_over and info.run not in self._fleet.account.shares
 
     def _is_needed(self, run: str) -> bool:
         return run in self._fleet.account.shares or run in self._minded
@@ -328,6 +322,9 @@ class _Controller:
             while not self._draining and not await self._has_ended(run):
                 held = await self._leases.wait(run)
                 if held is None:
+                    return
+                if await self._has_ended(run):  # its last owner gave the lease back for that
+                    await held.release()
                     return
                 fail_points.passed("lease-taken")
                 match await self._own(run, held):
@@ -391,7 +388,7 @@ class _Controller:
         return False
 
     async def _record_end(self, run: str, owner: Owner) -> None:
-        """The host records the end too; whoever comes first."""
+        """The host records the end too; whoever comes first, nothing is left to do only when an owner says so."""
         state = owner.fold.state
         assert state in ("done", "failed", "stopped"), f"run {run} is over in state {state}"
         fail_points.passed("run-over")

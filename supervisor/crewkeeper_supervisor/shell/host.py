@@ -123,7 +123,7 @@ class Host:
                 await journal.publish_op(self._link, info.run, ended, sender=HOST)
             except ConnectionLost as error:
                 raise StoreUnavailable(f"run {info.run}: cannot be ended: {error}") from error
-            await self._registry.set_state(info.run, "failed")
+            await self._registry.set_state(info.run, "failed", unfinished=True)
             await self._shut_out(info.run)
             self._tell(f"{info.run}: ended as failed: its host had ended without ending it")
 

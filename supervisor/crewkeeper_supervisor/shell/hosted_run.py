@@ -230,7 +230,7 @@ class HostedRun:
             return
         await self._reports.state(RunEnded(state=state, why=why[:2000]))
         try:
-            await self._registry.set_state(self.run, state)
+            await self._registry.set_state(self.run, state, unfinished=True)
         except (StoreUnavailable, RunNotFound) as error:
             logger().error("host.end_not_registered", crew=self.run, error=str(error))
 

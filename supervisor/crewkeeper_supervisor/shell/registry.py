@@ -35,6 +35,13 @@ class RunInfo(Struct, frozen=True, kw_only=True):
     state: State = "running"
     spread: bool = False
     """Its agents are given to the hosts of the server one by one; `host` is empty."""
+    unfinished: bool = False
+    """Its host has recorded how it ended, and its owner has not yet: what was decided last may be undone."""
+
+    @property
+    def is_over(self) -> bool:
+        """Whether it has ended and nothing is left to do about it."""
+        return self.state in ENDED and not self.unfinished
 
 
 _DECODER: Final = msgspec.json.Decoder(RunInfo)
@@ -64,8 +71,13 @@ class Registry:
         await self._link.store(_PREFIX + run, msgspec.json.encode(info))
         return info
 
-    async def set_state(self, run: str, state: State) -> RunInfo:
+    async def set_state(self, run: str, state: State, *, unfinished: bool = False) -> RunInfo:
         """Record a run's state; an ended run stays as it ended.
+
+        Args:
+            run: The run.
+            state: Its state.
+            unfinished: Said by its host: an owner is still needed, unless one has recorded the end already.
 
         Raises:
             RunNotFound: The run is not registered.
@@ -76,9 +88,11 @@ class Registry:
             info = _decode(last.data) if last is not None else None
             if last is None or info is None:
                 raise RunNotFound(f"run {run!r} is not registered; `supervisor ps -a` lists the runs")
-            if info.state == state or info.state in ENDED:
+            known = state if info.state not in ENDED else info.state
+            left = unfinished and (info.state not in ENDED or info.unfinished)
+            if (known, left) == (info.state, info.unfinished):
                 return info
-            info = msgspec.structs.replace(info, state=state)
+            info = msgspec.structs.replace(info, state=known, unfinished=left)
             with contextlib.suppress(WrongLastSequence):
                 await self._link.store(_PREFIX + run, msgspec.json.encode(info), expected_last=last.seq)
                 return info
