@@ -128,10 +128,37 @@ def test_every_price_of_the_table_is_a_number_or_a_refusal():
 
 
 @pytest.mark.parametrize(
-    ("text", "least"), [("", 0), ("a", 1), ("word " * 100, 100), ("日本語" * 10, 30), ("\ud800", 1)]
+    ("text", "least"),
+    [
+        ("", 0),
+        ("a", 1),
+        ("word " * 100, 100),
+        ("日本語" * 10, 30),
+        ("\0\1\2", 2),
+        ("?!%&/~#§" * 100, 500),  # about one for each sign
+        ("7" * 900, 600),
+        ("QmFzZTY0IGlzIGRlbnNl" * 10, 90),
+        ("ᚠᛇᚻ" * 100, 600),
+    ],
 )
 def test_estimates_are_high(text: str, least: int):
-    assert estimate_tokens(text) >= least
+    assert estimate_tokens(text.encode()) >= least
+    assert estimate_tokens(text.encode()) >= len(text.encode()) / 3
+
+
+def test_running_text_is_a_token_for_three_bytes_and_what_is_left_out_is_not_counted():
+    text = b"The crew went to the coast and wrote down what it had seen there. " * 50
+    assert estimate_tokens(text) == -(-len(text) // 3)
+    picture = b"iVBORw0KGgoAAAANSUhEUg" * 1000
+    assert estimate_tokens(text + picture, [picture]) == estimate_tokens(text)
+
+
+@pytest.mark.parametrize("model", ["openai/gpt-4o:online", "anthropic/claude-sonnet-4.5:online", "o3-deep-research"])
+def test_a_service_beyond_tokens_has_no_price_of_the_table(model: str):
+    with pytest.raises(UnknownPrice):
+        PriceBook().cost(model, USAGE, at_s=AT_S)
+    declared = PriceBook({model: Price(input_microusd=9, output_microusd=9)})
+    assert declared.cost(model, USAGE, at_s=AT_S).source == "declared"
 
 
 def test_the_table_is_not_imported_before_it_is_needed():

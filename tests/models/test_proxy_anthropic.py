@@ -72,6 +72,14 @@ async def test_wrong_keys_and_tools_of_the_provider_are_refused(tmp_path: Path):
         assert on.gate.asked == {}
 
 
+async def test_a_stream_that_stops_without_its_last_event_is_charged_in_full(tmp_path: Path):
+    async with stage(tmp_path) as on, client(on, max_retries=0) as ann:
+        async with await ann.messages.create(model="stops", messages=HI, max_tokens=64, stream=True) as stream:
+            assert [event.type async for event in stream][-1] != "message_stop"
+        [spent] = await on.gate.settled()
+        assert (spent.estimated, spent.output_tokens) == (True, 64)  # not the 1 that the first event counts
+
+
 async def test_a_stream_that_is_left_early_is_charged_in_full(tmp_path: Path):
     async with stage(tmp_path) as on, client(on, max_retries=0) as ann:
         async with await ann.messages.create(model="drip", messages=HI, max_tokens=64, stream=True) as stream:

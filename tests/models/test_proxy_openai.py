@@ -62,6 +62,9 @@ async def test_tools_responses_embeddings_and_models(tmp_path: Path):
         assert answer.output_text == "Hello"
         follow = await ann.responses.create(model="plain", input="and?", previous_response_id=answer.id)
         assert follow.usage is not None
+        async with client(on, api_key=on.key("bob")) as bob:
+            with pytest.raises(openai.BadRequestError, match="no response that this proxy has seen"):
+                await bob.responses.create(model="plain", input="and?", previous_response_id=answer.id)
         types = [each.type async for each in await ann.responses.create(model="plain", input="hi", stream=True)]
         assert types[-1] == "response.completed"
         made = await ann.embeddings.create(model="plain", input=["one", "two"], encoding_format="float")

@@ -56,7 +56,7 @@ def test_pictures_documents_and_bare_tokens():
     assert (
         0
         < wanted(messages=[{"role": "user", "content": [picture, picture]}]).input_tokens - 2 * IMAGE_TOKENS
-        < plain + 20
+        < plain + 60
     )
     source = {"type": "base64", "media_type": "application/pdf", "data": "A" * 30}
     document = {"type": "document", "source": source}
@@ -65,6 +65,18 @@ def test_pictures_documents_and_bare_tokens():
     assert wanted("embeddings", input=[[1] * 5000]).input_tokens >= 5000
     schema = {"type": "function", "function": {"name": "f", "parameters": {"type": "image", "x": "y" * 3000}}}
     assert 1000 < wanted(tools=[schema]).input_tokens < IMAGE_TOKENS
+
+
+def test_what_only_looks_like_a_picture_is_counted_as_the_text_that_it_is():
+    alike = {"type": "image", "source": {"data": "y" * 600_000}}
+    schema = {"name": "f", "input_schema": {"type": "object", "properties": {"x": alike}}}
+    assert wanted("messages", max_tokens=1, tools=[schema]).input_tokens >= 200_000
+    used = {"type": "tool_use", "id": "t", "name": "f", "input": {"x": alike}}
+    said = [{"role": "assistant", "content": [used]}]
+    assert wanted("messages", max_tokens=1, messages=said).input_tokens >= 200_000
+    beside = {"type": "image", "source": {"data": "A"}, "title": "y" * 600_000}
+    said = [{"role": "user", "content": [beside]}]
+    assert wanted("messages", max_tokens=1, messages=said).input_tokens >= 200_000
 
 
 @pytest.mark.parametrize(
@@ -80,6 +92,11 @@ def test_pictures_documents_and_bare_tokens():
         ("messages", {"tools": [{"type": "code_execution_20250825", "name": "x"}]}),
         ("messages", {"speed": "fast"}),
         ("chat", {"service_tier": "priority"}),
+        ("chat", {"models": ["m", "dearer"]}),
+        ("chat", {"plugins": [{"id": "web"}]}),
+        ("chat", {"modalities": ["text", "audio"], "audio": {"voice": "x", "format": "wav"}}),
+        ("chat", {"messages": [{"role": "user", "content": [{"type": "input_audio", "input_audio": {"data": "A"}}]}]}),
+        ("messages", {"inference_geo": "us"}),
         (
             "messages",
             {

@@ -87,6 +87,8 @@ class Provider:
                 await _either(self.go, seen.cut)
             if number == 2 and seen.body["model"] == "cut":
                 return  # and the connection closes, in the middle of a chunked body
+            if number == 2 and seen.body["model"] == "stops":
+                break  # and the body ends as one that is complete
             _chunk(writer, event.encode())
         writer.write(b"0\r\n\r\n")
 

@@ -67,7 +67,7 @@ def data_of(event: bytes) -> Any:
 
 
 def is_last(event: bytes, data: Any) -> bool:
-    """Whether an event is the last that a provider sends in any of the protocols."""
+    """Whether nothing that costs comes after an event, in any of the protocols; not all providers say `[DONE]`."""
     if isinstance(data, dict):
-        return data.get("type") in _LAST_TYPES
+        return data.get("type") in _LAST_TYPES or (data.get("choices") == [] and isinstance(data.get("usage"), dict))
     return _DONE.search(event) is not None

@@ -45,8 +45,8 @@ class Exchange(Struct, frozen=True, kw_only=True):
     """Reads again how an agent stands."""
     hold_s: float
     """How long an answer is withheld at the longest."""
-    seen: Callable[[str, int], None]
-    """Called with the id and all tokens of each response."""
+    seen: Callable[[str, str, int], None]
+    """Called with the agent, the id and all tokens of each response."""
 
     async def carry(
         self,
@@ -235,7 +235,7 @@ class _Carried:
 
     async def _take_error(self, answer: httpx2.Response, backlog: Backlog, begun: anyio.Event) -> None:
         status = answer.status_code
-        if 400 <= status < 500 or status in _UNDONE or status < 400:
+        if status >= 300 and (status < 500 or status in _UNDONE):
             self._undone = f"the provider answered {status}"
         self._error = f"the provider answered {status}"
         if status in _KEY_REFUSED:
@@ -273,7 +273,7 @@ class _Carried:
                         await backlog.put(self._upstream.without_key(event))
         except EventTooLarge as error:
             raise Problem(502, "upstream_garbage", f"the provider sends what does not end: {error}") from None
-        self._is_complete = True
+        # A stream that merely stops may have been cut: what it has said of its usage was not the last word then.
         if events.rest:
             await backlog.put(self._upstream.without_key(events.rest))
 
@@ -299,7 +299,7 @@ class _Carried:
         self._exchange.spending.settle(self._spent())
         found = self._reported
         if found.id and found.input_tokens is not None:
-            self._exchange.seen(found.id, found.input_tokens + (found.output_tokens or 0))
+            self._exchange.seen(self._standing.agent, found.id, found.input_tokens + (found.output_tokens or 0))
 
     def _spent(self) -> Spent:
         agent, request, found = self._standing.agent, self._request, self._reported

@@ -2,7 +2,8 @@
 
 import re
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, Final
 
 import anyio
@@ -15,7 +16,7 @@ from starlette.types import Send as AsgiSend
 from crewkeeper_bus.errors import SubjectError
 from crewkeeper_bus.subjects import check_token
 from crewkeeper_supervisor.model_proxy import request as requests
-from crewkeeper_supervisor.model_proxy.doorkeeper import Doorkeeper
+from crewkeeper_supervisor.model_proxy.doorkeeper import Doorkeeper, Standing
 from crewkeeper_supervisor.model_proxy.exchange import Exchange
 from crewkeeper_supervisor.model_proxy.outlet import PATIENCE_S, Outlet
 from crewkeeper_supervisor.model_proxy.problem import Problem, Protocol
@@ -57,7 +58,8 @@ class Gateway:
         self._doorkeeper = doorkeeper
         self._providers = providers
         self._under_way = 0
-        self._seen: OrderedDict[str, int] = OrderedDict()
+        self._seen: OrderedDict[tuple[str, str], int] = OrderedDict()
+        """Tokens of responses by agent and id: none goes on from what another one has said."""
         self._exchange = Exchange(
             spending=spending,
             providers=providers,
@@ -77,8 +79,8 @@ class Gateway:
         ]
         return Starlette(routes=routes)
 
-    def _note_response(self, id_: str, tokens: int) -> None:
-        self._seen[id_] = tokens
+    def _note_response(self, agent: str, id_: str, tokens: int) -> None:
+        self._seen[agent, id_] = tokens
         while len(self._seen) > SEEN_MAX:
             self._seen.popitem(last=False)
 
@@ -92,6 +94,25 @@ class Gateway:
             text = f"no provider is set for this interface; let the operator set model_proxy.upstreams.{asked.protocol}"
             raise Problem(404, "no_upstream", text)
         task = _task(asked.headers)
+        with self._attend(admitted) as standing:
+            body = await asked.body(self._settings.body_bytes)
+            agent, limits = standing.agent, self._settings.limits
+            request = requests.read(asked.call, body, limits, lambda id_: self._seen.get((agent, id_)))
+            outlet = Outlet(asked.send, request.protocol, stream=request.stream, patience_s=_patience_s(asked.headers))
+            await self._exchange.carry(
+                request,
+                upstream=upstream,
+                path=asked.path,
+                headers=asked.headers,
+                standing=standing,
+                task=task,
+                outlet=outlet,
+                left=asked.left,
+            )
+
+    @contextmanager
+    def _attend(self, admitted: Standing) -> Iterator[Standing]:
+        """A request of an agent is under way, if it is not one too many."""
         with self._doorkeeper.attend(admitted) as standing:
             if standing.requests > OF_AGENT_MAX or self._under_way >= AT_ONCE_MAX:
                 text = (
@@ -100,36 +121,22 @@ class Gateway:
                 raise Problem(429, "rate_limited", text, retry=True, after_s=1.0)
             self._under_way += 1
             try:
-                body = await asked.body(self._settings.body_bytes)
-                request = requests.read(asked.call, body, self._settings.limits, self._seen.get)
-                outlet = Outlet(
-                    asked.send, request.protocol, stream=request.stream, patience_s=_patience_s(asked.headers)
-                )
-                await self._exchange.carry(
-                    request,
-                    upstream=upstream,
-                    path=asked.path,
-                    headers=asked.headers,
-                    standing=standing,
-                    task=task,
-                    outlet=outlet,
-                    left=asked.left,
-                )
+                yield standing
             finally:
                 self._under_way -= 1
 
     async def _count(self, asked: "_Asked") -> None:
         """Counting tokens, which providers do for nothing."""
-        await self._doorkeeper.admit(asked.headers)
-        body = await asked.body(self._settings.body_bytes)
-        await self._pass(asked, lambda upstream: self._providers.post(upstream, asked.path, asked.headers, body))
+        with self._attend(await self._doorkeeper.admit(asked.headers)):
+            body = await asked.body(self._settings.body_bytes)
+            await self._pass(asked, lambda upstream: self._providers.post(upstream, asked.path, asked.headers, body))
 
     async def _look(self, asked: "_Asked") -> None:
         """Lists of models."""
-        await self._doorkeeper.admit(asked.headers)
-        if not _MODELS.match(asked.path):
-            raise Problem(404, "not_served", "that is no name of a model")
-        await self._pass(asked, lambda upstream: self._providers.fetch(upstream, asked.path, asked.headers))
+        with self._attend(await self._doorkeeper.admit(asked.headers)):
+            if not _MODELS.match(asked.path):
+                raise Problem(404, "not_served", "that is no name of a model")
+            await self._pass(asked, lambda upstream: self._providers.fetch(upstream, asked.path, asked.headers))
 
     async def _pass(self, asked: "_Asked", send: Callable[[Any], Any]) -> None:
         upstream = self._providers.get(asked.protocol)

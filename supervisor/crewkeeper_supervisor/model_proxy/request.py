@@ -16,7 +16,7 @@ from crewkeeper_bus.codec import nesting
 from crewkeeper_bus.redaction import TooDeep
 from crewkeeper_supervisor.gate.call import Redaction
 from crewkeeper_supervisor.gate.cleaning import clean
-from crewkeeper_supervisor.gate.prices import TOKENS_MAX
+from crewkeeper_supervisor.gate.prices import TOKENS_MAX, estimate_tokens
 from crewkeeper_supervisor.model_proxy.problem import Problem, Protocol
 
 Call = Literal["chat", "responses", "embeddings", "messages"]
@@ -27,7 +27,7 @@ IMAGE_TOKENS: Final = 50_000
 """More than any provider counts for one picture."""
 DOCUMENT_TOKENS: Final = 200_000
 """What one document with pages may count: its bytes say little about that."""
-_BYTES_PER_TOKEN: Final = 3
+_PAGE_BYTES_PER_TOKEN: Final = 3
 _CHOICES_MAX: Final = 128
 
 _NOT_TOLD_APART: Final = (
@@ -54,14 +54,22 @@ _OWN_TOOLS: Final = {
 }
 """Tools that the client carries out, by type or by its beginning; all others run at the provider."""
 _HOSTED_KEYS: Final = {
-    "chat": ("web_search_options",),
+    "chat": ("web_search_options", "audio"),
     "responses": ("background",),
-    "messages": ("mcp_servers", "container"),
+    "messages": ("mcp_servers", "container", "inference_geo"),
     "embeddings": (),
 }
+_ROUTED_KEYS: Final = ("models", "route", "fallbacks", "plugins")
+"""With which providers of many models take another one than was priced, or add services."""
 _REMEMBERED_KEYS: Final = ("conversation", "prompt")
 """Of responses: input that the provider keeps."""
 _DEAR: Final = {"service_tier": ("priority", "fast"), "speed": ("fast",)}
+_TEXT_OUT: Final[tuple[list[str] | None, ...]] = (None, [], ["text"])
+_SOUNDS: Final = ("input_audio", "video_url", "input_video")
+_WRITTEN_BY_MODELS: Final = ("tool_use", "server_tool_use", "function_call", "custom_tool_call", "mcp_call")
+"""Parts whose fields are read as text, whatever they look like."""
+_SEEN_KEYS: Final = ("messages", "input", "system")
+"""Where pictures and documents are looked at; anywhere else they are text."""
 _PICTURES: Final = ("image_url", "input_image", "image")
 _DOCUMENTS: Final = ("file", "input_file", "document")
 
@@ -169,12 +177,16 @@ def _bad(text: str, code: str = "bad_request") -> Problem:
 
 
 def _check_priced(call: Call, value: dict[str, Any]) -> None:
-    for key in _HOSTED_KEYS[call]:
+    for key in (*_HOSTED_KEYS[call], *_ROUTED_KEYS):
         if value.get(key):
             raise _unpriced(f"{key} makes the provider do more than its tokens pay")
     for key, words in _DEAR.items():
         if value.get(key) in words:
             raise _unpriced(f"{key} {value[key]!r} has another price")
+    if value.get("modalities") not in _TEXT_OUT:
+        raise _unpriced("an answer that is not text has another price")
+    if any(part.get("type") in _SOUNDS for part in _parts(value)):
+        raise _unpriced("sound and video have another price")
     tools = value.get("tools")
     own = _OWN_TOOLS.get(call, ())
     for tool in tools if isinstance(tools, list) else ():
@@ -242,37 +254,64 @@ def _ask_for_usage(value: dict[str, Any]) -> bool:
 
 def _input_tokens(value: dict[str, Any], payload: bytes) -> int:
     """An upper bound of what goes in: the bytes of the text by three, more for pictures, documents and bare tokens."""
-    found, tokens = len(payload), 0
+    tokens, left_out = 0, list[bytes]()
     for part in _parts(value):
         type_ = part.get("type")
         if type_ in _PICTURES:
-            found -= len(msgspec.json.encode(part))
+            left_out.append(_picture(part))
             tokens += IMAGE_TOKENS
         elif type_ in _DOCUMENTS:
             _check_inline(part)
-            tokens += DOCUMENT_TOKENS
+            left_out.append(pages := _pages(part))
+            tokens += DOCUMENT_TOKENS + len(pages) // _PAGE_BYTES_PER_TOKEN
     tokens += _bare_tokens(value.get("input"))
-    return tokens - (-max(0, found) // _BYTES_PER_TOKEN)
+    return tokens + estimate_tokens(payload, left_out)
 
 
-def _parts(value: Any) -> Iterator[dict[str, Any]]:
-    """The pictures and documents of a request, each once."""
+def _parts(value: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """The pictures, sounds and documents of a request, each once."""
+    for key in _SEEN_KEYS:
+        yield from _media(value.get(key))
+
+
+def _media(value: Any) -> Iterator[dict[str, Any]]:
     if isinstance(value, list):
         for each in value:
-            yield from _parts(each)
+            yield from _media(each)
     elif isinstance(value, dict):
         if _is_medium(value):
             yield value
-            return
-        for each in value.values():
-            if isinstance(each, dict | list):
-                yield from _parts(each)
+        elif value.get("type") not in _WRITTEN_BY_MODELS:
+            for each in value.values():
+                if isinstance(each, dict | list):
+                    yield from _media(each)
+
+
+def _picture(part: dict[str, Any]) -> bytes:
+    """The one text of a part that is the picture itself."""
+    for holder, key in ((part.get("image_url"), "url"), (part.get("source"), "data"), (part, "image_url")):
+        if isinstance(holder, dict) and isinstance(data := holder.get(key), str):
+            return data.encode()
+    return b""
+
+
+def _pages(part: dict[str, Any]) -> bytes:
+    """The one text of a part that is the document itself, unless it is plain text."""
+    source, file = part.get("source"), part.get("file")
+    if isinstance(source, dict):
+        holder, key = (source if source.get("type") == "base64" else {}), "data"
+    else:
+        holder, key = (file if isinstance(file, dict) else part), "file_data"
+    data = holder.get(key)
+    return data.encode() if isinstance(data, str) else b""
 
 
 def _is_medium(part: dict[str, Any]) -> bool:
-    """Whether it is a picture or a document, and not a schema or arguments that use the same words."""
+    """Whether it is a picture, a sound or a document, and not arguments that use the same words."""
     holders: Container[str] = part.keys()
     match part.get("type"):
+        case "input_audio" | "video_url" | "input_video":
+            return part["type"] in holders
         case "image_url" | "input_image":
             return "image_url" in holders or "file_id" in holders
         case "image" | "document":
