@@ -145,7 +145,7 @@ class RealBus:
 
 
 @asynccontextmanager
-async def open_bus(kind: str, tmp_path: Path) -> AsyncIterator[Any]:
+async def open_bus(kind: str, tmp_path: Path) -> AsyncIterator[Bus]:
     """A `FakeBus` for kind `memory`; a `RealBus` with the journal of `RUN` for kind `nats`."""
     if kind == "memory":
         yield FakeBus()

@@ -26,7 +26,6 @@ from crewkeeper_supervisor.core.scope import AccessState, Record
 from crewkeeper_supervisor.shell.access import Access, AccessRefused
 
 LIMIT_S = 20.0
-NOTHING = Permissions((), ())
 
 
 @dataclass

@@ -4,11 +4,14 @@ import contextlib
 import itertools
 import secrets
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Final
 
 import anyio
 import anyio.abc
+
+Answer = Callable[[anyio.abc.SocketStream, dict[str, str], bytes], Awaitable[None]]
+"""Answers a request of these headers, with lower-case names, and this body on its connection."""
 
 REQUEST_MAX_BYTES: Final = 1024 * 1024
 PORTS: Final = range(20_000, 32_000)
@@ -41,7 +44,22 @@ async def listening() -> AsyncIterator[tuple[anyio.abc.Listener[anyio.abc.Socket
         yield listener, listener.extra(anyio.abc.SocketAttribute.local_port)  # noqa: S610 - no database is near
 
 
-async def read_request(stream: anyio.abc.SocketStream) -> tuple[dict[str, str], bytes]:
+def heeding(answer: Answer, limit_s: float) -> Callable[[anyio.abc.SocketStream], Awaitable[None]]:
+    """What deals with connections of one request each; what is no request, or breaks off, gets no answer."""
+
+    async def connected(stream: anyio.abc.SocketStream) -> None:
+        async with stream:
+            try:
+                with anyio.fail_after(limit_s):
+                    headers, body = await _read_request(stream)
+                    await answer(stream, headers, body)
+            except (TimeoutError, ValueError, anyio.EndOfStream, anyio.BrokenResourceError):
+                return  # not a request, or its sender went away
+
+    return connected
+
+
+async def _read_request(stream: anyio.abc.SocketStream) -> tuple[dict[str, str], bytes]:
     """Headers, with lower-case names, and body of one HTTP request.
 
     Raises:

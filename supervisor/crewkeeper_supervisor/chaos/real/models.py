@@ -4,11 +4,10 @@ import json
 import random
 from typing import Any, Final
 
-import anyio
 import anyio.abc
 from msgspec import Struct
 
-from crewkeeper_supervisor.chaos.real.loopback import listening, read_request
+from crewkeeper_supervisor.chaos.real.loopback import heeding, listening
 
 LIMIT_S: Final = 120.0
 """How long one answer may take."""
@@ -60,18 +59,10 @@ class Models:
         """Listen until cancelled."""
         async with listening() as (listener, self._port):
             task_status.started()
-            await listener.serve(self._connected)
+            await listener.serve(heeding(self._answer, LIMIT_S))
 
-    async def _connected(self, stream: anyio.abc.SocketStream) -> None:
-        async with stream:
-            try:
-                with anyio.fail_after(LIMIT_S):
-                    _, body = await read_request(stream)
-                    await self._answer(stream, json.loads(body))
-            except (TimeoutError, ValueError, anyio.EndOfStream, anyio.BrokenResourceError):
-                return  # not a request, or whoever asked went away
-
-    async def _answer(self, stream: anyio.abc.SocketStream, asked: dict[str, Any]) -> None:
+    async def _answer(self, stream: anyio.abc.SocketStream, _headers: dict[str, str], body: bytes) -> None:
+        asked = json.loads(body)
         trouble = next((each for each in self._troubles if self._chance.random() < each.share), None)
         if trouble is not None:
             trouble.fired += 1

@@ -6,12 +6,11 @@ import secrets
 import time
 from typing import Final
 
-import anyio
 import anyio.abc
 from msgspec import Struct
 from standardwebhooks.webhooks import Webhook, WebhookVerificationError
 
-from crewkeeper_supervisor.chaos.real.loopback import listening, read_request
+from crewkeeper_supervisor.chaos.real.loopback import heeding, listening
 
 LIMIT_S: Final = 10.0
 
@@ -54,21 +53,15 @@ class Receiver:
         """Listen until cancelled."""
         async with listening() as (listener, self._port):
             task_status.started()
-            await listener.serve(self._connected)
+            await listener.serve(heeding(self._answer, LIMIT_S))
 
-    async def _connected(self, stream: anyio.abc.SocketStream) -> None:
-        async with stream:
-            try:
-                with anyio.fail_after(LIMIT_S):
-                    headers, body = await read_request(stream)
-                    status = b"503 Service Unavailable" if self.down else b"204 No Content"
-                    if self.down:
-                        self.refused += 1
-                    else:
-                        self._take(headers, body)
-                    await stream.send(b"HTTP/1.1 " + status + b"\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
-            except (TimeoutError, ValueError, anyio.EndOfStream, anyio.BrokenResourceError):
-                return  # not a request, or its sender went away
+    async def _answer(self, stream: anyio.abc.SocketStream, headers: dict[str, str], body: bytes) -> None:
+        status = b"503 Service Unavailable" if self.down else b"204 No Content"
+        if self.down:
+            self.refused += 1
+        else:
+            self._take(headers, body)
+        await stream.send(b"HTTP/1.1 " + status + b"\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
 
     def _take(self, headers: dict[str, str], body: bytes) -> None:
         try:
