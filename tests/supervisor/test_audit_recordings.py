@@ -129,6 +129,21 @@ def test_every_cut_of_a_real_ledger_is_named_by_its_head(tmp_path):
         assert first(path) is None
 
 
+def test_a_ledger_that_is_gone_with_its_heads_is_missed_by_the_orders_in_the_journal(tmp_path):
+    gone = {*places("record"), *places("head")}
+    made = [line for number, line in enumerate(lines_of()) if number not in gone]
+    made[-1] = json.dumps(json.loads(made[-1]) | {"signed": ""}).encode()
+    assert first(write(tmp_path / "x.gz", made)) == ("deleted", 1)
+
+
+def test_a_journal_that_is_taken_out_of_a_file_is_missed_unless_its_time_is_over(tmp_path):
+    made = [line for number, line in enumerate(lines_of()) if number not in places("entry")]
+    end = json.loads(made[-1])
+    made[-1] = json.dumps({"end": end["end"] | {"entries": 0, "journal": "00" * 32}, "signed": ""}).encode()
+    (problem,) = examine(write(tmp_path / "x.gz", made)).problems
+    assert (problem.kind, "for ever" in problem.text) == ("deleted", True)
+
+
 def test_a_ledger_written_anew_without_the_key_contradicts_its_head(tmp_path):
     made, head = [], FIRST
     for line in lines_of():

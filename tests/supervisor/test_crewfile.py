@@ -83,7 +83,7 @@ watch: {stall: 5m, depth: 20, fan_out: 1k}
 outcome: {must_mention: [Lisbon], never: [TBD], schema: {type: object}}
 escalation: {per_minute: 3, links: [acknowledge, approve]}
 limits: {payload: 1MiB, heartbeat: 250ms, start_timeout: 1m}
-retain: {journal: 400d}
+retain: {journal: 400d, ledger: 4000d}
 tools:
   t:
     function: "m:f"
@@ -186,7 +186,7 @@ def test_every_key_arrives_in_the_crew() -> None:
     assert a.never_victim
     assert (a.restart_cost, a.stall_s) == (20_000, 3600)
     assert (crew.watch.stall_s, crew.watch.depth, crew.watch.fan_out) == (300, 20, 1000)
-    assert crew.retain.journal_s == 400 * 86400
+    assert (crew.retain.journal_s, crew.retain.ledger_s) == (400 * 86400, 4000 * 86400)
     assert crew.outcome is not None
     assert (crew.outcome.must_mention, crew.outcome.never) == (("Lisbon",), ("TBD",))
     assert a.tools == ("t.read",)
@@ -432,6 +432,9 @@ BAD_VALUES = [
     (with_keys("escalate: [{webhook: 'http://a b/'}]"), "CREW-122", "a b"),
     (with_keys("escalate: [{webhook: 'http://h/${1}'}]"), "CREW-121", "${1}"),
     (with_keys("escalate: {webhook: 'http://h/'}"), "CREW-112", "not a list"),
+    (with_keys("retain: {ledger: 30d}"), "CREW-119", "for ever"),
+    (with_keys("retain: {ledger: 30d, journal: 31d}"), "CREW-119", "longer"),
+    (with_keys("retain: {ledger: 30m, journal: 31d}"), "CREW-115", "1h"),
     (with_keys("tools: {t: {}}"), "CREW-119", "function, mcp"),
     (with_keys("tools: {t: {function: 'm:f', mcp: npx}}"), "CREW-119", "function, mcp"),
     (with_keys("tools: {t: {function: 'm:f', env: {CREWKEEPER_URL: x}}}"), "CREW-119", "CREWKEEPER_"),

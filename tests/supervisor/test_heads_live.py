@@ -11,6 +11,7 @@ from crewkeeper_bus import codec
 from crewkeeper_bus import messages as m
 from crewkeeper_bus.errors import ConnectionLost
 from crewkeeper_bus.subjects import HOST
+from crewkeeper_supervisor.core.crew import Retain
 from crewkeeper_supervisor.shell import audit, audit_keys, controller, heads, journal, ledger, owner, source
 from crewkeeper_supervisor.shell.controller import Settings
 from crewkeeper_supervisor.shell.errors import StoreUnavailable
@@ -129,12 +130,12 @@ async def test_heads_come_now_and_then_and_say_what_was_known(tmp_path):
     await sealer.seal(book, State())
     assert heads.read_token(wire.sent[1][1]).seq == 2
     wire.is_up = False
-    await sealer.seal_the_end(book, State())
+    await sealer.seal_the_end(book, State(), Retain())
     wire.is_up = True
-    await sealer.seal_the_end(book, State())
+    await sealer.seal_the_end(book, State(), Retain())
     assert heads.read_token(wire.sent[2][1]).final
     book.key = None
-    await sealer.seal_the_end(book, State())
+    await sealer.seal_the_end(book, State(), Retain())
     assert len(wire.sent) == 3
 
 

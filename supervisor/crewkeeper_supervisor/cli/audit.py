@@ -95,7 +95,9 @@ def _report_lines(report: "Report") -> list[str]:
     if len(report.problems) > SHOWN_MAX:
         lines.append(f"  … and {len(report.problems) - SHOWN_MAX} more")
     redacted = f", {report.redacted_records} of them redacted" if report.redacted_records else ""
-    lines.append(f"records   {report.records}{redacted}; {_proven(report.proven, report.records)}")
+    gone = f" after {report.removed} that are gone by retention" if report.removed else ""
+    vouched = _proven(report.proven, report.records + report.removed)
+    lines.append(f"records   {report.records}{gone}{redacted}; {vouched}")
     if report.booked:
         sums = "no limit" if not any(each.kind == "overspent" for each in report.problems) else "a limit or more"
         lines.append(f"budgets   {report.booked} granted calls add up, and go beyond {sums}")

@@ -198,6 +198,8 @@ class Retain(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     journal_s: Annotated[float, Meta(ge=0, le=100 * 366 * 24 * 3600)] = 0.0
     """The journal; 0: for ever."""
+    ledger_s: Annotated[float, Meta(ge=0, le=100 * 366 * 24 * 3600)] = 0.0
+    """The ledger, at least as long as the journal; 0: for ever."""
 
 
 class Webhook(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -5,18 +5,21 @@ elsewhere), and the journal's hash. What nothing vouches for is said.
 """
 
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Final, Literal
 
 from msgspec import Struct, field
 
+from crewkeeper_bus import subjects
+from crewkeeper_bus.subjects import SUPERVISOR, Kind
 from crewkeeper_supervisor.shell import chain, heads, spending
 from crewkeeper_supervisor.shell.audit_keys import AuditKey
 from crewkeeper_supervisor.shell.chain import Problem, Record
 from crewkeeper_supervisor.shell.errors import RunNotFound
 from crewkeeper_supervisor.shell.heads import Head, HeadError
-from crewkeeper_supervisor.shell.retention import kept_until_s
+from crewkeeper_supervisor.shell.journal import Entry
+from crewkeeper_supervisor.shell.retention import kept_until_s, ledger_kept_until_s
 from crewkeeper_supervisor.shell.source import OfFile, Source
 
 SUMS_MAX: Final = 100
@@ -31,6 +34,8 @@ class Report(Struct, kw_only=True):
     run: str
     where: str
     records: int = 0
+    removed: int = 0
+    """Records up to this number are gone by retention; a signed mark says so."""
     unchained: int = 0
     """Records of the first format: one hash, no key."""
     redacted_records: int = 0
@@ -105,20 +110,16 @@ class _Audit:
         }
         self._found = Report(run=source.run, where=source.where)
         self._heads: list[Head] = []
+        self._gone: Head | None = None
+        """The mark of what was removed by retention."""
 
     async def run(self, with_journal: bool) -> Report:
         found, source = self._found, self._source
         found.records = len(source.records)
         found.unchained = sum(record.v == 1 for record in source.records)
-        found.last = source.records[-1].hash if source.records else chain.FIRST
-        check_mac = self._is_right if self._key is not None else None
-        found.problems += chain.check(source.records, redacted=source.redacted, check_mac=check_mac)
-        for record in source.records:
-            if record.run != source.run:
-                self._wrong("inserted", f"record {record.n} ({record.id}) is of run {record.run[:60]}", record.n)
-                break
-        self._add_up()
         self._read_heads()
+        self._check_chain()
+        self._add_up()
         self._hold_against_heads()
         if with_journal:
             await self._read_journal()
@@ -129,6 +130,39 @@ class _Audit:
         found.problems.sort(key=lambda problem: problem.n == 0)
         return found
 
+    def _check_chain(self) -> None:
+        source, found = self._source, self._found
+        records, behind = source.records, self._behind_removed()
+        found.last = records[-1].hash if records else behind[1]
+        check_mac = self._is_right if self._key is not None else None
+        found.problems += chain.check(records, redacted=source.redacted, check_mac=check_mac, behind=behind)
+        for record in records:
+            if record.run != source.run:
+                self._wrong("inserted", f"record {record.n} ({record.id}) is of run {record.run[:60]}", record.n)
+                break
+
+    def _behind_removed(self) -> tuple[int, str]:
+        """Number and hash of the record that the first one must follow; what was removed by right is said."""
+        gone, records = self._gone, self._source.records
+        if gone is None:
+            return 0, chain.FIRST
+        self._found.removed = gone.n
+        until_s = ledger_kept_until_s(gone)
+        if not until_s or gone.iat < until_s:
+            kept = f"until {_when(until_s)}" if until_s else "for ever"
+            text = f"records {_span(1, gone.n)} were removed on {_when(gone.iat)}; they are to be kept {kept}"
+            self._wrong("deleted", text, 1)
+        else:
+            self._found.remarks.append(
+                f"records {_span(1, gone.n)} are gone by retention: the crew wanted them kept until {_when(until_s)}; "
+                "the hash of the last stands in a signed head, and an export made before can still be verified"
+            )
+        left = [record for record in records if 1 <= record.n <= gone.n]
+        if not left or records[0] is not left[0]:
+            return gone.n, gone.hash
+        self._found.remarks.append(f"{len(left)} of these records are still stored: they go at the next look")
+        return left[0].n - 1, left[0].prev
+
     def _is_right(self, record: Record) -> bool:
         named = self._owners.get(record.term, "")
         if self._key is None or (named and named != self._key.public):
@@ -137,8 +171,8 @@ class _Audit:
 
     def _add_up(self) -> None:
         """Whether the bookings agree with each other, and keep to the limits that they name, at every record."""
-        if self._found.problems or self._source.redacted:
-            return  # what is not what was written adds up to nothing
+        if self._found.problems or self._source.redacted or self._gone is not None:
+            return  # what is not what was written, or not all of it, adds up to nothing
         spent = spending.add_up(self._source.records)
         self._found.booked = sum(spent.grants.values())
         for n, text in spent.wrong[:SUMS_MAX]:
@@ -161,13 +195,16 @@ class _Audit:
         if self._kept is not None:
             self._heads.append(self._kept)
         self._heads.sort(key=lambda head: (head.n, head.seq))
+        marks = [head for head in self._heads if head.removed and self._counts(head)]
+        self._gone = marks[-1] if marks else None
 
     def _hold_against_heads(self) -> None:
         by_n = {record.n: record for record in self._source.records}
-        last = max(by_n, default=0)
+        gone_n = self._found.removed
+        last = max(by_n, default=gone_n)
         good = 0
         for head in self._heads:
-            if not self._counts(head):
+            if not self._counts(head) or self._is_of_removed(head, by_n):
                 continue
             record = by_n.get(head.n)
             if head.n > last:
@@ -187,6 +224,19 @@ class _Audit:
             self._found.proven = max(self._found.proven, good)
             self._found.final = self._found.final or head.final
 
+    def _is_of_removed(self, head: Head, by_n: Mapping[int, Record]) -> bool:
+        """Whether a head names a record that is gone by retention: only the last of them is known by its hash."""
+        gone = self._gone
+        if gone is None or head.n > gone.n or head.n in by_n:
+            return False
+        if head.n == gone.n and head.hash != gone.hash:
+            self._wrong("edited", f"the mark of the removal is not of the record that a head was signed at: {head.n}")
+        elif head.n < gone.n and head is self._kept:
+            self._found.remarks.append(f"the head that was kept names record {head.n}, which is gone by retention")
+        self._found.proven = max(self._found.proven, gone.n)
+        self._found.final = self._found.final or head.final
+        return True
+
     def _counts(self, head: Head) -> bool:
         """Whether a head can vouch for something: where no key is known, it is only held against the rest."""
         return not self._trusted or head.iss in self._trusted
@@ -202,12 +252,16 @@ class _Audit:
             async for batch in source.batches():
                 found.entries += len(batch)
                 seq = batch[-1].seq if batch else seq
+                self._miss_records(batch)
         except RunNotFound:
             self._journal_gone()
             return
         if isinstance(source, OfFile):
             found.problems += source.reader.problems
             found.signer = source.reader.signer
+            if not found.entries and any(sealed):
+                self._journal_gone()
+                return
         good = 0
         for at, head in sorted(sealed.items()):
             if at > seq:
@@ -220,20 +274,29 @@ class _Audit:
             good = at
         found.sealed_seq = good
 
+    def _miss_records(self, batch: Sequence[Entry]) -> None:
+        """Where there are no records at all: does the journal show that there were?"""
+        if self._source.records or self._gone is not None or self._found.problems:
+            return
+        orders = subjects.build(self._source.run, Kind.CTL, SUPERVISOR, "x", "x").removesuffix("x.x")
+        order = next((entry for entry in batch if entry.subject.startswith(orders)), None)
+        if order is not None:
+            text = f"there is no record, and entry {order.seq} of the journal is an order of an owner, who had some"
+            self._wrong("deleted", text, 1)
+
     def _journal_gone(self) -> None:
         """There is no journal: is that right?"""
-        last = next((head for head in reversed(self._heads) if head.final and head.iss in self._trusted), None)
+        last = next((head for head in reversed(self._heads) if head.final and self._counts(head)), None)
         until_s = kept_until_s(last) if last is not None else 0.0
         if until_s and until_s <= self._now_s:
-            when = datetime.fromtimestamp(until_s, UTC).isoformat(timespec="seconds")
             self._found.remarks.append(
-                f"the journal is gone by retention: the crew wanted it kept until {when}; its hash stands in the last "
-                "head, and an export made before can still be verified"
+                f"the journal is gone by retention: the crew wanted it kept until {_when(until_s)}; its hash stands in "
+                "the last head, and an export made before can still be verified"
             )
             return
         why = "no signed head of its end says for how long it is to be kept"
         if until_s:
-            why = f"it is to be kept until {datetime.fromtimestamp(until_s, UTC).isoformat(timespec='seconds')}"
+            why = f"it is to be kept until {_when(until_s)}"
         elif last is not None:
             why = "it is to be kept for ever"
         self._wrong("deleted", f"the journal is gone, and {why}", 1)
@@ -254,6 +317,7 @@ class _Audit:
 
     def _prove(self) -> None:
         found, records = self._found, self._source.records
+        total = max(found.removed, records[-1].n if records else 0)
         if not self._trusted:
             found.proven = found.sealed_seq = 0
             found.remarks.append(
@@ -264,22 +328,33 @@ class _Audit:
             for record in records:
                 if self._owners.get(record.term) == self._key.public and record.n == found.proven + 1:
                     found.proven = record.n
-            if found.signer == self._key.public and not found.problems:
-                found.proven, found.sealed_seq = len(records), found.entries
         if self._trusted and found.signer in self._trusted and not found.problems:
-            found.proven, found.sealed_seq = len(records), found.entries
-        whole = bool(records) and found.proven >= len(records)
+            found.proven, found.sealed_seq = total, found.entries
+        whole = total > 0 and found.proven >= total
         found.proof = "whole" if whole else "part" if found.proven else "none"
         if found.unchained:
             found.remarks.append(
                 f"{found.unchained} records are unchained: written before records had codes, so whoever could write "
                 "the stream could change them with their hashes"
             )
+        last = next((head for head in reversed(self._heads) if head.final and self._counts(head)), None)
+        if last is not None and not found.removed:
+            self._say_retention(last)
         if records and not self._heads:
             found.remarks.append("no head was signed yet: records cut off at the end would not be missed")
         elif records and not found.final and not found.signer:
             newest = max((head.n for head in self._heads), default=0)
             found.remarks.append(f"the run goes on: records cut off after number {newest} would not be missed")
+
+    def _say_retention(self, last: Head) -> None:
+        """Say for how long what is there is kept."""
+        found = self._found
+        for what, until_s, count in (
+            ("journal", kept_until_s(last), found.entries),
+            ("ledger", ledger_kept_until_s(last), found.records),
+        ):
+            if until_s and count:
+                found.remarks.append(f"the {what} is kept until {_when(until_s)}; then it is removed from the server")
 
     def _wrong(self, kind: Literal["edited", "deleted", "inserted", "truncated"], text: str, n: int = 0) -> None:
         self._found.problems.append(Problem(kind=kind, n=n, id="", text=text))
@@ -292,6 +367,10 @@ def _kept(token: str, run: str) -> Head | None:
     if head.run != run:
         raise HeadError(f"the head is of run {head.run}, not of {run}")
     return head
+
+
+def _when(at_s: float) -> str:
+    return datetime.fromtimestamp(at_s, UTC).isoformat(timespec="seconds")
 
 
 def _span(first: int, last: int) -> str:

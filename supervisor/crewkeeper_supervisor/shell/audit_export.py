@@ -14,6 +14,7 @@ import msgspec
 from crewkeeper_bus.redaction import Redactor, TooDeep
 from crewkeeper_supervisor.core.crew import Redact
 from crewkeeper_supervisor.shell.audit_keys import AuditKey
+from crewkeeper_supervisor.shell.errors import RunNotFound
 from crewkeeper_supervisor.shell.journal import Entry
 from crewkeeper_supervisor.shell.recording import FORMAT, End, Header, Writer
 from crewkeeper_supervisor.shell.source import Source
@@ -57,7 +58,9 @@ async def _write(
     source: Source, write: Callable[[bytes], Any], key: AuditKey | None, *, whole: bool
 ) -> tuple[Header, End]:
     batches = source.batches()
-    first: list[Entry] = await anext(batches, [])
+    first: list[Entry] = []
+    with contextlib.suppress(RunNotFound):  # the journal may be gone by right, and the ledger is kept longer
+        first = await anext(batches, [])
     redact = Redact() if not first else _redact(first[0])
     kinds = () if whole or "views" not in redact.places else redact.kinds
     header = Header(

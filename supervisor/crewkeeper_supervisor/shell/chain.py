@@ -133,7 +133,11 @@ def is_sound(record: Record, *, redacted: bool = False, check_mac: CheckMac | No
 
 
 def check(
-    records: Sequence[Record], *, redacted: Collection[int] = (), check_mac: CheckMac | None = None
+    records: Sequence[Record],
+    *,
+    redacted: Collection[int] = (),
+    check_mac: CheckMac | None = None,
+    behind: tuple[int, str] = (0, FIRST),
 ) -> list[Problem]:
     """What is wrong with a run's records, in order. Empty: nothing is.
 
@@ -143,19 +147,23 @@ def check(
         records: All of them, in the order in which they are stored.
         redacted: Numbers of those whose commands were redacted in this copy.
         check_mac: Checks their codes.
+        behind: Number and hash of the record that the first of them follows, where those before were removed.
     """
-    return _Check(records, frozenset(redacted), check_mac).run()
+    return _Check(records, frozenset(redacted), check_mac, behind).run()
 
 
 class _Check:
     """One walk over the records; after each problem it goes on from what the next records say."""
 
-    def __init__(self, records: Sequence[Record], redacted: frozenset[int], check_mac: CheckMac | None) -> None:
+    def __init__(
+        self, records: Sequence[Record], redacted: frozenset[int], check_mac: CheckMac | None, behind: tuple[int, str]
+    ) -> None:
         self._left = list(records)
         self._redacted = redacted
         self._check_mac = check_mac
         self._problems: list[Problem] = []
-        self._head, self._before, self._n, self._term, self._format = FIRST, "", 1, 0, 1
+        self._before, self._term, self._format = "", 0, 1
+        self._n, self._head = behind[0] + 1, behind[1]
 
     def run(self) -> list[Problem]:
         at = 0

@@ -276,6 +276,12 @@ RETAIN: Final = Section(
             default="for ever",
             doc="How long the journal is kept once the run is over; ledger and heads stay.",
         ),
+        Key(
+            name="ledger",
+            kind=Duration(low_s=3600, high_s=100 * YEAR_S),
+            default="for ever",
+            doc="How long the ledger is kept once the run is over, no shorter than the journal; heads stay.",
+        ),
     ),
 )
 CREW: Final = Section(

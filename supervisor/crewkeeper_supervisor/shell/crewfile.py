@@ -177,6 +177,7 @@ class _Checks:
             self._used_tools(agent.get("tools", ()), (*path, "tools"))
         self._instances()
         self._escalate()
+        self._retain(self.surface.get("retain", {}))
 
     def _process(self, agent: dict[str, Any], path: Path) -> None:
         add = self.reading.add_at_key
@@ -318,6 +319,17 @@ class _Checks:
                     "put it into the environment and write ${NAME}",
                     warning=True,
                 )
+
+    def _retain(self, retain: dict[str, Any]) -> None:
+        kept_s, journal_s = retain.get("ledger"), retain.get("journal")
+        if kept_s in (None, INVALID) or journal_s is INVALID or (journal_s is not None and journal_s <= kept_s):
+            return
+        self.reading.add(
+            "CREW-119",
+            ("retain", "ledger"),
+            f"the ledger would go before the journal, which is kept {'longer' if journal_s else 'for ever'}",
+            "give journal a time that is no longer, or leave ledger out",
+        )
 
 
 def _receiver(webhook: dict[str, Any]) -> Webhook:

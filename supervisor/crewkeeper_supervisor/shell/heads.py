@@ -18,7 +18,9 @@ from msgspec import Struct
 from crewkeeper_bus import claims
 from crewkeeper_bus.claims import ClaimsError
 from crewkeeper_bus.errors import ConnectionLost
+from crewkeeper_supervisor.core.crew import Retain
 from crewkeeper_supervisor.shell import fail_points, ledger
+from crewkeeper_supervisor.shell.audit_keys import AuditKey
 from crewkeeper_supervisor.shell.code_version import code_version
 from crewkeeper_supervisor.shell.errors import StoreUnavailable
 from crewkeeper_supervisor.shell.ledger import Ledger
@@ -63,6 +65,12 @@ class Head(Struct, frozen=True, kw_only=True):
     """Whether the run was over."""
     retain_journal_s: float = 0.0
     """How long the journal is kept after that; 0: for ever."""
+    retain_ledger_s: float = 0.0
+    """How long the ledger is kept after that; 0: for ever."""
+    ended_at: int = 0
+    """When the run was over, seconds since the Unix epoch; 0: when this was signed."""
+    removed: bool = False
+    """Whether the records up to this one are removed, because the time for which they were kept is over."""
     iat: int
     """When it was signed, seconds since the Unix epoch, by the clock of the signer; for people only."""
     iss: str
@@ -94,6 +102,12 @@ def read_token(token: str) -> Head:
         return msgspec.convert(claims.signed_by(token, "server") | {"token": token}, Head)
     except (ClaimsError, msgspec.ValidationError, UnicodeError) as error:
         raise HeadError(f"this is no signed head: {error}") from None
+
+
+def mark_of_removal(last: Head, key: AuditKey) -> str:
+    """What is signed before records are removed: the last head of the run again, and that they are gone up to there."""
+    told = {**msgspec.structs.asdict(last), "removed": True, "ended_at": last.ended_at or last.iat}
+    return key.sign({name: value for name, value in told.items() if name not in ("iat", "iss", "token")})
 
 
 async def open_stream(link: Link) -> None:
@@ -154,8 +168,14 @@ class Sealer:
             self._seq = seq
         self._hash = known
 
-    def token(self, book: Ledger, fold: Folded, *, final: bool = False, retain_journal_s: float = 0.0) -> str:
-        """A head for what is known now; empty where there is no key to sign with."""
+    def token(self, book: Ledger, fold: Folded, retain: Retain | None = None) -> str:
+        """A head for what is known now; empty where there is no key to sign with.
+
+        Args:
+            book: The ledger.
+            fold: The core.
+            retain: The run is over, and this is kept of it; None: it goes on.
+        """
         if book.key is None:
             return ""
         told: dict[str, Any] = {
@@ -168,8 +188,8 @@ class Sealer:
             "code": code_version(),
             "term": self._term,
         }
-        if final:
-            told |= {"final": True, "retain_journal_s": retain_journal_s}
+        if retain is not None:
+            told |= {"final": True, "retain_journal_s": retain.journal_s, "retain_ledger_s": retain.ledger_s}
         return book.key.sign(told)
 
     async def seal(self, book: Ledger, fold: Folded) -> None:
@@ -187,9 +207,9 @@ class Sealer:
         except ConnectionLost:
             logger().warning("head.unsaid", crew=self._run, seq=self._seq)
 
-    async def seal_the_end(self, book: Ledger, fold: Folded, retain_journal_s: float = 0.0) -> None:
-        """Sign and store the head of a run that is over, and for how long its journal is kept; 0: for ever."""
-        token = self.token(book, fold, final=True, retain_journal_s=retain_journal_s)
+    async def seal_the_end(self, book: Ledger, fold: Folded, retain: Retain) -> None:
+        """Sign and store the head of a run that is over, and for how long what is recorded of it is kept."""
+        token = self.token(book, fold, retain)
         if not token:
             return
         fail_points.passed("head-due")

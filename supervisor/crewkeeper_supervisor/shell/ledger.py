@@ -232,11 +232,18 @@ async def open_stream(link: Link) -> None:
     Raises:
         StoreUnavailable: The server did not answer.
     """
-    await ensure_kept(link, STREAM, "Decisions of the supervisors", "ledger.*")
+    await ensure_kept(link, STREAM, "Decisions of the supervisors", "ledger.*", deny_purge=False)
 
 
-async def ensure_kept(link: Link, stream: str, description: str, subject: str) -> None:
-    """Create a stream from which nothing is ever deleted, if it is not there.
+async def ensure_kept(link: Link, stream: str, description: str, subject: str, *, deny_purge: bool = True) -> None:
+    """Create a stream from which no message is deleted, if it is not there.
+
+    Args:
+        link: The server.
+        stream: Its name.
+        description: What it holds, for people.
+        subject: What is stored in it.
+        deny_purge: Whether the server also refuses to remove from its front, as `remove` does; for good.
 
     Raises:
         StoreUnavailable: The server did not answer.
@@ -250,7 +257,7 @@ async def ensure_kept(link: Link, stream: str, description: str, subject: str) -
             storage=StorageType.FILE,
             compression=StoreCompression.S2,
             deny_delete=True,
-            deny_purge=True,
+            deny_purge=deny_purge,
         )
     )
 
@@ -264,6 +271,45 @@ async def read(link: Link, run: str) -> list[Record]:
     """
     found = await stored(link, STREAM, subjects.ledger_subject(run))
     return [record for seq, data in found for record in _decoded(run, seq, data)]
+
+
+async def end(link: Link, run: str) -> Position | None:
+    """Where a run's ledger ends; None: there is none.
+
+    Raises:
+        LedgerDamaged: The last message holds no records.
+        StoreUnavailable: The server did not answer.
+    """
+    last = await link.last(STREAM, subjects.ledger_subject(run))
+    if last is None:
+        return None
+    seq = int(last.seq or 0)
+    found = _decoded(run, seq, last.data or b"")
+    return Position(seq=seq, n=found[-1].n, hash=found[-1].hash) if found else None
+
+
+async def can_remove(link: Link) -> bool:
+    """Whether the stream allows `remove`: one that an early version has made refuses for ever.
+
+    Raises:
+        StoreUnavailable: The server did not answer.
+    """
+    try:
+        return not (await link.js.stream_info(STREAM)).config.deny_purge
+    except LINK_ERRORS as error:
+        raise StoreUnavailable(f"{STREAM}: {type(error).__name__}") from error
+
+
+async def remove(link: Link, run: str, seq: int) -> None:
+    """Remove a run's records for good, up to and with the message of this sequence; `retention` says when.
+
+    Raises:
+        StoreUnavailable: The server did not answer, or refuses.
+    """
+    try:
+        await link.js.purge_stream(STREAM, seq=seq + 1, subject=subjects.ledger_subject(run))
+    except LINK_ERRORS as error:
+        raise StoreUnavailable(f"{STREAM}: {type(error).__name__}") from error
 
 
 def verify(records: Sequence[Record]) -> list[str]:

@@ -23,6 +23,7 @@ from crewkeeper_bus import codec
 from crewkeeper_bus.errors import ConnectionLost
 from crewkeeper_bus.messages import OwnerChanged, Tick
 from crewkeeper_supervisor.core.commands import Command, Escalate
+from crewkeeper_supervisor.core.crew import Retain
 from crewkeeper_supervisor.core.gate_state import FleetShare
 from crewkeeper_supervisor.core.hosting_state import Hosting
 from crewkeeper_supervisor.shell import effects, fail_points, journal
@@ -246,8 +247,8 @@ class Owner:
             if not self._is_over():
                 await self._finish()
                 return
-            kept_s = self.fold.crew.retain.journal_s if self.fold.crew is not None else 0.0
-            await self._sealer.seal_the_end(self._ledger, self.fold, kept_s)
+            retain = self.fold.crew.retain if self.fold.crew is not None else Retain()
+            await self._sealer.seal_the_end(self._ledger, self.fold, retain)
             self._ended = True
         self._log.info("run.over", seq=self._seq, state=self.fold.state)
 
