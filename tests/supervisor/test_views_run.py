@@ -10,7 +10,7 @@ from told_runs import RUN, START_S, Telling, crew, deadlocked
 from crewkeeper_bus import messages as m
 from crewkeeper_bus.subjects import HOST, Kind
 from crewkeeper_supervisor.core.commands import SetAccess
-from crewkeeper_supervisor.core.crew import Response, Responses, Webhook
+from crewkeeper_supervisor.core.crew import Agent, Response, Responses, Webhook
 from crewkeeper_supervisor.core.findings import Edge, Finding, Victim
 from crewkeeper_supervisor.views.agent_page import agent_page, page_lines
 from crewkeeper_supervisor.views.entry import event_document
@@ -228,6 +228,15 @@ def test_a_crew_that_begins_without_some_says_without_whom():
     telling.op(m.Tick())
     telling.carry_out()
     assert "the crew begins without executor: not joined in time" in texts(telling)
+
+
+def test_a_crew_does_not_wait_for_agents_that_are_started_elsewhere():
+    telling = Telling()
+    elsewhere = Agent(name="executor", external=True)
+    telling.declare(crew(agents=(*crew().agents[:2], elsewhere)))
+    telling.join("planner", "reviewer")
+    telling.carry_out()
+    assert "the crew begins; not there yet, and started elsewhere: executor" in texts(telling)
 
 
 def test_what_is_no_agent_is_named_by_its_kind():

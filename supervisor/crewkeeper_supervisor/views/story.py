@@ -178,12 +178,13 @@ class Story:
         return None
 
     def _begins(self) -> tuple[str, Weight]:
-        supervisor = self.fold.supervisor
-        missing = [name for name, agent in supervisor.agents.items() if agent.status in ("expected", "starting")]
-        if not missing:
-            return "the crew begins", "normal"
-        shown = ", ".join(safe(name) for name in missing[:5]) + (f" and {len(missing) - 5} more" if missing[5:] else "")
-        return f"the crew begins without {shown}: not joined in time", "bad"
+        missing = [view for view in self.fold.supervisor.agents.values() if view.status in ("expected", "starting")]
+        late = [view.name for view in missing if not view.external]
+        outside = [view.name for view in missing if view.external]
+        said = f"the crew begins without {_some(late)}: not joined in time" if late else "the crew begins"
+        if outside:
+            said += f"; not there yet, and started elsewhere: {_some(outside)}"
+        return said, "bad" if late else "normal"
 
     def _outcome(self, message: m.Outcome) -> tuple[str, Weight]:
         escalation = self._escalations.get(message.command)
@@ -266,7 +267,7 @@ class Story:
     def _note(self, who: str, message: m.Note) -> tuple[str, Weight] | None:
         match message:
             case m.Joined(pid=pid):
-                return f"{who} joined the crew (process {pid})", "normal"
+                return f"{who} joined the crew" + (f" (process {pid})" if pid else ""), "normal"
             case m.WaitBegan(condition=condition):
                 silent = isinstance(condition, m.OnCall | m.OnTimer | m.OnResource | m.OnHuman | m.OnTool)
                 return f"{who} waits for {self._condition(condition)}", "detail" if silent else "normal"
@@ -340,6 +341,10 @@ def _put(memory: OrderedDict[str, Any], key: str, value: Any) -> None:
 
 def _because(why: str) -> str:
     return f": {safe(why)}" if why else ""
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(safe(name) for name in names[:5]) + (f" and {len(names) - 5} more" if names[5:] else "")
 
 
 def _declared(message: m.RunDeclared) -> str:
