@@ -12,6 +12,7 @@ from nats_process import crew, linked, until
 from crewkeeper_bus import claims, codec, subjects
 from crewkeeper_bus import messages as m
 from crewkeeper_bus.subjects import HOST, Kind
+from crewkeeper_supervisor.cli import runs
 from crewkeeper_supervisor.core.snapshot import SnapshotError
 from crewkeeper_supervisor.core.supervisor import Supervisor
 from crewkeeper_supervisor.gate.rules import make_fold
@@ -23,7 +24,9 @@ from crewkeeper_supervisor.shell.ledger import Ledger
 from crewkeeper_supervisor.shell.nats_link import Link
 from crewkeeper_supervisor.shell.registry import Registry
 from crewkeeper_supervisor.shell.snapshots import Kept, Pace, Snapshots
+from crewkeeper_supervisor.views.fold import Fold
 from crewkeeper_supervisor.views.replay import Replay
+from crewkeeper_supervisor.views.snapshot import snapshot
 
 PACE = Pace(entries=20, gap_s=0.0)
 OFTEN = Settings(timing=owner.Timing(resend_s=0.2, ended_s=1, snapshots=PACE))
@@ -84,6 +87,8 @@ async def test_who_goes_on_from_a_snapshot_knows_what_the_whole_fold_knows(tmp_p
         stored = await link.js.stream_info(snapshots.STREAM, subjects_filter="snapshots.r1.*")
         assert set(stored.state.subjects or {}) == {"snapshots.r1.50-1", "snapshots.r1.head"}, "the old one is gone"
 
+        await looked_at(link, core, monkeypatch)
+
         # Whatever is not certain is not used, and the fold is left as it was.
         await refused(link, "another version", lambda: monkeypatch.setattr(snapshots, "code_version", lambda: "0" * 16))
         monkeypatch.undo()
@@ -120,6 +125,21 @@ async def test_who_goes_on_from_a_snapshot_knows_what_the_whole_fold_knows(tmp_p
         assert await Snapshots(link, "r1", 3).load(broken) is None
         await snapshots.remove(link, "r1")
         await refused(link, "there is none yet")
+
+
+async def looked_at(link: Link, core: Supervisor, monkeypatch: Any) -> None:
+    """Commands that show the state show the same, and read less."""
+    shown = []
+    for long_entries, read in ((1000, 60), (10, 10)):
+        monkeypatch.setattr(runs, "LONG_ENTRIES", long_entries)
+        fed: list[int] = []
+        feed = Fold.feed
+        monkeypatch.setattr(Fold, "feed", lambda self, entry, fed=fed, feed=feed: fed.append(1) or feed(self, entry))
+        fold = await runs.folded(link, "r1")
+        monkeypatch.undo()
+        assert (len(fed), fold.supervisor.digest()) == (read, core.digest())
+        shown.append(snapshot(fold, now_s=fold.last_at_s))
+    assert shown[0] == shown[1]
 
 
 async def refused(link: Link, why: str, before: Any = lambda: None) -> None:

@@ -1,5 +1,6 @@
 """Which run a command is about: by id, unique beginning of an id, crew name, or the only one there is."""
 
+import contextlib
 from collections.abc import Callable, Sequence
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
 
 KEPT_MAX: Final = 200
 """Readers that a watched command keeps; runs beyond that are read anew each time."""
+LONG_ENTRIES: Final = 10_000
+"""A run of fewer has no snapshot worth asking for."""
 
 
 class Reader(Protocol):
@@ -104,8 +107,21 @@ async def find_run(link: "Link", name: str | None) -> RunInfo:
 
 
 async def folded(link: "Link", run: str) -> Fold:
-    """The run's state as of now."""
+    """The run's state as of now; of a long run, from its newest snapshot on."""
     return await read_into(link, run, Fold)
+
+
+async def _go_on(link: "Link", run: str, reading: _Reading) -> None:
+    """Begin behind the newest snapshot that is certain; without one, or with doubts, with entry 1."""
+    from crewkeeper_bus.errors import ServerError
+    from crewkeeper_supervisor.core.snapshot import SnapshotError
+    from crewkeeper_supervisor.shell import snapshots
+    from crewkeeper_supervisor.shell.errors import StoreUnavailable
+
+    with contextlib.suppress(SnapshotError, ServerError, StoreUnavailable):
+        kept, data = await snapshots.read(link, run)
+        reading.reader.begin(data, kept.state)
+        reading.seq = kept.seq
 
 
 async def read_into(link: "Link", run: str, begin: Callable[[str], _Reader]) -> _Reader:
@@ -128,6 +144,8 @@ async def read_into(link: "Link", run: str, begin: Callable[[str], _Reader]) -> 
     end = await journal.last_seq(link, run)
     if reading is None or end < reading.seq:  # a journal never becomes shorter: it is another one
         reading = _Reading(begin(run))
+        if begin is Fold and end > LONG_ENTRIES:  # what looks at more than the state needs every entry
+            await _go_on(link, run, reading)
     if kept is not None and len(kept) < KEPT_MAX:
         kept[key] = reading
     if reading.seq < end:
