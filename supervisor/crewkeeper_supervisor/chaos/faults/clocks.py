@@ -16,12 +16,12 @@ async def _jump(stage: "RealStage", fault: "Fault", target: str) -> Strike:
     names = [target] if target in stage.cast.instances else stage.controllers.which(target)
     clocks = [stage.clocks.of(name) for name in names]
     before = sum(clock.readings for clock in clocks)
-    for clock in clocks:
-        clock.move(-fault.by_s if fault.do == "clock_back" else fault.by_s)
+    by_s = -fault.by_s if fault.do == "clock_back" else fault.by_s
+    ends = [clock.shift(by_s) for clock in clocks]
 
     async def heal() -> None:
-        for clock in clocks:
-            clock.move(0.0)
+        for end in ends:
+            end()
 
     return Strike(heal, lambda: sum(clock.readings for clock in clocks) - before)
 

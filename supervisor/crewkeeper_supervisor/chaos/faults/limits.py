@@ -43,12 +43,13 @@ async def _no_files(stage: "RealStage", _fault: "Fault", target: str) -> Strike:
         found = {stage.controllers.pid(name): stage.controllers.log(name) for name in names}
     logs = [log for pid, log in found.items() if pid]
     before = _said(logs)
-    limits = {pid: _set(pid, NO_MORE) for pid in found if pid}
+    ends = {pid: stage.holds.take(f"files {pid}", _set(pid, NO_MORE)) for pid in found if pid}
 
     async def heal() -> None:
-        for pid, soft in limits.items():
-            if soft:
-                _set(pid, soft)
+        for pid, end in ends.items():
+            last = end()
+            if last is not None and last.before:
+                _set(pid, last.before)
 
     return Strike(heal, lambda: _said(logs) - before)
 

@@ -54,11 +54,12 @@ async def _pull(stage: "RealStage", _fault: "Fault", target: str) -> Strike:
     network, pid = stage.networks[target], stage.processes.pid(target)
     if not await network.pull(pid):
         raise OSError(f"{target} has no cable to pull: it does not run, or it has no network of its own")
-    held_up = [0]
+    held_up, end = [0], stage.holds.take(f"cable {target}")
 
     async def heal() -> None:
         held_up[0] = max(held_up[0], network.unsent(pid))
-        await network.plug(stage.processes.pid(target))
+        if end() is not None:
+            await network.plug(stage.processes.pid(target))
 
     return Strike(heal, lambda: held_up[0])
 

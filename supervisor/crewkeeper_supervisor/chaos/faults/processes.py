@@ -23,17 +23,19 @@ async def _kill_real(stage: "RealStage", _fault: "Fault", target: str) -> Strike
 
 def _freeze_sim(stage: "SimStage", _fault: "Fault", target: str) -> Strike:
     fired = stage.world.freeze(target)
-    return Strike(lambda: stage.world.thaw(target), once(fired))
+    heal = stage.holds.undoing(f"freeze {target}", lambda: stage.world.thaw(target))
+    return Strike(heal, once(fired))
 
 
 async def _freeze_real(stage: "RealStage", _fault: "Fault", target: str) -> Strike:
     pid = await stage.processes.freeze(target)
-    return Strike(undoing(stage.processes.thaw, pid), once(int(pid > 0)))
+    return Strike(undoing(stage.holds.undoing(f"freeze {pid}", lambda: stage.processes.thaw(pid))), once(int(pid > 0)))
 
 
 def _slow_sim(stage: "SimStage", _fault: "Fault", target: str) -> Strike:
     fired = stage.world.slow(target, SLOW_FACTOR)
-    return Strike(lambda: stage.world.slow(target, 1), once(fired))
+    heal = stage.holds.undoing(f"slow {target}", lambda: stage.world.slow(target, 1))
+    return Strike(heal, once(fired))
 
 
 async def _slow_real(stage: "RealStage", _fault: "Fault", target: str) -> Strike:

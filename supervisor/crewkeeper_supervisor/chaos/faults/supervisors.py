@@ -1,5 +1,6 @@
 """Faults of controllers: killed, stopped beyond their lease."""
 
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 import anyio
@@ -31,8 +32,16 @@ async def _kill_real(stage: "RealStage", _fault: "Fault", target: str) -> Strike
 
 
 async def _freeze_real(stage: "RealStage", _fault: "Fault", target: str) -> Strike:
-    frozen = await stage.controllers.freeze(target)
-    return Strike(undoing(stage.controllers.thaw, frozen), once(len(frozen)))
+    heals = [
+        stage.holds.undoing(f"freeze {name}", partial(stage.controllers.thaw, [name]))
+        for name in await stage.controllers.freeze(target)
+    ]
+
+    def heal() -> None:
+        for each in heals:
+            each()
+
+    return Strike(undoing(heal), once(len(heals)))
 
 
 async def _kill_at(stage: "RealStage", fault: "Fault", target: str) -> Strike:

@@ -63,10 +63,10 @@ class Models:
 
     async def _answer(self, stream: anyio.abc.SocketStream, _headers: dict[str, str], body: bytes) -> None:
         asked = json.loads(body)
-        trouble = next((each for each in self._troubles if self._chance.random() < each.share), None)
-        if trouble is not None:
+        struck = [each for each in self._troubles if self._chance.random() < each.share]
+        for trouble in struck:
             trouble.fired += 1
-        do = "" if trouble is None else trouble.do
+        do = struck[0].do if struck else ""
         if do in _STATUS:
             await _fail(stream, *_STATUS[do])
             return

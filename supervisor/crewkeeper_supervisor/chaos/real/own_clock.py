@@ -41,6 +41,7 @@ class OwnClock:
             self._shared = mmap.mmap(descriptor, _FORM.size)
         finally:
             os.close(descriptor)
+        self._shifts: list[float] = []
 
     @property
     def ahead_s(self) -> float:
@@ -55,6 +56,20 @@ class OwnClock:
     def move(self, ahead_s: float) -> None:
         """Set it wrong by so much."""
         _FORM.pack_into(self._shared, 0, ahead_s, self.readings)
+
+    def shift(self, by_s: float) -> Callable[[], None]:
+        """Move it by so much from where it is; returns what takes that back, harmless when repeated."""
+        self._shifts.append(by_s)
+        self.move(sum(self._shifts))
+        over: list[bool] = []
+
+        def end() -> None:
+            if not over:
+                over.append(True)
+                self._shifts.remove(by_s)
+                self.move(sum(self._shifts))
+
+        return end
 
     def read(self) -> float:
         """How far it is ahead, counted as a reading if that is not nothing."""

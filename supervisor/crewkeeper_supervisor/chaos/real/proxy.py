@@ -156,22 +156,20 @@ class Proxy:
         due_s = anyio.current_time()
         if not frame.startswith(_MESSAGES):
             return [(due_s, frame)]
-        for tampering in self._tamperings:
-            if not tampering.is_for(direction) or tampering.do in _HELD:
-                continue
-            if self._chance.random() >= tampering.share:
-                continue
-            tampering.fired += 1
-            match tampering.do:
-                case "drop":
-                    return []
-                case "duplicate":
-                    return [(due_s, frame), (due_s, frame)]
-                case "delay":
-                    return [(due_s + tampering.by_s, frame)]
-                case "reorder":
-                    return [None]
-        return [(due_s, frame)]
+        struck = [
+            each
+            for each in self._tamperings
+            if each.is_for(direction) and each.do not in _HELD and self._chance.random() < each.share
+        ]
+        for each in struck:
+            each.fired += 1
+        words = {each.do for each in struck}
+        if "drop" in words:
+            return []
+        if "reorder" in words:
+            return [None]
+        due_s += sum(each.by_s for each in struck if each.do == "delay")
+        return [(due_s, frame)] * (2 if "duplicate" in words else 1)
 
     async def _write(
         self,

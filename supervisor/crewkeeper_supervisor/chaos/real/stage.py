@@ -22,6 +22,7 @@ from crewkeeper_bus import subjects
 from crewkeeper_bus.errors import BusError
 from crewkeeper_bus.tool_messages import ApprovalAsked
 from crewkeeper_supervisor.chaos.faults.clocks import CLOCKED
+from crewkeeper_supervisor.chaos.faults.holds import Holds
 from crewkeeper_supervisor.chaos.faults.kind import Strike, nothing_left, once
 from crewkeeper_supervisor.chaos.faults.network import CABLE, PROXIED
 from crewkeeper_supervisor.chaos.faults.registry import KINDS
@@ -123,6 +124,7 @@ class RealStage:
         }
         self.oracle = Oracle("")
         self.timeline = Timeline(scenario)
+        self.holds = Holds()
         self._owner = ""
         self._seen: list[Sighting] = []
         self._letters = 0

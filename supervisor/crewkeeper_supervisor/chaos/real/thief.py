@@ -55,8 +55,9 @@ class Loot:
     """
 
     def __init__(self, folder: Path, agent: str, own: Credentials, url: str) -> None:
-        self._file = folder / f"{agent}.stolen.json"
-        self._logins = folder / f"{agent}.stolen-logins"
+        copies = len(list(folder.glob(f"{agent}.stolen*.json")))  # each thief of one agent has files of its own
+        self._file = folder / f"{agent}.stolen{copies or ''}.json"
+        self._logins = self._file.with_suffix(".logins")
         self._agent = agent
         write_private(self._file, msgspec.json.encode(msgspec.structs.replace(own, url=url)))
 

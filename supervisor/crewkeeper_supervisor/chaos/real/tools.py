@@ -21,10 +21,12 @@ HERE = pathlib.Path(__file__).parent
 
 
 def answer(name, takes_s, value):
-    for trouble in json.loads((HERE / "tool-troubles.json").read_text()).get(name, ()):
-        if count(trouble["id"] + "-called") % 100 < trouble["percent"]:
-            count(trouble["id"] + "-fired")
-            return spoilt(trouble["do"])
+    troubles = json.loads((HERE / "tool-troubles.json").read_text()).get(name, ())
+    struck = [each for each in troubles if count(each["id"] + "-called") % 100 < each["percent"]]
+    for each in struck:
+        count(each["id"] + "-fired")
+    if struck:
+        return spoilt(struck[0]["do"])
     time.sleep(takes_s)
     return value
 
@@ -73,7 +75,7 @@ class Tools:
             self._write()
 
     def trouble(self, tool: str, do: str, percent: int) -> Trouble:
-        """Let a tool misbehave until `calm`. Of several at once the first that strikes counts."""
+        """Let a tool misbehave until `calm`. Of several that strike one call each counts; the first spoils it."""
         self._made += 1
         made = Trouble(id=f"{tool}-{self._made}", do=do, percent=percent)
         self._troubles.setdefault(tool, []).append(made)

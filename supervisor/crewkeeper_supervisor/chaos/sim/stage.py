@@ -9,6 +9,7 @@ from crewkeeper_bus.tool_messages import ApprovalAsked
 from crewkeeper_supervisor.chaos.bus import RUN, Envelope
 from crewkeeper_supervisor.chaos.chance import Stream
 from crewkeeper_supervisor.chaos.clock import START_S
+from crewkeeper_supervisor.chaos.faults.holds import Holds
 from crewkeeper_supervisor.chaos.faults.kind import Strike
 from crewkeeper_supervisor.chaos.faults.registry import KINDS
 from crewkeeper_supervisor.chaos.garbage import uncollected
@@ -55,6 +56,7 @@ class SimStage:
         self.seed = seed
         self._kept = kept
         self._chance = Stream(seed, "targets")
+        self.holds = Holds()
         self.world = ScriptedWorld(scenario, seed, kept)
         self.sightings = Sightings(RUN)
         self.timeline = Timeline(scenario)

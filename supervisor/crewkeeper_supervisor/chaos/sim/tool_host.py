@@ -87,11 +87,13 @@ class ToolHost:
         self._clock.after(max(tool.takes_s, 0.001), self._state, self._result(order, tool, doing))
 
     def _hit(self, tool: str) -> str:
-        for trouble in self._troubles.get(tool, []):
-            if self._faults.strikes(f"plan{trouble.fault.index}", tool):
-                trouble.fired += 1
-                return trouble.fault.do
-        return ""
+        """What comes of a call; several troubles that strike it all count, and the first says what."""
+        struck = [
+            each for each in self._troubles.get(tool, []) if self._faults.strikes(f"plan{each.fault.index}", tool)
+        ]
+        for trouble in struck:
+            trouble.fired += 1
+        return struck[0].fault.do if struck else ""
 
     @staticmethod
     def _result(order: RunTool, tool: StubTool, doing: str) -> ToolRan:

@@ -33,6 +33,7 @@ LOOKED_UP_S: Final = 0.2
 """How long it takes until a refusal of the server's is known."""
 RESTART_S: Final = 0.3
 """How long a controller takes to come back."""
+_UNTOUCHED: Final = Touched()
 _WEATHER: Final = frozenset(
     {"lose_note", "lose_heartbeat", "lose_request", "lose_delivery", "lose_probe", "lose_break", "double_store"}
     | {"double_delivery", "late", "command_lost"}
@@ -129,6 +130,7 @@ class ScriptedWorld(World):
         )
         self.ended = False
         self._tamperings: list[Tampering] = []
+        self._cuts: list[Tampering] = []
         self._budgets = {
             name: RestartBudget(x.spec.restart.intensity, x.spec.restart.period_s) for name, x in self.members.items()
         }
@@ -280,7 +282,7 @@ class ScriptedWorld(World):
     def freeze(self, agent: str) -> int:
         """SIGSTOP of an agent; 1 if there was somebody to stop."""
         member = self.members[agent]
-        if member.actor is None or not member.actor.alive or member.actor.frozen:
+        if member.actor is None or not member.actor.alive:
             return 0
         member.actor.frozen = True
         return 1
@@ -311,8 +313,9 @@ class ScriptedWorld(World):
         made = Tampering(self, fault, agent)
         if fault.do == "partition" and fault.direction == "both":
             member = self.members[agent]
-            made.fired += member.alive and member.connected
+            made.fired += member.alive
             member.connected = False
+            self._cuts.append(made)
         else:
             self._tamperings.append(made)
         return made
@@ -321,9 +324,11 @@ class ScriptedWorld(World):
         """End it; harmless when repeated."""
         if tampering in self._tamperings:
             self._tamperings.remove(tampering)
-        else:
-            member = self.members[tampering.agent]
-            self.reconnect(member, member.actor)
+        elif tampering in self._cuts:
+            self._cuts.remove(tampering)
+            if all(each.agent != tampering.agent for each in self._cuts):
+                member = self.members[tampering.agent]
+                self.reconnect(member, member.actor)
 
     def note_troubles(self) -> None:
         """Remember who cannot talk at the moment: nothing can be demanded of them."""
@@ -334,12 +339,16 @@ class ScriptedWorld(World):
                 member.troubled_s = self.clock.now_s
 
     def _tampered(self, agent: str, direction: str, _message: Any) -> Touched:
-        for tampering in self._tamperings:
-            if tampering.agent == agent:
-                touched = tampering.touches(direction)
-                if touched is not None:
-                    return touched
-        return Touched()
+        at_work = [each for each in self._tamperings if each.agent == agent]
+        if not at_work:
+            return _UNTOUCHED
+        touched = [what for each in at_work if (what := each.touches(direction)) is not None]
+        return Touched(
+            lost=any(each.lost for each in touched),
+            doubled=any(each.doubled for each in touched),
+            overtaken=any(each.overtaken for each in touched),
+            later_s=sum(each.later_s for each in touched),
+        )
 
     def deliver(self, agent: str, envelope: Envelope) -> bool:
         """As the world does; what comes to a frozen process waits for it."""
