@@ -101,4 +101,4 @@ def credentials_table(rows: Sequence[CredentialRow], now: datetime, *, wide: boo
 
 
 def _names(names: tuple[str, ...] | None) -> str:
-    return "any" if names is None else safe(",".join(names)) or "none"
+    return "any" if names is None else safe(", ".join(names)) or "none"

@@ -259,6 +259,8 @@ class Story:
             case m.Cancel(why=why):
                 return f"{sender} gives up {self._verb(event.id)} at {to}{_because(why)}", "normal"
             case m.CallProgress(text=text):
+                if not text:  # that is how an instance takes a call to its role
+                    return f"{sender} takes {self._verb(event.id)} of {to}", "detail"
                 return f"{sender} on {self._verb(event.id)} for {to}: {safe(text)}", "normal"
             case m.Heartbeat():
                 return f"{sender} is alive ({len(message.tasks)} tasks, {len(message.queued)} queued)", "detail"

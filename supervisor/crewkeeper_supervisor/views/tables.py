@@ -1,13 +1,14 @@
 """Tables: rows of snapshots as a table for people, styled on a terminal, plain aligned columns when piped."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
 from typing import IO, Final
 
 from msgspec import Struct
 from rich import box
 from rich.cells import cell_len
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderResult
+from rich.padding import Padding
 from rich.table import Table as RichTable
 from rich.text import Text
 
@@ -41,6 +42,14 @@ STYLES: Final = {
 """Style of a state word; a state is always written out too, never told by colour alone."""
 
 
+GAP: Final = 2
+"""Cells between columns."""
+WORDY: Final = 8
+"""A column is not made narrower than this."""
+CELL_LINES: Final = 4
+_INDENT: Final = 2
+
+
 class Table(Struct, frozen=True, kw_only=True):
     """Columns and rows of plain text, safe to print."""
 
@@ -62,19 +71,68 @@ def styled(word: str) -> Text:
     return Text(word, style=STYLES.get(word, ""))
 
 
-def rich_table(table: Table) -> RichTable:
-    """The table for a terminal."""
-    rendered = RichTable(
-        box=box.SIMPLE_HEAD,
-        pad_edge=False,
-        show_edge=False,
-        header_style="bold",
-    )
-    for name in table.columns:
-        rendered.add_column(Text(name), overflow="fold")
-    for row in table.rows:
-        rendered.add_row(*(styled(value) for value in row))
-    return rendered
+class _Fitted:
+    """A table as wide as there is room: names and numbers are never broken, so that they can be read and copied.
+
+    Where it does not fit, columns of words are wrapped; where that is not enough, each row is a paragraph.
+    """
+
+    def __init__(self, table: Table) -> None:
+        self._table = table
+        self._widths = [max(map(cell_len, column)) for column in self._columns()]
+        self._narrowest = [_narrowest(column) for column in self._columns()]
+
+    def _columns(self) -> Iterator[tuple[str, ...]]:
+        return zip(self._table.columns, *self._table.rows, strict=True)
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        spare = options.max_width - GAP * (len(self._widths) - 1) - sum(self._narrowest)
+        if spare >= 0:
+            yield self._grid(spare)
+            return
+        for row in self._table.rows:
+            yield styled(row[0])
+            for line in self._paragraph(row, options.max_width - _INDENT):
+                yield Padding(line, (0, 0, 0, _INDENT), expand=False)
+
+    def _grid(self, spare: int) -> RichTable:
+        """A table of columns, whose widths are set here: left to itself, the library breaks names before words."""
+        rendered = RichTable(
+            box=box.SIMPLE_HEAD, padding=(0, GAP - 1, 0, 0), pad_edge=False, show_edge=False, header_style="bold"
+        )
+        for name, least, whole in zip(self._table.columns, self._narrowest, self._widths, strict=True):
+            more = min(whole - least, spare)
+            spare -= more
+            rendered.add_column(Text(name), overflow="fold", width=least + more)
+        for row in self._table.rows:
+            rendered.add_row(*(styled(value) for value in row))
+        return rendered
+
+    def _paragraph(self, row: tuple[str, ...], width: int) -> Iterator[Text]:
+        """What there is to say of a row beside its name, as lines."""
+        line = Text()
+        for head, value in zip(self._table.columns[1:], row[1:], strict=True):
+            if value == "-":
+                continue
+            item = Text.assemble((head, "dim"), " ", styled(value))
+            if line and line.cell_len + GAP + item.cell_len > width:
+                yield line
+                line = Text()
+            line = Text.assemble(line, " " * GAP, item) if line else item
+        if line:
+            yield line
+
+
+def _narrowest(column: Sequence[str]) -> int:
+    """How narrow a column may be: no word of it is broken, and no cell has more than `CELL_LINES` lines."""
+    whole = max(map(cell_len, column))
+    words = max((cell_len(word) for cell in column for word in cell.split(" ")), default=0)
+    return min(whole, max(WORDY, words, -(-whole * 5 // (4 * CELL_LINES))))
+
+
+def rich_table(table: Table) -> _Fitted:
+    """The table for a terminal, however narrow."""
+    return _Fitted(table)
 
 
 def plain_lines(table: Table) -> list[str]:
@@ -157,8 +215,16 @@ def incident_counts(incidents: Sequence[IncidentRow]) -> str:
 def _waits_cell(row: AgentRow, now: datetime) -> str:
     if row.waiting_since is None:
         return ""
-    whom = ", ".join(row.waits_for or row.wait_kinds)
+    whom = ", ".join(map(_waited, row.waits_for or row.wait_kinds))
     return f"{safe(whom, 60)} for {duration((now - row.waiting_since).total_seconds())}"
+
+
+def _waited(name: str) -> str:
+    """Whom or what somebody waits for: an agent by its name, others by what they are."""
+    kind, mark, whose = name.partition(":")
+    if not mark:
+        return name
+    return f"{whose} (a person)" if kind == "human" else f"{kind} {whose}"
 
 
 NARROW_AGENTS: Final = ("AGENT", "STATUS", "WAITS FOR", "RESTARTS", "PROGRESS")
