@@ -29,7 +29,6 @@ WITHOUT_FORMATS = {
     "agent logs": "the bytes of a log",
     "redact": "a filter",
     "import": "a recorded run",
-    "audit export": "a file",
     "audit import": "a file",
     "audit keys": "a file",
     "completion": "a script",

@@ -36,7 +36,7 @@ def supervisor(*words: object, state: Path | None = None) -> None:
 
 def keep(name: str, state: Path) -> None:
     """Keep what is recorded of the only run of a state directory."""
-    supervisor("audit", "export", "-o", FOLDER / f"{name}.audit.gz", "--whole", "--force", state=state)
+    supervisor("audit", "export", "--to", FOLDER / f"{name}.audit.gz", "--whole", "--force", state=state)
 
 
 def main() -> None:

@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING
 
 import anyio
 import click
+from msgspec import Struct
 
 from crewkeeper_supervisor.cli.failure import FAILED, INVALID, NOT_FOUND, USAGE, Failure
 from crewkeeper_supervisor.cli.output import emit_document, output_option, say, write
 from crewkeeper_supervisor.cli.place_options import place_options
+from crewkeeper_supervisor.cli.progress import Progress
 from crewkeeper_supervisor.cli.recordings import recorded
 
 if TYPE_CHECKING:
@@ -19,6 +21,23 @@ if TYPE_CHECKING:
 
 KEY_CHARS = 56
 SHOWN_MAX = 20
+
+
+class Exported(Struct, frozen=True, kw_only=True):
+    """What an export has written."""
+
+    file: str
+    run: str
+    records: int
+    entries: int
+    """Of the journal."""
+    redacted: tuple[str, ...]
+    """Kinds of what was taken out."""
+    redacted_records: int
+    redacted_entries: int
+    key: str
+    """Public name of the key that signed the file; empty: none did."""
+    schema_version: int = 1
 
 
 @click.group()
@@ -65,7 +84,9 @@ async def _verify(
 
     async with recorded(target, state, nats) as source:
         try:
-            return await examine(source, key=_key(state), trusted=trusted, kept=_token(kept), with_journal=journal)
+            with Progress(f"reading {source.where}") as progress:
+                source.passed = progress.add
+                return await examine(source, key=_key(state), trusted=trusted, kept=_token(kept), with_journal=journal)
         except HeadError as error:
             raise Failure(str(error), code=INVALID) from error
 
@@ -120,35 +141,54 @@ def _proven(up_to: int, count: int) -> str:
 @audit.command()
 @click.argument("run", required=False)
 @click.option(
-    "-o", "--output", "file", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE", help="Where to write it."
+    "--to",
+    "file",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE",
+    help="Where to write it; without, RUN.audit.gz in this folder.",
 )
 @click.option("--whole", is_flag=True, help="Take nothing out: also what the crew wants redacted.")
 @click.option("--force", is_flag=True, help="Replace the file if it exists.")
+@output_option("text", "json", "yaml", default="text")
 @place_options
-def export(run: str | None, file: Path | None, whole: bool, force: bool, state: Path | None, nats: str | None) -> None:
+def export(
+    run: str | None, file: Path | None, whole: bool, force: bool, output: str, state: Path | None, nats: str | None
+) -> None:
     """Write everything that is recorded of a run to one compressed file.
 
     Ledger, signed heads and journal, signed as a whole. What the crew file redacts in views is taken out, and the file
     says of what; digests of what stood there are left, so that the rest can still be verified.
     """
-    anyio.run(_export, run, file, whole, force, state, nats)
+    anyio.run(_export, run, file, whole, force, output, state, nats)
 
 
 async def _export(
-    run: str | None, file: Path | None, whole: bool, force: bool, state: Path | None, nats: str | None
+    run: str | None, file: Path | None, whole: bool, force: bool, output: str, state: Path | None, nats: str | None
 ) -> None:
     from crewkeeper_supervisor.shell import audit_export
     from crewkeeper_supervisor.shell.recording import SUFFIX
 
     async with recorded(run, state, nats) as source:
         path = file or Path(f"{source.run}{SUFFIX}")
-        header, end = await audit_export.export(source, path, key=_key(state), whole=whole, replace=force)
+        with Progress(f"reading {source.where}") as progress:
+            source.passed = progress.add
+            header, end = await audit_export.export(source, path, key=_key(state), whole=whole, replace=force)
     taken = f"{end.redacted_records} records and {end.redacted_entries} entries"
     redacted = f"; {', '.join(header.redacted)} taken out of {taken}" if header.redacted else "; nothing taken out"
     say(f"wrote {path}: {end.records} records, {end.entries} journal entries{redacted}")
     if not header.key:
         say("it is not signed: this state directory has no audit key")
-    write(str(path))
+    done = Exported(
+        file=str(path),
+        run=header.run,
+        records=end.records,
+        entries=end.entries,
+        redacted=header.redacted,
+        redacted_records=end.redacted_records,
+        redacted_entries=end.redacted_entries,
+        key=header.key,
+    )
+    emit_document(done, output, lambda: [str(path)], name=str(path))
 
 
 @audit.command(name="import")

@@ -1,7 +1,7 @@
 """Source: what is recorded of one run, from its server or from a file, for whoever goes through it once."""
 
 import contextlib
-from collections.abc import AsyncIterator, Collection, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Final, Protocol
 
@@ -29,6 +29,7 @@ class Source(Protocol):
         altered: Sequences of journal entries that were redacted in this copy; complete at the end.
         wanted: Sequences at which the hash of the journal is to be noted.
         hashes: These hashes, in hexadecimal; complete at the end.
+        passed: Is told of each batch of the journal how many entries it has; for a line of progress.
     """
 
     run: str
@@ -39,6 +40,7 @@ class Source(Protocol):
     altered: Sequence[int]
     wanted: set[int]
     hashes: dict[int, str]
+    passed: Callable[[int], object]
 
     def batches(self) -> AsyncIterator[list[Entry]]:
         """The journal from its first entry to the one that is newest now, in batches; once."""
@@ -54,6 +56,7 @@ class OfRun:
         self.altered: Sequence[int] = ()
         self.wanted: set[int] = set()
         self.hashes: dict[int, str] = {}
+        self.passed: Callable[[int], object] = _unheard
         self._link = link
         self._behind = 0
 
@@ -91,6 +94,7 @@ class OfRun:
                     if entry.seq in self.wanted:
                         self.hashes[entry.seq] = known.hex()
                 seq = batch[-1].seq if batch else seq
+                self.passed(len(batch))
                 yield batch
 
 
@@ -105,6 +109,7 @@ class OfFile:
         self.redacted: Collection[int] = reader.redacted
         self.altered: Sequence[int] = reader.altered
         self.wanted, self.hashes = reader.wanted, reader.hashes
+        self.passed: Callable[[int], object] = _unheard
 
     async def batches(self) -> AsyncIterator[list[Entry]]:
         """The journal.
@@ -114,7 +119,12 @@ class OfFile:
         """
         for batch in self.reader.entries():
             await anyio.lowlevel.checkpoint()
+            self.passed(len(batch))
             yield batch
+
+
+def _unheard(_count: int) -> None:
+    """Nobody wants to know."""
 
 
 async def of_run(link: Link, run: str) -> OfRun:
