@@ -63,6 +63,64 @@ def test_an_action_that_is_never_done_is_vacuous() -> None:
     assert (word, why) == ("vacuous", ["action 0: pause a: not done: the run was over before it was due"])
 
 
+ASKING = """
+v: 1
+id: x
+title: x
+modes: [sim]
+guarantees: [G5]
+timeout: 60s
+crew: {rules: [{id: big, tools: [pay], do: approve, because: money}], approvals: {expire: 20s}}
+tools: {pay: {answer: paid, timeout: 40s}}
+agents:
+  buyer: {tools: [pay], main: [{work: 2s}, {catch: {do: [{tool: {name: pay}}], error: refused}}, {work: 1s}]}
+  asker: {main: [{work: 3s}, {ask_human: {text: may I}}, {work: 1s}]}
+  idle: {replicas: 2, main: [{work: 8s}]}
+actions:
+  - {do: approve, at: 100ms}
+  - {do: answer, at: 100ms}
+expect:
+  - {event: tool_ran, where: {tool: pay, ok: true}, count: 1}
+  - {event: done, where: {agent: asker}}
+never:
+  - {event: deadlock}
+"""
+
+
+def test_what_people_decide_waits_until_somebody_asks_for_it() -> None:
+    played = play(scenario(ASKING), 0)
+    assert played.verdict.word == "pass", played.verdict.reasons
+    seen = [each.event for each in played.observed.seen if each.event in ("approval_asked", "action")]
+    assert seen[0] == "approval_asked"
+
+
+@pytest.mark.parametrize(
+    ("action", "why"),
+    [
+        ("{do: approve, at: 4s}", "no approval had been asked for that was not decided"),
+        ("{do: answer, at: 4s}", "no agent had asked a person anything that was not answered"),
+        ("{do: pause, agent: buyer, at: 5s}", "buyer had ended"),
+        ("{do: pause, agent: idle, at: 30s}", "the run was over before it was due"),
+    ],
+)
+def test_an_action_that_nobody_could_notice_is_vacuous(action: str, why: str) -> None:
+    text = ASKING.replace("expect:", f"  - {action}\nexpect:", 1)
+    word, reasons_ = reasons(scenario(text))
+    assert word == "vacuous", reasons_
+    assert [each.partition("not done: ")[2] for each in reasons_] == [why]
+
+
+def test_a_person_speaks_to_every_instance_of_a_role() -> None:
+    text = ASKING.replace(
+        "expect:", "  - {do: pause, agent: idle, at: 1s}\n  - {do: resume, agent: idle, at: 2s}\nexpect:", 1
+    )
+    played = play(scenario(text), 0)
+    assert played.verdict.word == "pass", played.verdict.reasons
+    for event in ("paused", "resumed"):
+        agents = {each.fields["agent"] for each in played.observed.seen if each.event == event}
+        assert agents == {"idle-1", "idle-2"}
+
+
 def test_an_anchor_that_never_happens_is_vacuous() -> None:
     text = NO_FAULT.replace("{ask: {to: a}}", "{work: 1s}").replace("faults:\n", "")
     word, why = reasons(scenario(text))

@@ -20,7 +20,6 @@ import msgspec
 from crewkeeper_bus import messages as m
 from crewkeeper_bus import subjects
 from crewkeeper_bus.errors import BusError
-from crewkeeper_bus.tool_messages import ApprovalAsked
 from crewkeeper_supervisor.chaos.faults.clocks import CLOCKED
 from crewkeeper_supervisor.chaos.faults.holds import Holds
 from crewkeeper_supervisor.chaos.faults.kind import Strike, nothing_left, once
@@ -45,7 +44,7 @@ from crewkeeper_supervisor.chaos.real.targets import Targets
 from crewkeeper_supervisor.chaos.real.tools import Tools
 from crewkeeper_supervisor.chaos.trial.events import Sighting
 from crewkeeper_supervisor.chaos.trial.metrics import metrics_of
-from crewkeeper_supervisor.chaos.trial.operator import fact_of
+from crewkeeper_supervisor.chaos.trial.operator import OVER, CannotAct, Fact, Operator
 from crewkeeper_supervisor.chaos.trial.played import Played, shifted, since
 from crewkeeper_supervisor.chaos.trial.sightings import Sightings
 from crewkeeper_supervisor.chaos.trial.steady import unsteady
@@ -133,8 +132,7 @@ class RealStage:
         self._unhealed: list[str] = []
         self._was_steady = False
         self._due = 0
-        self._approvals: list[tuple[str, str]] = []
-        self._questions: list[str] = []
+        self._operator = Operator(cast.instances)
         self._known = StartedProcesses()
         self._children = Children(self.folder, self._known)
         self._link: Link | None = None
@@ -302,14 +300,14 @@ class RealStage:
             try:
                 batch = await entries.batch(BATCH_S)
             except (ShellError, BusError):
-                if self.sightings.core.state in ("done", "failed", "stopped"):
+                if self.sightings.core.state in OVER:
                     return
                 raise
             for entry in batch:
                 event = self.sightings.core.read(entry.seq, entry.at_s, entry.subject, entry.payload)
                 self._take(event)
             self._take_letters()
-            over = self.sightings.core.state in ("done", "failed", "stopped") and not self._due
+            over = self.sightings.core.state in OVER and not self._due
             quiet_s = (quiet_s or time.monotonic()) if over else 0.0
             if quiet_s and (time.monotonic() - quiet_s > SETTLE_S or self._children.first_ended):
                 return
@@ -317,6 +315,7 @@ class RealStage:
     # --- what is seen ---
 
     def _take(self, event: Event) -> None:
+        self._operator.saw(event)
         if isinstance(event, Recorded):
             self._note(event)
         for sighting in self.oracle.feed(event):
@@ -332,10 +331,6 @@ class RealStage:
                 self.pids.pop(message.agent, None)
             case m.OwnerChanged():
                 self._owner = message.owner
-            case ApprovalAsked():
-                self._approvals.append((message.approval, message.digest))
-            case m.AskHuman():
-                self._questions.append(message.question)
 
     def _take_letters(self) -> None:
         for letter in self.receiver.letters[self._letters :]:
@@ -404,16 +399,29 @@ class RealStage:
             await self._heal(injected)
 
     async def _act(self, action: Action) -> None:
-        assert self._link is not None
-        fact = fact_of(action, self._questions, self._approvals)
-        while True:  # for as long as the run lasts: what a person cannot do while the server is down, they try again
+        while True:  # for as long as the run lasts: what nobody has asked for yet may still be asked
             try:
-                await journal.publish_op(self._link, self.run_id, fact)
+                facts = self._operator.facts(action, self.sightings.core)
                 break
-            except BusError:
-                await anyio.sleep(POLL_S)
+            except CannotAct as error:
+                if not error.later:
+                    return
+            await anyio.sleep(POLL_S)
+        for fact in facts:
+            await self._state(fact)
         fields = {"action": action.index, "do": action.do, "agent": action.agent}
         self._saw(Sighting(at_s=time.time(), event="action", fields=fields))
+
+    async def _state(self, fact: Fact) -> None:
+        """Put it into the journal; what a person cannot do while the server is down, they try again."""
+        assert self._link is not None
+        while True:
+            try:
+                await journal.publish_op(self._link, self.run_id, fact)
+            except BusError:
+                await anyio.sleep(POLL_S)
+            else:
+                return
 
     def _start_rogue(self, name: str) -> None:
         file = self.state / "runs" / self.run_id / "credentials" / f"{name}.json"
@@ -454,6 +462,7 @@ class RealStage:
             metrics=metrics_of(self.sightings, self._seen, {each.id: each.kind for each in self.receiver.letters}),
             unsteady=self._unsteady,
             unhealed=self._unhealed,
+            undone=self._operator.undone,
             spans=[shifted(span, zero_s) for span in self.sightings.spans()],
             end_s=round(time.time() - zero_s, 6),
             last_words={name: words for name in self._failed_agents() if (words := last_words(self.agent_log(name)))},

@@ -4,8 +4,6 @@ from typing import Final
 
 import msgspec
 
-from crewkeeper_bus import messages as m
-from crewkeeper_bus.tool_messages import ApprovalAsked
 from crewkeeper_supervisor.chaos.bus import RUN, Envelope
 from crewkeeper_supervisor.chaos.chance import Stream
 from crewkeeper_supervisor.chaos.clock import START_S
@@ -18,7 +16,7 @@ from crewkeeper_supervisor.chaos.plan.scenario import Action, Fault, Scenario
 from crewkeeper_supervisor.chaos.sim.world import ScriptedWorld
 from crewkeeper_supervisor.chaos.trial.events import Sighting
 from crewkeeper_supervisor.chaos.trial.metrics import metrics_of
-from crewkeeper_supervisor.chaos.trial.operator import fact_of
+from crewkeeper_supervisor.chaos.trial.operator import OVER, CannotAct, Operator
 from crewkeeper_supervisor.chaos.trial.played import Played, shifted, since
 from crewkeeper_supervisor.chaos.trial.sightings import Sightings
 from crewkeeper_supervisor.chaos.trial.steady import unsteady
@@ -26,7 +24,7 @@ from crewkeeper_supervisor.chaos.trial.timeline import Timeline
 from crewkeeper_supervisor.chaos.trial.verdict import Observed, Struck, judge
 from crewkeeper_supervisor.chaos.truth import Truth
 from crewkeeper_supervisor.chaos.world import Member
-from crewkeeper_supervisor.core.events import Event, Recorded
+from crewkeeper_supervisor.core.events import Event
 
 LOOK_S: Final = 1.0
 """Virtual time between two looks for missed deadlocks."""
@@ -71,8 +69,9 @@ class SimStage:
         self._moment: tuple[int, ...] = ()
         self._looked_s = 0.0
         self._letters = self._violations = 0
-        self._approvals: list[tuple[str, str]] = []
-        self._questions: list[str] = []
+        self._operator = Operator({name: member.spec.name for name, member in self.world.members.items()})
+        self._unasked: list[Action] = []
+        """What people will do once somebody asks for it."""
         world = self.world
         world.bus.read = self._read
         world.owner.on_decided = self.invariants.decided
@@ -101,7 +100,7 @@ class SimStage:
         while world.clock.now_s < limit_s and world.clock.step():
             self._watch()
             phase = self.sightings.core.state
-            over = phase in ("done", "failed", "stopped") and not world.post.waiting and not self._due
+            over = phase in OVER and not world.post.waiting and not self._due
             quiet_s = (quiet_s or world.clock.now_s) if over else 0.0
             if quiet_s and world.clock.now_s > quiet_s + QUIET_S:
                 return
@@ -164,14 +163,13 @@ class SimStage:
         return self.world.owner.core.read(seq, at_s, subject, payload)
 
     def _stored(self, event: Event, _envelope: Envelope) -> None:
-        if isinstance(event, Recorded):
-            if isinstance(event.message, ApprovalAsked):
-                self._approvals.append((event.message.approval, event.message.digest))
-            elif isinstance(event.message, m.AskHuman):
-                self._questions.append(event.message.question)
+        asked = self._operator.saw(event)
         self.sightings.core = self.world.owner.core  # one fold for both: a second one only costs time
         for sighting in self.sightings.folded(event, self.world.owner.last):
             self._saw(sighting)
+        waiting, self._unasked = (self._unasked, []) if asked else ([], self._unasked)
+        for action in waiting:
+            self._act(action)
 
     def _saw(self, sighting: Sighting) -> None:
         self._seen.append(sighting)
@@ -239,8 +237,14 @@ class SimStage:
         return names
 
     def _act(self, action: Action) -> None:
-        fact = fact_of(action, self._questions, self._approvals)
-        self.world.owner.state_fact(fact)
+        try:
+            facts = self._operator.facts(action, self.sightings.core)
+        except CannotAct as error:
+            if error.later:
+                self._unasked.append(action)
+            return
+        for fact in facts:
+            self.world.owner.state_fact(fact)
         fields = {"action": action.index, "do": action.do, "agent": action.agent}
         self._saw(Sighting(at_s=self.world.clock.now_s, event="action", fields=fields))
 
@@ -269,6 +273,7 @@ class SimStage:
             ),
             unsteady=self._unsteady,
             unhealed=[],
+            undone=self._operator.undone,
             spans=[shifted(span, zero_s) for span in self.sightings.spans()],
             end_s=round(self.world.clock.now_s - zero_s, 6),
         )

@@ -51,6 +51,8 @@ class Observed(Struct, kw_only=True):
     """What did not hold before the first fault or after the last."""
     unhealed: list[str]
     """Faults that could not be undone."""
+    undone: dict[int, str] = field(default_factory=dict)
+    """Why actions were not done, by their numbers."""
     spans: list[Span]
     last_words: dict[str, str] = field(default_factory=dict)
     """Of agents whose process failed: the last error in their log."""
@@ -112,7 +114,8 @@ def _action(action: Action, observed: Observed) -> Check:
     what = f"action {action.index}: {action.do} {action.agent}".rstrip()
     if f"action.{action.index}" in observed.anchors:
         return Check(what=what, line=0, word="pass")
-    return Check(what=what, line=0, word="vacuous", detail=f"not done: {_not_due(action, observed)}")
+    why = observed.undone.get(action.index) or _not_due(action, observed)
+    return Check(what=what, line=0, word="vacuous", detail=f"not done: {why}")
 
 
 def _not_due(planned: Fault | Action, observed: Observed) -> str:
