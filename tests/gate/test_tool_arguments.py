@@ -169,3 +169,24 @@ def test_nothing_that_is_sent_raises(args: dict[str, Any]):
         assert answer.text()
     if not isinstance(args.get("path"), str):
         assert answer is not None
+
+
+@pytest.mark.parametrize("values", [200, 201, 16_000])
+def test_mistakes_are_told_all_at_once_or_one_at_a_time_where_there_are_many_values(
+    values: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    schema = {"type": "object", "properties": {"xs": {"type": "array", "items": {"type": "integer"}}}}
+    check, looked_at = ArgumentCheck("t", schema), list[Any]()
+    plain = ArgumentCheck._problem
+
+    def counted(self: ArgumentCheck, error: Any, args: Any) -> Any:
+        looked_at.append(error)
+        return plain(self, error, args)
+
+    monkeypatch.setattr(ArgumentCheck, "_problem", counted)
+    wrong = check.check({"xs": ["a"] * (values - 1)})  # and the list itself
+    assert wrong is not None
+    few = values == 200
+    assert len(looked_at) == (199 if few else 1)
+    assert ("there may be more" in wrong.text()) != few
+    assert "xs[0]: must be integer, is string" in wrong.text()

@@ -4,7 +4,6 @@ Schemas come from MCP servers and are not trusted: nothing is fetched, their reg
 their size and nesting are bounded before they are compiled.
 """
 
-from itertools import islice
 from typing import Any, Final
 
 import jsonschema_rs
@@ -16,6 +15,10 @@ from crewkeeper_supervisor.gate.name_pattern import near
 
 SCHEMA_MAX_BYTES: Final = 256 * 1024
 PROBLEMS_MAX: Final = 20
+DETAILED_MAX: Final = 200
+"""Values of a document whose mistakes are all looked for. To find them costs up to 100 µs for each, and whoever asks
+chooses how many there are; of larger documents the first mistake is told."""
+_MORE: Final = f"there may be more: of more than {DETAILED_MAX} values, mistakes are told one at a time"
 _VALUE: Final = "the value"
 _PATTERN_MAX_BYTES: Final = 4 * 1024 * 1024
 _SHOWN_MAX_CHARS: Final = 300
@@ -82,7 +85,7 @@ def misfits(schema: dict[str, Any], document: Any) -> list[str]:
     if too_deep(document):
         return [f"is nested deeper than {MAX_DEPTH} levels"]
     try:
-        found = list(islice(validator.iter_errors(document), PROBLEMS_MAX))
+        found = _mistakes(validator, document)[:PROBLEMS_MAX]
     except (ValueError, OverflowError) as error:
         return [f"cannot be held to its schema: {error}"[:_SHOWN_MAX_CHARS]]
     told = [(_path(error.instance_path), error.message) for error in found]
@@ -124,12 +127,14 @@ class ArgumentCheck:
         if self._validator is None:
             return None
         try:
-            if self._validator.is_valid(args):
-                return None
-            errors = list(self._validator.iter_errors(args))
+            errors = _mistakes(self._validator, args)
         except (ValueError, OverflowError) as error:
             return self._refuse(ArgumentProblem(path="", message=f"cannot be checked: {error}"[:_SHOWN_MAX_CHARS]))
+        if not errors:
+            return None
         problems = sorted((self._problem(error, args) for error in errors), key=lambda each: (each.path, each.message))
+        if _is_large(args):
+            problems.append(ArgumentProblem(path="", message=_MORE))
         return BadArguments(
             tool=self.tool,
             problems=tuple(problems[:PROBLEMS_MAX]),
@@ -185,6 +190,32 @@ def _compile(schema: dict[str, Any]) -> jsonschema_rs.Draft202012Validator:
         where = _path(error.instance_path) if isinstance(error, jsonschema_rs.ValidationError) else ""
         said = f"{where}: {error}".removeprefix(": ").partition("\n")[0][:_SHOWN_MAX_CHARS]
         raise SchemaRefused(f"the schema cannot be used: {said}", _remedy(said)) from None
+
+
+def _mistakes(validator: jsonschema_rs.Draft202012Validator, document: Any) -> list[jsonschema_rs.ValidationError]:
+    """What is wrong with a document: all of it, or the first where there are many values."""
+    if validator.is_valid(document):
+        return []
+    if not _is_large(document):
+        return list(validator.iter_errors(document))
+    try:
+        validator.validate(document)
+    except jsonschema_rs.ValidationError as error:
+        return [error]
+    return []
+
+
+def _is_large(document: Any) -> bool:
+    """Whether there are too many values in a document to tell all that is wrong with them."""
+    left, rest = DETAILED_MAX, [document]
+    while rest:
+        each = rest.pop()
+        if isinstance(each, dict | list | tuple):
+            left -= len(each)
+            if left < 0:
+                return True
+            rest += each.values() if isinstance(each, dict) else each
+    return False
 
 
 def _remedy(said: str) -> str:
