@@ -21,7 +21,7 @@ from crewkeeper_supervisor.core.crew import Agent, Crew, Webhook
 from crewkeeper_supervisor.shell.nats_link import Link, connect
 from crewkeeper_supervisor.shell.place import Place
 
-LIMIT_S = 20.0
+LIMIT_S = 120.0
 
 
 class NatsProcess:

@@ -142,7 +142,7 @@ async def test_what_is_said_to_an_agent_that_was_sent_away_comes_later(mode, tmp
         async with those.talking(("b", "a")):
             await those.further("b", "a")
             done = await those.enforcer.pause(RUN, "a", **ORDER)
-            assert (done.ok, done.connections, done.detail) == (True, 1, "")
+            assert (done.ok, done.connections >= 1, done.detail) == (True, True, "")  # its way back may be closed too
             await until(lambda: a.transport.is_connected, "it is back, to hear the supervisor")
             heard = len(a.heard)
             await those.further("b", "a", 300)
@@ -277,7 +277,7 @@ async def test_an_agent_that_says_too_much_while_it_is_held_is_sent_away(tmp_pat
             await a.say("b")
         await a.transport.barrier()
         done = await those.enforcer.pause(RUN, "a", **ORDER, keep=False)
-        assert (done.ok, done.connections) == (True, 1)
+        assert (done.ok, done.connections >= 1) == (True, True)  # its way back may be closed too
         await until(lambda: a.transport.is_connected, "it is back, to hear the supervisor")
         await a.transport.publish(f"crew.{RUN}.msg.a.b.x", b"99")
         await a.transport.barrier()
@@ -299,7 +299,7 @@ async def test_of_a_killed_agent_nothing_is_left_to_be_said(tmp_path: Path):
         await a.transport.barrier()
         await b.transport.barrier()
         done = await those.enforcer.kill(RUN, "a", **ORDER)
-        assert (done.ok, done.connections) == (True, 1)
+        assert (done.ok, done.connections >= 1) == (True, True)  # its way back may be closed too
         assert await those.stored("a", "c") == []
         assert await those.stored("b", "a") == list(range(10))  # the living one's words are the living one's
         assert await those.is_idle()

@@ -22,7 +22,7 @@ from crewkeeper_supervisor.shell.launcher import (
 )
 from crewkeeper_supervisor.shell.restart import KeptProcess
 
-LIMIT_S = 30.0
+LIMIT_S = 120.0
 
 
 def launch(tmp_path: Path, program: str, *arguments: str, env: Mapping[str, str] | None = None) -> Launch:

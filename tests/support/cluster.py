@@ -25,7 +25,7 @@ from crewkeeper_supervisor.chaos.real.loopback import free_port
 from crewkeeper_supervisor.core.scope import AccessState, Record
 from crewkeeper_supervisor.shell.access import Access, AccessRefused
 
-LIMIT_S = 20.0
+LIMIT_S = 120.0
 
 
 @dataclass

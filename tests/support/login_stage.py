@@ -35,7 +35,7 @@ from crewkeeper_supervisor.shell.violations import Violations
 from support.bus import until
 
 RUN = "r1"
-LIMIT_S = 20.0
+LIMIT_S = 120.0
 
 both_modes = pytest.mark.parametrize("mode", ["operator", "config"])
 """Runs a test that takes `mode` on an embedded server and on an existing one with the documented block."""

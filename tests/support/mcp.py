@@ -20,7 +20,7 @@ from crewkeeper_supervisor.mcp.proxy import Proxy
 from crewkeeper_supervisor.mcp.upstream import Upstream
 
 STUB = Path(__file__).parent.parent / "mcp" / "stub_server.py"
-LIMIT_S = 30.0
+LIMIT_S = 120.0
 MODERN_META = {
     rpc.VERSION_KEY: rpc.MODERN,
     rpc.CLIENT_KEY: {"name": "test", "version": "1"},

@@ -12,7 +12,7 @@ import anyio
 
 from crewkeeper_bus.credentials import Credentials
 
-LIMIT_S = 15.0
+LIMIT_S = 60.0
 
 
 class Heard(NamedTuple):
