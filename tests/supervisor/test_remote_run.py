@@ -12,16 +12,25 @@ from crewkeeper_bus import messages as m
 from crewkeeper_bus.subjects import HOST, SUPERVISOR, Kind
 from crewkeeper_supervisor.core.crew import Agent, Crew, Restart
 from crewkeeper_supervisor.core.events import Recorded, read
+from crewkeeper_supervisor.core.model_proxy import ModelProxy, Upstream
 from crewkeeper_supervisor.shell import journal
 from crewkeeper_supervisor.shell.ground import Ground
 from crewkeeper_supervisor.shell.nats_link import Link
 from crewkeeper_supervisor.shell.remote_run import RemoteRun
 from support.bus import until
+from support.stub_provider import provider
 
 pytestmark = pytest.mark.live
 
 QUICK = Agent(name="quick", run=(sys.executable, "-c", "pass"))
 LONG = Agent(name="long", run=(sys.executable, "-c", "import time; time.sleep(600)"), restart=Restart(shutdown_s=0.0))
+ASKS = """
+import os, urllib.request
+url, key = os.environ["OPENAI_BASE_URL"] + "/models", os.environ["OPENAI_API_KEY"]
+asked = urllib.request.Request(url, headers={"authorization": f"Bearer {key}"})
+assert urllib.request.urlopen(asked, timeout=60).status == 200
+"""
+MODELS = Agent(name="models", run=(sys.executable, "-c", ASKS), restart=Restart(policy="temporary"))
 UNSET = Agent(name="unset", run=("x",), env={"A": "${NOT_SET_ANYWHERE}"})
 
 
@@ -34,6 +43,9 @@ class Self:
         return self.room
 
     def changed(self) -> None:
+        pass
+
+    def tell(self, text: str) -> None:
         pass
 
 
@@ -86,3 +98,24 @@ async def test_orders_are_obeyed_once_by_whom_they_mean(tmp_path: Path) -> None:
             await orders(link, m.StopProcess(id="6-0", term=1, agent="long", grace_s=0.0, place="4-0"))
             await until_said(*quick, *cannot, long, refused, ("ProcessExited", "long", "4-0"))
             ended.set()
+
+
+async def test_agents_reach_models_through_a_proxy_of_their_host(tmp_path: Path) -> None:
+    async with linked(tmp_path) as (server, link), provider() as stub:
+        proxy = ModelProxy(openai=Upstream(url=f"{stub.url}/v1", key="${PROVIDER_KEY}"))
+        crew, ended = Crew(name="t", agents=(MODELS,), model_proxy=proxy), anyio.Event()
+        await journal.create_run(link, "r1", crew, "", spread=True)
+        own = {"PATH": "/usr/bin", "PROVIDER_KEY": "sk-canary-0123456789"}
+        run = RemoteRun(link, Ground(server.place), "r1", crew, Self(), own)  # type: ignore[arg-type]
+
+        async def exited() -> str:
+            facts = [read(e.seq, e.at_s, e.subject, e.payload) for e in await journal.read_all(link, "r1")]
+            ends = [each.message for each in facts if isinstance(getattr(each, "message", None), m.ProcessExited)]
+            return f"{ends[0].code} {ends[0].why}" if ends else ""
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(run.serve, ended)
+            await orders(link, start("2-0", "models"))
+            assert await until(exited, "it has ended", 120) == "0 "
+            ended.set()
+        assert [seen.headers["authorization"] for seen in stub.seen] == ["Bearer sk-canary-0123456789"]

@@ -40,7 +40,6 @@ _CODES: Final[tuple[tuple[str, int], ...]] = (
     ("ContextNotFound", NOT_FOUND),
     ("RunAmbiguous", USAGE),
     ("SettingMissing", INVALID),
-    ("CannotSpread", INVALID),
     ("HostNameTaken", FAILED),
     ("CrewFileError", INVALID),
     ("ConfigError", INVALID),

@@ -20,7 +20,7 @@ def launch(files: tuple[Path, ...], state: Path | None, nats: str | None) -> int
     timeline` says which, and why. Agents for which there is no host wait for one. The runs go on when this command
     and the controller end; `supervisor down` ends them.
 
-    Writes the id of each run. Exit status: 0 launched, 3 a crew file is invalid or needs `supervisor up`, 4 no server.
+    Writes the id of each run. Exit status: 0 launched, 3 a crew file is invalid, 4 no server.
     """
     return anyio.run(_launch, files, state, nats)
 

@@ -38,10 +38,6 @@ class RunExists(ShellError):  # noqa: N818
     """A journal of this run id is already there."""
 
 
-class CannotSpread(ShellError):  # noqa: N818
-    """A crew needs something that hosts do not offer."""
-
-
 class HostNameTaken(ShellError):  # noqa: N818
     """Another process is registered as a host under this name."""
 

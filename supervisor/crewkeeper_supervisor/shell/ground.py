@@ -58,6 +58,15 @@ class Ground:
         )
         return f"{parts.scheme}://{user}{parts.netloc}"
 
+    def environment(self, inherited: Mapping[str, str]) -> dict[str, str]:
+        """The environment of a process that is as trusted as this one and works on the same server."""
+        env = {name: value for name, value in inherited.items() if name != "CREWKEEPER_NATS_URL"}
+        env["PYTHONUNBUFFERED"] = "1"
+        if self.server is None:
+            # In the environment, which only this user can read, and not in the command line, which everybody can.
+            env["CREWKEEPER_NATS_URL"] = self.address
+        return env
+
     async def let_in(
         self,
         link: Link,
@@ -98,7 +107,13 @@ class Ground:
         return await self.signed(link, run, issued) if self.authority.mode == "signing" else issued
 
     async def service_keys(
-        self, link: Link, run: str, agents: Iterable[tuple[str, str]], credentials: dict[str, Credentials]
+        self,
+        link: Link,
+        run: str,
+        agents: Iterable[tuple[str, str]],
+        credentials: dict[str, Credentials],
+        *,
+        by: str = HOST_ISSUES,
     ) -> dict[str, Credentials]:
         """User and password of agents for services that judge by the access records.
 
@@ -109,16 +124,17 @@ class Ground:
             run: The run.
             agents: (agent, role) pairs.
             credentials: As `let_in` gave them.
+            by: Who is said to issue them.
 
         Raises:
-            AccessRefused: One of them was issued to before, in another role.
+            AccessRefused: One of them was issued to before, in another role; or `by` issues nothing any more.
             StoreUnavailable: The server did not store it.
         """
         if self.authority.enforces:
             return credentials
         access = Access(link)
         await access.open()
-        return {name: await _issue(access, run, name, role, PAYLOAD_MAX_BYTES) for name, role in agents}
+        return {name: await _issue(access, run, name, role, PAYLOAD_MAX_BYTES, by=by) for name, role in agents}
 
     async def signed(self, link: Link, run: str, agents: Iterable[str]) -> dict[str, Credentials]:
         """New credentials of these agents in mode `signing`: they end soon, and who was killed gets none.

@@ -105,7 +105,7 @@ class Host:
             await self._end_left_runs()
         for run, crew in named:
             if crew.model_proxy is not None:
-                env = self._own_environment()
+                env = self._ground.environment(self._inherited)
                 self._proxies[run] = HostedProxy(crew, run, self._ground.place.state, env, self._tell)
             launches = await self._launches(run, crew)
             crew = await self._declarations.declare(run, crew, self._name)  # noqa: PLW2901 - with what is shared
@@ -174,17 +174,8 @@ class Host:
         hint = "; its key there is user:password of these credentials" if self._ground.authority.enforces else ""
         return f"; it reaches models at {proxy.address}{hint}" if proxy is not None else ""
 
-    def _own_environment(self) -> dict[str, str]:
-        """The environment of a process that is as trusted as this one."""
-        env = {name: value for name, value in self._inherited.items() if name != "CREWKEEPER_NATS_URL"}
-        env["PYTHONUNBUFFERED"] = "1"
-        if self._ground.server is None:
-            # In the environment, which only this user can read, and not in the command line, which everybody can.
-            env["CREWKEEPER_NATS_URL"] = self._ground.address
-        return env
-
     def _controller_launch(self) -> Launch:
-        place, env = self._ground.place, self._own_environment()
+        place, env = self._ground.place, self._ground.environment(self._inherited)
         module = ("-m", "crewkeeper_supervisor.cli.main", "serve", "--state", str(place.state))
         return Launch(name="controller", argv=(sys.executable, *module), env=env, log=place.state / "controller.log")
 

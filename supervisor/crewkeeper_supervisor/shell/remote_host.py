@@ -107,6 +107,10 @@ class RemoteHost:
         """Whether a slot is free."""
         return sum(len(run.agents) for run in self._runs.values()) < self._slots
 
+    def tell(self, text: str) -> None:
+        """Tell people on this machine."""
+        self._tell(text)
+
     def changed(self) -> None:
         """What it runs has changed: say so at the next moment."""
         self._changed.set()

@@ -41,6 +41,7 @@ from crewkeeper_supervisor.shell.ground import Ground
 from crewkeeper_supervisor.shell.host_reports import HostReports
 from crewkeeper_supervisor.shell.launcher import CANNOT_START, Launch, agent_launch, stored_access
 from crewkeeper_supervisor.shell.logbook import logger
+from crewkeeper_supervisor.shell.model_proxies import CannotListen, HostedProxy
 from crewkeeper_supervisor.shell.nats_link import LINK_ERRORS, Link
 from crewkeeper_supervisor.shell.orders import Orders
 from crewkeeper_supervisor.shell.restart import KeptProcess
@@ -65,6 +66,9 @@ class Self(Protocol):
     @property
     def leaving(self) -> bool:
         """Whether it is about to end."""
+
+    def tell(self, text: str) -> None:
+        """Tell people on this machine."""
 
     def has_room(self) -> bool:
         """Whether a slot is free."""
@@ -176,6 +180,9 @@ class RemoteRun:
         self._places: dict[str, _Place] = {}
         self._obeyed: set[str] = set()
         self._directory = ground.place.state / "runs" / run
+        self._tasks: anyio.abc.TaskGroup | None = None
+        self._models: HostedProxy | None = None
+        """The run's model proxy on this machine, once an agent of it is started here."""
 
     @property
     def agents(self) -> list[str]:
@@ -185,6 +192,7 @@ class RemoteRun:
     async def serve(self, ended: anyio.Event) -> None:
         """Obey orders until `ended` is set; what is left then is killed."""
         async with anyio.create_task_group() as tasks:
+            self._tasks = tasks
             tasks.start_soon(self._obey, tasks)
             await ended.wait()
             self.kill()
@@ -267,7 +275,7 @@ class RemoteRun:
         try:
             try:
                 launch = await self._prepare(place)
-            except (AccessRefused, RunNotFound, SettingMissing, StoreUnavailable, OSError) as error:
+            except (AccessRefused, CannotListen, RunNotFound, SettingMissing, StoreUnavailable, OSError) as error:
                 logger().error("host.cannot_start", crew=self.run, agent=place.agent, error=str(error)[:300])
                 await place.exited(place.agent, 0, CANNOT_START, restart=False, why=str(error))
                 return
@@ -287,7 +295,8 @@ class RemoteRun:
         Raises:
             AccessRefused: It was killed, the run is over, or the place was given up.
             RunNotFound: The crew, as it is understood here, has no such agent.
-            SettingMissing: Its `env` names a variable that is not set here.
+            CannotListen: The address of the run's model proxy is taken here.
+            SettingMissing: Its `env`, or the crew's `model_proxy`, names a variable that is not set here.
             StoreUnavailable: The server did not answer for long.
             OSError: A file could not be written.
         """
@@ -314,4 +323,23 @@ class RemoteRun:
         wanted = [(name, agent.name)]
         let_in = await self._ground.let_in(self._link, self.run, wanted, crew.payload_bytes, reaches, by=by)
         access = stored_access(let_in[name], self._directory, name)
-        return agent_launch(crew, agent, name, self.run, access, self._directory, self._inherited)
+        launch = agent_launch(crew, agent, name, self.run, access, self._directory, self._inherited)
+        if crew.model_proxy is None:
+            return launch
+        keys = await self._ground.service_keys(self._link, self.run, wanted, let_in, by=by)
+        models = await self._proxy()
+        return msgspec.structs.replace(launch, env=launch.env | models.settings(keys[name]))
+
+    async def _proxy(self) -> HostedProxy:
+        """The run's model proxy on this machine, which is begun with the first agent that needs it."""
+        if self._models is None:
+            assert self._tasks is not None, "orders are obeyed inside serve"
+            env = self._ground.environment(self._inherited)
+            self._models = HostedProxy(self.crew, self.run, self._ground.place.state, env, self._host.tell)
+            self._tasks.start_soon(self._keep_proxy, self._models)
+        await self._models.ready()
+        return self._models
+
+    async def _keep_proxy(self, models: HostedProxy) -> None:
+        async with models.serving():
+            await anyio.sleep_forever()

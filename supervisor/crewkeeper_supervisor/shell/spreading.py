@@ -8,7 +8,6 @@ from crewkeeper_supervisor.core.crew import Crew
 from crewkeeper_supervisor.core.reach import reach_of
 from crewkeeper_supervisor.shell import tool_hosts
 from crewkeeper_supervisor.shell.declaration import Declarations, named_run
-from crewkeeper_supervisor.shell.errors import CannotSpread
 from crewkeeper_supervisor.shell.ground import Ground
 from crewkeeper_supervisor.shell.launcher import external_hint, stored_access
 from crewkeeper_supervisor.shell.nats_link import Link
@@ -32,16 +31,9 @@ async def spread(ground: Ground, link: Link, crews: Sequence[Crew], tell: Tell) 
         The names of the runs, in the order of the crews.
 
     Raises:
-        CannotSpread: A crew needs something beside its agents that only `supervisor up` starts; nothing is declared.
         AccessRefused: An agent is not let in.
         StoreUnavailable: The server did not answer.
     """
-    for crew in crews:
-        if crew.model_proxy is not None:
-            raise CannotSpread(
-                f"crew {crew.name}: model_proxy listens on one machine, and its agents may be on any; "
-                "run this crew with `supervisor up`, or remove model_proxy"
-            )
     declarations = Declarations(link)
     await declarations.open()
     runs: list[str] = []
@@ -66,4 +58,5 @@ async def _let_in(ground: Ground, link: Link, run: str, crew: Crew, tell: Tell) 
     for agent in crew.agents:
         if agent.external:
             access = stored_access(let_in[agent.name], directory, agent.name, always=True)
-            tell(external_hint(run, agent.name, access))
+            hint = f"; it reaches models through a proxy of yours: supervisor model-proxy {run} --listen HOST:PORT"
+            tell(external_hint(run, agent.name, access) + (hint if crew.model_proxy is not None else ""))
