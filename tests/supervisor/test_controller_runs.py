@@ -15,9 +15,10 @@ from crewkeeper_bus.subjects import HOST, Kind
 from crewkeeper_supervisor.core.commands import TellAgent
 from crewkeeper_supervisor.core.crew import Crew, Webhook
 from crewkeeper_supervisor.core.supervisor import Supervisor
-from crewkeeper_supervisor.shell import audit, audit_keys, controller, journal, ledger, owner, source
+from crewkeeper_supervisor.shell import audit, audit_keys, controller, journal, ledger, nats_link, owner, source
 from crewkeeper_supervisor.shell.controller import Settings
 from crewkeeper_supervisor.shell.effects import Effects
+from crewkeeper_supervisor.shell.errors import StoreUnavailable
 from crewkeeper_supervisor.shell.receiver import Receiver
 from crewkeeper_supervisor.shell.registry import Registry
 
@@ -138,6 +139,24 @@ async def test_a_run_that_its_host_has_ended_while_nobody_owned_it_is_finished(t
                 await until(lambda: is_over(registry))
         report = await audit.examine(await source.of_run(link, "r1"), key=audit_keys.load(tmp_path))
         assert (report.problems, report.final) == ([], True)
+
+
+async def test_an_end_that_could_not_be_recorded_is_recorded_later(tmp_path, monkeypatch):
+    monkeypatch.setattr(nats_link, "OPEN_TRIES", 2)
+    monkeypatch.setattr(nats_link, "OPEN_PAUSE_S", 0.01)
+    failures, set_state = iter(range(3)), Registry.set_state
+
+    async def late(registry, run, state):
+        if next(failures, None) is not None:
+            raise StoreUnavailable("no answer")
+        return await set_state(registry, run, state)
+
+    async with linked(tmp_path) as (server, link):
+        registry = await declare(link)
+        await end(link)
+        monkeypatch.setattr(Registry, "set_state", late)
+        async with serving(server):
+            await until(lambda: is_over(registry))
 
 
 async def is_over(registry, run="r1"):

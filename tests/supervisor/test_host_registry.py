@@ -8,8 +8,9 @@ from nats_process import linked
 
 from crewkeeper_supervisor.shell import bucket, host_registry, tokens
 from crewkeeper_supervisor.shell.access import Access, AccessRefused
-from crewkeeper_supervisor.shell.errors import HostNameTaken
+from crewkeeper_supervisor.shell.errors import HostNameTaken, StoreUnavailable
 from crewkeeper_supervisor.shell.host_registry import HostInfo, HostRegistry, Registration, ping_subject
+from crewkeeper_supervisor.shell.nats_link import WrongLastSequence
 from support.bus import until
 
 pytestmark = pytest.mark.live
@@ -35,6 +36,24 @@ async def test_a_name_belongs_to_one_process_until_it_lapses(tmp_path):
             await first.renew(info("w1", "i1"))
         await first.release()  # takes nothing from the other
         assert [each.inc for each in await registry.ls()] == ["i2"]
+
+
+async def test_what_cannot_be_told_from_an_old_answer_is_asked_again(tmp_path, monkeypatch):
+    """A server that leads the bucket and is cut off keeps an earlier try of ours from being followed by another."""
+    async with linked(tmp_path) as (_, link):
+        await HostRegistry(link).open()
+        ours = Registration(link, "w1", "i1", ttl_s=300)
+        await ours.take(info("w1", "i1"))
+        store = link.store
+
+        async def contested(*_: object, **__: object) -> int:
+            raise WrongLastSequence("wrong last sequence")
+
+        monkeypatch.setattr(link, "store", contested)
+        with pytest.raises(StoreUnavailable, match="has changed since it was read"):
+            await ours.renew(info("w1", "i1"))
+        monkeypatch.setattr(link, "store", store)
+        await ours.renew(info("w1", "i1"))
 
 
 async def test_a_registration_that_is_not_renewed_lapses_and_can_be_had_again(tmp_path):

@@ -388,14 +388,19 @@ class _Controller:
         return False
 
     async def _record_end(self, run: str, owner: Owner) -> None:
-        """The host records the end too; whoever comes first, nothing is left to do only when an owner says so."""
+        """Say that nothing is left to do, when nobody of the run is let in any more; the host records the end too.
+
+        Raises:
+            StoreUnavailable: The servers did not store it for long: the run is still to be owned.
+        """
         state = owner.fold.state
         assert state in ("done", "failed", "stopped"), f"run {run} is over in state {state}"
         fail_points.passed("run-over")
-        with contextlib.suppress(StoreUnavailable, RunNotFound):
-            await self._registry.set_state(run, state)  # type: ignore[arg-type]
-        if self._power.enforcer is not None:
-            try:
+
+        async def record() -> None:
+            if self._power.enforcer is not None:
                 await self._power.enforcer.end_run(run, closes=owner.fold.hosting is not None)
-            except StoreUnavailable as error:
-                logger().warning("access.not_ended", crew=run, cause=str(error)[:200])
+            with contextlib.suppress(RunNotFound):
+                await self._registry.set_state(run, state)  # type: ignore[arg-type]
+
+        await insist(record)

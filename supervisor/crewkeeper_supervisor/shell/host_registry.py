@@ -149,7 +149,7 @@ class Registration:
 
         Raises:
             HostNameTaken: Another process has it.
-            StoreUnavailable: The server did not answer.
+            StoreUnavailable: The server did not answer, or not with what was stored last; asking again is safe.
         """
         last = await self._link.last(_STREAM, _PREFIX + self._name)
         other = decode(last.data) if last is not None else None
@@ -162,7 +162,9 @@ class Registration:
         try:
             await self._put(info)
         except WrongLastSequence:
-            raise HostNameTaken(f"host {self._name!r} was registered just now by another process; use --name") from None
+            # Another process was faster; or what was read is old, or an earlier try of ours is still on its way, where
+            # the server that leads the bucket is cut off from the others. Who has the name is told by the next reading.
+            raise StoreUnavailable(f"host {self._name!r}: its registration has changed since it was read") from None
 
     async def renew(self, info: HostInfo) -> None:
         """Write it again, also after it has expired.
