@@ -41,6 +41,8 @@ class RunCall(msgspec.Struct, frozen=True, kw_only=True, tag="run"):
     """As the server names it."""
     args: msgspec.Raw
     result_bytes: int
+    trace: str = ""
+    """The context that it runs in, for the server to be told."""
 
 
 class CutCall(msgspec.Struct, frozen=True, kw_only=True, tag="cut"):
@@ -164,8 +166,14 @@ class McpSource:
             with anyio.CancelScope(shield=True):
                 await _end(process)
 
-    async def call(self, tool: str, args: msgspec.Raw, result_bytes: int) -> Told:
+    async def call(self, tool: str, args: msgspec.Raw, result_bytes: int, trace: str = "") -> Told:
         """Run one of its tools; the caller sets a limit.
+
+        Args:
+            tool: The tool, as the gate names it.
+            args: A JSON object.
+            result_bytes: The largest result that is taken.
+            trace: W3C `traceparent` of what it is a part of.
 
         Raises:
             WorkerGone: It ended in the middle of the call.
@@ -176,7 +184,7 @@ class McpSource:
         waiting = self._open[id_] = _Open()
         bare = tool.removeprefix(f"{self.name}.")
         try:
-            await self._send(RunCall(id=id_, tool=bare, args=args, result_bytes=result_bytes))
+            await self._send(RunCall(id=id_, tool=bare, args=args, result_bytes=result_bytes, trace=trace))
             await waiting.done.wait()
         except BaseException:
             if self._open.pop(id_, None) is not None:

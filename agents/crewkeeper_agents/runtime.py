@@ -27,7 +27,6 @@ import structlog
 import crewkeeper_bus as bus
 from crewkeeper_bus import trace_export
 from crewkeeper_bus.tasks import Task
-from crewkeeper_bus.tracing import tracing_of
 
 if TYPE_CHECKING:
     from crewkeeper_agents.agent import Agent
@@ -146,27 +145,9 @@ def _conclude(task: Task, result: Any) -> None:
 def run(agent: "Agent", *, until: str = "stop") -> Status:
     """Be this agent until it is time to leave; see `Agent.run`. Configures structlog for the whole process."""
     configure_logs()
-    exporting = _export_traces(os.environ.get("CREWKEEPER_AGENT") or agent.name)
-    try:
+    name = os.environ.get("CREWKEEPER_AGENT") or agent.name
+    with trace_export.exported(name, os.environ.get("CREWKEEPER_RUN", "")):
         return anyio.run(_run, agent, until)
-    finally:
-        if exporting is not None:
-            exporting.close()
-
-
-def _export_traces(name: str) -> trace_export.Exporting | None:
-    """Export spans, if this process is told to and its program does not by itself; failing that, go on without."""
-    if not trace_export.is_asked_for() or tracing_of("", "") is not None:
-        return None
-    try:
-        exporting = trace_export.exporting(name, {"service.namespace": os.environ.get("CREWKEEPER_RUN", "")})
-    except bus.ConfigError as error:
-        log.warning("agent.untraced", error=str(error))
-        return None
-    from opentelemetry import trace
-
-    trace.set_tracer_provider(exporting.provider)
-    return exporting
 
 
 async def _run(agent: "Agent", until: str) -> Status:

@@ -24,10 +24,12 @@ from crewkeeper_agents.mcp_source import McpSource
 from crewkeeper_agents.runtime import Status, configure_logs
 from crewkeeper_agents.tool_pool import Pool, WorkerGone
 from crewkeeper_agents.tool_worker import Job, Told
+from crewkeeper_bus import subjects, trace_export
 from crewkeeper_bus.errors import BusError, ConfigError
 from crewkeeper_bus.outgoing import clip
 from crewkeeper_bus.tool_messages import CutTool, RunTool, ToolRan, ToolTold
 from crewkeeper_bus.tool_service import ToolService, open_transport
+from crewkeeper_bus.tracing import Tracing, tracing_of
 from crewkeeper_bus.transport import Transport
 
 LOAD_S: Final = 30.0
@@ -38,6 +40,8 @@ OPEN_MAX: Final = 1000
 """Calls that run or wait; further ones fail at once."""
 ORDERS_MAX: Final = 10_000
 """Orders that came and were not looked at yet."""
+SERVICE: Final = "crewkeeper-tools"
+"""What this process is called in traces."""
 SECRETS: Final = "CREWKEEPER_TOOL_ENV"
 """Variable with the environment of each tool, as JSON: `{"pay": {"KEY": "…"}}`; taken out before anything starts."""
 
@@ -87,6 +91,7 @@ class ToolHost:
         self._orders: asyncio.Queue[RunTool | CutTool | None] = asyncio.Queue(ORDERS_MAX)
         """What the bus brought, in its order; None: the connection is back."""
         self._service: ToolService | None = None
+        self._tracing: Tracing | None = None
         self._sources: dict[str, McpSource] = {}
         self._of_source: dict[str, tuple[dict[str, ToolTold], dict[str, str]]] = {}
         """What each MCP server has said last: its tools, and what is wrong."""
@@ -111,6 +116,7 @@ class ToolHost:
             stopped: Set to end in order: what runs is cut, and the gate is told that it is lost.
         """
         service = self._service = ToolService(transport, run, self._take, self._take)
+        self._tracing = tracing_of(run, subjects.TOOLS)
         try:
             await service.open()
             await self._load()
@@ -197,8 +203,23 @@ class ToolHost:
             scope.cancel()
 
     async def _carry_out(self, order: RunTool, scope: anyio.CancelScope) -> None:
-        key = order.agent, order.call
         began_s = time.monotonic()
+        if self._tracing is None:
+            told = await self._concluded(order, scope)
+        else:
+            with self._tracing.ran(order.tool, order.call, order.agent, order.trace) as span:
+                told = await self._concluded(msgspec.structs.replace(order, trace=span.traceparent), scope)
+                if told.code:
+                    span.fail(told.code)
+        took_ms = int(1000 * (time.monotonic() - began_s))
+        log.info("tools.ran", agent=order.agent, call=order.call, tool=order.tool, code=told.code, latency_ms=took_ms)
+        assert self._service is not None
+        with anyio.CancelScope(shield=True), anyio.move_on_after(5.0):
+            await self._service.ran(_report(order, told, took_ms))
+
+    async def _concluded(self, order: RunTool, scope: anyio.CancelScope) -> Told:
+        """Run it; whatever becomes of it is an answer."""
+        key = order.agent, order.call
         told = Told(code="tool_timeout", error=f"it was cut after {order.limit_s:g} s; what it did until then is done")
         with scope:
             try:
@@ -210,12 +231,8 @@ class ToolHost:
         self._running.pop(key, None)
         why = self._cut.pop(key, "")
         if why and scope.cancelled_caught:
-            told = Told(code="tool_failed", error=f"it was cut: {why}; what it did until then is done")
-        took_ms = int(1000 * (time.monotonic() - began_s))
-        log.info("tools.ran", agent=order.agent, call=order.call, tool=order.tool, code=told.code, latency_ms=took_ms)
-        assert self._service is not None
-        with anyio.CancelScope(shield=True), anyio.move_on_after(5.0):
-            await self._service.ran(_report(order, told, took_ms))
+            return Told(code="tool_failed", error=f"it was cut: {why}; what it did until then is done")
+        return told
 
     async def _run(self, order: RunTool) -> Told:
         assert self._service is not None
@@ -229,7 +246,13 @@ class ToolHost:
         if len(self._running) > OPEN_MAX:
             return Told(code="tool_failed", error=f"{OPEN_MAX} calls run or wait already, the most there may; not run")
         limit_bytes = min(tool.result_bytes, self._service.result_limit_bytes)
-        job = Job(args=order.args, result_bytes=limit_bytes, function=tool.function, command=tool.command)
+        job = Job(
+            args=order.args,
+            result_bytes=limit_bytes,
+            function=tool.function,
+            command=tool.command,
+            trace=order.trace,
+        )
         async with self._slots[order.tool], self._at_once:
             return await self._pools[order.tool].run(job)
 
@@ -240,7 +263,7 @@ class ToolHost:
             return Told(code="tool_failed", error=f"{OPEN_MAX} calls run or wait already, the most there may; not run")
         limit_bytes = min(self._tools[source.name].result_bytes, self._service.result_limit_bytes)
         async with self._slots[source.name], self._at_once:
-            return await source.call(order.tool, order.args, limit_bytes)
+            return await source.call(order.tool, order.args, limit_bytes, order.trace)
 
 
 def _report(order: RunTool, told: Told, took_ms: int) -> ToolRan:
@@ -272,7 +295,7 @@ async def _main(file: Path) -> Status:
     except BusError as error:
         log.error("tools.bus_failed", error=str(error))  # noqa: TRY400
         return Status.FAILED
-    configure_logs(crew=run, agent="_tools")
+    configure_logs(crew=run, agent=subjects.TOOLS)
     stopped = anyio.Event()
     refused: list[BusError] = []
 
@@ -308,8 +331,10 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
     )
     parser.add_argument("tools", type=Path, metavar="TOOLS.json", help="the tools: name to function or command")
     options = parser.parse_args(argv)
-    configure_logs(agent="_tools")
-    sys.exit(int(anyio.run(_main, options.tools)))
+    configure_logs(agent=subjects.TOOLS)
+    with trace_export.exported(SERVICE, os.environ.get("CREWKEEPER_RUN", "")):
+        status = anyio.run(_main, options.tools)
+    sys.exit(int(status))
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ to its log. An interrupt cancels what runs, and ends the worker.
 """
 
 import asyncio
+import contextvars
 import inspect
 import os
 import signal
@@ -22,6 +23,7 @@ from crewkeeper_agents.tools import Priced, ToolError, describe, find
 from crewkeeper_bus.errors import ConfigError
 from crewkeeper_bus.function_schema import FunctionSchema, SignatureRefused, reader_of
 from crewkeeper_bus.redaction import Redactor
+from crewkeeper_bus.tracing import VARIABLE, carrying, parsed
 
 TEXT_MAX_CHARS: Final = 2000
 AMOUNT_MAX: Final = 2**53
@@ -44,6 +46,8 @@ class Job(msgspec.Struct, frozen=True, kw_only=True, tag="job"):
     result_bytes: int
     function: str = ""
     command: tuple[str, ...] = ()
+    trace: str = ""
+    """The context that it runs in: a function finds it current, a program in the variable `TRACEPARENT`."""
 
 
 class Told(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -111,9 +115,10 @@ class Worker:
             kwargs = read(bytes(job.args))
         except msgspec.MsgspecError as error:
             raise ToolError(f"the arguments do not fit: {error}") from None
-        value = function(**kwargs)
-        if inspect.isawaitable(value):
-            value = self._loop.run(_awaited(value))
+        with carrying(job.trace):
+            value = function(**kwargs)
+            if inspect.isawaitable(value):
+                value = self._loop.run(_awaited(value), context=contextvars.copy_context())
         if not isinstance(value, Priced):
             value = Priced(result=value)
         _check_price(value)
@@ -130,7 +135,8 @@ class Worker:
         )
 
     def _command(self, job: Job) -> Told:
-        process = subprocess.Popen(job.command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=None)
+        env = dict(os.environ) | ({} if parsed(job.trace) is None else {VARIABLE: job.trace})
+        process = subprocess.Popen(job.command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=None, env=env)
         with process:
             assert process.stdin is not None
             assert process.stdout is not None

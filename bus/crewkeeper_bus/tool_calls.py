@@ -42,7 +42,7 @@ from crewkeeper_bus.outgoing import Outgoing, clip, new_id
 from crewkeeper_bus.subjects import SUPERVISOR, Kind, check_token
 from crewkeeper_bus.tasks import Tasks
 from crewkeeper_bus.tool_messages import CallGivenUp, ModelCall, Proposed, Survey, ToolCall
-from crewkeeper_bus.tracing import Tracing
+from crewkeeper_bus.tracing import Tracing, current
 from crewkeeper_bus.waits import Wait, Waits, check_timeout, outcome_of
 
 OPEN_MAX: Final = 1000
@@ -195,7 +195,8 @@ class ToolCalls:
         if len(self._open) >= OPEN_MAX and call not in self._open:
             raise Refused(f"{OPEN_MAX} calls wait for the gate, the most there may: wait for some", reason="too_many")
         task = self._tasks.current()
-        about = {} if self.tracing is None or type_ is Survey else {"trace": self.tracing.here()}
+        here = current() if self.tracing is None else self.tracing.here()
+        about = {"trace": here} if here and type_ is not Survey else {}
 
         def say() -> None:
             self._outgoing.send(Kind.TOOL, SUPERVISOR, call, type_, task=task.id, **about, **fields)

@@ -121,6 +121,8 @@ class RunTool(Control, frozen=True, kw_only=True, omit_defaults=True, tag_field=
     """When to cut it."""
     host: Name = "-"
     """The tool host's incarnation that is to run it; no other does."""
+    trace: TraceContext = ""
+    """As the call had it: whose part running it is."""
 
 
 class CutTool(Control, frozen=True, kw_only=True, omit_defaults=True, tag_field="t", tag="cut_tool"):

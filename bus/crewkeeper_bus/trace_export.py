@@ -4,16 +4,18 @@ Where to and how is said by the `OTEL_…` variables; `crewkeeper[otel]` brings 
 process: the runtime of an agent, a controller. A program that sets up OpenTelemetry by itself needs none of this.
 """
 
+import contextlib
 import importlib.util
 import logging
 import os
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
 import structlog
 
 from crewkeeper_bus.errors import ConfigError
+from crewkeeper_bus.tracing import tracing_of
 
 VARIABLE: Final = "CREWKEEPER_TRACES"
 QUEUE_MAX: Final = 4096
@@ -44,6 +46,34 @@ def check_installed() -> None:
             found = None
         if found is None:
             raise ConfigError(f"traces need {name}, which is not installed: pip install 'crewkeeper[otel]'")
+
+
+@contextlib.contextmanager
+def exported(service: str, run: str = "") -> Iterator[None]:
+    """Export the spans of this process around a block, if it is told to and its program does not by itself.
+
+    What is not installed or cannot be used is logged; nothing is exported then.
+
+    Args:
+        service: What the process is called.
+        run: The run that it is in.
+    """
+    made: Exporting | None = None
+    if is_asked_for() and tracing_of("", "") is None:
+        try:
+            made = exporting(service, {"service.namespace": run})
+        except ConfigError as error:
+            log.warning("traces.none", service=service, error=str(error))
+    if made is None:
+        yield
+        return
+    from opentelemetry import trace
+
+    trace.set_tracer_provider(made.provider)
+    try:
+        yield
+    finally:
+        made.close()
 
 
 class Exporting:

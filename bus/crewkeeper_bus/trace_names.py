@@ -57,6 +57,8 @@ FINDING_AGENTS: Final = "crewkeeper.finding.agents"
 VICTIM: Final = "crewkeeper.victim"
 STATE: Final = "crewkeeper.state"
 
+RUN_TOOL: Final = "crewkeeper.run_tool"
+"""Span: a tool that the gate has let a tool host run."""
 DECIDE: Final = "crewkeeper.decide"
 """Span: what the gate decided on one call."""
 FOUND: Final = "crewkeeper.finding"

@@ -6,22 +6,32 @@ it is recorded with the message, and is content like all the rest; who sent it i
 takes it as the parent of its own span, or as nothing where it is malformed.
 
 A client traces if its program has set up OpenTelemetry, and then uses what that has set up. Else it holds no `Tracing`,
-imports nothing of it, and sends no context.
+imports nothing of it, and sends no context but one that was handed to it (`carrying`), as a proxy of MCP is.
 """
 
+import contextlib
 import hashlib
 import re
 import sys
+from collections.abc import Iterator
+from contextvars import ContextVar
 from types import TracebackType
 from typing import Any, Final
 
 import structlog
 
 from crewkeeper_bus import trace_names as names
+from crewkeeper_bus.printable import inert
 
 _TRACEPARENT: Final = re.compile(r"00-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})\Z")
 SCOPE: Final = "crewkeeper"
 TEXT_MAX_CHARS: Final = 200
+
+VARIABLE: Final = "TRACEPARENT"
+"""By this variable a program is told in which context it was started."""
+META: Final = "traceparent"
+"""By this key of `_meta` an MCP request carries it."""
+_carried: ContextVar[str] = ContextVar("crewkeeper_carried", default="")
 
 log = structlog.get_logger()
 
@@ -41,6 +51,45 @@ def parsed(traceparent: str) -> tuple[int, int, int] | None:
     return (trace, span, flags) if trace and span else None
 
 
+@contextlib.contextmanager
+def carrying(traceparent: Any) -> Iterator[None]:
+    """Be in a context around a block that somebody else has sent; what is none changes nothing.
+
+    Where the program has OpenTelemetry, that context is the current one there as well.
+    """
+    found = parsed(traceparent) if isinstance(traceparent, str) else None
+    if found is None:
+        yield
+        return
+    taken = _carried.set(traceparent)
+    api, context = sys.modules.get("opentelemetry.trace"), sys.modules.get("opentelemetry.context")
+    token = None
+    if api is not None and context is not None:
+        token = context.attach(api.set_span_in_context(api.NonRecordingSpan(_remote(api, found))))
+    try:
+        yield
+    finally:
+        if token is not None and context is not None:
+            context.detach(token)
+        _carried.reset(taken)
+
+
+def current() -> str:
+    """The `traceparent` of the code that runs now, by its own span or the one that is carried; empty: none."""
+    api = sys.modules.get("opentelemetry.trace")
+    context = None if api is None else api.get_current_span().get_span_context()
+    return _carried.get() if context is None or not context.is_valid else _written(context)
+
+
+def _written(context: Any) -> str:
+    return f"00-{context.trace_id:032x}-{context.span_id:016x}-{int(context.trace_flags):02x}"
+
+
+def _remote(api: Any, found: tuple[int, int, int]) -> Any:
+    trace_id, span_id, flags = found
+    return api.SpanContext(trace_id, span_id, is_remote=True, trace_flags=api.TraceFlags(flags))
+
+
 class Span:
     """One span; a context manager that makes it the current one around a block, and ends it."""
 
@@ -56,18 +105,17 @@ class Span:
     @property
     def traceparent(self) -> str:
         """The context to send along."""
-        context = self._span.get_span_context()
-        return f"00-{context.trace_id:032x}-{context.span_id:016x}-{int(context.trace_flags):02x}"
+        return _written(self._span.get_span_context())
 
     def note(self, **attributes: Any) -> None:
         """Add attributes, by the names of `trace_names` in lower case; empty ones are left out."""
         for name, value in attributes.items():
             if value not in ("", None, ()):
-                self._span.set_attribute(getattr(names, name.upper()), _bounded(value))
+                self._span.set_attribute(getattr(names, name.upper()), bounded(value))
 
     def fail(self, kind: str) -> None:
         """What it spans has failed."""
-        self._span.set_attribute(names.ERROR_TYPE, kind[:TEXT_MAX_CHARS])
+        self._span.set_attribute(names.ERROR_TYPE, bounded(kind))
         self._span.set_status(self._api.StatusCode.ERROR)
 
     def end(self, error: BaseException | None = None) -> None:
@@ -114,10 +162,7 @@ class Tracing:
 
     def here(self) -> str:
         """The `traceparent` of the code that runs now."""
-        context = self._trace.get_current_span().get_span_context()
-        if not context.is_valid:
-            return self._root
-        return f"00-{context.trace_id:032x}-{context.span_id:016x}-{int(context.trace_flags):02x}"
+        return current() or self._root
 
     def work(self, agent: str, parent: str = "", **attributes: Any) -> Span:
         """This agent works: on a call, whose context is `parent`, or on an activity of its own."""
@@ -143,6 +188,18 @@ class Tracing:
             f"{names.EXECUTE_TOOL} {tool}",
             self._trace.SpanKind.INTERNAL,
             operation=names.EXECUTE_TOOL,
+            tool_name=tool,
+            tool_call=call,
+            call=call,
+        )
+
+    def ran(self, tool: str, call: str, agent: str, parent: str) -> Span:
+        """This tool host runs a tool for an agent, whose call's context is `parent`."""
+        return self._start(
+            f"{names.RUN_TOOL} {tool}",
+            self._trace.SpanKind.SERVER,
+            parent,
+            agent_name=agent,
             tool_name=tool,
             tool_call=call,
             call=call,
@@ -179,7 +236,7 @@ class Tracing:
         linked = self._remote(link)
         links = () if linked is None else (trace.Link(linked),)
         try:
-            started = self._tracer.start_span(_bounded(name), around, kind, self._own, links)
+            started = self._tracer.start_span(bounded(name), around, kind, self._own, links)
         except Exception as error:  # noqa: BLE001 - what traces must not be why a call fails
             log.warning("traces.no_span", agent=self.agent, error=type(error).__name__)
             started = trace.INVALID_SPAN
@@ -189,10 +246,7 @@ class Tracing:
 
     def _remote(self, traceparent: str) -> Any:
         found = parsed(traceparent)
-        if found is None:
-            return None
-        trace_id, span_id, flags = found
-        return self._trace.SpanContext(trace_id, span_id, is_remote=True, trace_flags=self._trace.TraceFlags(flags))
+        return None if found is None else _remote(self._trace, found)
 
 
 def tracing_of(run: str, agent: str) -> Tracing | None:
@@ -206,8 +260,9 @@ def tracing_of(run: str, agent: str) -> Tracing | None:
     return Tracing(run, agent, provider)
 
 
-def _bounded(value: Any) -> Any:
+def bounded(value: Any) -> Any:
+    """A name or an attribute of a span: short, and inert in whatever shows it. What is no text stays what it is."""
     if isinstance(value, tuple | list):
-        return [_bounded(each) for each in value[:100]]
-    # What is no UTF-8 would cost everything that is exported together with it.
-    return value[:TEXT_MAX_CHARS].encode("utf-8", "replace").decode() if isinstance(value, str) else value
+        return [bounded(each) for each in value[:100]]
+    # What is no UTF-8 would cost everything that is exported together with it; as an escape it is.
+    return inert(value, TEXT_MAX_CHARS) if isinstance(value, str) else value

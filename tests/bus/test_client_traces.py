@@ -153,14 +153,66 @@ async def test_tools_and_models_have_spans_that_the_gate_hears_of(seen, tmp_path
     assert used == [5, 6]
 
 
-async def test_names_that_are_no_text_trace_as_text(seen):
+async def test_names_that_are_no_text_trace_as_text_that_nothing_obeys(seen):
     tracing_ = Tracing("r", "a", seen.provider)
-    for name in ("\ud800", "x" * 5000, "\x1b[31m", 7):
-        with tracing_.tool(name, "c"):
-            pass
-    for span in seen.of("a"):
-        assert len(span.name.encode()) < 250
-        span.attributes["gen_ai.tool.call.id"].encode()
+    names = ("\ud800", "x" * 5000, "\x1b[31m", "a\r\nb", "\u202eevil\u200b", 7)
+    for name in names:
+        with tracing_.tool(name, name) as span:
+            span.note(finding_agents=(name,))
+            span.fail(str(name))
+    spans = seen.of("a")
+    assert len(spans) == len(names)
+    for span in spans:
+        told = [span.name, *(each for value in span.attributes.values() for each in _texts(value))]
+        assert all(each.isprintable() and len(each.encode()) < 250 for each in told)
+    assert spans[2].name == r"execute_tool \x1b[31m"
+
+
+def _texts(value) -> list[str]:
+    return [str(each) for each in value] if isinstance(value, tuple) else [str(value)]
+
+
+THERE = "00-" + "a" * 32 + "-" + "b" * 16 + "-01"
+
+
+def test_what_is_carried_is_current_also_for_what_else_traces(seen):
+    tracing_ = Tracing("r", "a", seen.provider)
+    with tracing.carrying(THERE):
+        assert tracing.current() == tracing_.here() == THERE
+        with tracing_.tool("t", "c") as span:
+            assert tracing.current() == span.traceparent
+        with tracing.carrying("x"), tracing.carrying(7), tracing.carrying(None):
+            assert tracing.current() == THERE, "what is none changes nothing"
+    assert tracing.current() == ""
+    assert f"{seen.the('a', 'execute_tool t').parent.span_id:016x}" == "b" * 16
+
+
+def test_what_is_carried_needs_no_opentelemetry():
+    program = (
+        "import sys\n"
+        "from crewkeeper_bus.tracing import carrying, current\n"
+        f"with carrying({THERE!r}):\n"
+        f"    assert current() == {THERE!r}\n"
+        "sys.exit(current() != '' or any(name.startswith('opentelemetry') for name in sys.modules))"
+    )
+    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
+
+
+async def test_what_is_carried_goes_to_the_gate_though_nobody_traces_here(tmp_path):
+    async with open_crew("memory", tmp_path) as crew, crew.joined("a") as (a,), anyio.create_task_group() as group:
+        assert a._membership.tracing is None
+
+        async def work():
+            with tracing.carrying(THERE):
+                await a.call_tool("search", {}, call_id="t1")
+            await a.call_tool("search", {}, call_id="t2")
+
+        group.start_soon(work)
+        asked = await crew.double.wait("a", ToolCall)
+        await crew.double.answer("a", "t1", body=msgspec.Raw(b"{}"))
+        later = await crew.double.wait("a", ToolCall, 2)
+        await crew.double.answer("a", "t2", body=msgspec.Raw(b"{}"))
+    assert (asked.trace, later.trace) == (THERE, "")
 
 
 async def test_a_tracer_that_fails_is_not_why_a_call_does(seen, tmp_path, monkeypatch):

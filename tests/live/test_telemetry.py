@@ -1,5 +1,6 @@
 """A real crew with metrics and traces: one trace over all its processes, numbers that agree with it, signs of life."""
 
+import json
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -14,11 +15,17 @@ from support.up import up
 pytestmark = pytest.mark.live
 
 TOOLS = """\
-def add(n: int) -> int:
-    "Add one."
-    return n + 1
+from opentelemetry import trace
+
+
+def add(n: int) -> str:
+    "Say in which trace this is."
+    context = trace.get_current_span().get_span_context()
+    return f"{context.trace_id:032x}-{context.span_id:016x}"
 """
 ASKER = """\
+import json
+
 import anyio
 
 from crewkeeper_agents import Agent
@@ -33,7 +40,8 @@ async def work(crew):
         await crew.ask("other", 1)
     except WouldDeadlock:
         pass
-    await crew.call_tool("add", {"n": 1})
+    told = {"add": await crew.call_tool("add", {"n": 1}), "env": await crew.call_tool("env", {})}
+    await anyio.Path("told.json").write_text(json.dumps(told))
     while not await anyio.Path("leave").exists():
         await crew.sleep(0.2)
 
@@ -61,10 +69,11 @@ other.run()
 CREW = """\
 crew: told
 agents:
-  asker: {run: [python, asker.py], tools: [add], may_call: [other]}
+  asker: {run: [python, asker.py], tools: [add, env], may_call: [other]}
   other: {run: [python, other.py], may_call: [asker]}
 tools:
   add: {function: "m:add"}
+  env: {command: [python, -c, "import os; print(os.environ['TRACEPARENT'])"], schema: {type: object}}
 """
 
 
@@ -120,6 +129,11 @@ def test_a_crew_is_one_trace_and_its_numbers_agree(tmp_path: Path, monkeypatch: 
     assert served.parent == called.id
     (found,) = collector.named("crewkeeper.finding deadlock")
     assert called.id in found.links
-    (decided,) = collector.named("crewkeeper.decide allow")
-    assert by_id[decided.parent].name == "execute_tool add"
-    assert by_id[decided.parent].resource["service.name"] == "asker"
+    told = json.loads((tmp_path / "told.json").read_text())
+    for tool, made in (("add", told["add"]), ("env", told["env"].strip()[3:-3])):
+        (called,) = collector.named(f"execute_tool {tool}")
+        (ran,) = collector.named(f"crewkeeper.run_tool {tool}")
+        (decided,) = [span for span in collector.named("crewkeeper.decide allow") if span.parent == called.id]
+        assert (called.resource["service.name"], ran.resource["service.name"]) == ("asker", "crewkeeper-tools")
+        assert (ran.parent, decided.attributes["gen_ai.tool.name"]) == (called.id, tool)
+        assert made == f"{ran.trace}-{ran.id}", "the tool itself is in the span of its run"

@@ -8,11 +8,17 @@ from typing import Any
 import anyio
 import pytest
 from msgspec import Raw
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
+from crewkeeper_bus import membership
 from crewkeeper_bus import messages as m
 from crewkeeper_bus.client import Client, connect
 from crewkeeper_bus.errors import ConnectionLost
 from crewkeeper_bus.tool_messages import CallGivenUp, Proposed, Settled, ToolCall
+from crewkeeper_bus.tracing import Tracing
+from crewkeeper_supervisor.mcp import rpc
 from crewkeeper_supervisor.mcp.gate_door import GateDoor
 from crewkeeper_supervisor.mcp.offer import Refusal
 from support.bus import RUN, until
@@ -80,6 +86,32 @@ async def test_a_grant_is_settled_by_what_came_of_it(tmp_path: Path) -> None:
         settled = await stand.double.wait("desk", Settled, 2)
         assert settled.ok is False
         assert "broken" in settled.error
+
+
+async def test_a_proxy_that_traces_is_between_its_client_and_the_server(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spans = InMemorySpanExporter()
+    provider = TracerProvider(shutdown_on_exit=False)
+    provider.add_span_processor(SimpleSpanProcessor(spans))
+    monkeypatch.setattr(membership, "tracing_of", lambda run, agent: Tracing(run, agent, provider))
+    params = {"_meta": {"traceparent": f"00-{'a' * 32}-{'b' * 16}-01", "progressToken": 7}}
+    async with standing(tmp_path) as stand, anyio.create_task_group() as group:
+
+        async def gate() -> None:
+            call, _ = await stand.asked()
+            await stand.grant(call)
+
+        group.start_soon(gate)
+        with rpc.context_of(rpc.request(1, "tools/call", params)):
+            async with stand.door.grant("fs.read", {"a": 1}):
+                passed_on = rpc.traced(params)["_meta"]
+        _, asked = await stand.asked()
+    (span,) = spans.get_finished_spans()
+    own = f"00-{'a' * 32}-{span.context.span_id:016x}-01"
+    assert span.name == "execute_tool fs.read"
+    assert f"{span.parent.span_id:016x}" == "b" * 16
+    assert (asked.trace, passed_on) == (own, {"progressToken": 7, "traceparent": own})
 
 
 async def test_a_call_that_runs_too_long_is_cut(tmp_path: Path) -> None:

@@ -100,6 +100,9 @@ async def test_each_client_is_the_agent_whose_credentials_it_brings(tmp_path: Pa
                     result = await made.call_tool("echo", {"text": "hello"})
                     assert (result.is_error, result.content[0].text) == (False, "hello")
             async with client(address, desk) as made:
+                trace = f"00-{'a' * 32}-{'b' * 16}-01"
+                await made.call_tool("echo", {"text": "hello"}, meta={"traceparent": trace})
+                assert trace in (tmp_path / "stub.log").read_text(), "the server hears of the client's trace"
                 late = await made.call_tool("hang", {})
                 assert late.is_error
                 assert "was cut" in late.content[0].text
@@ -116,7 +119,7 @@ async def test_each_client_is_the_agent_whose_credentials_it_brings(tmp_path: Pa
                     assert (await http.post(address, json={}, headers=head, timeout=60)).status_code == 401
             # The gateway of one is a server to another.
             said = [line for line in (tmp_path / "stub.log").read_text().splitlines() if line.startswith("call")]
-            assert said == ['call echo {"text": "hello"}'] * 2 + ["call hang {}"]
+            assert said == ['call echo {"text": "hello"}'] * 3 + ["call hang {}"]
 
 
 SERVER = """

@@ -63,6 +63,10 @@ async def test_a_server_tells_its_tools_and_runs_them(tmp_path: Path) -> None:
         assert await run(made, "fail") == ("tool_failed", "it did not work")
         assert (await run(made, "echo", 10, text="x" * 100))[0] == "too_large"
         assert await run(made, "env") == "[]"
+        trace = f"00-{'a' * 32}-{'b' * 16}-01"
+        assert (await made.call("stub.echo", msgspec.Raw(b'{"text":"x"}'), 1000, trace)).code == ""
+        told = [line for line in (tmp_path / "stub.log").read_text().splitlines() if line.startswith("meta")]
+        assert [trace in line for line in told] == [False] * (len(told) - 1) + [True]
 
 
 async def test_a_hung_call_is_cut_and_a_hung_server_started_again(tmp_path: Path) -> None:

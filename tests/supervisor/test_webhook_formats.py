@@ -4,10 +4,11 @@ import click
 import msgspec
 import pytest
 
+from crewkeeper_bus.printable import inert
 from crewkeeper_supervisor.cli.main import cli
 from crewkeeper_supervisor.core.commands import Escalate
 from crewkeeper_supervisor.shell import webhook
-from crewkeeper_supervisor.shell.webhook_formats import DEPTH_MAX, encode, inert, inert_value, render
+from crewkeeper_supervisor.shell.webhook_formats import DEPTH_MAX, encode, inert_value, render
 
 FORMATS = ("standard", "cloudevents", "slack", "pagerduty", "alertmanager")
 HOSTILE = "\x1b[2J\x9b1m\u202eevil\u2066\u200b\r\nX: 1 <!channel> <script>&lt; *b* _i_ `c` :bomb: @here <http://x|y>"
@@ -203,7 +204,7 @@ def test_any_document_can_be_shaped(format_):
 
 
 def test_inert_texts_stay_readable():
-    assert inert("a\x1b[2J\u202eb\nc\U000e0001") == "a\\x1b[2J\\u202eb\\x0ac\\U000e0001"
+    assert inert("a\x1b[2J\u202eb\nc\U000e0001") == "a\\x1b[2J\\u202eb\\nc\\U000e0001"
     assert inert("a\nb", single=False) == "a\nb"
     assert inert("abcdef", 4) == "abc…"
     assert encode({"a": "<b>&"}) == b'{"a":"\\u003cb\\u003e\\u0026"}'

@@ -72,6 +72,7 @@ def proxy(
 
     Exit status: 0 the client has ended it, 1 the server or the supervisor has.
     """
+    from crewkeeper_bus import trace_export
     from crewkeeper_supervisor.mcp.gate_door import GateDoor
     from crewkeeper_supervisor.mcp.offer import Offer
     from crewkeeper_supervisor.mcp.pins import Pins
@@ -89,15 +90,16 @@ def proxy(
         only=[each.strip() for each in only.split(",")],
     )
     door = GateDoor(_client_of(agent, run, state, nats))
-    ended = anyio.run(
-        partial(
-            serve,
-            partial(Upstream, command, label=label),
-            offer,
-            door,
-            allow=tuple(_ALLOWED[each] for each in allow),
+    with trace_export.exported("crewkeeper-mcp", os.environ.get("CREWKEEPER_RUN", "")):
+        ended = anyio.run(
+            partial(
+                serve,
+                partial(Upstream, command, label=label),
+                offer,
+                door,
+                allow=tuple(_ALLOWED[each] for each in allow),
+            )
         )
-    )
     if ended not in ("client", "signal"):
         raise click.exceptions.Exit(FAILED)
 
@@ -178,6 +180,7 @@ def gateway(
     """
     import importlib.util
 
+    from crewkeeper_bus import trace_export
     from crewkeeper_supervisor.mcp.offer import Offer
     from crewkeeper_supervisor.mcp.pins import Pins
     from crewkeeper_supervisor.mcp.stdio import log_to_stderr
@@ -197,7 +200,8 @@ def gateway(
         prefix=name or "",
         only=[each.strip() for each in only.split(",")],
     )
-    anyio.run(_serve_gateway, upstream, command, label, offer, Place.find(state, nats).url, host, port)
+    with trace_export.exported("crewkeeper-mcp"):
+        anyio.run(_serve_gateway, upstream, command, label, offer, Place.find(state, nats).url, host, port)
 
 
 async def _serve_gateway(

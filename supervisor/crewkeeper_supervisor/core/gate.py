@@ -70,6 +70,7 @@ def called(state: RunState, view: AgentView, message: ToolCall, id_: str) -> Non
         unsent=message.unsent,
         opened_s=state.now_s,
         until_s=None if message.deadline_s is None else state.now_s + message.deadline_s,
+        trace=message.trace,
     )
     _take(state, view, call)
 
@@ -431,6 +432,7 @@ def _grant(state: RunState, rules: GateRules, call: GateCall) -> Verdict:
         args=Raw(msgspec.json.encode(call.args)),
         limit_s=call.limit_s,
         host=call.host,
+        trace=call.trace,
     )
     return None
 

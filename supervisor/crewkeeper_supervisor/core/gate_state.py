@@ -99,6 +99,8 @@ class GateCall(Struct, kw_only=True):
     """Model: tokens of the answer."""
     nudges: tuple[str, ...] = ()
     """Ids of nudges that its grant carries to the model."""
+    trace: str = ""
+    """The context it was made in, for whoever runs it."""
 
     @property
     def key(self) -> tuple[str, str]:

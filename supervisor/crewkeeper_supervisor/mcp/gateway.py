@@ -18,6 +18,7 @@ import anyio.abc
 import structlog
 
 from crewkeeper_bus.client import Client, connect
+from crewkeeper_bus.tracing import META, carrying
 from crewkeeper_supervisor.core.scope import SESSION_S
 from crewkeeper_supervisor.mcp import rpc
 from crewkeeper_supervisor.mcp.gate_door import GateDoor
@@ -125,7 +126,7 @@ class HttpSession:
         if self._client is None:
             raise ServerGone("it is not connected")
         try:
-            result = await self._client.call_tool(name, args)
+            result = await self._client.call_tool(name, args, meta=rpc.traced({}).get("_meta"))
         except (MCPError, httpx2.HTTPError, OSError) as error:
             raise ServerGone(f"the server says: {str(error)[:300]}") from None
         told: dict[str, Any] = result.model_dump(mode="json", by_alias=True, exclude_none=True)
@@ -241,12 +242,18 @@ def make_app(behind: Behind, doors: Doors, host: str) -> App:
 
     async def call_tool(context: Any, params: "types.CallToolRequestParams") -> "types.CallToolResult":
         door: GateDoor = context.request.scope[_DOOR]
-        result = await call(behind, door, params.name, params.arguments or {})
+        with carrying(_context_of(context, params)):
+            result = await call(behind, door, params.name, params.arguments or {})
         return types.CallToolResult.model_validate(door.nudged(result))
 
     server = Server("crewkeeper", on_list_tools=list_tools, on_call_tool=call_tool)
     # Without sessions, nobody can go on in one that somebody else has begun.
     return guarded(server.streamable_http_app(stateless_http=True, host=host), doors)
+
+
+def _context_of(context: Any, params: "types.CallToolRequestParams") -> Any:
+    """The context that a request names in its `_meta`, or by its header."""
+    return (params.meta or {}).get(META) or context.request.headers.get(META)
 
 
 async def hidden_from(behind: Behind, door: GateDoor) -> frozenset[str]:

@@ -174,7 +174,7 @@ class Proxy:
     async def _handle(self, frame: Frame, scope: anyio.CancelScope) -> None:
         assert frame.id is not None
         try:
-            with scope:
+            with scope, rpc.context_of(frame):
                 await self._tell(await self._answer(frame))
         finally:
             del self._requests[frame.id]
@@ -404,7 +404,7 @@ class Proxy:
         assert frame.id is not None
         told = {"name": params["name"], "arguments": granted.args}
         told |= {key: params[key] for key in _CALL_KEYS if key in params}
-        given = await self.upstream.ask(self._curbed(rpc.request(frame.id, frame.method, told)))
+        given = await self.upstream.ask(self._curbed(rpc.request(frame.id, frame.method, rpc.traced(told))))
         if given.error is not None:
             raise _Failed(given, f"the server says: {rpc.error_text(given)}")
         try:
@@ -439,7 +439,7 @@ class Proxy:
                 told = reading.granted(want, granted.args)
                 told |= {key: params[key] for key in _CALL_KEYS if key in params}
                 assert frame.id is not None
-                given = await self._pass_on(rpc.request(frame.id, frame.method, told))
+                given = await self._pass_on(rpc.request(frame.id, frame.method, rpc.traced(told)))
                 if given.error is not None:
                     raise _Failed(given, f"the server says: {rpc.error_text(given)}")
                 return given

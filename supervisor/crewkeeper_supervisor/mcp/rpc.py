@@ -4,10 +4,14 @@ What is passed on is written anew from what was understood, never as the bytes t
 with repeated or oddly spelled keys in two ways, and the second reading could be another call than was allowed.
 """
 
+import contextlib
+from contextlib import AbstractContextManager
 from typing import Any, Final, Literal
 
 import msgspec
 from msgspec import UNSET, Raw, Struct, UnsetType
+
+from crewkeeper_bus.tracing import META, carrying, current
 
 MODERN: Final = "2026-07-28"
 """First version without a handshake: every request says its version and what the client can do."""
@@ -24,6 +28,7 @@ METHOD_NOT_FOUND: Final = -32601
 INVALID_PARAMS: Final = -32602
 INTERNAL: Final = -32603
 DEPTH_MAX: Final = 100
+_META: Final = f'"{META}"'.encode()
 _ERRORS = (msgspec.MsgspecError, ValueError, RecursionError)
 
 Kind = Literal["request", "notification", "answer"]
@@ -127,6 +132,24 @@ def decode_dict(text: Raw) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise BadFrame("must be a mapping")
     return value
+
+
+def traced(params: dict[str, Any]) -> dict[str, Any]:
+    """Parameters of a request that say in `_meta` which span they are sent by, if there is one."""
+    here = current()
+    if not here:
+        return params
+    meta = params.get("_meta")
+    return params | {"_meta": (meta if isinstance(meta, dict) else {}) | {META: here}}
+
+
+def context_of(frame: Frame) -> AbstractContextManager[None]:
+    """Be in the context that a request names in its `_meta`, around a block; what is none changes nothing."""
+    meta: Any = None
+    if frame.params is not None and _META in bytes(frame.params):
+        with contextlib.suppress(BadFrame):
+            meta = frame.params_dict().get("_meta")
+    return carrying(meta.get(META) if isinstance(meta, dict) else None)
 
 
 def request(id_: int | str, method: str, params: dict[str, Any] | None = None) -> Frame:

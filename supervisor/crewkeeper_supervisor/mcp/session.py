@@ -128,6 +128,8 @@ class Session:
     async def call(self, name: str, args: dict[str, Any]) -> dict[str, Any]:
         """Call a tool; the caller sets a limit. Given up, the server is told, and started again if it hangs as a whole.
 
+        The server is told of the trace that the call is a part of.
+
         Returns:
             The result, without what is not for models.
 
@@ -136,7 +138,7 @@ class Session:
             ServerGone: The server ended, or says that there is no such call.
         """
         self.offer.check(name, args)
-        params = self._params(name=name, arguments=args)
+        params = rpc.traced({"name": name, "arguments": args, **({"_meta": self._meta} if self._meta else {})})
         id_ = f"call-{secrets.token_hex(8)}"
         try:
             given = await self._upstream.ask(rpc.request(id_, "tools/call", params))

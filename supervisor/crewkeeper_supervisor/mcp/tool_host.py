@@ -16,6 +16,7 @@ import msgspec
 import structlog
 
 from crewkeeper_bus.tool_messages import ToolTold
+from crewkeeper_bus.tracing import carrying
 from crewkeeper_supervisor.mcp.lines import LineReader, LineWriter, Stalled, standard_streams
 from crewkeeper_supervisor.mcp.offer import Offer, Refusal
 from crewkeeper_supervisor.mcp.pins import Pins, PinsUnusable
@@ -39,6 +40,7 @@ class RunCall(msgspec.Struct, frozen=True, kw_only=True, tag="run"):
     tool: str
     args: msgspec.Raw
     result_bytes: Annotated[int, msgspec.Meta(ge=1)]
+    trace: str = ""
 
 
 class CutCall(msgspec.Struct, frozen=True, kw_only=True, tag="cut"):
@@ -111,7 +113,8 @@ class Served:
         if len(self._running) > CALLS_MAX:
             return _failed("tool_failed", f"{CALLS_MAX} calls run already, the most there may; it was not run")
         try:
-            result = await self._session.call(order.tool, msgspec.json.decode(order.args))
+            with carrying(order.trace):
+                result = await self._session.call(order.tool, msgspec.json.decode(order.args))
         except Refusal as refused:
             return _failed("tool_failed", str(refused))
         except (ServerGone, BadFrame) as gone:

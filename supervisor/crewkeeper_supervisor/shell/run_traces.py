@@ -19,7 +19,7 @@ from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
 from crewkeeper_bus import trace_names as names
 from crewkeeper_bus.trace_export import Exporting
 from crewkeeper_bus.trace_export import exporting as sdk_exporting
-from crewkeeper_bus.tracing import SCOPE, TEXT_MAX_CHARS, parsed, root_of
+from crewkeeper_bus.tracing import SCOPE, bounded, parsed, root_of
 from crewkeeper_supervisor.core.booking import Booking
 from crewkeeper_supervisor.core.commands import (
     AnswerCall,
@@ -134,13 +134,15 @@ class Traces:
         elif context is not None:
             around = trace.set_span_in_context(trace.NonRecordingSpan(context))
         linked = [trace.Link(each) for each in map(_context_of, links) if each is not None]
-        kept = {key: _bounded(value) for key, value in attributes.items() if value not in ("", None, (), [])}
+        kept = {key: bounded(value) for key, value in attributes.items() if value not in ("", None, (), [])}
         try:
-            span = self._tracer.start_span(name, around, attributes=kept, links=linked, start_time=_ns(begin_s))
+            span = self._tracer.start_span(
+                bounded(name), around, attributes=kept, links=linked, start_time=_ns(begin_s)
+            )
         finally:
             self._ids.next = None
         if error:
-            span.set_attribute(names.ERROR_TYPE, error[:TEXT_MAX_CHARS])
+            span.set_attribute(names.ERROR_TYPE, bounded(error))
             span.set_status(trace.StatusCode.ERROR)
         span.end(_ns(max(begin_s, end_s)))
 
@@ -304,7 +306,7 @@ class RunTrace:
             names.COST_USD: amounts.get("microusd", 0) / 1e6,
             **self._own(),
         }
-        name = f"{names.CHAT} {booking.what[:TEXT_MAX_CHARS]}"
+        name = f"{names.CHAT} {booking.what}"
         self._traces.write(name, context, at_s, self._now_s(), about, error=booking.code)
 
     def _acted(self, command: str, what: str, agent: str, finding: str, *, call: str = "") -> None:
@@ -368,12 +370,6 @@ def _context_of(traceparent: str) -> trace.SpanContext | None:
         return None
     trace_id, span_id, flags = found
     return trace.SpanContext(trace_id, span_id, is_remote=True, trace_flags=trace.TraceFlags(flags))
-
-
-def _bounded(value: Any) -> Any:
-    if isinstance(value, tuple | list):
-        return [_bounded(each) for each in value[:100]]
-    return value[:TEXT_MAX_CHARS] if isinstance(value, str) else value
 
 
 def _ns(at_s: float) -> int:

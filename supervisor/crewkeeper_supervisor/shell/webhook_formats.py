@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
+from crewkeeper_bus.printable import inert
 from crewkeeper_supervisor.core.escalation import Severity, severity_of
 
 Format = Literal["standard", "cloudevents", "slack", "pagerduty", "alertmanager"]
@@ -37,19 +38,6 @@ _LINES_MAX: Final = 30
 _WORD: Final = re.compile(r"[a-z_]{1,40}")
 _NO_CODES: Final = ("test", "incidents", "approval")
 """What messages are about that is no kind of finding, so that `supervisor explain` does not know it."""
-
-
-def inert(text: str, limit: int | None = None, *, single: bool = True) -> str:
-    r"""Hostile text with what is not printable as a visible escape such as `\u202e`.
-
-    Args:
-        text: Any string.
-        limit: Longest result in characters; None for no limit.
-        single: Whether line breaks are escaped as well.
-    """
-    keep = "" if single else "\n\t"
-    made = text if text.isprintable() else "".join(c if c.isprintable() or c in keep else _escape(c) for c in text)
-    return made if limit is None or len(made) <= limit else made[: limit - 1] + "…"
 
 
 def inert_value(value: Any, depth: int = 0) -> Any:
@@ -331,10 +319,3 @@ def _is_link(url: str) -> bool:
     except ValueError:
         return False
     return parts.scheme in ("http", "https") and bool(parts.hostname) and url.isprintable() and " " not in url
-
-
-def _escape(char: str) -> str:
-    code = ord(char)
-    if code <= 0xFF:
-        return f"\\x{code:02x}"
-    return f"\\u{code:04x}" if code <= 0xFFFF else f"\\U{code:08x}"

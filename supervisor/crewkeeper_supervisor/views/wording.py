@@ -10,22 +10,11 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Final
 
+from crewkeeper_bus.printable import inert
 from crewkeeper_supervisor.views.redaction import clean_text
 
 TEXT_MAX_CHARS: Final = 300
 """Default limit of one shown text; longer ones end in an ellipsis."""
-
-_NAMED: Final = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}
-
-
-def _escaped(char: str) -> str:
-    named = _NAMED.get(char)
-    if named is not None:
-        return named
-    code = ord(char)
-    if code <= 0xFF:
-        return f"\\x{code:02x}"
-    return f"\\u{code:04x}" if code <= 0xFFFF else f"\\U{code:08x}"
 
 
 def safe(text: str, limit: int | None = TEXT_MAX_CHARS) -> str:
@@ -42,9 +31,7 @@ def safe(text: str, limit: int | None = TEXT_MAX_CHARS) -> str:
     text = clean_text(text)  # before it is cut: half a secret is not recognised
     if limit is not None and len(text) > limit:
         text = text[: limit - 1] + "…"
-    if text.isprintable():
-        return text
-    return "".join(char if char.isprintable() else _escaped(char) for char in text)
+    return inert(text)
 
 
 def safe_json(document: bytes) -> str:
