@@ -379,7 +379,7 @@ async def test_what_people_do_while_the_server_is_down_they_do_when_it_is_back(m
         return "id"
 
     monkeypatch.setattr(journal, "publish_op", publish)
-    planned = scenario(SCENARIO.replace("never:", "actions:\n  - {do: pause, agent: a}\nnever:"))
+    planned = scenario(SCENARIO.replace("never:", "actions:\n  - {do: stop}\nnever:"))
     stage = RealStage(planned, Scripted(planned), 0, "", lambda _: None)
     try:
         stage._link = object()
@@ -387,7 +387,7 @@ async def test_what_people_do_while_the_server_is_down_they_do_when_it_is_back(m
             await stage._act(planned.actions[0])
     finally:
         stage.folder.rmdir()
-    assert tries == ["pause"] * 3
+    assert tries == ["stop_run"] * 3
     assert "action.0" in stage.timeline.anchors
 
 

@@ -59,7 +59,7 @@ def test_a_fault_that_hits_nothing_is_vacuous_and_so_is_what_comes_after_it() ->
 def test_an_action_that_is_never_done_is_vacuous() -> None:
     text = GOOD.replace("expect:", "actions:\n  - {do: pause, agent: a, after: event.flood}\nexpect:")
     assert reasons(scenario(text)) == ("vacuous", ["action 0: pause a: not done: event.flood never happened"])
-    word, why = reasons(scenario(text.replace("after: event.flood", "at: 40s")))
+    word, why = reasons(scenario(text.replace("after: event.flood", "at: 25s")))
     assert (word, why) == ("vacuous", ["action 0: pause a: not done: the run was over before it was due"])
 
 

@@ -34,6 +34,7 @@ def _kind(word: str, doc: str) -> FaultKind:
         default_target="supervisor:owner",
         for_s=5.0,
         by_s=HOUR_S,
+        heeds=("by",),
         real=_jump,
     )
 

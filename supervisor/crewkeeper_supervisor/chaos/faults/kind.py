@@ -35,6 +35,8 @@ class FaultKind(Struct, frozen=True, kw_only=True):
     """When it heals if the scenario does not say."""
     by_s: float = 0.2
     """Its size if the scenario does not say."""
+    heeds: tuple[str, ...] = ()
+    """Which of `direction`, `percent` and `by` mean something for it; the others are refused."""
     servers_min: int = 1
     """How many servers the scenario must have."""
     missing: Callable[[], str] | None = None

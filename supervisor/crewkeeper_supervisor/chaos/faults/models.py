@@ -15,7 +15,9 @@ async def _real(stage: "RealStage", fault: "Fault", _target: str) -> Strike:
 
 
 def _kind(word: str, doc: str) -> FaultKind:
-    return FaultKind(word=word, doc=doc, targets=("model",), default_target="model", for_s=5.0, real=_real)
+    return FaultKind(
+        word=word, doc=doc, targets=("model",), default_target="model", for_s=5.0, heeds=("percent",), real=_real
+    )
 
 
 FAULTS: Final = (

@@ -64,18 +64,25 @@ async def _pull(stage: "RealStage", _fault: "Fault", target: str) -> Strike:
     return Strike(heal, lambda: held_up[0])
 
 
-def _kind(word: str, doc: str) -> FaultKind:
+def _kind(word: str, doc: str, *heeds: str) -> FaultKind:
     return FaultKind(
-        word=word, doc=doc, targets=("agent",), default_target="agent:any", for_s=3.0, sim=_sim, real=_real
+        word=word,
+        doc=doc,
+        targets=("agent",),
+        default_target="agent:any",
+        for_s=3.0,
+        heeds=("direction", *heeds),
+        sim=_sim,
+        real=_real,
     )
 
 
 FAULTS: Final = (
     _kind("partition", "Nothing passes between an agent and the server, in the `direction` said."),
-    _kind("delay", "Messages take `by` longer."),
-    _kind("drop", "`percent` of the messages are lost, without a word."),
-    _kind("duplicate", "`percent` of the messages come twice."),
-    _kind("reorder", "`percent` of the messages come after the one that follows them."),
+    _kind("delay", "`percent` of the messages take `by` longer.", "percent", "by"),
+    _kind("drop", "`percent` of the messages are lost, without a word.", "percent"),
+    _kind("duplicate", "`percent` of the messages come twice.", "percent"),
+    _kind("reorder", "`percent` of the messages come after the one that follows them.", "percent"),
     FaultKind(
         word=SLOW,
         doc="An agent does not read what the server has for it, until the server puts it out as a slow consumer.",

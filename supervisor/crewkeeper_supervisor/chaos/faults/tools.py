@@ -22,7 +22,16 @@ async def _real(stage: "RealStage", fault: "Fault", target: str) -> Strike:
 
 
 def _kind(word: str, doc: str) -> FaultKind:
-    return FaultKind(word=word, doc=doc, targets=("tool",), default_target="tool:any", for_s=5.0, sim=_sim, real=_real)
+    return FaultKind(
+        word=word,
+        doc=doc,
+        targets=("tool",),
+        default_target="tool:any",
+        for_s=5.0,
+        heeds=("percent",),
+        sim=_sim,
+        real=_real,
+    )
 
 
 FAULTS: Final = (

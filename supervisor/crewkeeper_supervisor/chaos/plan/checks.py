@@ -5,6 +5,7 @@ from typing import Any, Final
 
 from crewkeeper_supervisor.chaos.faults.registry import KINDS
 from crewkeeper_supervisor.chaos.faults.servers import SMALL_DISK
+from crewkeeper_supervisor.chaos.plan.format import TIMEOUT_S
 from crewkeeper_supervisor.chaos.plan.groups import copies
 from crewkeeper_supervisor.chaos.plan.reading import ScenarioReading
 from crewkeeper_supervisor.chaos.trial.events import EVENTS, METRICS, Word
@@ -12,9 +13,22 @@ from crewkeeper_supervisor.shell.crew_problems import Path, shown
 from crewkeeper_supervisor.shell.crew_reading import INVALID
 from crewkeeper_supervisor.shell.fail_points import MEANING
 
+ACTION_KEYS: Final = {
+    "agent": ("pause", "resume", "kill"),
+    "grace": ("pause", "kill"),
+    "text": ("answer",),
+    "add_microusd": ("budget",),
+    "rules": ("policy",),
+    "default": ("policy",),
+}
+"""Keys of an action that only some of them heed."""
+FAULT_KEYS: Final = ("direction", "percent", "by")
 ANYBODY: Final = ("any", "all")
 OWNERS: Final = ("owner", "standby", "all")
 _NAME_MAX_CHARS: Final = 32
+_LISTS: Final = ("agents",)
+_FLAGS: Final = ("signed", "again", "ok", "timed", "restart", "done", "forwarded")
+"""Fields of events that are true or false."""
 _FAULT: Final = re.compile(r"fault\.([A-Za-z0-9_-]+)(\.end)?")
 _ACTION: Final = re.compile(r"action\.([0-9]+)")
 _TRUTH: Final = ("truth.deadlock", "truth.freed")
@@ -82,6 +96,7 @@ class Checks:
             for name, agent in agents.items():
                 self._agent(name, agent, ("groups", group, "agents", name))
         self._own = ()
+        self._fault_names()
         for index, fault in enumerate(self.surface.get("faults", ())):
             if fault is not INVALID:
                 self._fault(fault, ("faults", index))
@@ -89,7 +104,8 @@ class Checks:
             if action is not INVALID:
                 self._anchor(action.get("after"), ("actions", index, "after"))
                 self._agent_name(action.get("agent"), ("actions", index, "agent"))
-                self._rules(action, ("actions", index))
+                self._in_time(action, ("actions", index))
+                self._action(action, ("actions", index))
         for key in ("expect", "never"):
             for index, each in enumerate(self.surface.get(key, ())):
                 if each is not INVALID:
@@ -152,15 +168,54 @@ class Checks:
         hint = self.reading.found.suggest(name, [*self._own, *self.agents])
         self.reading.add("CREW-118", path, f"no agent is named {shown(name)}{hint}", "add it to agents, or correct it")
 
-    def _rules(self, action: dict[str, Any], path: Path) -> None:
-        is_policy = action.get("do") == "policy"
-        if is_policy and "rules" not in action:
+    def _action(self, action: dict[str, Any], path: Path) -> None:
+        do = action.get("do", INVALID)
+        if do is INVALID:
+            return
+        for key, heeded in ACTION_KEYS.items():
+            if key in action and do not in heeded:
+                told = " or ".join(f"`do: {each}`" for each in heeded)
+                self.reading.add_at_key("CREW-119", (*path, key), f"belongs to {told}", "leave it out")
+        if do == "policy" and "rules" not in action:
             self.reading.add("CREW-111", path, "has no rules", "say which hold from then on: `rules: […]`")
-        for key in ("rules", "default"):
-            if key in action and not is_policy:
-                self.reading.add_at_key("CREW-119", (*path, key), "belongs to `do: policy`", "leave it out")
+        if do == "budget":
+            self._budget(action, path)
+
+    def _budget(self, action: dict[str, Any], path: Path) -> None:
+        if not action.get("add_microusd"):
+            self.reading.add("CREW-111", path, "adds nothing", "say how much: `add_microusd: 50000` is five cents")
+        crew = self.surface.get("crew", {})
+        budget = crew.get("budget", {}) if crew is not INVALID else INVALID
+        if self.agents and budget is not INVALID and "usd" not in budget:
+            self.reading.add("CREW-119", path, "the crew has no budget in money", "write `crew: {budget: {usd: 1}}`")
+
+    def _in_time(self, planned: dict[str, Any], path: Path) -> None:
+        """What counts from the beginning must come before the end."""
+        at_s, timeout_s = planned.get("at", 0.0), self.surface.get("timeout", TIMEOUT_S)
+        if INVALID in (at_s, timeout_s) or planned.get("after", "start") != "start" or at_s < timeout_s:
+            return
+        self.reading.add(
+            "CREW-119",
+            (*path, "at"),
+            f"the run is over after {timeout_s:g} s",
+            "let it come earlier, or raise `timeout`",
+        )
 
     # --- faults ---
+
+    def _fault_names(self) -> None:
+        """Anchors must mean one fault: names are there once, and are no numbers."""
+        taken: set[str] = set()
+        for index, fault in enumerate(self.surface.get("faults", ())):
+            name = fault.get("name") if fault is not INVALID else None
+            if not isinstance(name, str):
+                continue
+            path: Path = ("faults", index, "name")
+            if name in taken:
+                self.reading.add("CREW-107", path, f"{shown(name)} is there already", "choose another name")
+            elif name.isdigit():
+                self.reading.add("CREW-117", path, f"{shown(name)} is taken for the number of a fault", "use a word")
+            taken.add(name)
 
     def _fault(self, fault: dict[str, Any], path: Path) -> None:
         kind = KINDS.get(fault.get("do", ""))
@@ -181,6 +236,11 @@ class Checks:
             self.reading.add("CREW-119", (*path, "do"), f"{kind.word} needs a cluster of servers", remedy)
         if kind.word == SMALL_DISK and servers > 1:
             self.reading.add("CREW-119", (*path, "do"), f"{kind.word} is for one server", "leave out `servers`")
+        for key in FAULT_KEYS:
+            if key in fault and key not in kind.heeds:
+                heeded = [each.word for each in KINDS.values() if key in each.heeds]
+                self.reading.add_at_key("CREW-119", (*path, key), f"belongs to {', '.join(heeded)}", "leave it out")
+        self._in_time(fault, path)
         self._point(fault, kind.word, path)
         self._target(fault.get("target", kind.default_target), kind.targets, (*path, "target"))
         self._anchor(fault.get("after"), (*path, "after"))
@@ -213,6 +273,10 @@ class Checks:
             self.reading.add("CREW-116", path, f"{shown(who)} is not a choice", f"use {', '.join(OWNERS)}")
         elif what == "tool" and who != "any" and who not in self.surface.get("tools", {}):
             self.reading.add("CREW-118", path, f"no tool is named {shown(who)}", "declare it under tools")
+        elif what == "agent" and not who:
+            self.reading.add(
+                "CREW-116", path, f"{shown(target)} says nobody", "write agent:NAME, agent:any or agent:all"
+            )
         elif what == "agent" and who not in ANYBODY:
             self._agent_name(who, path)
 
@@ -239,6 +303,22 @@ class Checks:
             "use start, truth.deadlock, fault.NUMBER or NAME, fault.0.end, action.0, or event. and an event",
         )
 
+    def _bounds(self, each: dict[str, Any], path: Path) -> None:
+        """Bounds that there must be, and that something could break."""
+        if "metric" in each:
+            if not {"count", "least", "most"} & each.keys():
+                self.reading.add("CREW-111", (*path, "metric"), "has no bound", "add count, least or most")
+            for key in ("within", "after"):
+                if key in each:
+                    self.reading.add_at_key(
+                        "CREW-119", (*path, key), "a metric is counted at the end of the run", "leave it out"
+                    )
+        least, most = each.get("least"), each.get("most")
+        if least == 0 and most is None:
+            self.reading.add("CREW-119", (*path, "least"), "is met by anything", "raise it, or leave it out")
+        elif isinstance(least, int) and isinstance(most, int) and least > most:
+            self.reading.add("CREW-119", (*path, "least"), f"is {least}, and most is {most}", "let them meet")
+
     def _expected(self, each: dict[str, Any], path: Path) -> None:
         event, metric = each.get("event"), each.get("metric")
         if (event is None) == (metric is None):
@@ -258,17 +338,27 @@ class Checks:
                 f"use one of {', '.join(words)}",
             )
             return
-        if metric is not None and not {"count", "least", "most"} & each.keys():
-            self.reading.add("CREW-111", (*path, "metric"), "has no bound", "add count, least or most")
+        self._bounds(each, path)
         for field, value in each.get("where", {}).items():
             at = (*path, "where", field)
             if field not in word.fields:
                 known = ", ".join(word.fields) or "none"
                 hint = self.reading.found.suggest(field, word.fields)
                 self.reading.add_at_key("CREW-110", at, f"{name} has no field {shown(field)}{hint}", f"fields: {known}")
+            elif value is not INVALID and (remedy := _unfit(field, value)):
+                self.reading.add("CREW-114", at, f"{shown(str(value))} can never be seen there", remedy)
             elif field in {"agent", "to"}:
                 self._agent_name(value, at)
             elif field == "agents" and isinstance(value, list):
                 for index, one in enumerate(value):
                     self._agent_name(one, (*at, index))
         self._anchor(each.get("after"), (*path, "after"))
+
+
+def _unfit(field: str, value: Any) -> str:
+    """What to write instead of a value that a field never has; empty where it may."""
+    if field in _LISTS:
+        return "" if isinstance(value, list) else "write a list: [a, b]"
+    if field in _FLAGS:
+        return "" if isinstance(value, bool) else "write true or false"
+    return "write one value, no list" if isinstance(value, list | dict) else ""

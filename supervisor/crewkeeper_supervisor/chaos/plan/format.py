@@ -29,6 +29,8 @@ from crewkeeper_supervisor.shell.crew_kinds import (
 VERSION: Final = 1
 GUARANTEES: Final = ("G1", "G2", "G3", "G4", "G5", "G6", "G7", "G8", "G9")
 MODES: Final = ("sim", "real")
+TIMEOUT_S: Final = 60.0
+"""How long a scenario may take that does not say."""
 PROBES: Final = ("agents", "owner", "incidents")
 ACTIONS: Final = ("pause", "resume", "kill", "stop", "answer", "approve", "deny", "budget", "policy")
 COPIES_MAX: Final = 1000

@@ -15,7 +15,7 @@ from msgspec import Struct, field
 
 from crewkeeper_supervisor.chaos.faults.registry import KINDS
 from crewkeeper_supervisor.chaos.plan.checks import Checks
-from crewkeeper_supervisor.chaos.plan.format import SCENARIO
+from crewkeeper_supervisor.chaos.plan.format import SCENARIO, TIMEOUT_S
 from crewkeeper_supervisor.chaos.plan.groups import expanded, origins
 from crewkeeper_supervisor.chaos.plan.reading import ScenarioReading, plain
 from crewkeeper_supervisor.core.crew import Crew
@@ -120,7 +120,7 @@ class Scenario(Struct, frozen=True, kw_only=True):
     tags: tuple[str, ...] = ()
     modes: tuple[str, ...]
     guarantees: tuple[str, ...]
-    timeout_s: float = 60.0
+    timeout_s: float = TIMEOUT_S
     supervisors: int = 1
     servers: int = 1
     weather: str = "calm"
@@ -199,7 +199,7 @@ def _build(surface: dict[str, Any], raw: dict[str, Any], reading: ScenarioReadin
         tags=tuple(surface.get("tags", ())),
         modes=tuple(surface["modes"]),
         guarantees=tuple(surface["guarantees"]),
-        timeout_s=surface.get("timeout", 60.0),
+        timeout_s=surface.get("timeout", TIMEOUT_S),
         supervisors=surface.get("supervisors", 1),
         servers=surface.get("servers", 1),
         weather=surface.get("weather", "calm"),

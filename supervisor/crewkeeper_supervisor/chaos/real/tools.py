@@ -22,7 +22,7 @@ HERE = pathlib.Path(__file__).parent
 
 def answer(name, takes_s, value):
     troubles = json.loads((HERE / "tool-troubles.json").read_text()).get(name, ())
-    struck = [each for each in troubles if count(each["id"] + "-called") % 100 < each["percent"]]
+    struck = [each for each in troubles if count(each["id"] + "-called") * each["percent"] % 100 < each["percent"]]
     for each in struck:
         count(each["id"] + "-fired")
     if struck:
