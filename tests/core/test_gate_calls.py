@@ -1,5 +1,7 @@
 """Calls through the gate: what is refused, what runs, what it costs, and what is said again."""
 
+from collections.abc import Iterable
+
 import msgspec
 import pytest
 
@@ -7,10 +9,12 @@ from crewkeeper_bus import messages as m
 from crewkeeper_bus import tool_messages as t
 from crewkeeper_bus.subjects import HOST, TOOLS
 from crewkeeper_supervisor.core.crew import Agent, Budget
+from crewkeeper_supervisor.core.gate_facts import UNKNOWN_TOLD_MAX
 from crewkeeper_supervisor.core.lifecycle import ALIKE_MAX
 from crewkeeper_supervisor.core.rules import Rule
 from crewkeeper_supervisor.core.supervisor import Supervisor
 from crewkeeper_supervisor.core.tools import CallRate, Tool
+from crewkeeper_supervisor.gate import registry
 from support.gate_room import LOOK, NUMBER, PAY, Room, bookings, crew_of
 from support.journal import RUN, fold
 
@@ -388,6 +392,25 @@ def test_a_killed_agents_waiting_calls_are_cancelled() -> None:
     assert (room.code("c2"), room.code("c1")) == ("cancelled", "")
     room.ran("c1")
     assert room.ran_calls() == ["c1"]
+
+
+def test_to_look_for_alike_names_is_work_that_no_agent_can_ask_for_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    looked_for = list[str]()
+    near = registry.near
+
+    def counted(word: str, candidates: Iterable[str], most: int = 3) -> tuple[str, ...]:
+        looked_for.append(word)
+        return near(word, candidates, most)
+
+    monkeypatch.setattr(registry, "near", counted)
+    room = Room()
+    made_up = tuple(f"launch{number}" for number in range(120))
+    room.say("a", t.Survey, id_="s1", task="t", names=("pay", *made_up))
+    assert room.body("s1") == {"never": list(range(1, 121))}
+    assert looked_for == []
+    room.say("a", t.Proposed, task="t", tools=("pay", *made_up))
+    assert looked_for == list(made_up[:UNKNOWN_TOLD_MAX])
+    assert room.kinds() == ["unknown_tool"] * UNKNOWN_TOLD_MAX
 
 
 def test_what_a_model_proposes_is_a_finding_before_it_calls() -> None:

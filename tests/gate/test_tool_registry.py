@@ -118,3 +118,23 @@ def test_a_server_inside_an_agent_is_declared_as_a_whole() -> None:
     assert isinstance(whole.find("other", "fs.read_file"), UnknownTool)
     for name in ("fs.", "fs.a b", "fs." + "x" * 129, "one.read_file", "sf.read_file"):
         assert isinstance(whole.find("desk", name), UnknownTool), name
+
+
+def test_what_is_said_to_be_there_follows_every_change():
+    registry = made()
+
+    def told(role: str) -> tuple[str, ...]:
+        answer = registry.find(role, "nothing")
+        assert isinstance(answer, UnknownTool)
+        return answer.available
+
+    assert told("reader") == ("files.read_file", "search")
+    registry.add("files", name="read_dir", schema=TEXT)
+    assert told("reader") == ("files.read_dir", "files.read_file", "search")
+    registry.remove("files")
+    assert told("reader") == ("search",)
+    registry.allow("reader", ["convert"])
+    assert told("reader") == ("convert",)
+    registry.tell(())
+    assert told("reader") == ()
+    assert not registry.has("reader", "convert")

@@ -106,6 +106,9 @@ class GateRules(Protocol):
     def find(self, role: str, allowed: tuple[str, ...], name: str) -> Known | Refused | Literal["later"]:
         """The tool of exactly this name; `later`: its source has not told yet what it has."""
 
+    def lacks(self, role: str, allowed: tuple[str, ...], name: str) -> bool:
+        """Whether `find` would refuse this name, which costs much less to know than what to say then."""
+
     def check(self, name: str, args: Any) -> Refused | None:
         """What is wrong with the arguments of a known tool."""
 

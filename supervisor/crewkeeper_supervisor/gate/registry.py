@@ -84,6 +84,8 @@ class Registry:
         self._entries: dict[str, ToolEntry] = {}
         self._told: dict[str, Told] = {}
         """What each entry was made from."""
+        self._names: dict[str, list[str]] = {}
+        """What each role may use, by name; made when it is first asked for."""
         for name, tool in tools.items():
             if tool.command or tool.inside:
                 self.add(name, description=tool.description, schema=tool.schema)
@@ -117,6 +119,7 @@ class Registry:
             arguments=ArgumentCheck(called, known, tool.args_bytes),
             pin=pin_of(called, described, known),
         )
+        self._names.clear()
         self._entries[called] = entry
         self._told[called] = (declared, name, description, schema)
         return entry
@@ -127,6 +130,7 @@ class Registry:
 
     def tell(self, told: Iterable[Told]) -> None:
         """Have these entries, and no others."""
+        self._names.clear()
         self._entries.clear()
         self._told.clear()
         for declared, name, description, schema in told:
@@ -135,6 +139,7 @@ class Registry:
     def allow(self, role: str, names: Sequence[str]) -> None:
         """Which tools a role may use, by name or pattern, from now on."""
         self._allowed[role] = tuple(names)
+        self._names.pop(role, None)
 
     def waits_for(self, role: str, name: str) -> bool:
         """Whether the role may use the source that this name belongs to, and that has not told what it has."""
@@ -146,6 +151,7 @@ class Registry:
 
     def remove(self, declared: str) -> None:
         """Take out every tool of a declared source, as when its server is gone."""
+        self._names.clear()
         self._entries = {name: entry for name, entry in self._entries.items() if entry.declared != declared}
         self._told = {name: self._told[name] for name in self._entries}
 
@@ -153,12 +159,19 @@ class Registry:
         """The tools that a role may use, by name."""
         return tuple(self._entries[name] for name in sorted(self._entries) if self._may(role, self._entries[name]))
 
+    def has(self, role: str, name: str) -> bool:
+        """Whether there is a tool of exactly this name that the role may use."""
+        entry = self.entry(name)
+        return entry is not None and self._may(role, entry)
+
     def find(self, role: str, name: str) -> ToolEntry | UnknownTool:
         """The tool of exactly this name, if the role may use it. What it may not use does not exist for it."""
         entry = self.entry(name)
         if entry is not None and self._may(role, entry):
             return entry
-        names = [each.name for each in self.allowed_to(role)]
+        names = self._names.get(role)
+        if names is None:
+            names = self._names[role] = [each.name for each in self.allowed_to(role)]
         return UnknownTool(
             name=name,
             near=near(name, names),

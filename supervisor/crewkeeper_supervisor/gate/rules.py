@@ -102,11 +102,7 @@ class Rules:
 
     def find(self, role: str, allowed: tuple[str, ...], name: str) -> Known | Refused | Literal["later"]:
         """The tool of exactly this name, if the role may use it."""
-        if self._roles.get(role) != allowed:
-            self._roles[role] = allowed
-            self._registry.allow(role, allowed)
-            self._known.clear()
-        elif (known := self._known.get((role, name))) is not None:
+        if not self._allow(role, allowed) and (known := self._known.get((role, name))) is not None:
             return known
         from crewkeeper_supervisor.gate.registry import UnknownTool
 
@@ -119,6 +115,24 @@ class Rules:
         self._found[found.name] = found
         known = self._known[role, name] = _known(found)
         return known
+
+    def lacks(self, role: str, allowed: tuple[str, ...], name: str) -> bool:
+        """Whether there certainly is no tool of this name that the role may use, or it cannot be had."""
+        self._allow(role, allowed)
+        if self._registry.has(role, name):
+            return False
+        if self._registry.waits_for(role, name):
+            return name.partition(".")[0] in self._failed
+        return not any(self._registry.waits_for(role, each) for each in self._untold)
+
+    def _allow(self, role: str, allowed: tuple[str, ...]) -> bool:
+        """Know what a role may use; whether that is news."""
+        if self._roles.get(role) == allowed:
+            return False
+        self._roles[role] = allowed
+        self._registry.allow(role, allowed)
+        self._known.clear()
+        return True
 
     def _missing(self, role: str, name: str, answer: "UnknownTool") -> Refused | Literal["later"]:
         head = name.partition(".")[0]
