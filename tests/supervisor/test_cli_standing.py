@@ -192,6 +192,7 @@ def test_a_run_is_described_on_one_page(look):
     [
         ("ps",),
         ("crew", "describe"),
+        ("top",),
         ("agent", "ls"),
         ("agent", "describe", "planner"),
         ("graph",),

@@ -17,6 +17,7 @@ SHEET: Final[dict[str, tuple[tuple[str, str], ...]]] = {
     ),
     "look": (
         ("supervisor ps", "which runs there are; --all: also those that have ended"),
+        ("supervisor top", "all agents, live: waits, costs, whoever is in trouble first"),
         ("supervisor agent ls", "who does what, and waits for whom"),
         ("supervisor graph --watch", "the waits, as they change"),
         ("supervisor events -f", "what happens, in sentences"),

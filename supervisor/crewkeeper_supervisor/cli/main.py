@@ -34,6 +34,7 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "drain": ("drain:drain", "Have a controller hand over its runs and end, as before an upgrade."),
     "model-proxy": ("model_proxy:model_proxy", "Run the model proxy of a run."),
     "ps": ("ps:ps", "List runs."),
+    "top": ("top:top", "Show agents live: state, waits, what each does and costs a minute."),
     "agent": ("agent:agent", "List, describe, pause, resume and kill agents, read their logs."),
     "pause": ("pause:pause", "Pause all agents of a run, and say truthfully what came of it."),
     "resume": ("pause:resume", "Let all agents of a run go on, and say truthfully what came of it."),

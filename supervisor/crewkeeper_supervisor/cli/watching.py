@@ -51,16 +51,26 @@ def watch_option(command: _Command) -> _Command:
     def watched(*args: Any, watch: bool, **kwargs: Any) -> Any:
         if not watch:
             return command(*args, **kwargs)
-        token = kept_readers.set({})
-        try:
-            return _watch(lambda: command(*args, **kwargs), whole=kwargs.get("output") in ("json", "yaml"))
-        finally:
-            kept_readers.reset(token)
+        return repeat(lambda: command(*args, **kwargs), whole=kwargs.get("output") in ("json", "yaml"))
 
     return watched  # type: ignore[return-value]
 
 
-def _watch(show: Callable[[], Any], *, whole: bool) -> None:
+def repeat(show: Callable[[], Any], *, whole: bool = False) -> None:
+    """Show something again and again, until interrupted; see `watch_option`.
+
+    Args:
+        show: Writes it to stdout.
+        whole: Whether it is one document, written anew when anything in it changes.
+    """
+    token = kept_readers.set({})
+    try:
+        _repeat(show, whole=whole)
+    finally:
+        kept_readers.reset(token)
+
+
+def _repeat(show: Callable[[], Any], *, whole: bool) -> None:
     out = sys.stdout
     live = is_live(out)
     shown: list[str] | None = None

@@ -35,6 +35,7 @@ STYLES: Final = {
     "stopped": "yellow",
     "gone": "dim",
     "open": "bold red",
+    "DEADLOCK": "bold red",
     "crashed": "bold red",
     "gave_up": "bold red",
     "failed": "bold red",
@@ -212,7 +213,8 @@ def incident_counts(incidents: Sequence[IncidentRow]) -> str:
     return f"{unresolved} open" + (f", {resolved} resolved" if resolved else "")
 
 
-def _waits_cell(row: AgentRow, now: datetime) -> str:
+def waits_cell(row: AgentRow, now: datetime) -> str:
+    """Whom or what an agent waits for, and for how long; empty if for nobody."""
     if row.waiting_since is None:
         return ""
     whom = ", ".join(map(_waited, row.waits_for or row.wait_kinds))
@@ -252,7 +254,7 @@ def agents_table(agents: Sequence[AgentRow], now: datetime, *, wide: bool = Fals
         (
             safe(row.name),
             row.confinement or row.status,
-            _waits_cell(row, now),
+            waits_cell(row, now),
             str(row.tasks),
             str(row.queued),
             str(row.restarts),
