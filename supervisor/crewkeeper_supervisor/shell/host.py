@@ -202,6 +202,7 @@ class Host:
                 for run in self.runs:
                     running.start_soon(self._serve_run, run, admitted)
             if self._controller is not None:
+                await self._wait_for_owner()
                 await self._wait_for_deliveries()
                 await self._wait_for_books()
                 await self._controller.stop(CONTROLLER_RULE.shutdown_s)
@@ -269,6 +270,14 @@ class Host:
                         credentials.to_file(folder / f"{name}.json")
                 except (ShellError, OSError) as error:  # two more turns before they end
                     logger().warning("host.renewal", crew=run.run, error=str(error)[:300])
+
+    async def _wait_for_owner(self) -> None:
+        """Give the controller a moment to finish with these runs: to decide upon their end, and to sign it."""
+        left = {run.run for run in self.runs if not run.is_cut_off}
+        with anyio.move_on_after(DELIVERY_LIMIT_S), contextlib.suppress(StoreUnavailable):
+            while left:
+                left -= {info.run for info in await self._registry.ls() if info.is_over}
+                await anyio.sleep(0.05 if left else 0.0)
 
     async def _wait_for_deliveries(self) -> None:
         """Give the controller a moment to tell people what it has decided to tell them."""
