@@ -242,8 +242,7 @@ def _tools_ready(state: RunState, message: ToolsReady) -> None:
     state.gate.host, state.gate.given_up = message.host, ""
     for problem in rules.tools_ready(message):
         report(state, "malformed", f"tools: {problem}"[:300], [], key=f"tools {problem[:64]}")
-    for call in [each for each in state.gate.open.values() if each.stage == "starting"]:
-        gate.advance(state, call)
+    _look_again(state)
 
 
 def tools_given_up(state: RunState, message: RestartsExhausted) -> None:
@@ -253,9 +252,14 @@ def tools_given_up(state: RunState, message: RestartsExhausted) -> None:
     said = f"{state.gate.given_up}: every call of its tools is refused"
     report(state, "restart_intensity", said, [], key=TOOLS)
     _lost(state, "the tool host has ended")
+    _look_again(state)
+    gate.settle_down(state)
+
+
+def _look_again(state: RunState) -> None:
+    """Calls whose tool was not there yet look again."""
     for call in [each for each in state.gate.open.values() if each.stage == "starting"]:
         gate.advance(state, call)
-    gate.settle_down(state)
 
 
 def _lost(state: RunState, why: str) -> None:
