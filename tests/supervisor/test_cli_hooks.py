@@ -6,6 +6,7 @@ import json
 import sys
 from datetime import UTC, datetime
 from types import SimpleNamespace
+from urllib.parse import urlsplit
 
 import anyio
 import approval_stage
@@ -22,6 +23,7 @@ from crewkeeper_supervisor.shell import journal, webhook
 from crewkeeper_supervisor.shell.deliveries import Deliveries
 from crewkeeper_supervisor.shell.outbox import Entry, Outbox
 from crewkeeper_supervisor.shell.receiver import Receiver
+from crewkeeper_supervisor.views.hooks import identified, shown
 
 SECRET = "whsec_b3V0Ym94LWNhbmFyeS1vdXRib3gtY2FuYXJ5"
 EVIL = "\x1b[2J\u202e<!channel>\n"
@@ -77,7 +79,8 @@ async def test_what_was_given_up_is_shown_and_sent_again_under_its_id(tmp_path, 
             assert row["last"].startswith("410 from 127.0.0.1")
             _, out, _ = await act(capsys, "hooks", "ls", "-o", "json")
             (endpoint,) = json.loads(out)["items"]
-            assert (endpoint["state"], endpoint["dead"], endpoint["endpoint"]) == ("gone", 1, "127.0.0.1")
+            assert (endpoint["state"], endpoint["dead"]) == ("gone", 1)
+            assert (endpoint["endpoint"], endpoint["id"]) == (urlsplit(receiver.url).netloc, row["endpoint_id"])
             for shape in ("table", "wide", "yaml", "name", "jsonl"):
                 for what in ("ls", "deliveries"):
                     code, out, err = await act(capsys, "hooks", what, "-o", shape)
@@ -137,6 +140,31 @@ async def test_what_stands_is_acknowledged_once_and_spares_who_comes_later(tmp_p
         "crewkeeper.crash.acknowledged",
     ]
     assert not second.received
+
+
+@pytest.mark.parametrize(
+    ("address", "text"),
+    [
+        ("https://hooks.slack.example/services/T0/B0/hunter2", "hooks.slack.example"),
+        ("https://ana:hunter2@ops.example:8443/x?key=hunter2", "ops.example:8443"),
+        ("${OPS}", "${OPS}"),
+        ("https://ops.example/hunter2/${PART}?k=${KEY}", "ops.example (${PART}${KEY})"),
+        ("https://${HOST}/hunter2", "${HOST}"),
+        ("https://[::1/hunter2", "(unreadable)"),
+        ("https://ops.example:hunter2/", "ops.example"),
+    ],
+)
+def test_no_part_of_an_address_is_shown_that_may_be_secret(address, text):
+    assert shown(Webhook(webhook=address)) == text
+
+
+def test_endpoints_of_one_host_are_told_apart(monkeypatch):
+    addresses = ["https://ops.example/a", "https://ops.example/b", "https://ops.example/${ROOM}"]
+    ids = [identified(Webhook(webhook=address)) for address in addresses]
+    assert len(set(ids)) == 3
+    monkeypatch.setenv("ROOM", "other")
+    assert [identified(Webhook(webhook=address, format="slack")) for address in addresses] == ids
+    assert all(len(id_) == 8 and id_.isalnum() for id_ in ids)
 
 
 def crew_file(tmp_path, *hooks):

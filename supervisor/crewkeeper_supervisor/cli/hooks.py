@@ -56,9 +56,7 @@ async def _ls(output: str, state: Path | None, nats: str | None) -> None:
         receivers = {endpoint_key(each.entry.receiver): each.entry.receiver for each in found}
         gone = frozenset([key for key, receiver in receivers.items() if await records.gone(receiver)])
     rows, now = endpoint_rows(found, gone), datetime.now(UTC)
-    emit_rows(
-        rows, output, table=lambda wide: endpoints_table(rows, now, wide=wide), name=lambda row: str(row.endpoint)
-    )
+    emit_rows(rows, output, table=lambda wide: endpoints_table(rows, now, wide=wide), name=lambda row: str(row.id))
 
 
 @hooks.command()
@@ -192,7 +190,7 @@ async def _test(file: Path, output: str, state: Path | None, nats: str | None) -
     rows = await _tested(crew.name, crew.escalate)
     taken = [receiver for receiver, row in zip(crew.escalate, rows, strict=True) if row.ok]
     await _call_again(taken, state, nats)
-    emit_rows(rows, output, table=lambda wide: tests_table(rows, wide=wide), name=lambda row: str(row.endpoint))
+    emit_rows(rows, output, table=lambda wide: tests_table(rows, wide=wide), name=lambda row: str(row.id))
     return 0 if rows and all(row.ok for row in rows) else FAILED
 
 
@@ -201,7 +199,7 @@ async def _tested(crew: str, receivers: "tuple[Webhook, ...]") -> "list[TestRow]
 
     from crewkeeper_supervisor.core.commands import Escalate
     from crewkeeper_supervisor.shell import webhook
-    from crewkeeper_supervisor.views.hooks import TestRow, shown
+    from crewkeeper_supervisor.views.hooks import TestRow, identified, shown
 
     id_ = f"test-{secrets.token_hex(6)}"
     summary = "a test by `supervisor hooks test`: nothing happened, and nothing is to be done"
@@ -215,7 +213,8 @@ async def _tested(crew: str, receivers: "tuple[Webhook, ...]") -> "list[TestRow]
             if attempt.ok and receiver.format in ("pagerduty", "alertmanager"):
                 # There a test is an alert, which somebody would have to close.
                 attempt = await webhook.deliver(http, receiver, f"msg_{id_}-over", over)
-            rows.append(TestRow(endpoint=shown(receiver), format=receiver.format, ok=attempt.ok, text=attempt.text))
+            about = {"id": identified(receiver), "endpoint": shown(receiver), "format": receiver.format}
+            rows.append(TestRow(**about, ok=attempt.ok, text=attempt.text))
     return rows
 
 

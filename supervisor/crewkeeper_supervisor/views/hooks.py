@@ -1,11 +1,15 @@
 """Hooks for people: deliveries and endpoints as rows and tables; it looks and sends nothing.
 
-An address may hold a secret, so only its host is shown, or the address as the crew file has it if variables are in it.
+An address may hold a secret, so only its host and port are shown, and the names of variables in it; several at one
+host are told apart by an id, which follows from the address as the crew file has it.
 """
 
+import hashlib
+import re
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
-from typing import Literal
+from typing import Final, Literal
+from urllib.parse import urlsplit
 
 import msgspec
 from msgspec import Struct
@@ -15,6 +19,8 @@ from crewkeeper_supervisor.shell.deliveries import Delivery, State, endpoint_key
 from crewkeeper_supervisor.shell.webhook import named
 from crewkeeper_supervisor.views.tables import Table, build_table
 from crewkeeper_supervisor.views.wording import ago, safe
+
+VARIABLE: Final = re.compile(r"\$\{[A-Za-z_][A-Za-z0-9_]*\}")
 
 
 class DeliveryRow(Struct, frozen=True, kw_only=True):
@@ -28,6 +34,7 @@ class DeliveryRow(Struct, frozen=True, kw_only=True):
     incident: str
     type: str
     endpoint: str
+    endpoint_id: str
     format: str
     state: State
     attempts: int
@@ -40,6 +47,8 @@ class DeliveryRow(Struct, frozen=True, kw_only=True):
 class EndpointRow(Struct, frozen=True, kw_only=True):
     """One endpoint, over all runs of thirty days."""
 
+    id: str
+    """As `identified` has it."""
     endpoint: str
     format: str
     state: Literal["ok", "failing", "gone", "unused"]
@@ -56,6 +65,7 @@ class TestRow(Struct, frozen=True, kw_only=True):
 
     __test__ = False  # no class of tests
 
+    id: str
     endpoint: str
     format: str
     ok: bool
@@ -63,8 +73,24 @@ class TestRow(Struct, frozen=True, kw_only=True):
 
 
 def shown(receiver: Webhook) -> str:
-    """What may be shown of a receiver's address."""
-    return safe(receiver.webhook if "${" in receiver.webhook else named(receiver.webhook) or "(unreadable)", 120)
+    """What may be shown of a receiver's address: `hooks.slack.com`, `127.0.0.1:8080`, `${OPS_WEBHOOK}`."""
+    host, variables = named(receiver.webhook), "".join(VARIABLE.findall(receiver.webhook))
+    if not variables:
+        return safe(f"{host}{_port(receiver.webhook)}" or "(unreadable)", 120)
+    return safe(f"{host} ({variables})" if host and not VARIABLE.search(host) else variables, 120)
+
+
+def identified(receiver: Webhook) -> str:
+    """A short id of a receiver: the same on every machine, whatever its variables hold, and no way to the address."""
+    return hashlib.sha256(f"crewkeeper endpoint {receiver.webhook}".encode()).hexdigest()[:8]
+
+
+def _port(url: str) -> str:
+    try:
+        port = urlsplit(url).port
+    except ValueError:
+        return ""
+    return "" if port is None else f":{port}"
 
 
 def name(delivery: Delivery) -> str:
@@ -86,6 +112,7 @@ def _row(delivery: Delivery) -> DeliveryRow:
         incident=entry.incident,
         type=_type(entry.body),
         endpoint=shown(entry.receiver),
+        endpoint_id=identified(entry.receiver),
         format=entry.receiver.format,
         state=delivery.state,
         attempts=delivery.count,
@@ -114,6 +141,7 @@ def endpoint_rows(deliveries: Sequence[Delivery], gone: frozenset[str]) -> list[
         receiver = found[-1].entry.receiver
         rows.append(
             EndpointRow(
+                id=identified(receiver),
                 endpoint=shown(receiver),
                 format=receiver.format,
                 state="gone" if key in gone else state,
@@ -129,13 +157,14 @@ def endpoint_rows(deliveries: Sequence[Delivery], gone: frozenset[str]) -> list[
 
 def deliveries_table(rows: Sequence[DeliveryRow], now: datetime, *, wide: bool) -> Table:
     """Deliveries as a table."""
-    heads = ("ID", "INCIDENT", "TYPE", "ENDPOINT", "STATE", "TRIES", "LAST", "NEXT", "FORMAT")
+    heads = ("ID", "INCIDENT", "TYPE", "ENDPOINT", "ENDPOINT-ID", "STATE", "TRIES", "LAST", "NEXT", "FORMAT")
     cells = [
         (
             safe(row.name),
             safe(row.incident),
             safe(row.type.removeprefix("crewkeeper.")),
             row.endpoint,
+            row.endpoint_id,
             row.state,
             str(row.attempts),
             safe(row.last, 200 if wide else 60),
@@ -144,15 +173,16 @@ def deliveries_table(rows: Sequence[DeliveryRow], now: datetime, *, wide: bool) 
         )
         for row in rows
     ]
-    only_wide = ("FORMAT",)
+    only_wide = ("ENDPOINT-ID", "FORMAT")
     return build_table([(head, head in only_wide) for head in heads], cells, wide=wide, empty="nothing was to be sent")
 
 
 def endpoints_table(rows: Sequence[EndpointRow], now: datetime, *, wide: bool) -> Table:
     """Endpoints as a table."""
-    heads = ("ENDPOINT", "FORMAT", "STATE", "DELIVERED", "WAITING", "DEAD", "LAST", "SAID")
+    heads = ("ID", "ENDPOINT", "FORMAT", "STATE", "DELIVERED", "WAITING", "DEAD", "LAST", "SAID")
     cells = [
         (
+            row.id,
             row.endpoint,
             row.format,
             row.state,
@@ -169,8 +199,8 @@ def endpoints_table(rows: Sequence[EndpointRow], now: datetime, *, wide: bool) -
 
 def tests_table(rows: Sequence[TestRow], *, wide: bool) -> Table:
     """What came of test messages as a table."""
-    cells = [(row.endpoint, row.format, "ok" if row.ok else "failed", safe(row.text, 300)) for row in rows]
-    heads = [(head, False) for head in ("ENDPOINT", "FORMAT", "STATE", "SAID")]
+    cells = [(row.id, row.endpoint, row.format, "ok" if row.ok else "failed", safe(row.text, 300)) for row in rows]
+    heads = [(head, False) for head in ("ID", "ENDPOINT", "FORMAT", "STATE", "SAID")]
     return build_table(heads, cells, wide=wide, empty="the crew file names no receiver")
 
 
