@@ -46,15 +46,23 @@ async def test_a_server_that_does_not_answer_is_named(tmp_path: Path):
         async with system_link.connect(servers.credentials("_system")) as system:
             await until(lambda: whole(system, 3), "all three servers are known")
             with servers.nodes[1].frozen():
-                assert (await system.connections("r1.a", limit_s=0.5)).silent == ("n2",)
+                await falls_silent(system, "n2")
             await until(lambda: answers(system), "it answers again")
             # A server that was killed may as well be cut off, with agents on it.
             servers.nodes[2].stop()
-            assert (await system.connections("r1.a", limit_s=0.5)).silent == ("n3",)
+            await falls_silent(system, "n3")
+
+
+async def falls_silent(system: system_link.SystemLink, name: str) -> None:
+    """It alone does not answer: the others are given more and more time for it, as a busy machine needs it."""
+    for limit_s in (0.5, 2, 8, 30):
+        if (silent := (await system.connections("r1.a", limit_s=limit_s)).silent) == (name,):
+            return
+    raise AssertionError(f"silent: {silent}")
 
 
 async def answers(system: system_link.SystemLink) -> bool:
-    return (await system.connections("r1.a", limit_s=0.5)).silent == ()
+    return (await system.connections("r1.a", limit_s=10)).silent == ()
 
 
 async def test_a_server_that_says_goodbye_is_not_waited_for(tmp_path: Path):
