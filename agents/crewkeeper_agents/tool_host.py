@@ -24,7 +24,7 @@ from crewkeeper_agents.mcp_source import McpSource
 from crewkeeper_agents.runtime import Status, configure_logs
 from crewkeeper_agents.tool_pool import Pool, WorkerGone
 from crewkeeper_agents.tool_worker import Job, Told
-from crewkeeper_bus import subjects, trace_export
+from crewkeeper_bus import codec, subjects, trace_export
 from crewkeeper_bus.errors import BusError, ConfigError
 from crewkeeper_bus.outgoing import clip
 from crewkeeper_bus.tool_messages import CutTool, RunTool, ToolRan, ToolTold
@@ -42,6 +42,8 @@ ORDERS_MAX: Final = 10_000
 """Orders that came and were not looked at yet."""
 SERVICE: Final = "crewkeeper-tools"
 """What this process is called in traces."""
+RESULT_NESTING_MAX: Final = codec.NESTING_MAX - 4
+"""Deepest nesting of a result: it is inside of messages on its way, which have their own limit."""
 SECRETS: Final = "CREWKEEPER_TOOL_ENV"
 """Variable with the environment of each tool, as JSON: `{"pay": {"KEY": "…"}}`; taken out before anything starts."""
 
@@ -267,6 +269,9 @@ class ToolHost:
 
 
 def _report(order: RunTool, told: Told, took_ms: int) -> ToolRan:
+    if not told.code and codec.nesting(bytes(told.result), RESULT_NESTING_MAX) > RESULT_NESTING_MAX:
+        error = f"it ran, but its result nests deeper than {RESULT_NESTING_MAX} levels, which cannot be sent"
+        told = Told(code="tool_failed", error=error)
     if told.code:
         return ToolRan(
             call=order.call, agent=order.agent, ok=False, code=told.code, error=clip(told.error), took_ms=took_ms

@@ -200,12 +200,15 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs are born deaf to it
     os.dup2(2, 1)  # what tools print must not come between answers, nor be lost
     sys.path.insert(0, str(os.getcwd()))  # noqa: PTH109 - as Python itself writes it there
-    worker = Worker([os.environ.get(name, "") for name in sys.argv[2:]])
+    worker, process = Worker([os.environ.get(name, "") for name in sys.argv[2:]]), os.getpid()
     with socket.socket(fileno=int(sys.argv[1])) as link, link.makefile("rwb") as stream:
         try:
             while head := stream.read(_HEAD.size):
                 (size,) = _HEAD.unpack(head)
-                stream.write(frame(worker.answer(QUESTIONS.decode(stream.read(size)))))
+                told = worker.answer(QUESTIONS.decode(stream.read(size)))
+                if os.getpid() != process:
+                    os._exit(0)  # a tool has forked, and its copy of us must not answer as well
+                stream.write(frame(told))
                 stream.flush()
         except (KeyboardInterrupt, BrokenPipeError):
             return

@@ -62,6 +62,20 @@ def gate(name: str) -> str:
     return name
 
 
+def fork(name: str) -> str:
+    """Return twice: as the process that was asked, and as a copy of it."""
+    copy = os.fork() == 0
+    return f"the copy of {name}" if copy else name
+
+
+def deep(levels: int) -> object:
+    """Return lists in lists."""
+    value: object = 1
+    for _ in range(levels):
+        value = [value]
+    return value
+
+
 def die() -> None:
     """End the process in the middle."""
     mark("die")

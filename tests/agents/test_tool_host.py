@@ -247,6 +247,24 @@ async def test_results_have_a_size(tmp_path: Path, monkeypatch: pytest.MonkeyPat
             assert (ran.ok, ran.code) == (False, "too_large"), tool
 
 
+async def test_a_result_that_no_message_can_carry_is_said_to_be_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with hosted(tmp_path, monkeypatch, "deep") as gate:
+        most = tool_host.RESULT_NESTING_MAX
+        assert (await gate.run("deep", {"levels": most})).ok
+        for levels in (most + 1, 400):
+            ran = await gate.run("deep", {"levels": levels})
+            assert (ran.ok, ran.code) == (False, "tool_failed")
+            assert "nests deeper" in ran.error
+
+
+async def test_a_tool_that_forks_answers_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with hosted(tmp_path, monkeypatch, "fork") as gate:
+        for number in range(5):
+            assert codec.decode_body((await gate.run("fork", {"name": f"n{number}"})).result) == f"n{number}"
+
+
 async def test_programs_are_tools(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     python = (sys.executable, "-c")
     tools = {
