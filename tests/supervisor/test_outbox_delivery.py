@@ -13,9 +13,9 @@ from crewkeeper_bus import codec, subjects
 from crewkeeper_bus.messages import Outcome
 from crewkeeper_bus.webhooks import verify
 from crewkeeper_supervisor.core.crew import Webhook
-from crewkeeper_supervisor.shell import circuit, journal, webhook
+from crewkeeper_supervisor.shell import circuit, deliveries, journal, webhook
 from crewkeeper_supervisor.shell import outbox as outboxes
-from crewkeeper_supervisor.shell.deliveries import Answered, Deliveries
+from crewkeeper_supervisor.shell.deliveries import Answered, Deliveries, Queue
 from crewkeeper_supervisor.shell.nats_link import connect
 from crewkeeper_supervisor.shell.outbox import DEAD_STREAM, STREAM, Entry, Outbox
 from crewkeeper_supervisor.shell.receiver import Receiver
@@ -77,6 +77,34 @@ async def test_a_delivery_is_signed_reported_and_taken_out(tmp_path):
     assert outcome.detail.startswith("204 from 127.0.0.1")
     assert (received.verified, received.id) == (True, "msg_r1_5-0")
     assert received.body["type"] == "crewkeeper.deadlock.opened"
+
+
+async def test_what_is_for_a_later_recipient_is_not_counted_as_waiting(tmp_path, monkeypatch):
+    reads = 0
+
+    async def read(*arguments):
+        nonlocal reads
+        reads += 1
+        return await get_last_msg(*arguments)
+
+    async with linked(tmp_path) as (_, link):
+        queue = Queue(link)
+        assert await queue.count(0.0) is None, "there is no outbox yet"
+        outbox = Outbox(link)
+        await outbox.open()
+        assert await queue.count(0.0) == (0, 0)
+        get_last_msg = link.js.get_last_msg
+        monkeypatch.setattr(link.js, "get_last_msg", read)
+        first = entry("http://127.0.0.1:1/")
+        for number, change in enumerate(({}, {"due_s": 500.0}, {"due_s": 900.0}, {"due_s": 900.0, "closing": True})):
+            await outbox.enqueue(msgspec.structs.replace(first, command=f"{number}-0", **change))
+        assert await queue.count(400.0) == (2, 2)
+        assert await queue.count(600.0) == (3, 1)
+        assert reads == 4, "each is looked into once"
+        await link.js.purge_stream(STREAM, subject="escalations.*.*.*.2-0")
+        assert await queue.count(600.0) == (3, 0)
+        monkeypatch.setattr(deliveries, "READ_MAX", 1)
+        assert sum(await queue.count(0.0)) == 3, "what is not looked into counts as due"
 
 
 async def test_failures_are_tried_again_under_the_same_id(tmp_path, capfd):

@@ -9,7 +9,7 @@ import hashlib
 import re
 import secrets
 import time
-from typing import Final, Literal
+from typing import Final, Literal, NamedTuple
 
 import msgspec
 import nats.js.errors
@@ -26,6 +26,8 @@ STREAM: Final = "HOOKS"
 KEPT_S: Final = 30 * 86400.0
 KEPT_BYTES: Final = 512 * 1024 * 1024
 TRIES_MAX: Final = 20
+READ_MAX: Final = 2000
+"""Entries of the outbox that are looked into for when they are due."""
 _UNFIT: Final = re.compile(r"[^A-Za-z0-9_-]")
 
 
@@ -118,6 +120,16 @@ class Gone(Struct, frozen=True, kw_only=True):
     gone: bool
 
 
+class Counts(NamedTuple):
+    """How many entries are in the outbox."""
+
+    due: int
+    """To be sent as soon as that goes."""
+    later: int
+    """For recipients whose turn comes later, unless somebody acknowledges before."""
+
+
+_ENTRY: Final = msgspec.json.Decoder(Entry)
 _DELIVERY: Final = msgspec.json.Decoder(Delivery)
 _ANSWERED: Final = msgspec.json.Decoder(Answered)
 _GONE: Final = msgspec.json.Decoder(Gone)
@@ -286,6 +298,50 @@ class Deliveries:
         await self.put(Delivery(entry=entry, began_s=time.time()))
         # An id of its own, for the server would take it for a copy of the first.
         return await enqueue(self._link, entry, f"again-{secrets.token_hex(8)}")
+
+
+class Queue:
+    """How long the outbox is, asked again and again; each entry is read once.
+
+    Attributes:
+        link: The server.
+    """
+
+    def __init__(self, link: Link) -> None:
+        self.link = link
+        self._due_s: dict[str, float] = {}
+        """When an entry's turn is, by its subject."""
+
+    async def count(self, now_s: float) -> Counts | None:
+        """What waits; of more than `READ_MAX` entries the rest counts as due. None if nobody can say now.
+
+        Args:
+            now_s: Seconds since the epoch.
+        """
+        try:
+            waiting = (await self.link.js.stream_info(OUTBOX)).state.messages
+            if not waiting:
+                self._due_s.clear()
+                return Counts(0, 0)
+            listed = (await self.link.js.stream_info(OUTBOX, subjects_filter="escalations.>")).state.subjects or {}
+            subjects = list(listed)[:READ_MAX]
+            self._due_s = {subject: self._due_s[subject] for subject in subjects if subject in self._due_s}
+            for subject in subjects:
+                if subject not in self._due_s:
+                    self._due_s[subject] = await self._turn_s(subject)
+        except LINK_ERRORS:  # also where the stream is not there
+            return None
+        later = sum(due_s > now_s for due_s in self._due_s.values())
+        return Counts(max(0, len(listed) - later), later)
+
+    async def _turn_s(self, subject: str) -> float:
+        try:
+            stored = await self.link.js.get_last_msg(OUTBOX, subject)
+            entry = _ENTRY.decode(stored.data or b"")
+        except (nats.js.errors.NotFoundError, msgspec.MsgspecError):
+            return 0.0  # it was sent this moment, or nobody can read it
+        is_news = entry.closing or entry.forced or bool(entry.acknowledged_by)
+        return 0.0 if is_news else entry.due_s
 
 
 async def enqueue(link: Link, entry: Entry, once: str) -> bool:

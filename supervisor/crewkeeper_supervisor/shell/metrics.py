@@ -56,7 +56,8 @@ class Metrics(Collector):
 
     Attributes:
         registry: What is shown to Prometheus.
-        waiting: Messages to people in the outbox; None: not known.
+        waiting: Messages to people in the outbox that are due; None: not known.
+        later: Those in it whose recipients' turn comes later; None: not known.
         dead: Those given up; None: not known.
         lag_s: How late timers came.
         connected: Whether there is a connection.
@@ -67,6 +68,7 @@ class Metrics(Collector):
     def __init__(self) -> None:
         self.registry = prometheus.CollectorRegistry()
         self.waiting: int | None = None
+        self.later: int | None = None
         self.dead: int | None = None
         self.lag_s = 0.0
         self.connected = False
@@ -163,10 +165,9 @@ class Metrics(Collector):
 
         add("connected", value=self.connected)
         add("event_loop_lag_seconds", value=self.lag_s)
-        if self.waiting is not None:
-            add("webhooks_waiting", value=self.waiting)
-        if self.dead is not None:
-            add("webhooks_dead", value=self.dead)
+        for name, length in (("waiting", self.waiting), ("later", self.later), ("dead", self.dead)):
+            if length is not None:
+                add(f"webhooks_{name}", value=length)
         for meter in list(self._runs.values()):
             meter.read_off(add)
         for metric in _GAUGES:

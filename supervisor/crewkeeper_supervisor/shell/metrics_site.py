@@ -202,10 +202,13 @@ async def _beat(metrics: Metrics) -> None:
 
 async def _count_queues(metrics: Metrics, standing: Standing) -> None:
     """Keep what the metrics say of the outbox."""
+    queue: deliveries.Queue | None = None
     while True:
         link = standing.link
         if link is not None and standing.opened:
-            metrics.waiting = await _length(link, deliveries.OUTBOX)
+            queue = queue if queue is not None and queue.link is link else deliveries.Queue(link)
+            counts = await queue.count(time.time()) if link.is_connected else None
+            metrics.waiting, metrics.later = counts if counts is not None else (None, None)
             metrics.dead = await _length(link, outbox.DEAD_STREAM)
             await anyio.sleep(QUEUES_S)
         else:
