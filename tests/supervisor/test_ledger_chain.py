@@ -220,6 +220,20 @@ async def test_who_reads_on_from_a_place_knows_what_who_reads_all_knows(tmp_path
             assert ledger.verify(await ledger.read(link, "r1")) == []
 
 
+async def test_only_what_has_no_trace_is_remembered_for_long(tmp_path, monkeypatch):
+    monkeypatch.setattr(ledger, "IDS_MAX", 4)
+    async with linked(tmp_path) as (_, link):
+        log = await opened(link)
+        await log.commit(tell(f"{number}-0") for number in range(1, 4))
+        log.forget_all_but({"9-0": None})
+        assert log.has("1-0"), "they are few"
+        await log.commit([tell("4-0")])
+        log.forget_all_but({"2-0": None, "9-0": None})
+        assert [id_ for id_ in ("1-0", "2-0", "3-0", "4-0", "9-0") if log.has(id_)] == ["2-0"]
+        await log.commit([tell("2-0"), tell("5-0")])
+        assert [record.id for record in await ledger.read(link, "r1")][-2:] == ["4-0", "5-0"]
+
+
 async def test_a_place_whose_record_was_written_anew_is_none(tmp_path):
     async with linked(tmp_path) as (_, link):
         log = await opened(link)

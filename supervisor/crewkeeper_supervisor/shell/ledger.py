@@ -11,7 +11,7 @@ ledger at which that was taken, makes sure that the stream still has that record
 import contextlib
 import secrets
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Final
 
 import anyio
@@ -42,6 +42,8 @@ STREAM: Final = "LEDGER"
 BATCH_MAX: Final = 200
 BATCH_MAX_BYTES: Final = 512 * 1024
 COMMIT_LIMIT_S: Final = 10.0
+IDS_MAX: Final = 100_000
+"""Ids of recorded decisions that are remembered, beside those without a trace."""
 _FETCH: Final = 500
 
 
@@ -158,6 +160,15 @@ class Ledger:
         if self._newest_cause > seq or not self._last_seq:
             return None
         return Position(seq=self._last_seq, n=self.n, hash=self.head)
+
+    def forget_all_but(self, pending: Collection[str]) -> None:
+        """Forget the ids of decisions that nobody asks for again, once there are many.
+
+        Args:
+            pending: Those decided, recorded or not, that have no trace yet. Nothing of later entries may be recorded.
+        """
+        if len(self._ids) > max(IDS_MAX, 2 * len(pending)):
+            self._ids = {id_ for id_ in pending if id_ in self._ids}
 
     async def commit(self, commands: Iterable[Command]) -> None:
         """Record decisions, in order; returns when they are stored. Those that are recorded are skipped.

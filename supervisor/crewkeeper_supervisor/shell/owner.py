@@ -244,6 +244,7 @@ class Owner:
                 await self._sealer.seal(self._ledger, self.fold)
                 if not self._unrecorded and (ends := self._ledger.settled(self._seq)) is not None:
                     self._snapshots.look(self.fold, self._sealer.place, self._entry, ends)
+                    self._ledger.forget_all_but(self.fold.pending)
             if not self._is_over():
                 await self._finish()
                 return
