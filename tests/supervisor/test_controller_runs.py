@@ -24,7 +24,7 @@ from crewkeeper_supervisor.shell.registry import Registry
 
 pytestmark = pytest.mark.live
 SECRET = "whsec_" + "Y2FuYXJ5LWNhbmFyeS1jYW5hcnktY2FuYXJ5"
-FAST = Settings(lease_ttl_s=1, retries_s=(0.01,) * 11, timing=owner.Timing(resend_s=0.2, ended_s=1))
+FAST = Settings(lease_ttl_s=10, retries_s=(0.01,) * 11, timing=owner.Timing(resend_s=0.2, ended_s=1))
 
 
 @contextlib.asynccontextmanager
@@ -301,6 +301,10 @@ async def owners(link):
     return [changed.owner for changed in await of_type(link, m.OwnerChanged)]
 
 
+async def owned_by(link, name):
+    return name in await owners(link)
+
+
 async def test_kill_9_of_the_owner_another_takes_over_and_the_decision_is_made_once(tmp_path):
     async with linked(tmp_path) as (server, link):
         server.announce()
@@ -315,7 +319,7 @@ async def test_kill_9_of_the_owner_another_takes_over_and_the_decision_is_made_o
                 one.process.wait()
                 await ask(link, "pause", agent="b")
                 pauses = await until(lambda: count(link, m.Pause, 2))
-                assert await owners(link) == ["one", "two"]
+                assert list(dict.fromkeys(await owners(link))) == ["one", "two"]
                 two.send(signal.SIGTERM)
                 assert await asyncio.to_thread(two.process.wait, 20) == 0
         assert len({pause.id for pause in pauses}) == 2
@@ -337,16 +341,15 @@ async def test_a_stopped_owner_is_fenced_and_falls_silent(tmp_path):
             await until(lambda: of_type(link, m.Begin))
             one.send(signal.SIGSTOP)
             with serve_process(server, tmp_path, "two"):
-                await until(lambda: two_owners(link))
+                await until(lambda: owned_by(link, "two"))
+                stopped = max(changed.term for changed in await of_type(link, m.OwnerChanged) if changed.owner == "one")
                 await ask(link, "pause", agent="a")
                 await until(lambda: of_type(link, m.Pause))
                 one.send(signal.SIGCONT)
                 await until(lambda: "lease.lost" in one.text())
                 await ask(link, "pause", agent="b")
                 pauses = await until(lambda: count(link, m.Pause, 2))
-                first, second = await of_type(link, m.OwnerChanged)
-                assert first.term < second.term
-                assert {pause.term for pause in pauses} == {second.term}
+                assert min(pause.term for pause in pauses) > stopped
         recorded = await ledger.read(link, "r1")
         assert ledger.verify(recorded) == []
         assert [record.term for record in recorded] == sorted(record.term for record in recorded)

@@ -14,8 +14,9 @@ from crewkeeper_supervisor.shell.nats_link import connect
 pytestmark = pytest.mark.live
 
 
-async def pair(link, ttl_s=1):
-    one, two = Leases(link, "one", ttl_s), Leases(link, "two", ttl_s)
+async def pair(link, ttl_s=600, first_ttl_s=None):
+    """Two that want leases; nothing lapses by itself, unless that is what is tested."""
+    one, two = Leases(link, "one", first_ttl_s or ttl_s), Leases(link, "two", ttl_s)
     await one.open()
     await two.open()
     return one, two
@@ -50,7 +51,7 @@ async def test_one_owner_at_a_time_and_terms_grow(tmp_path):
 
 async def test_an_unrenewed_lease_expires_and_its_old_owner_cannot_renew(tmp_path):
     async with linked(tmp_path) as (_, link):
-        one, two = await pair(link)
+        one, two = await pair(link, first_ttl_s=1)
         first = await one.acquire("r1")
         second = await two.wait("r1")
         assert second.term > first.term
@@ -65,7 +66,7 @@ async def test_an_unrenewed_lease_expires_and_its_old_owner_cannot_renew(tmp_pat
 
 async def test_a_kept_lease_outlives_its_time_to_live_and_a_standby_does_not_ask(tmp_path):
     async with linked(tmp_path) as (_, link):
-        one, two = await pair(link)
+        one, two = await pair(link, ttl_s=4)
         first = await one.acquire("r1")
         asked = []
         original = two._try
@@ -75,7 +76,7 @@ async def test_a_kept_lease_outlives_its_time_to_live_and_a_standby_does_not_ask
             got = []
             group.start_soon(lambda: wait(two, got))
             start = first._revision
-            await until(lambda: first._revision >= start + 10)  # renewed every quarter: 2.5 times to live
+            await until(lambda: first._revision >= start + 5)  # renewed every quarter: 1.25 times to live
             assert first.still_mine()
             assert not got
             assert len(asked) <= 3
@@ -114,7 +115,7 @@ async def test_an_owner_that_cannot_reach_the_server_stops_before_the_lease_ends
 async def test_a_lease_whose_renewals_stop_is_taken_when_its_owner_has_stopped(tmp_path, monkeypatch):
     async with linked(tmp_path) as (_, link):
         clock = Clock(monkeypatch)
-        one, two = await pair(link, ttl_s=600)
+        one, two = await pair(link)
         held, got = await one.acquire("r1"), []
         async with anyio.create_task_group() as group:
             group.start_soon(wait, two, got)
@@ -134,7 +135,7 @@ async def test_a_lease_whose_renewals_stop_is_taken_when_its_owner_has_stopped(t
 async def test_a_lease_that_was_renewed_unseen_is_not_taken(tmp_path, monkeypatch):
     async with linked(tmp_path) as (_, link):
         clock = Clock(monkeypatch)
-        one, two = await pair(link, ttl_s=600)
+        one, two = await pair(link)
         held = await one.acquire("r1")
         two._seen["r1"] = (clock.now_s, held._revision)
         assert await held.renew()
@@ -175,7 +176,7 @@ async def test_the_lease_of_a_process_that_died_here_is_taken_at_once(tmp_path):
         url = server.url.replace("://", f"://sup:{server.password}@")
         with python(["-c", program, url], tmp_path / "child.log") as child:
             term = int(await until(child.text))
-            one, _ = await pair(link, ttl_s=600)
+            one, _ = await pair(link)
             assert await one.acquire("r1") is None
         with anyio.fail_after(20):  # far below the time to live
             assert (await one.wait("r1")).term > term
@@ -183,7 +184,7 @@ async def test_the_lease_of_a_process_that_died_here_is_taken_at_once(tmp_path):
 
 async def test_who_lost_the_race_for_a_lease_reads_who_won(tmp_path, monkeypatch):
     async with linked(tmp_path) as (_, link):
-        one, two = await pair(link, ttl_s=600)
+        one, two = await pair(link)
         winner = []
 
         async def slower(run):
