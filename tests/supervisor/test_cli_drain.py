@@ -9,9 +9,12 @@ from nats_process import nats_process, until
 from test_controller_runs import declare, of_type
 
 from crewkeeper_bus import messages as m
+from crewkeeper_supervisor.cli.drain import _choose
+from crewkeeper_supervisor.cli.failure import Failure
 from crewkeeper_supervisor.cli.main import run
 from crewkeeper_supervisor.shell import controller, members
 from crewkeeper_supervisor.shell.controller import Settings
+from crewkeeper_supervisor.shell.members import Member, heard_lately
 from crewkeeper_supervisor.shell.nats_link import connect
 from crewkeeper_supervisor.shell.sharing import Sharing
 
@@ -52,6 +55,18 @@ class Controllers:
 
 async def there_are_two(link):
     return sorted((each.name, each.count) for each in await members.ls(link)) == [("one", 1), ("two", 0)]
+
+
+def test_a_controller_that_was_killed_is_not_meant_by_its_name():
+    def one(id_, heard_at_s):
+        return Member(id=id_, name="one", machine="m", pid=1, code="c", began_at_s=0.0, heard_at_s=heard_at_s)
+
+    killed, again = one("a", 100.0), one("b", 104.0)
+    assert _choose([killed, again], heard_lately([killed, again]), "one") is again
+    assert _choose([killed, again], heard_lately([killed, again]), "a") is killed
+    assert _choose([killed], heard_lately([killed]), None) is killed
+    with pytest.raises(Failure, match="2 controllers fit"):
+        _choose([again, one("c", 103.0)], [again, one("c", 103.0)], "one")
 
 
 def test_a_controller_hands_over_and_the_last_one_only_if_told_to(tmp_path, monkeypatch, capsys):

@@ -65,9 +65,10 @@ async def _drain(
 
     async with opened(state, nats) as link:
         there = await members.ls(link)
-        chosen = _choose(there, name)
+        heard = members.heard_lately(there)
+        chosen = _choose(there, heard, name)
         runs = [each.run for each in chosen.runs]
-        lacking = [run for run in runs if not any(each.takes(run) for each in there if each.id != chosen.id)]
+        lacking = [run for run in runs if not any(each.takes(run) for each in heard if each.id != chosen.id)]
         if lacking and not alone:
             raise Failure(
                 f"no other controller takes {', '.join(lacking[:5])}: nothing would be decided until one does",
@@ -89,11 +90,13 @@ async def _drain(
     return 0 if dry_run or alone or all(owners.values()) else FAILED
 
 
-def _choose(there: "Sequence[Member]", name: str | None) -> "Member":
+def _choose(there: "Sequence[Member]", heard: "Sequence[Member]", name: str | None) -> "Member":
+    """The one that is meant; of several, one that was killed a moment ago is not."""
     from crewkeeper_supervisor.cli.runs import near
 
     names = [each.name for each in there]
     fitting = [each for each in there if name in (None, each.name, each.id)]
+    fitting = [each for each in fitting if each in heard] or fitting
     if len(fitting) == 1:
         return fitting[0]
     if len(fitting) > 1:

@@ -9,7 +9,7 @@ import contextlib
 import os
 import secrets
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final, Literal
 
 import anyio
@@ -25,6 +25,8 @@ from crewkeeper_supervisor.shell.nats_link import Link, WrongLastSequence
 
 BUCKET: Final = "CONTROLLERS"
 BEAT_S: Final = 1.0
+SILENT_S: Final = 3.0
+"""A controller of which nothing was heard for so long is called silent: it has missed as many beats."""
 TTL_S: Final = 5
 """An entry that is not renewed for so long is gone."""
 ASK_TTL_S: Final = 60
@@ -189,6 +191,12 @@ async def ls(link: Link) -> list[Member]:
         if member := _decode(stored.value):
             found[member.id] = msgspec.structs.replace(member, heard_at_s=stored.at_s)
     return sorted(found.values(), key=lambda each: (each.began_at_s, each.id))
+
+
+def heard_lately(there: Sequence[Member]) -> list[Member]:
+    """Those of `ls` that are not silent, by the server's clock; one that was killed stays listed for a moment."""
+    newest_s = max((each.heard_at_s for each in there), default=0.0)
+    return [each for each in there if newest_s - each.heard_at_s <= SILENT_S]
 
 
 async def ask_to_drain(link: Link, id_: str) -> None:

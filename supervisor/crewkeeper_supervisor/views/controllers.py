@@ -5,13 +5,10 @@ from datetime import datetime
 
 from msgspec import Struct
 
-from crewkeeper_supervisor.shell.members import BEAT_S, Member
+from crewkeeper_supervisor.shell.members import SILENT_S, Member
 from crewkeeper_supervisor.views.snapshot import SCHEMA_VERSION
 from crewkeeper_supervisor.views.tables import Table, build_table
 from crewkeeper_supervisor.views.wording import ago, count, duration, moment, safe
-
-SILENT_BEATS = 3
-"""A controller that has missed so many beats is called silent."""
 
 
 class OwnedRow(Struct, frozen=True, kw_only=True):
@@ -56,7 +53,7 @@ class ControllerRow(Struct, frozen=True, kw_only=True):
 def controller_row(member: Member, now: datetime) -> ControllerRow:
     """What a controller said last, as data."""
     heard = moment(member.heard_at_s)
-    is_silent = (now - heard).total_seconds() > SILENT_BEATS * BEAT_S
+    is_silent = (now - heard).total_seconds() > SILENT_S
     return ControllerRow(
         name=member.name,
         id=member.id,
