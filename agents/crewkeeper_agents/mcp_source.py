@@ -28,6 +28,8 @@ MODULE: Final = "crewkeeper_supervisor.mcp.tool_host"
 LINE_MAX_BYTES: Final = 64 * 1024 * 1024
 RETRY_MIN_S: Final = 1.0
 RETRY_MAX_S: Final = 60.0
+STEADY_S: Final = 60.0
+"""How long a server must have run for its end to be the first one again."""
 REAP_S: Final = 5.0
 
 log = structlog.get_logger()
@@ -117,8 +119,9 @@ class McpSource:
         """Keep it running, until this is cancelled."""
         delay_s = RETRY_MIN_S
         while True:
+            began_s = anyio.current_time()
             try:
-                if await self._run_once():
+                if await self._run_once() and anyio.current_time() - began_s > STEADY_S:
                     delay_s = RETRY_MIN_S
             except OSError as error:
                 self._why = f"it cannot be started: {error.strerror or error}"

@@ -103,6 +103,15 @@ async def test_a_changed_definition_is_taken_out(tmp_path: Path) -> None:
         assert calls(tmp_path) == ["call change {}"]
 
 
+async def test_a_server_that_always_says_that_its_tools_change_is_not_told_of_each_time(tmp_path: Path) -> None:
+    async with source(tmp_path) as (made, heard):
+        assert await run(made, "change", restless=True) == "changed"
+        log = tmp_path / "stub.log"
+        await until(lambda: log.read_text().count("listed") >= 4, "it is asked again", 60.0)
+        assert heard.times == 2  # what it had first, and what has truly changed
+        assert "another than the pinned one" in heard.failed["stub.echo"]
+
+
 async def test_servers_get_no_answers_from_us(tmp_path: Path) -> None:
     async with source(tmp_path) as (made, _):
         assert (await run(made, "need"))[0] == "tool_failed"

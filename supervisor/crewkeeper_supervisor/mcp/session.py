@@ -19,6 +19,8 @@ DISCOVER_S: Final = 5.0
 """How long a server may take to say that it speaks the version without a handshake."""
 INITIALIZE_S: Final = 30.0
 LISTING_S: Final = 30.0
+RELIST_S: Final = 1.0
+"""At least so long between two listings."""
 PAGES_MAX: Final = 100
 CLIENT: Final = {"name": "crewkeeper", "version": "1"}
 
@@ -79,6 +81,7 @@ class Session:
                         self._changes = anyio.Event()
                         await self._list()
                         await self._on_tools()
+                        await anyio.sleep(RELIST_S)  # a server may say that they change as often as it likes
                         await self._changes.wait()
                 except (ServerGone, TimeoutError, PinsUnusable) as error:
                     failed.append(error if str(error) else ServerGone("the MCP server does not answer"))

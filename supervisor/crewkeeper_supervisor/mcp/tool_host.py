@@ -67,6 +67,8 @@ class Served:
         self._reader, self._writer = lines
         self._session = Session(command, Offer(pins, name), label=name, on_tools=self._say_tools)
         self._running: dict[int, anyio.CancelScope] = {}
+        self._told: dict[str, Any] = {}
+        """What was said last of the tools: it goes into the journal, so it is said once."""
 
     async def run(self) -> str:
         """Serve until the tool host ends this, or the server ends; returns why."""
@@ -138,7 +140,10 @@ class Served:
         failed = {name: f"it cannot be used: {why}"[:WHY_MAX_CHARS] for name, why in offer.unusable.items()}
         for name in offer.changed:
             failed[name] = "its definition is another than the pinned one; look at `supervisor tools diff`"
-        await self._say({"type": "ready", "tools": tools, "failed": failed})
+        report = {"type": "ready", "tools": tools, "failed": failed}
+        if report != self._told:
+            self._told = report
+            await self._say(report)
 
     async def _say(self, report: dict[str, Any]) -> None:
         try:
