@@ -14,6 +14,7 @@ from proxy_stage import RUN, Stage, grant, refuse, stage
 from crewkeeper_bus.tool_messages import SpendAsked
 from crewkeeper_supervisor.model_proxy import outlet, spending
 from crewkeeper_supervisor.model_proxy.doorkeeper import Standing
+from crewkeeper_supervisor.shell import http_server
 from support.bus import until
 
 pytestmark = pytest.mark.live
@@ -168,6 +169,20 @@ async def test_a_provider_that_takes_longer_than_was_granted_is_cut(tmp_path: Pa
         await until(on.provider.posted()[0].cut.is_set, "the provider is cut off")
         [spent] = await on.gate.settled()
         assert (spent.estimated, spent.output_tokens) == (True, 8)
+
+
+async def test_a_connection_on_which_nothing_is_asked_is_given_up(tmp_path: Path, monkeypatch: Any):
+    monkeypatch.setattr(http_server, "HEAD_LIMIT_S", 0.2)
+    async with stage(tmp_path) as on, client(on) as ann:
+        host, port = on.address.removeprefix("http://").split(":")
+        for begun in (b"", b"POST /v1/messages HTTP/1.1\r\nhost: x\r\nx: "):
+            stream = await anyio.connect_tcp(host, int(port))
+            async with stream:
+                if begun:
+                    await stream.send(begun)
+                with anyio.fail_after(60), pytest.raises(anyio.EndOfStream):
+                    await stream.receive()
+        assert (await ann.chat.completions.create(model="plain", messages=HI)).choices
 
 
 async def test_only_what_is_served_reaches_the_provider(tmp_path: Path):

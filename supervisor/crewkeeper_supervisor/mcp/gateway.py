@@ -39,6 +39,10 @@ IDLE_S: Final = 600.0
 REFUSED_S: Final = 10.0
 """How long a wrong token is remembered."""
 REFUSED_MAX: Final = 1000
+CONNECTIONS_MAX: Final = 512
+BODY_MAX_BYTES: Final = 16 * 1024 * 1024
+BODY_LIMIT_S: Final = 30.0
+"""How long a client may take to send its request."""
 RELIST_S: Final = 30.0
 RETRY_S: Final = 2.0
 _TOKEN: Final = re.compile(r"([A-Za-z0-9_-]{1,32})\.([A-Za-z0-9-][A-Za-z0-9_-]{0,31})\.([A-Za-z0-9_-]{1,256})\Z")
@@ -213,15 +217,50 @@ def guarded(app: App, doors: Doors) -> App:
             kind, _, token = headers.get(b"authorization", b"").decode("latin-1").partition(" ")
             door = await doors.of(token.strip()) if kind.lower() == "bearer" else None
             if door is None:
-                head = [(b"www-authenticate", b"Bearer"), (b"content-type", b"text/plain; charset=utf-8")]
-                await send({"type": "http.response.start", "status": 401, "headers": head})
-                body = b"the bearer token must be <run>.<agent>.<password>, from `supervisor creds issue`\n"
-                await send({"type": "http.response.body", "body": body})
+                text = "the bearer token must be <run>.<agent>.<password>, from `supervisor creds issue`"
+                await _refuse(send, 401, text, (b"www-authenticate", b"Bearer"))
+                return
+            length = headers.get(b"content-length", b"0")
+            if length.isdigit() and int(length[:18]) > BODY_MAX_BYTES:
+                await _refuse(send, 413, f"the request has more than {BODY_MAX_BYTES} bytes")
                 return
             scope[_DOOR] = door
+            receive = _bounded(receive)
         await app(scope, receive, send)
 
     return guard
+
+
+async def _refuse(
+    send: Callable[[Any], Awaitable[None]], status: int, text: str, *headers: tuple[bytes, bytes]
+) -> None:
+    head = [*headers, (b"content-type", b"text/plain; charset=utf-8")]
+    await send({"type": "http.response.start", "status": status, "headers": head})
+    await send({"type": "http.response.body", "body": f"{text}\n".encode()})
+
+
+def _bounded(receive: Callable[[], Awaitable[Any]]) -> Callable[[], Awaitable[Any]]:
+    """What a client sends, as long as it is no more than may be held, and comes in time; else it is as if it had left.
+
+    The official package reads all that comes before it looks at any of it.
+    """
+    left, until_s, is_complete = BODY_MAX_BYTES, anyio.current_time() + BODY_LIMIT_S, False
+
+    async def bounded() -> Any:
+        nonlocal left, is_complete
+        if is_complete:
+            return await receive()
+        message = {"type": "http.disconnect"}
+        with anyio.move_on_after(until_s - anyio.current_time()):
+            message = await receive()
+        left -= len(message.get("body", b""))
+        is_complete = not message.get("more_body", False)
+        if left >= 0:
+            return message
+        is_complete = True
+        return {"type": "http.disconnect"}
+
+    return bounded
 
 
 class _Failed(Exception):  # noqa: N818 - what the server says
@@ -299,12 +338,26 @@ async def serve(behind: Behind, url: str, host: str, port: int, announce: Callab
     """
     import uvicorn
 
+    from crewkeeper_supervisor.shell.http_server import HEAD_MAX_BYTES, PromptProtocol
+
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.create_server((host, port), family=family) as listening:
         async with anyio.create_task_group() as group:
             group.start_soon(_keep_connected, behind)
             app = make_app(behind, Doors(url, group), host)
-            server = uvicorn.Server(uvicorn.Config(app, log_config=None, access_log=False, lifespan="on"))
+            config = uvicorn.Config(
+                app,
+                http=PromptProtocol,
+                ws="none",
+                lifespan="on",
+                log_config=None,
+                access_log=False,
+                proxy_headers=False,
+                server_header=False,
+                limit_concurrency=CONNECTIONS_MAX,
+                h11_max_incomplete_event_size=HEAD_MAX_BYTES,
+            )
+            server = uvicorn.Server(config)
             shown = f"[{host}]" if ":" in host else host
             announce(f"http://{shown}:{listening.getsockname()[1]}/mcp")
             await server.serve(sockets=[listening])

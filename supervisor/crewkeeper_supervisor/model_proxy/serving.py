@@ -23,6 +23,7 @@ from crewkeeper_supervisor.model_proxy.spending import Spending
 from crewkeeper_supervisor.model_proxy.upstream import Providers
 from crewkeeper_supervisor.shell import journal
 from crewkeeper_supervisor.shell.errors import RunNotFound
+from crewkeeper_supervisor.shell.http_server import PromptProtocol
 from crewkeeper_supervisor.shell.model_proxies import reserve
 from crewkeeper_supervisor.shell.nats_link import Link, connect
 from crewkeeper_supervisor.shell.place import Place
@@ -97,7 +98,7 @@ class _Server:
             logging.getLogger(name).setLevel(logging.CRITICAL + 1)
         config = uvicorn.Config(
             gateway.app(),
-            http="h11",
+            http=PromptProtocol,
             ws="none",
             lifespan="off",
             log_config=None,

@@ -21,10 +21,11 @@ HEAD_LIMIT_S: Final = 5.0
 """How long the first line and the headers of a request may take."""
 
 
-class _Protocol(H11Protocol):
+class PromptProtocol(H11Protocol):
     """Connections are few: one on which no request has come is given up, so that nobody can keep them all."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Begin to wait for a request."""
         super().connection_made(transport)
         self.loop.call_later(HEAD_LIMIT_S, self._give_up)
 
@@ -46,7 +47,7 @@ def server_of(app: Any) -> Server:
     """A server of an ASGI application; `serve(sockets=…)` runs it."""
     config = uvicorn.Config(
         app,
-        http=_Protocol,
+        http=PromptProtocol,
         ws="none",
         lifespan="off",
         loop="none",
