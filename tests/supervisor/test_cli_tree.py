@@ -54,7 +54,7 @@ STANDING = {"metrics ls"}
 """Lists of what never changes."""
 CHANGES = {
     *("pause", "resume", "kill", "approve", "deny", "answer", "goal", "set", "top-up", "redeliver"),
-    *("apply", "pin", "forget", "ack", "resolve", "use", "add", "rm", "down", "issue", "revoke"),
+    *("apply", "pin", "forget", "ack", "resolve", "use", "add", "rm", "down", "issue", "revoke", "up"),
 }
 ASKS = {"pause", "kill", "approve", "deny", "redeliver", "forget", "down"}
 """What cannot be undone is asked for."""

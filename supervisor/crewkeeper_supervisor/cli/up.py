@@ -3,12 +3,14 @@
 import os
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Final
 
 import anyio
 import click
 
+from crewkeeper_supervisor.cli.consent import dry_run_option
 from crewkeeper_supervisor.cli.failure import FAILED, INTERRUPTED, INVALID, USAGE, Failure
 from crewkeeper_supervisor.cli.output import is_live, say, stdout, use_color, write
 from crewkeeper_supervisor.cli.place_options import place_options
@@ -41,6 +43,7 @@ STATE_NAME: Final = ".crewkeeper"
     help="What all crews of this server may spend together, as usd=20,tool_calls=1k; counts on over restarts.",
 )
 @click.option("--no-controller", is_flag=True, help="Start none: a `supervisor serve` elsewhere supervises.")
+@dry_run_option
 @telemetry_options
 @place_options
 def up(
@@ -49,6 +52,7 @@ def up(
     plain: bool | None,
     fleet_budget: str,
     no_controller: bool,
+    dry_run: bool,
     metrics: str,
     traces: str,
     state: Path | None,
@@ -59,11 +63,18 @@ def up(
     Starts a NATS server of its own (unless --nats names one), a controller and the agents, all of which end with this
     command, however it ends. Ctrl-C stops the agents in order, a second one kills them.
 
+    With --dry-run it says what it would start, declare and enforce, and what is missing for it.
+
     Exit status: 0 every run is done, 1 one failed or was stopped, 3 a crew file is invalid, 130 interrupted.
     """
     limits = _limits(fleet_budget)
     told = told_to_children(metrics, traces)
     crews = load(files)
+    if dry_run:
+        from crewkeeper_supervisor.cli.up_plan import show
+
+        anyio.run(partial(show, crews, state, nats, controller=not no_controller))
+        return 0
     live = is_live(stdout()) if plain is None else not plain
     return anyio.run(_up, crews, name, live, limits, not no_controller, told, state, nats)
 
@@ -142,7 +153,7 @@ async def _up(
         approval_hosting.serving(crews, ground, os.environ, say),
     ):
         if ground.server is None:
-            await _examine(link, ground)
+            await examine(link, ground)
         if limits:
             await _set_limits(link, limits)
         host = Host(ground, link, name=name, controller=controller, tell=say, inherited={**os.environ, **told})
@@ -158,7 +169,7 @@ async def _up(
     return 0 if all(result.state == "done" for result in results) else FAILED
 
 
-async def _examine(link: "Link", ground: "Ground") -> None:
+async def examine(link: "Link", ground: "Ground") -> None:
     """Say what of an existing server's settings is not safe: its controllers refuse some of it, but in their own logs.
 
     Raises:

@@ -35,6 +35,14 @@ class PlaceTaken(ShellError):  # noqa: N818 - what the operator reads
     """Another host holds the state directory, and with it the server that its crews stand on."""
 
 
+def taken(directory: Path, pid: int) -> PlaceTaken:
+    """The error of whoever comes second to a state directory, whose server is this process."""
+    return PlaceTaken(
+        f"another `supervisor up` runs on {directory} (server process {pid}); give all crew files to one "
+        "`up`, or use another directory with --state DIR, or a server of your own with --nats URL"
+    )
+
+
 class Ground:
     """One server to run crews on.
 
@@ -239,10 +247,7 @@ async def open_ground(state: Path | None, nats: str | None) -> AsyncIterator[Gro
         running = find(directory)
         if running is None:
             raise
-        raise PlaceTaken(
-            f"another `supervisor up` runs on {directory} (server process {running.pid}); give all crew files to one "
-            "`up`, or use another directory with --state DIR, or a server of your own with --nats URL"
-        ) from error
+        raise taken(directory, running.pid) from error
     try:
         yield Ground(Place.of(directory, server.credentials), server)
     finally:

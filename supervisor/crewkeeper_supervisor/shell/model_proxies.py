@@ -41,7 +41,12 @@ def reserve(bound: socket.socket, host: str, port: int) -> None:
     bound.bind((host, port))
 
 
-def _check(declared: ModelProxy, env: Mapping[str, str]) -> None:
+def check(declared: ModelProxy, env: Mapping[str, str]) -> None:
+    """See that what its upstreams are made of is set.
+
+    Raises:
+        SettingMissing: A variable is not.
+    """
     for name, each in (("openai", declared.openai), ("anthropic", declared.anthropic)):
         for text in (each.url, each.key) if each is not None else ():
             try:
@@ -72,7 +77,7 @@ class HostedProxy:
             SettingMissing: A variable that it names is not set.
         """
         assert crew.model_proxy is not None
-        _check(crew.model_proxy, env)
+        check(crew.model_proxy, env)
         self._declared = crew.model_proxy
         self._run = run
         self._tell = tell
