@@ -1,5 +1,6 @@
 """Retention on a real server: journal and ledger go when their time has come, never before; the audit knows why."""
 
+import json
 import time
 from pathlib import Path
 from typing import Any
@@ -7,10 +8,11 @@ from typing import Any
 import anyio
 import msgspec
 import pytest
-from nats_process import crew, linked, until
+from nats_process import crew, linked, nats_process, until
 
 from crewkeeper_bus import messages as m
 from crewkeeper_bus.subjects import HOST
+from crewkeeper_supervisor.cli import failure, main
 from crewkeeper_supervisor.core.commands import Escalate
 from crewkeeper_supervisor.core.crew import Retain
 from crewkeeper_supervisor.shell import (
@@ -27,7 +29,7 @@ from crewkeeper_supervisor.shell import (
 from crewkeeper_supervisor.shell.controller import Settings
 from crewkeeper_supervisor.shell.errors import RunNotFound
 from crewkeeper_supervisor.shell.ledger import Ledger
-from crewkeeper_supervisor.shell.nats_link import Link
+from crewkeeper_supervisor.shell.nats_link import Link, connect
 from crewkeeper_supervisor.shell.registry import Registry
 from crewkeeper_supervisor.shell.retention import Retention
 
@@ -260,3 +262,32 @@ async def test_a_stream_that_lets_nothing_be_removed_keeps_its_ledgers(tmp_path:
         assert await Retention(link, registry, lambda _: False).look() == []
         assert len(await ledger.read(link, "r1")) == 1
         assert len(await heads.read(link, "r1")) == 1, "nothing says that it is gone"
+
+
+@pytest.mark.live
+def test_lists_go_on_without_the_journals_that_are_gone(tmp_path: Path, monkeypatch: Any, capsys: Any) -> None:
+    async def store(server: Any) -> None:
+        async with connect(server.place, name="test") as link:
+            registry = Registry(link)
+            await registry.open()
+            for run in ("r1", "r2"):
+                await journal.create_run(link, run, crew(), "here")
+                await registry.declare(run, "trip", "here")
+            await registry.set_state("r1", "done")
+            await journal.remove(link, "r1")
+
+    with nats_process(tmp_path) as server:
+        anyio.run(store, server)
+        server.announce()
+        monkeypatch.setenv("CREWKEEPER_STATE", str(tmp_path))
+        assert main.run(["ps", "--all", "-o", "jsonl"]) == 0
+        rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+        assert [(row["run"], row["crew"], row["state"], bool(row["seq"])) for row in rows] == [
+            ("r1", "trip", "done", False),
+            ("r2", "trip", "starting", True),
+        ]
+        assert main.run(["ps", "--all"]) == 0
+        assert "1 of them: the journal is gone" in capsys.readouterr().err
+        assert main.run(["incidents", "ls"]) == 0
+        assert main.run(["incidents", "ls", "r1"]) == failure.NOT_FOUND
+        assert "audit verify r1" in capsys.readouterr().err

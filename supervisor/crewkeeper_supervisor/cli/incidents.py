@@ -49,7 +49,7 @@ async def _ls(run: str | None, only_open: bool, output: str, state: Path | None,
 
 
 async def _rows(run: str | None, state: Path | None, nats: str | None) -> "list[IncidentRow]":
-    from crewkeeper_supervisor.cli.runs import choose, folded
+    from crewkeeper_supervisor.cli.runs import choose, folded, folded_if_there
     from crewkeeper_supervisor.shell.registry import Registry
     from crewkeeper_supervisor.views.snapshot import incident_row
 
@@ -58,8 +58,9 @@ async def _rows(run: str | None, state: Path | None, nats: str | None) -> "list[
         chosen = [choose(known, run)] if run else known[-RUNS_SEARCHED_MAX:]
         rows = []
         for info in chosen:
-            fold = await folded(link, info.run)
-            rows += [incident_row(info.run, incident) for incident in fold.supervisor.incidents.values()]
+            fold = await folded(link, info.run) if run else await folded_if_there(link, info)
+            found = {} if fold is None else fold.supervisor.incidents
+            rows += [incident_row(info.run, incident) for incident in found.values()]
         return rows
 
 

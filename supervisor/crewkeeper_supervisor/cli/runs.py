@@ -9,6 +9,7 @@ from crewkeeper_supervisor.cli.failure import NOT_FOUND, USAGE, Failure
 from crewkeeper_supervisor.cli.place_options import kept_readers
 from crewkeeper_supervisor.cli.progress import Progress
 from crewkeeper_supervisor.shell import journal
+from crewkeeper_supervisor.shell.errors import RunNotFound
 from crewkeeper_supervisor.shell.registry import ENDED, Registry, RunInfo
 from crewkeeper_supervisor.views.fold import Fold, JournalEntry
 
@@ -109,6 +110,16 @@ async def find_run(link: "Link", name: str | None) -> RunInfo:
 async def folded(link: "Link", run: str) -> Fold:
     """The run's state as of now; of a long run, from its newest snapshot on."""
     return await read_into(link, run, Fold)
+
+
+async def folded_if_there(link: "Link", info: RunInfo) -> Fold | None:
+    """As `folded`; None where the run has ended and its journal is gone, as its crew may want."""
+    try:
+        return await folded(link, info.run)
+    except RunNotFound:
+        if info.state in ENDED:
+            return None
+        raise
 
 
 async def _go_on(link: "Link", run: str, reading: _Reading) -> None:

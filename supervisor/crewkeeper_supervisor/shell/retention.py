@@ -20,7 +20,7 @@ from crewkeeper_supervisor.shell.errors import LedgerDamaged, StoreUnavailable
 from crewkeeper_supervisor.shell.heads import Head, HeadError
 from crewkeeper_supervisor.shell.logbook import logger
 from crewkeeper_supervisor.shell.nats_link import Link
-from crewkeeper_supervisor.shell.registry import ENDED, Registry
+from crewkeeper_supervisor.shell.registry import Registry
 
 LOOK_S: Final = 600.0
 """How often a controller looks: what is to go is removed so much late."""
@@ -70,7 +70,7 @@ class Retention:
         """
         removed = []
         for info in await self._registry.ls():
-            if info.state not in ENDED or self._is_needed(info.run):
+            if not info.is_over or self._is_needed(info.run):
                 continue
             if self._due_s.get(info.run, 0.0) <= self._clock() and await self._see_to(info.run):
                 removed.append(info.run)
