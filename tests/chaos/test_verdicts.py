@@ -2,6 +2,7 @@
 
 import json
 import re
+import signal
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -14,6 +15,8 @@ from crewkeeper_supervisor.chaos.plan.scenario import Scenario, parse
 from crewkeeper_supervisor.chaos.product_mutations import applied
 from crewkeeper_supervisor.chaos.sim.stage import play
 from crewkeeper_supervisor.chaos.trial import record as records
+from crewkeeper_supervisor.chaos.trial import runner
+from crewkeeper_supervisor.chaos.trial.played import Played
 from crewkeeper_supervisor.chaos.trial.record import Result
 from crewkeeper_supervisor.chaos.trial.report import html
 from crewkeeper_supervisor.chaos.trial.runner import run_sim
@@ -211,6 +214,66 @@ def test_what_was_run_is_kept_when_the_rest_is_interrupted(
     assert run(command) == 130
     assert len(records.read(journal).results) == 1, "nothing new is no reason to forget what is known"
     capsys.readouterr()
+
+
+def test_a_scenario_that_sigterm_breaks_off_is_kept_with_its_seeds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    journal, right = tmp_path / "j.json", runner.play
+
+    def played(which: Scenario, seed: int, kept: frozenset[str] | None = None) -> Played:
+        if seed == 2:
+            signal.raise_signal(signal.SIGTERM)
+        return right(which, seed, kept)
+
+    monkeypatch.setattr(runner, "play", played)
+    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    (tmp_path / "x.yaml").write_text(FIRST.format(id="x"))
+    assert run(["chaos", "run", str(tmp_path / "x.yaml"), "--journal", str(journal)]) == 130
+    assert "interrupted after 2 seeds, which passed" in capsys.readouterr().out
+    (result,) = records.read(journal).results
+    assert [each.seed for each in result.runs] == [0, 1]
+    assert result.verdict == "skipped"
+    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
+    text = FIRST.format(id="x").replace("within: 8s", "within: 1ms")
+    (tmp_path / "x.yaml").write_text(text)
+    assert run(["chaos", "run", str(tmp_path / "x.yaml"), "--journal", str(journal)]) == 130
+    assert records.read(journal).word == "fail", "what has failed stays failed"
+    capsys.readouterr()
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("run x.yaml --tag nope", "no scenario has the tag 'nope'"),
+        ("run x.yaml --journal x.yaml/j.json", "cannot be written"),
+        ("run x.yaml --report x.yaml/r.html", "cannot be written"),
+        ("run x.yaml --all --mode sim", "--all plays every mode"),
+        ("run x.yaml --crew x.yaml --mode sim", "real programs"),
+        ("run x.yaml --mode real --shrink", "takes a simulation"),
+        ("run x.yaml --mode sim --mutate no-kick", "leave out --mode sim"),
+        ("run x.yaml --mutate none", "'none' is no mutation"),
+        ("run x.yaml --seeds 0..9999999", "the limit is 1000000"),
+        ("run empty", "no file in this folder ends in .yaml"),
+        ("init x.yaml", "exists; nothing was written"),
+        ("init x", "supervisor chaos init "),
+        ("init on.yaml", "'on' is read as true or false"),
+        ("init no good.yaml", "nothing was written"),
+    ],
+)
+def test_what_cannot_be_done_is_refused_before_anything_is_run(
+    tmp_path: Path, words: str, said: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "x.yaml").write_text(GOOD)
+    first, _, rest = words.partition(" ")
+    command = [rest] if first == "init" else rest.split()
+    assert run(["chaos", first, *command]) == 2
+    shown = capsys.readouterr()
+    assert said in shown.err
+    assert shown.out == ""
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["empty", "x.yaml"]
 
 
 def test_a_journal_replays_and_says_where_it_does_not(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

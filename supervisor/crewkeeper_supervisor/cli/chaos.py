@@ -94,14 +94,27 @@ def list_(places: tuple[Path, ...], output: str) -> None:
 @chaos.command()
 @click.argument("file", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE")
 def init(file: Path) -> None:
-    """Write a new scenario to start from, and its JSON Schema beside it."""
-    from crewkeeper_supervisor.chaos.plan.library import FIRST
-    from crewkeeper_supervisor.chaos.plan.scenario import parse
+    """Write a new scenario to start from, and its JSON Schema beside it. The name of the file is the scenario's.
+
+    Exit status: 0 written, 2 the file is there already, or its name is none for a scenario.
+    """
+    from crewkeeper_supervisor.chaos.plan.library import FIRST, SUFFIX
+    from crewkeeper_supervisor.chaos.plan.scenario import ScenarioError, parse
 
     if file.exists():
-        raise Failure(f"{file} exists", code=USAGE, remedy="name a new file")
+        raise Failure(f"{file} exists; nothing was written", code=USAGE, remedy="name a new file")
+    if file.suffix != SUFFIX:
+        remedy = f"supervisor chaos init {file.with_suffix(SUFFIX)}"
+        raise Failure(f"{file}: scenario files end in {SUFFIX}; nothing was written", code=USAGE, remedy=remedy)
     text = FIRST.format(id=file.stem)
-    parse(text.encode(), str(file))
+    try:
+        parse(text.encode(), str(file))
+    except ScenarioError as error:
+        why = error.problems[0].message.removeprefix("id: ")
+        remedy = "a name such as search-is-slow.yaml: letters, digits, - and _, at most 32, and no word of YAML's"
+        raise Failure(
+            f"{file}: the name of the scenario {why}; nothing was written", code=USAGE, remedy=remedy
+        ) from None
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(text)
     (file.parent / "scenario.schema.json").write_text(_schema())
@@ -176,7 +189,8 @@ def _files(places: tuple[Path, ...]) -> list[Path]:
     try:
         return files(places)
     except FileNotFoundError as error:
-        raise Failure(f"{error.strerror}: {error.filename}", code=BAD_FILE) from None
+        remedy = "supervisor chaos list prints what comes along; supervisor chaos init FILE writes a new one"
+        raise Failure(f"{error.filename}: {error.strerror}", code=BAD_FILE, remedy=remedy) from None
 
 
 def _refused(refused: "list[ScenarioError]") -> Failure:

@@ -1,5 +1,8 @@
 """`supervisor chaos run`: play scenarios, say what came of each, and leave a journal."""
 
+import os
+import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -73,27 +76,36 @@ def run(
     """Run scenarios: those named, or those that come along.
 
     Exit status: 0 all passed, 1 an expectation was not met, 2 usage or a bad file, 3 a run was vacuous (a fault that
-    had no effect, an action not done, an anchor that never happened), 4 nothing was run, 5 a fault could not be undone.
+    had no effect, an action not done, an anchor that never happened), 4 nothing was run, 5 a fault could not be undone,
+    130 told to end (SIGINT, SIGTERM): everything that was started has ended, and the journal has what was run before.
     """
+    from crewkeeper_supervisor.chaos.trial.record import Interrupted
     from crewkeeper_supervisor.chaos.trial.told import EXIT, summary
-    from crewkeeper_supervisor.cli.chaos import read
 
     if mutate == "list":
         _list_mutations()
         return
-    mutated = _mutation(mutate)
-    scenarios = [each for each in read(places) if not tags or set(tags) & set(each.tags)]
+    _check_options(mode, everything=everything, crew=crew, shrink=shrink, mutate=mutate)
+    mutated, mode = _mutation(mutate), mode or (None if everything else _mode_of(mutate))
+    scenarios = _chosen(places, tags)
     if at_s is not None or target is not None:
         scenarios = [_aimed(each, crew, at_s, target) for each in scenarios]
     if crew is not None:
         _own(crew)
+    for file in filter(None, (journal, junit, report)):
+        _make_room(file)
     record = _new_record(mutate or "", crew)
     progress = _Progress(show=output in ("table", "wide"))
-    with _kept(record, journal, junit, report):
+    with _kept(record, journal, junit, report), _ended_by_sigterm():
         for scenario in scenarios:
             for chosen in _modes(scenario, mode, everything=everything, crew=crew):
                 progress.begin(scenario, chosen)
-                result = _one(scenario, chosen, seeds, crew, shrink, mutated, mutate or "", progress)
+                try:
+                    result = _one(scenario, chosen, seeds, crew, shrink, mutated, mutate or "", progress)
+                except Interrupted as interrupted:
+                    record.results.append(interrupted.result)
+                    progress.end(interrupted.result)
+                    raise
                 record.results.append(result)
                 progress.end(result)
     if output not in ("table", "wide"):
@@ -103,6 +115,69 @@ def run(
         write(summary(record))
         say(f"journal: {journal}" + (f", report: {report}" if report else f"; next: supervisor chaos report {journal}"))
     raise click.exceptions.Exit(EXIT[record.word])
+
+
+def _check_options(mode: str | None, *, everything: bool, crew: Path | None, shrink: bool, mutate: str | None) -> None:
+    """Refuse what would be passed over without a word.
+
+    Raises:
+        click.UsageError: Two options contradict each other.
+    """
+    if everything and mode is not None:
+        raise click.UsageError(f"--all plays every mode; leave out --all or --mode {mode}")
+    if crew is not None and mode == "sim":
+        raise click.UsageError("--crew names real programs, which no simulation can play; leave out --mode sim")
+    if mode == "sim" and _mode_of(mutate) == "real":
+        raise click.UsageError(f"{mutate} is a fault of what no simulation has; leave out --mode sim")
+    if shrink and (crew is not None or mode == "real"):
+        raise click.UsageError("--shrink plays the same run again and again, which takes a simulation; leave it out")
+
+
+def _chosen(places: tuple[Path, ...], tags: tuple[str, ...]) -> "list[Scenario]":
+    """The scenarios to run.
+
+    Raises:
+        Failure: A file is refused, nothing is there, or none has such a tag.
+    """
+    from crewkeeper_supervisor.cli.chaos import read
+
+    scenarios = read(places)
+    chosen = [each for each in scenarios if not tags or set(tags) & set(each.tags)]
+    if not chosen:
+        there = ", ".join(sorted({tag for each in scenarios for tag in each.tags}))
+        what = f"no scenario has the tag {' or '.join(map(repr, tags))}"
+        raise Failure(what, code=BAD_FILE, remedy=f"--tag with one of {there}" if there else "leave out --tag")
+    return chosen
+
+
+def _make_room(file: Path) -> None:
+    """See that a file can be written, before anything is run.
+
+    Raises:
+        Failure: It cannot.
+    """
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise Failure(f"{file} cannot be written: {error.strerror}", code=BAD_FILE, remedy="name another") from None
+    if not os.access(file if file.exists() else file.parent, os.W_OK):
+        raise Failure(f"{file} cannot be written: permission denied", code=BAD_FILE, remedy="name another")
+
+
+@contextmanager
+def _ended_by_sigterm() -> Iterator[None]:
+    """Take SIGTERM as SIGINT, also where a shell has made SIGINT ignored: the way out that cleans up."""
+    if threading.current_thread() is not threading.main_thread():  # signals are none of its business
+        yield
+        return
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _aimed(scenario: "Scenario", crew: Path | None, at_s: float | None, target: str | None) -> "Scenario":
@@ -234,6 +309,14 @@ def _mutation(name: str | None) -> Callable[[], AbstractContextManager[None]]:
     return found.applied
 
 
+def _mode_of(mutation: str | None) -> str | None:
+    """Where a mutation of controllers and hosts shows; None: wherever its scenarios are played."""
+    from crewkeeper_supervisor.chaos.product_mutations import PRODUCT_MUTATIONS
+
+    real = {each.mutation.name for each in PRODUCT_MUTATIONS if each.mode == "real"}
+    return "real" if mutation in real else None
+
+
 def _list_mutations() -> None:
     from crewkeeper_supervisor.chaos.mutations import MUTATIONS
     from crewkeeper_supervisor.chaos.product_mutations import PRODUCT_MUTATIONS
@@ -265,9 +348,11 @@ def _kept(record: "Record", journal: Path, junit: Path | None, report: Path | No
     try:
         yield
     except BaseException:
-        if record.results:  # else what an earlier run has left is worth more
+        if any(
+            result.runs or result.told for result in record.results
+        ):  # else what an earlier run has left is worth more
             _keep(record, journal, junit, report)
-            say(f"\njournal of what was run before: {journal}")
+            say(f"journal of what was run before: {journal}")
         raise
     _keep(record, journal, junit, report)
 

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 SCHEMA_VERSION: Final = 1
 """Of the JSON that `simulate -o json` prints."""
+SEEDS_MAX: Final = 1_000_000
+"""Of one sweep: each seed leaves a row."""
 FAILURES_MAX: Final = 10
 """A sweep stops after so many failing seeds."""
 
@@ -34,6 +36,8 @@ class SeedRange(click.ParamType[range]):
             self.fail(f"{value!r} is no range of seeds: give A..B, for example 0..99", param, ctx)
         if not seeds or seeds.start < 0:
             self.fail(f"{value!r} is empty or below 0: give A..B with 0 <= A <= B", param, ctx)
+        if len(seeds) > SEEDS_MAX:
+            self.fail(f"{value!r} is {len(seeds)} seeds; the limit is {SEEDS_MAX}", param, ctx)
         return seeds
 
 

@@ -46,18 +46,20 @@ def shipped() -> Path | None:
 
 
 def files(places: Iterable[Path]) -> list[Path]:
-    """Scenario files: those named, and all directly in the folders named, by name.
+    """Scenario files: those named, and all directly in the folders named, by name, each once.
 
     Raises:
         FileNotFoundError: A place is not there, or a folder without a scenario.
     """
-    found: list[Path] = []
+    found: dict[Path, Path] = {}
     for place in places:
         inside = sorted(place.glob(f"*{SUFFIX}")) if place.is_dir() else [place]
         if not inside or not inside[0].exists():
-            raise FileNotFoundError(2, "no scenario there", str(place))
-        found += inside
-    return found
+            what = f"no file in this folder ends in {SUFFIX}" if place.is_dir() else "there is no such file or folder"
+            raise FileNotFoundError(2, what, str(place))
+        for each in inside:
+            found.setdefault(each.resolve(), each)
+    return list(found.values())
 
 
 def loaded(paths: Iterable[Path]) -> tuple[list[Scenario], list[ScenarioError]]:

@@ -1,6 +1,7 @@
 """Runner: one scenario played by real processes, once, and what came of it."""
 
 import contextlib
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from crewkeeper_supervisor.chaos.faults.registry import KINDS
 from crewkeeper_supervisor.chaos.plan.scenario import Scenario
 from crewkeeper_supervisor.chaos.real.cast import Cast, Own, Scripted
 from crewkeeper_supervisor.chaos.real.stage import CannotPlay, RealStage
-from crewkeeper_supervisor.chaos.trial.record import Result, RunRow, Told, plain, row, told
+from crewkeeper_supervisor.chaos.trial.record import Interrupted, Result, RunRow, Told, plain, row, told
 from crewkeeper_supervisor.chaos.trial.verdict import Check, Observed
 from crewkeeper_supervisor.shell.errors import ShellError
 from crewkeeper_supervisor.shell.nats_link import LINK_ERRORS
@@ -36,6 +37,8 @@ def run_real(
 
     Raises:
         CrewFileError: The crew file is refused.
+        Interrupted: By SIGINT. Everything has ended and the folder of the run is gone.
+        RuntimeError: The runner itself broke off; says where the logs are.
     """
     result = Result(scenario=plain(scenario), path=scenario.path, mode="real", verdict="skipped")
     lacking = {fault.do: why for fault in scenario.faults if (why := KINDS[fault.do].lacks())}
@@ -52,8 +55,14 @@ def run_real(
         cause: BaseException = error
         while isinstance(cause, BaseExceptionGroup):
             cause = cause.exceptions[0]
-        if not isinstance(cause, (CannotPlay, ShellError, BusError, *LINK_ERRORS)):
-            raise
+        if isinstance(cause, KeyboardInterrupt):
+            shutil.rmtree(stage.folder, ignore_errors=True)
+            result.skipped = "interrupted while it was played"
+            result.told = Told(seed=seed, verdict="skipped", checks=(), observed=stage.observed())
+            raise Interrupted(result) from None
+        foreseen = isinstance(cause, (CannotPlay, ShellError, BusError, *LINK_ERRORS))
+        if not foreseen:
+            raise RuntimeError(f"{type(cause).__name__}: {cause}; logs: {stage.folder}") from error
         result.verdict = "fail"
         what, detail = "broke off", str(cause)[:500] or type(cause).__name__
         if isinstance(cause, CannotPlay):

@@ -453,9 +453,10 @@ class RealStage:
         ends = [each.fields for each in self._seen if each.event == "exited"]
         return list(dict.fromkeys(end["agent"] for end in ends if end["code"] > 0 and end["code"] != STOPPED_AT_WORK))
 
-    def _played(self, took_s: float) -> Played:
+    def observed(self) -> Observed:
+        """Everything that was seen so far."""
         zero_s = self.sightings.began_s if self.sightings.began_s is not None else time.time()
-        observed = Observed(
+        return Observed(
             seen=[msgspec.structs.replace(each, at_s=round(each.at_s - zero_s, 6)) for each in self._seen],
             anchors={name: round(at_s - zero_s, 6) for name, at_s in self.timeline.anchors.items()},
             struck=[since(injected.struck, zero_s) for injected in self._injected],
@@ -467,6 +468,9 @@ class RealStage:
             end_s=round(time.time() - zero_s, 6),
             last_words={name: words for name in self._failed_agents() if (words := last_words(self.agent_log(name)))},
         )
+
+    def _played(self, took_s: float) -> Played:
+        observed = self.observed()
         return Played(
             scenario=self.scenario.id,
             mode="real",

@@ -82,6 +82,14 @@ class Record(Struct, kw_only=True):
         return "skipped"
 
 
+class Interrupted(KeyboardInterrupt):
+    """A person, or the system, wants the run to end; `result` is what came of the scenario until then."""
+
+    def __init__(self, result: Result) -> None:
+        super().__init__()
+        self.result = result
+
+
 def row(played: Played) -> RunRow:
     """A run as one row."""
     return RunRow(

@@ -86,7 +86,7 @@ def _result(result: Result, number: int) -> str:
         f"<p class='story faint'>{escape(str(scenario.get('story', '')))}</p>",
     ]
     if result.skipped:
-        parts.append(f"<p>Not run: {escape(result.skipped)}</p>")
+        parts.append(f"<p>Not judged: {escape(result.skipped)}</p>")
     if result.told is not None:
         parts.append(_told(result, result.told))
     return "\n".join(parts)

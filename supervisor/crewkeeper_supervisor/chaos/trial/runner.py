@@ -7,7 +7,7 @@ from crewkeeper_supervisor.chaos.plan.scenario import Scenario
 from crewkeeper_supervisor.chaos.shrink import minimal
 from crewkeeper_supervisor.chaos.sim.stage import play
 from crewkeeper_supervisor.chaos.trial.played import Played
-from crewkeeper_supervisor.chaos.trial.record import Result, plain, row, told, worst
+from crewkeeper_supervisor.chaos.trial.record import Interrupted, Result, plain, row, told, worst
 
 FAILURES_MAX = 5
 """Runs of one scenario that may fail before the rest of its seeds is left out."""
@@ -33,8 +33,33 @@ def run_sim(
         shrink: Whether to find the fewest faults with which the first run that failed still fails in the same way.
         mutated: Puts a fault into the product for a while.
         tell: Told of every run.
+
+    Raises:
+        Interrupted: By SIGINT.
     """
     result = Result(scenario=plain(scenario), path=scenario.path, mode="sim", verdict="skipped")
+    try:
+        _run(result, scenario, seeds, shrink=shrink, mutated=mutated, tell=tell)
+    except KeyboardInterrupt:
+        if any(each.verdict != "pass" for each in result.runs):
+            result.verdict = worst(result.runs)
+        else:
+            passed = f"after {len(result.runs)} seeds, which passed" if result.runs else "in its first seed"
+            result.skipped = f"interrupted {passed}"
+        raise Interrupted(result) from None
+    return result
+
+
+def _run(
+    result: Result,
+    scenario: Scenario,
+    seeds: Iterable[int],
+    *,
+    shrink: bool,
+    mutated: Callable[[], AbstractContextManager[None]],
+    tell: Tell,
+) -> None:
+    """As `run_sim`, into a result."""
     first: Played | None = None
     failures = 0
     with mutated():
@@ -43,17 +68,14 @@ def run_sim(
             tell(played)
             result.runs.append(row(played))
             if first is None or (first.verdict.word == "pass" and played.verdict.word != "pass"):
-                first = played
+                first, result.told = played, told(played)
             failures += played.verdict.word != "pass"
             if failures >= FAILURES_MAX:
                 break
-        kept: tuple[str, ...] | None = None
         if shrink and first is not None and first.verdict.word == "fail":
             kept = shrunk(scenario, first)
-            first = play(scenario, first.seed, frozenset(kept))
+            result.told = told(play(scenario, first.seed, frozenset(kept)), kept)
     result.verdict = worst(result.runs)
-    result.told = None if first is None else told(first, kept)
-    return result
 
 
 def shrunk(scenario: Scenario, failed: Played) -> tuple[str, ...]:
