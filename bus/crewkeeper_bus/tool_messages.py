@@ -21,8 +21,8 @@ Dimension = Annotated[
     ),
 ]
 """What can be limited."""
-Amounts = Annotated[dict[Dimension, Count], Meta(max_length=16)]
-"""By dimension."""
+Amounts = Annotated[dict[Dimension, Annotated[int, Meta(ge=0)]], Meta(max_length=16)]
+"""By dimension. Sums of counts have no limit of their own: what does not fit into one message must not end the books."""
 
 Reachable = Annotated[str, Meta(pattern=r"^(tool|resource|prompt)\Z")]
 """What an agent may ask the gate for, besides models. Resources and prompts are those of MCP servers."""

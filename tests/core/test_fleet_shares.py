@@ -49,6 +49,23 @@ def test_what_one_run_does_not_need_the_other_can_spend() -> None:
     assert two.code("c16") == "budget_spent"
 
 
+def test_no_claim_is_too_large_for_the_books() -> None:
+    fleet = Fleet({"microusd": 5 * USD, "tokens": 1000}, "one", "two")
+    one, two = fleet.rooms.values()
+    for number in range(3):
+        claim = {"cost_microusd": 2**53, "input_tokens": 2**53, "output_tokens": 2**53}
+        one.say("a", m.Usage, id_=f"u{number}", task="t", **claim)
+    fleet.settle()
+    assert "malformed" not in one.kinds()
+    assert fleet.account.shares["one"].over["tokens"] == 6 * 2**53 - 1000
+    two.ask("c1")
+    fleet.settle()
+    assert two.code("c1") == "budget_spent"
+    one.op(m.RunEnded(state="done", why="x"), sender=HOST)
+    fleet.settle()
+    assert fleet.account.closed["tokens"] == 6 * 2**53
+
+
 def test_a_refusal_stands_for_a_moment_and_not_for_ever() -> None:
     fleet = Fleet({"microusd": 2 * USD}, "one", "two")
     one, two = fleet.rooms.values()
