@@ -46,7 +46,8 @@ ROOM_LIMIT_S: Final = 5.0
 DOUBT_LIMIT_S: Final = 1.5
 """The same for a cluster that names fewer: it is smaller, or hides them behind one address."""
 ROOM_LOOK_S: Final = 0.25
-OPEN_TRIES: Final = 20
+OPEN_LIMIT_S: Final = 15.0
+"""How long a cluster is given to have a leader; without one it answers at once that it stores nothing."""
 OPEN_PAUSE_S: Final = 0.25
 WHY_MAX_CHARS: Final = 200
 Made = TypeVar("Made")
@@ -279,7 +280,7 @@ class Link:
 
 
 async def insist(make: Callable[[], Awaitable[None]]) -> None:
-    """Do what a server may not do at once that has just started, or whose cluster has: up to twenty times.
+    """Do what a server may not do at once that has just started, or whose cluster has lost one: for fifteen seconds.
 
     Args:
         make: Creates what is not there yet.
@@ -287,15 +288,17 @@ async def insist(make: Callable[[], Awaitable[None]]) -> None:
     Raises:
         StoreUnavailable: Not even then.
     """
-    for left in reversed(range(OPEN_TRIES)):
+    until_s, told = time.monotonic() + OPEN_LIMIT_S, ""
+    while True:
         try:
             return await make()
         except StoreUnavailable as error:
-            if not left:
+            if time.monotonic() > until_s:
                 raise
-            logger().info("store.later", cause=str(error)[:WHY_MAX_CHARS])
-            await anyio.sleep(OPEN_PAUSE_S)
-    raise AssertionError("unreachable: the last try returns or raises")
+            if (cause := str(error)[:WHY_MAX_CHARS]) != told:
+                told = cause
+                logger().info("store.later", cause=cause)
+        await anyio.sleep(OPEN_PAUSE_S)
 
 
 def named_replicas() -> int:
