@@ -11,11 +11,13 @@ from crewkeeper_bus import codec
 from crewkeeper_bus import messages as m
 from crewkeeper_bus.errors import ConnectionLost
 from crewkeeper_bus.subjects import HOST
+from crewkeeper_supervisor.core.commands import Escalate
 from crewkeeper_supervisor.core.crew import Retain
 from crewkeeper_supervisor.shell import audit, audit_keys, controller, heads, journal, ledger, owner, source
 from crewkeeper_supervisor.shell.controller import Settings
 from crewkeeper_supervisor.shell.errors import StoreUnavailable
 from crewkeeper_supervisor.shell.heads import HeadError, Sealer
+from crewkeeper_supervisor.shell.ledger import Ledger
 from crewkeeper_supervisor.shell.registry import Registry
 from crewkeeper_supervisor.views.replay import Replay
 
@@ -68,6 +70,37 @@ async def test_an_ended_run_has_a_final_head_and_is_whole(tmp_path):
         assert [problem.kind for problem in cut.problems] == ["truncated"]
         found.heads = ()
         assert (await audit.examine(found, key=key)).problems == []
+
+
+@pytest.mark.live
+async def test_a_run_that_goes_on_while_it_is_read_is_as_it_was_written(tmp_path, monkeypatch):
+    async with linked(tmp_path) as (_, link):
+        await ledger.open_stream(link)
+        await heads.open_stream(link)
+        book = await Ledger.open(link, "r1", term=1, owner="one")
+        sealer = Sealer(link, "r1", 1)
+        await link.store("heads.r1", sealer.token(book, State()).encode())
+        read = ledger.read
+
+        async def overtaken(*arguments):
+            found = await read(*arguments)
+            await book.commit([Escalate(id="1-0", incident="F1-0", kind="opened", body={})])
+            await link.store("heads.r1", sealer.token(book, State()).encode())
+            return found
+
+        async def removed(*arguments):
+            head = heads.read_token(sealer.token(book, State(), Retain(ledger_s=0.5)))
+            late = msgspec.structs.replace(head, ended_at=head.iat - 1)
+            await link.store("heads.r1", heads.mark_of_removal(late, book.key).encode())
+            end = await ledger.end(link, "r1")
+            await ledger.remove(link, "r1", end.seq)
+            return await read(*arguments)
+
+        for while_read, count in ((overtaken, 1), (removed, 0)):
+            monkeypatch.setattr(ledger, "read", while_read)
+            found = await source.of_run(link, "r1")
+            report = await audit.examine(found, key=book.key, with_journal=False)
+            assert (report.problems, report.records) == ([], count)
 
 
 async def owners_are(owners, count):

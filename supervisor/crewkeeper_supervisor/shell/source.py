@@ -128,12 +128,17 @@ def _unheard(_count: int) -> None:
 
 
 async def of_run(link: Link, run: str) -> OfRun:
-    """What a server has of a run.
+    """What a server has of a run, which may go on meanwhile: no head names what was read before it was signed.
 
     Raises:
-        StoreUnavailable: It did not answer.
+        LedgerDamaged: A stored message holds no records.
+        StoreUnavailable: The server did not answer.
     """
-    return OfRun(link, run, await ledger.read(link, run), await heads.read(link, run))
+    tokens = await heads.read(link, run)
+    records = await ledger.read(link, run)
+    if tokens and not records:  # removed by right, perhaps just now: the mark of that was stored before
+        tokens = await heads.read(link, run)
+    return OfRun(link, run, records, tokens)
 
 
 @contextlib.contextmanager
