@@ -78,6 +78,7 @@ class Membership:
         self.tasks = Tasks(self.outgoing)
         self.slots = Slots(settings.concurrency)
         self.waits = Waits(self.outgoing, settings.limit_s)
+        self.tasks.on_end.append(self.waits.leave)
         self.calls = Calls(self.outgoing, self.tasks, self.waits)
         self.checkpoint = Checkpoint(self.outgoing, self.tasks, self.slots)
         self.mailbox = Mailbox(self.outgoing, self.tasks, self.waits, settings.mailbox)

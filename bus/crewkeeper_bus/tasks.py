@@ -1,7 +1,9 @@
 """Tasks: the activities of this agent that the supervisor knows by name; the slots they take are in `slots`.
 
 A task is a handler run, a declared activity, or an asyncio task that waited without being either (an implicit task,
-which takes no slot). A child asyncio task of a handler is an implicit task of its own, so one task never has two waits.
+which takes no slot). A child asyncio task of a handler is an implicit task of its own, so one task never has two waits;
+unless it declares itself a part of the handler's task (`begin_part`): then it has no name on the bus, and what all the
+parts of a task wait for is one wait of that task, which `waits` puts together.
 """
 
 import asyncio
@@ -34,9 +36,24 @@ class Task:
         slot: Whether it takes one of the agent's slots.
         wait: Its open wait.
         result: Main activity: what it came to, told when it ends; see `conclude`.
+        whole: The task that this one is a part of, whose name it goes by.
+        parts: Its own parts that are alive.
     """
 
-    __slots__ = ("call", "caller", "chain", "ended", "id", "registry", "result", "runner", "slot", "wait")
+    __slots__ = (
+        "call",
+        "caller",
+        "chain",
+        "ended",
+        "id",
+        "parts",
+        "registry",
+        "result",
+        "runner",
+        "slot",
+        "wait",
+        "whole",
+    )
 
     def __init__(self, registry: "Tasks", id_: str, *, slot: bool, call: str = "", caller: str = "") -> None:
         self.registry = registry
@@ -49,6 +66,13 @@ class Task:
         self.runner: asyncio.Task[Any] | None = None
         self.ended = False
         self.result: Raw | UnsetType = UNSET
+        self.whole: Task | None = None
+        self.parts: dict[Task, None] = {}
+
+    @property
+    def top(self) -> "Task":
+        """The task on the bus that this one is, or is a part of."""
+        return self if self.whole is None else self.whole.top
 
     def conclude(self, result: Any) -> None:
         """Say what the task came to: plain data or a struct. The last result of a crew's main activities is its answer.
@@ -93,6 +117,9 @@ class Tasks:
         running = asyncio.current_task()
         assert running is not None, "the client is used from a coroutine"
         task = self._bound.get(running)
+        if task is not None and task.whole is not None and task.top.ended:  # it has outlived what it was a part of
+            self.end_part(task)
+            task = None
         if task is None:
             task = Task(self, "i" + new_id(), slot=False)
             parent = _LINEAGE.get()
@@ -143,13 +170,43 @@ class Tasks:
         task.runner = running
         _LINEAGE.set(task)
 
+    def begin_part(self) -> Task | None:
+        """Make the running asyncio task a part of the task it descends from. None: it is that task, or of no task.
+
+        From here on, what it starts are parts of this part.
+        """
+        running = asyncio.current_task()
+        assert running is not None, "the client is used from a coroutine"
+        bound, whole = self._bound.get(running), _LINEAGE.get()
+        if whole is None or whole.registry is not self or whole.ended or (bound is not None and bound.slot):
+            return None
+        if bound is not None and bound.whole is not None:
+            return None
+        self.end_implicit()
+        part = Task(self, whole.id, slot=False)
+        part.whole, part.chain, part.runner = whole, whole.chain, running
+        whole.parts[part] = None
+        self._bound[running] = part
+        _LINEAGE.set(part)
+        return part
+
+    def end_part(self, part: Task) -> None:
+        """A part is done; what it has started and is not done goes on as tasks of their own."""
+        part.ended = True
+        if part.whole is not None:
+            part.whole.parts.pop(part, None)
+            _LINEAGE.set(part.whole)
+        if part.runner is not None:
+            del self._bound[part.runner]
+            part.runner = None
+
     def end(self, task: Task, *, announce: bool = True, failed: bool = False) -> None:
         """End a task; idempotent. `announce` is false where a reply says it."""
         if task.ended:
             return
-        assert task.wait is None, f"task {task.id} ends inside wait {task.wait and task.wait.epoch}"
         for call_back in self.on_end:
             call_back(task, failed)
+        assert task.wait is None, f"task {task.id} ends inside wait {task.wait and task.wait.epoch}"
         task.ended = True
         self.alive.pop(task.id, None)
         if task.runner is not None:

@@ -14,6 +14,7 @@ from crewkeeper_bus.membership import Membership
 from crewkeeper_bus.nudges import Nudge, appended
 from crewkeeper_bus.outgoing import clip
 from crewkeeper_bus.subjects import check_token
+from crewkeeper_bus.tasks import Task
 from crewkeeper_bus.tool_messages import CallGivenUp, Settled
 from crewkeeper_bus.tracing import Span
 
@@ -206,6 +207,29 @@ class GrantedModel(_Granting):
         return grant
 
 
+class Errand:
+    """`async with crew.errand()`: `Client.errand` makes one. For one use."""
+
+    def __init__(self, membership: Membership) -> None:
+        self._membership = membership
+        self._part: Task | None = None
+
+    async def __aenter__(self) -> None:
+        self._part = self._membership.tasks.begin_part()
+        self._rejoin()
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._part is not None:
+            self._membership.tasks.end_part(self._part)
+        self._rejoin()
+
+    def _rejoin(self) -> None:
+        if self._part is not None and not self._part.top.ended:
+            self._membership.waits.rejoin(self._part.top)
+
+
 class ToolVerbs:
     """The part of a client that asks the gate.
 
@@ -276,6 +300,19 @@ class ToolVerbs:
             kind: `tool`; or `resource` or `prompt` of an MCP server: policy alone decides, and nothing is charged.
         """
         return GrantedTool(self._membership, name, args, call_id, limit_s, kind)
+
+    def errand(self) -> Errand:
+        """Around a function that a framework calls in an asyncio task of its own, `async with crew.errand():`.
+
+        A framework runs the tools of a model in tasks that it starts, and goes on when all of them are done. To the
+        supervisor such a task is one by itself, and the handler that waits for it is busy: a ring of waits through it
+        is not seen. What is waited for in this block is what the handler or activity waits for from which the running
+        task descends, together with its other errands; as soon as one of them does something else, it is busy again.
+
+        Use it where that is true: the task that started it cannot go on before all of its errands are done. In a
+        task's own code it does nothing. `crewkeeper_agents.model_tools` has it built in.
+        """
+        return Errand(self._membership)
 
     async def never_callable(self, names: Sequence[str], *, kind: str = "tool", limit_s: float = 10.0) -> list[str]:
         """Those of these tools that no call of this agent can come of, whatever its arguments: to be shown to no model.
