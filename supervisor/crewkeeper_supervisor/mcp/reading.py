@@ -4,6 +4,7 @@ A resource is what a server lets clients read, a prompt a text that it has for t
 a model, so both go through policy. How a request is put to the gate is the proxy's part.
 """
 
+import re
 from collections.abc import Collection
 from typing import Any, Final, NamedTuple
 
@@ -38,6 +39,10 @@ HARMLESS: Final = ("resources/unsubscribe",)
 _REFERENCES: Final = {"ref/resource": ("resource", "uri"), "ref/prompt": ("prompt", "name")}
 
 
+_NEEDLESS: Final = re.compile(r"%(?:2[DE]|3[0-9]|4[1-9A-F]|5[0-9AF]|6[1-9A-F]|7[0-9AE]|[0-9A-F]?[a-f]|[a-f][0-9A-F])")
+"""Percent-encoded letters, figures and `-._~` (RFC 3986, 6.2.2), and encodings in small letters."""
+
+
 class Wanted(NamedTuple):
     """What a request is about."""
 
@@ -59,11 +64,34 @@ def wanted(method: str, params: dict[str, Any]) -> Wanted:
         uri = params.get("uri")
         if not isinstance(uri, str):
             raise BadFrame("must have a uri")
+        if odd := _odd(uri):
+            raise BadFrame(f"must have a uri that is spelled as plainly as it can be: {odd}")
         return Wanted(kind, uri, {"uri": uri})
     name, args = params.get("name"), params.get("arguments")
     if not isinstance(name, str) or not isinstance(args, dict | None):
         raise BadFrame("must have a name, and arguments that are a mapping")
     return Wanted(kind, name, args or {})
+
+
+def _odd(uri: str) -> str:
+    """Why a URI may be another spelling of one that rules name; empty: it is plain.
+
+    Rules match the text, and servers what it stands for: without its escapes, its dots and its doubled slashes.
+    """
+    scheme, _, rest = uri.partition(":")
+    path = re.split("[?#]", rest, maxsplit=1)[0].removeprefix("//")
+    parts = re.split(r"[/\\]", path)
+    if scheme != scheme.lower():
+        return "capitals in its scheme"
+    if not uri.isprintable() or " " in uri or "\\" in uri:
+        return "signs that have to be escaped"
+    if _NEEDLESS.search(uri):
+        return "escapes of what needs none, or in small letters"
+    if "." in parts or ".." in parts or "" in parts[1:-1]:
+        return "dots or nothing between slashes"
+    if scheme == "file" and not rest.startswith("///"):
+        return "a file is named by file:/// and its path"
+    return ""
 
 
 def granted(want: Wanted, args: dict[str, Any]) -> dict[str, Any]:
