@@ -22,7 +22,7 @@ Dimension = Annotated[
 ]
 """What can be limited."""
 Amounts = Annotated[dict[Dimension, Annotated[int, Meta(ge=0)]], Meta(max_length=16)]
-"""By dimension. Sums of counts have no limit of their own: what does not fit into one message must not end the books."""
+"""By dimension. Sums have no limit of their own, as counts have: none may be too large to be told."""
 
 Reachable = Annotated[str, Meta(pattern=r"^(tool|resource|prompt)\Z")]
 """What an agent may ask the gate for, besides models. Resources and prompts are those of MCP servers."""
