@@ -122,7 +122,10 @@ async def _keep(name: str, work: Callable[[], Awaitable[None]]) -> None:
         try:
             await work()
         except Exception as error:  # noqa: BLE001 - see above; the type alone, for the text may quote a secret
-            logger().error(f"{name}.failed", cause=type(error).__name__)
+            cause: BaseException = error
+            while isinstance(cause, BaseExceptionGroup):
+                cause = cause.exceptions[0]
+            logger().error(f"{name}.failed", cause=type(cause).__name__)
         if anyio.current_time() - began_s > RETRY_MAX_S:
             pause_s = RETRY_S
         await anyio.sleep(pause_s)
