@@ -1,6 +1,7 @@
 """Heads on a real server: signed at the end of a run and now and then before, and a run examined where it is stored."""
 
 import contextlib
+import json
 
 import anyio
 import msgspec
@@ -11,6 +12,7 @@ from crewkeeper_bus import codec
 from crewkeeper_bus import messages as m
 from crewkeeper_bus.errors import ConnectionLost
 from crewkeeper_bus.subjects import HOST
+from crewkeeper_supervisor.cli import replay
 from crewkeeper_supervisor.core.commands import Escalate
 from crewkeeper_supervisor.core.crew import Retain
 from crewkeeper_supervisor.shell import audit, audit_keys, controller, heads, journal, ledger, owner, source
@@ -101,6 +103,45 @@ async def test_a_run_that_goes_on_while_it_is_read_is_as_it_was_written(tmp_path
             found = await source.of_run(link, "r1")
             report = await audit.examine(found, key=book.key, with_journal=False)
             assert (report.problems, report.records) == ([], count)
+
+
+@pytest.mark.live
+async def test_a_replay_of_a_run_that_goes_on_compares_what_it_has_read(tmp_path, monkeypatch, capsys):
+    async with linked(tmp_path) as (server, link):
+        registry = Registry(link)
+        await registry.open()
+        await journal.create_run(link, "r1", crew(), "here")
+        await registry.declare("r1", "trip", "here")
+        joined = m.Joined(inc="i1", seq=1, role="a", heartbeat_s=300)
+        await journal.publish(link, "crew.r1.note.a._.j", codec.encode(joined))
+        read = ledger.read
+
+        async def pause():
+            """Have one more decision made, recorded and carried out."""
+            before = await told()
+            await journal.publish_op(link, "r1", m.OperatorAsked(action="pause", by="test", agent="a"))
+            await until(lambda: is_more(told, before), 60)
+
+        async def told():
+            return sum(entry.subject.startswith("crew.r1.ctl._.a.") for entry in await journal.read_all(link, "r1"))
+
+        async def overtaken(*arguments):
+            await pause()
+            found = await read(*arguments)
+            await pause()
+            return found
+
+        async with serving(server, "one"):
+            await pause()
+            monkeypatch.setattr(ledger, "read", overtaken)
+            found = await source.of_run(link, "r1")
+            assert await replay._compare(found, "json", None) == 0
+        shown = json.loads(capsys.readouterr().out)
+        assert (shown["decisions"], shown["recorded"], shown["differences"]) == (1, 1, [])
+
+
+async def is_more(count, before):
+    return await count() > before
 
 
 async def owners_are(owners, count):

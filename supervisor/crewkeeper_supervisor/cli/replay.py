@@ -134,7 +134,8 @@ async def _compare(source: "Source", output: str, begin: "tuple[Kept, bytes] | N
     from crewkeeper_supervisor.shell.source import OfFile, OfRun
     from crewkeeper_supervisor.views.replay import Replay
 
-    replaying = Replay(source.run, source.records, source.heads, redacted=source.redacted, altered=source.altered)
+    records = source.decided() if isinstance(source, OfRun) else source.records
+    replaying = Replay(source.run, records, source.heads, redacted=source.redacted, altered=source.altered)
     if isinstance(source, OfFile):
         source.reader.chains = False  # states and decisions are compared; which line was edited is asked of an audit
     if isinstance(source, OfRun):

@@ -211,7 +211,8 @@ class _Audit:
                 self._wrong(
                     "truncated",
                     f"the ledger ends with record {last}; a signed head names record {head.n}: "
-                    f"{'record' if head.n == last + 1 else 'records'} {_span(last + 1, head.n)} were cut off",
+                    f"{'record' if head.n == last + 1 else 'records'} {_span(last + 1, head.n)} "
+                    f"{'was' if head.n == last + 1 else 'were'} cut off",
                     last + 1,
                 )
                 return

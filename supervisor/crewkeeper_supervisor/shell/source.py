@@ -9,6 +9,7 @@ import anyio.lowlevel
 
 from crewkeeper_supervisor.shell import heads, journal, ledger, recording, snapshots
 from crewkeeper_supervisor.shell.chain import Record
+from crewkeeper_supervisor.shell.errors import RunNotFound
 from crewkeeper_supervisor.shell.journal import Entry
 from crewkeeper_supervisor.shell.nats_link import Link
 from crewkeeper_supervisor.shell.snapshots import Kept
@@ -49,7 +50,18 @@ class Source(Protocol):
 class OfRun:
     """A run on a server. Make it with `of_run`."""
 
-    def __init__(self, link: Link, run: str, records: Sequence[Record], tokens: Sequence[str]) -> None:
+    def __init__(
+        self, link: Link, run: str, records: Sequence[Record], tokens: Sequence[str], end: int | None = None
+    ) -> None:
+        """Read what is given here.
+
+        Args:
+            link: The server.
+            run: The run.
+            records: Its ledger.
+            tokens: Its heads.
+            end: The last entry of the journal that is read; None: the one that is newest when it is read.
+        """
         self.run, self.where = run, f"run {run}"
         self.records, self.heads = records, tokens
         self.redacted: Collection[int] = ()
@@ -57,13 +69,18 @@ class OfRun:
         self.wanted: set[int] = set()
         self.hashes: dict[int, str] = {}
         self.passed: Callable[[int], object] = _unheard
-        self._link = link
+        self._link, self._end = link, end
         self._behind = 0
 
     def begin_behind(self, seq: int) -> None:
         """Leave out the journal up to this entry. Hashes of the journal are not to be had then."""
         assert not self.wanted
         self._behind = seq
+
+    def decided(self) -> Sequence[Record]:
+        """The records of what was decided upon the entries that are read; a run that goes on has later ones."""
+        end = self._end
+        return self.records if end is None else [record for record in self.records if record.cause_seq <= end]
 
     async def snapshot(self) -> tuple[Kept, bytes]:
         """The newest snapshot, with the state.
@@ -82,7 +99,7 @@ class OfRun:
             JournalGap: Entries are missing.
             StoreUnavailable: The server did not answer.
         """
-        end = await journal.last_seq(self._link, self.run)
+        end = await journal.last_seq(self._link, self.run) if self._end is None else self._end
         known, seq = heads.START, self._behind
         if end <= seq:
             return
@@ -128,17 +145,23 @@ def _unheard(_count: int) -> None:
 
 
 async def of_run(link: Link, run: str) -> OfRun:
-    """What a server has of a run, which may go on meanwhile: no head names what was read before it was signed.
+    """What a server has of a run, which may go on meanwhile.
+
+    Heads are read first and records last: no head names what is not read, and what was done upon the entries that are
+    read is recorded.
 
     Raises:
         LedgerDamaged: A stored message holds no records.
         StoreUnavailable: The server did not answer.
     """
     tokens = await heads.read(link, run)
+    end: int | None = None
+    with contextlib.suppress(RunNotFound):  # told when the journal is read
+        end = await journal.last_seq(link, run)
     records = await ledger.read(link, run)
     if tokens and not records:  # removed by right, perhaps just now: the mark of that was stored before
         tokens = await heads.read(link, run)
-    return OfRun(link, run, records, tokens)
+    return OfRun(link, run, records, tokens, end)
 
 
 @contextlib.contextmanager
