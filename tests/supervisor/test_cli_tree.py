@@ -18,6 +18,7 @@ WITHOUT_FORMATS = {
     # They run until they are ended, and show their work as it goes on.
     "demo": "a story on a terminal",
     "up": "runs a crew",
+    "dev": "runs a crew",
     "serve": "runs a controller",
     "host": "runs a host",
     "launch": "hands a crew over to hosts, and prints its run",

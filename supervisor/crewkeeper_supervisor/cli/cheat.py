@@ -12,6 +12,7 @@ SHEET: Final[dict[str, tuple[tuple[str, str], ...]]] = {
         ("supervisor demo", "watch a crew deadlock and be freed"),
         ("supervisor init trip", "write a crew to start from"),
         ("supervisor crew check crew.yaml", "every mistake at once; nothing is started"),
+        ("supervisor dev crew.yaml", "run it while you write it: again at each change"),
         ("supervisor up crew.yaml", "run it here"),
         ("supervisor doctor crew.yaml", "what is missing, with what mends it"),
     ),

@@ -25,6 +25,7 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "demo": ("demo:demo", "Watch a small crew deadlock, be freed, and finish its work."),
     "init": ("init:init", "Write a new crew to start from."),
     "up": ("up:up", "Run crews here, with a live view, until they are done."),
+    "dev": ("dev:dev", "Run crews while you write them: started again when their files change."),
     "launch": ("launch:launch", "Start crews on the hosts of a server, and return at once."),
     "host": ("host:host", "Take agents of runs that were launched on a server, and run them here until told to end."),
     "hosts": ("host:hosts", "List the hosts that take agents, and what they run."),

@@ -157,11 +157,11 @@ async def _up(
         if limits:
             await _set_limits(link, limits)
         host = Host(ground, link, name=name, controller=controller, tell=say, inherited={**os.environ, **told})
-        _introduce(ground, await host.declare(crews))
-        results = await _run(host, ground, live)
+        introduce(ground, await host.declare(crews))
+        results = await run_shown(host, ground, live)
         for result in results:
             fold = await _told(link, result.run)
-            write(_summary(result, fold))
+            write(summary(result, fold))
             if fold is not None and result.state == "failed":
                 _show_logs(fold, _where(ground))
     if host.interrupted:
@@ -206,7 +206,8 @@ async def _set_limits(link: "Link", limits: dict[str, int | None]) -> None:
         say(f"fleet  {account.ended_count} earlier runs count; to forget them: supervisor budget set fleet … --anew")
 
 
-def _introduce(ground: "Ground", runs: "list[HostedRun]") -> None:
+def introduce(ground: "Ground", runs: "list[HostedRun]") -> None:
+    """Say where crews run, which, and how to look at them."""
     from crewkeeper_supervisor.shell.launcher import secrets_of
 
     place = ground.place
@@ -218,11 +219,16 @@ def _introduce(ground: "Ground", runs: "list[HostedRun]") -> None:
     if unset:
         it = "it" if len(unset) == 1 else "them"
         say(f"warning: {', '.join(unset)} not set, so nobody can be told by webhook; set {it} and start again")
+    name_runs(runs)
+    where = _where(ground)
+    say(f"look   supervisor ps{where} | supervisor graph --watch{where} | supervisor agent logs NAME{where}")
+
+
+def name_runs(runs: "list[HostedRun]") -> None:
+    """Say which runs there are."""
     for run in runs:
         count = sum(agent.replicas for agent in run.crew.agents)
         say(f"run    {run.run}: crew {run.crew.name}, {count} agent{'' if count == 1 else 's'}")
-    where = _where(ground)
-    say(f"look   supervisor ps{where} | supervisor graph --watch{where} | supervisor agent logs NAME{where}")
 
 
 def _where(ground: "Ground") -> str:
@@ -231,7 +237,7 @@ def _where(ground: "Ground") -> str:
     return "" if state in (folder / STATE_NAME for folder in (Path.cwd(), *Path.cwd().parents)) else f" --state {state}"
 
 
-async def _run(host: "Host", ground: "Ground", live: bool) -> "list[RunResult]":
+async def run_shown(host: "Host", ground: "Ground", live: bool) -> "list[RunResult]":
     """Serve the host's runs with a view beside; the view ends with them."""
     async with anyio.create_task_group() as tasks:
         seen = anyio.Event()
@@ -265,7 +271,8 @@ async def _view(ground: "Ground", runs: Sequence[str], live: bool, out: IO[str])
         say(f"the view ended ({type(inner).__name__}: {str(inner)[:200]}); the crew goes on: supervisor events -f")
 
 
-def _summary(result: "RunResult", fold: "Fold | None") -> str:
+def summary(result: "RunResult", fold: "Fold | None") -> str:
+    """How a run ended, in one line; `fold`: what its journal says, where that was read."""
     from crewkeeper_supervisor.views.wording import duration
 
     counted = ""
