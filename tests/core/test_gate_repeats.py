@@ -4,9 +4,11 @@ import msgspec
 
 from crewkeeper_bus import messages as m
 from crewkeeper_supervisor.core.commands import AnswerCall
+from crewkeeper_supervisor.core.gate_state import ANSWERS_MAX
 from crewkeeper_supervisor.core.repeats import REPEATS
 from crewkeeper_supervisor.core.rules import Rule
 from crewkeeper_supervisor.core.tools import Tool
+from crewkeeper_supervisor.shell.spending import add_up
 from support.gate_room import PAY, Room, crew_of, records
 
 APPROVE = Rule(id="ask", do="approve", tools=("pay", "look"))
@@ -69,3 +71,25 @@ def test_waits_that_were_made_up_are_ended_without_a_record_of_each() -> None:
     assert len(records(room)) == recorded
     assert len(answered) == REPEATS.burst
     assert {each.error.code for each in answered if each.error is not None} == {"peer_gone"}
+
+
+def test_an_id_that_is_used_again_when_it_is_forgotten_does_not_make_the_books_look_wrong() -> None:
+    room = Room()
+    room.ask("c1")
+    room.ran("c1")
+    for number in range(ANSWERS_MAX):
+        room.ask(f"n{number}", "nothing")
+    room.ask("c1")
+    room.ran("c1")
+    assert room.ran_calls() == ["c1", "c1"]
+    assert add_up(records(room)).problems == []
+
+
+def test_a_grant_that_is_given_twice_is_a_wrong_in_the_books() -> None:
+    room = Room()
+    room.ask("c1")
+    room.ran("c1")
+    found = records(room)
+    granted = next(each for each in found if "booking" in each.command and each.command["booking"]["act"] == "reserve")
+    assert "a/c1 was granted before" in str(add_up([*found, granted]).problems)
+    assert "a/c1 was granted before" in str(add_up([*found[:1], granted, granted]).problems)

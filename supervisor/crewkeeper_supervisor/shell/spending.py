@@ -11,6 +11,7 @@ from typing import Any
 from msgspec import Struct, field
 
 from crewkeeper_supervisor.core.budget import FLEET
+from crewkeeper_supervisor.core.gate_state import ANSWERS_MAX
 from crewkeeper_supervisor.shell.chain import Record
 
 
@@ -33,6 +34,10 @@ class Spending(Struct, kw_only=True):
     ends: dict[tuple[str, str], int] = field(default_factory=dict)
     """Calls that were settled, expired or released, with how often."""
     refusals: int = 0
+    over: dict[str, int] = field(default_factory=dict)
+    """How many calls of each agent have ended so far."""
+    over_at: dict[tuple[str, str], int] = field(default_factory=dict)
+    """How many had when each call that was granted ended."""
     sums: dict[tuple[str, str], Sums] = field(default_factory=dict)
     """By account and dimension."""
     is_shared: bool = False
@@ -79,22 +84,32 @@ def _book(found: Spending, open_: dict[tuple[str, str], dict[str, int]], booking
     match booking["act"]:
         case "refuse":
             found.refusals += 1
+            _end(found, booking["agent"])
             return []
         case "reserve":
             found.grants[key] = found.grants.get(key, 0) + 1
-            problems = [f"{'/'.join(key)} was granted before"] if found.grants[key] > 1 else []
+            # An id that the gate has forgotten is a new call, and no agent may make the books look wrong by that.
+            is_new = key not in open_ and found.over.get(key[0], 0) - found.over_at.get(key, 0) >= ANSWERS_MAX
+            problems = [] if found.grants[key] == 1 or is_new else [f"{'/'.join(key)} was granted before"]
             open_[key] = amounts
             for account in accounts:
                 _add(found, account, amounts, "held")
             return problems
         case "settle" | "expire" | "release":
             found.ends[key] = found.ends.get(key, 0) + 1
+            found.over_at[key] = _end(found, booking["agent"])
             problems = [] if open_.pop(key, None) == freed else [f"{'/'.join(key)} frees what it did not hold"]
             for account in accounts:
                 _add(found, account, {name: -amount for name, amount in freed.items()}, "held")
                 _add(found, account, amounts, "spent")
             return problems
     return [f"it books {booking['act']!r}"]
+
+
+def _end(found: Spending, agent: str) -> int:
+    """One more call of an agent has ended; returns how many have."""
+    count = found.over[agent] = found.over.get(agent, 0) + 1
+    return count
 
 
 def _add(found: Spending, account: str, amounts: dict[str, int], what: str) -> None:
