@@ -39,10 +39,10 @@ SHOWN: Final = 3
 def dev(files: tuple[Path, ...], plain: bool | None, also: tuple[Path, ...], state: Path | None) -> int:
     """Run crews while you write them: started again when their files change.
 
-    CREW is crew.yaml where none is given. Starts what `supervisor up` starts, on one server that stays; what is recorded
-    is gone at the end, unless --state keeps it. Changes of the crew files count, of Python code in their folders, and
-    of files that their commands name; the agents are then stopped in order. With a mistake in a crew file nothing runs
-    until it is mended.
+    CREW is crew.yaml where none is given. Starts what `supervisor up` starts, on one server that stays; what is
+    recorded is gone at the end, unless --state keeps it. Changes of the crew files count, of Python code in their
+    folders, and of files that their commands name; the agents are then stopped in order. With a mistake in a crew file
+    nothing runs until it is mended.
 
     Exit status: 130 interrupted, as it always ends so.
     """
