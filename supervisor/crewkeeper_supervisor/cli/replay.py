@@ -160,7 +160,7 @@ def _compared_lines(found: "Replayed") -> list[str]:
     from crewkeeper_supervisor.views.wording import safe
 
     count = len(found.differences) + found.more
-    verdict = f"{count} differences" if count else "every decision is the same"
+    verdict = f"{count} difference{'s' if count > 1 else ''}" if count else "every decision is the same"
     lines = [
         f"run {safe(found.run)}: {verdict}",
         f"  {found.entries} journal entries, {found.decisions} decisions, {found.recorded} in the ledger",

@@ -24,6 +24,8 @@ from crewkeeper_supervisor.shell.source import OfFile, Source
 
 SUMS_MAX: Final = 100
 """Bookings that do not add up; more are not named."""
+BY_REPLAY: Final = "supervisor replay misses what was decided and is not recorded"
+"""Where else a cut shows that no head tells of."""
 
 Proof = Literal["none", "part", "whole"]
 
@@ -342,10 +344,12 @@ class _Audit:
         if last is not None and not found.removed:
             self._say_retention(last)
         if records and not self._heads:
-            found.remarks.append("no head was signed yet: records cut off at the end would not be missed")
+            found.remarks.append(f"no head was signed yet: records cut off at the end would not be missed; {BY_REPLAY}")
         elif records and not found.final and not found.signer:
             newest = max((head.n for head in self._heads), default=0)
-            found.remarks.append(f"the run goes on: records cut off after number {newest} would not be missed")
+            found.remarks.append(
+                f"the run goes on: records cut off after number {newest} would not be missed; {BY_REPLAY}"
+            )
 
     def _say_retention(self, last: Head) -> None:
         """Say for how long what is there is kept."""
