@@ -5,6 +5,7 @@ import pytest
 
 from crewkeeper_bus import messages as m
 from crewkeeper_bus import tool_messages as t
+from crewkeeper_supervisor.core.budget import TASKS_MAX
 from crewkeeper_supervisor.core.crew import Agent, Budget
 from crewkeeper_supervisor.core.rules import Rule
 from crewkeeper_supervisor.core.tools import Price
@@ -115,6 +116,19 @@ def test_what_is_given_back_lets_a_held_call_go_on() -> None:
 
 
 # --- accounts ---
+
+
+def test_an_agent_that_names_tasks_without_end_has_no_other_s_forgotten() -> None:
+    per_task = {"tools": ("pay",), "task_budget": Budget(tool_calls=1)}
+    room = Room(crew_of(Agent(name="a", **per_task), Agent(name="b", **per_task), budget=Budget()))
+    room.ask("b1", agent="b")
+    room.ran("b1", agent="b")
+    for number in range(TASKS_MAX + 5):
+        raw = msgspec.Raw(b'{"n":1}')
+        room.say("a", t.ToolCall, id_=f"a{number}", task=f"t{number}", tool="pay", args=raw)
+        room.ran(f"a{number}")
+    room.ask("b2", agent="b")
+    assert room.code("b2") == "budget_spent"
 
 
 def test_agents_and_tasks_have_limits_of_their_own() -> None:

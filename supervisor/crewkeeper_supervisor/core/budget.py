@@ -31,7 +31,7 @@ SPENT: Final = (
 )
 """Dimensions that add up."""
 TASKS_MAX: Final = 1000
-"""Accounts of tasks that are kept; those with nothing held are forgotten first."""
+"""Accounts of tasks that are kept; those of the same agent with nothing held are forgotten first."""
 FLEET: Final = "fleet"
 """Name of the account of all crews of a server, of which a run has a share."""
 
@@ -168,14 +168,17 @@ class Accounts:
         key = f"{agent}/{task}"
         known = self.tasks.get(key)
         if known is None:
-            self._forget_tasks()
+            self._forget_tasks(agent)
             known = self.tasks[key] = account(f"task:{key}", task_budget)
         return (known, *above)
 
-    def _forget_tasks(self) -> None:
-        if len(self.tasks) >= TASKS_MAX:
-            idle = next((key for key, each in self.tasks.items() if not any(each.held.values())), None)
-            del self.tasks[idle if idle is not None else next(iter(self.tasks))]
+    def _forget_tasks(self, agent: str) -> None:
+        """Make room for one more; who names tasks without end has its own forgotten, and no one else's."""
+        if len(self.tasks) < TASKS_MAX:
+            return
+        idle = [key for key, each in self.tasks.items() if not any(each.held.values())]
+        own = next((key for key in idle if key.startswith(f"{agent}/")), None)
+        del self.tasks[own or next(iter(idle), "") or next(iter(self.tasks))]
 
 
 def account(name: str, budget: Budget | None) -> Account:
