@@ -129,6 +129,8 @@ def test_contexts_of_the_nats_command_are_read_and_never_written(home, capsys):
     code, out, _ = supervisor(capsys, "ls")
     assert code == 0
     assert "nats:plain" in out
+    with pytest.raises(contexts.ContextNotFound, match="which is nats:plain here"):
+        contexts.get("plain")
     assert "\x1b" not in out
     assert "t0k3n" not in out
     assert contexts.get("nats:plain").credentials().user == "bob"

@@ -7,7 +7,9 @@ import os
 import pytest
 from nats_process import linked
 
-from crewkeeper_supervisor.shell.nats_link import WHY_MAX_CHARS
+from crewkeeper_bus.errors import ConnectionLost
+from crewkeeper_supervisor.shell.nats_link import WHY_MAX_CHARS, connect
+from crewkeeper_supervisor.shell.place import Place
 
 pytestmark = pytest.mark.live
 
@@ -27,3 +29,12 @@ async def test_the_log_says_once_why_the_server_is_not_reached(tmp_path, capsys)
     assert [row["cause"] for row in known][1:] == [too_many, too_many]
     assert hostile["cause"].isprintable()
     assert len(hostile["cause"]) == WHY_MAX_CHARS
+
+
+@pytest.mark.parametrize("password", ["wrong", ""])
+async def test_a_server_that_refuses_the_login_is_not_called_absent(tmp_path, password):
+    async with linked(tmp_path) as (server, _):
+        there = Place(state=tmp_path, url=server.url, user="sup" if password else "", password=password)
+        with pytest.raises(ConnectionLost, match="is there and refuses this login; check user and password"):
+            async with connect(there):
+                raise AssertionError("it was let in")

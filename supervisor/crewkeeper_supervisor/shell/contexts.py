@@ -93,7 +93,9 @@ def get(name: str) -> Context:
         return _of_nats(name)
     path = folder() / f"{name}.json"
     if not _NAME.match(name) or not path.is_file():
-        raise ContextNotFound(f"no context {name[:60]!r}: `supervisor context ls` lists them")
+        theirs = _NAME.match(name) and (_nats_folder() / f"{name}.json").is_file()
+        hint = f"the nats command has one, which is {NATS_PREFIX}{name} here; " if theirs else ""
+        raise ContextNotFound(f"no context {name[:60]!r}: {hint}`supervisor context ls` lists them")
     return _decoded(path, Context)
 
 

@@ -18,7 +18,7 @@ import nats.js.errors
 from nats.js.api import KeyValueConfig, RawStreamMsg, RePublish, StorageType, StreamConfig, StreamInfo
 
 from crewkeeper_bus.errors import ConfigError, ConnectionLost
-from crewkeeper_bus.wire import WireClient
+from crewkeeper_bus.wire import WireClient, says_no
 from crewkeeper_supervisor.shell.errors import StoreUnavailable
 from crewkeeper_supervisor.shell.logbook import logger
 from crewkeeper_supervisor.shell.place import Place
@@ -370,8 +370,17 @@ def _why(error: Exception) -> str:
     return "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in said)
 
 
-async def _open(nc: WireClient, place: Place, name: str, **callbacks: Any) -> None:
+async def _open(
+    nc: WireClient, place: Place, name: str, error_cb: Callable[[Exception], Awaitable[None]], **callbacks: Any
+) -> None:
     options = place.credentials.options()
+    refused = False
+
+    async def failed(error: Exception) -> None:
+        nonlocal refused
+        refused = refused or says_no(error)
+        await error_cb(error)
+
     try:
         with anyio.fail_after(CONNECT_LIMIT_S):
             await nc.connect(
@@ -385,14 +394,20 @@ async def _open(nc: WireClient, place: Place, name: str, **callbacks: Any) -> No
                 ping_interval=PING_EVERY_S,
                 max_outstanding_pings=2,
                 pending_size=8 * 1024 * 1024,
+                error_cb=failed,
                 **options,
                 **callbacks,
             )
     except (*LINK_ERRORS, ValueError) as error:
         await _close(nc)
+        if refused or says_no(error):
+            raise ConnectionLost(
+                f"the server at {place.host} is there and refuses this login; check user and password, or the keys: "
+                "nats://USER:PASSWORD@HOST in CREWKEEPER_NATS_URL, or a context, says who logs in"
+            ) from error
         raise ConnectionLost(
             f"cannot connect to {place.host}: {str(error)[:200] or type(error).__name__}; "
-            "check that a NATS server listens there, and the address and credentials given"
+            "check that a NATS server listens there, and the address"
         ) from error
 
 
