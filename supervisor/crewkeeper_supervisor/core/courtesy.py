@@ -6,6 +6,9 @@ row, from both sides, are a loop; any message with content, and any answer of a 
 The words are English.
 """
 
+import string
+from functools import lru_cache
+from itertools import chain, islice
 from typing import Final
 
 import msgspec
@@ -48,8 +51,8 @@ _FUNCTIONAL: Final = """
     out up down off not do does did have has had will would can could should may might must shall there here what
     which who when where why how all any some more most many few such only just still yet ever never re ll ve m s t d
 """
-_COURTESY: Final = frozenset(_COURTEOUS.split())
-_FUNCTION: Final = frozenset(_FUNCTIONAL.split())
+_NO_MATTER: Final = frozenset(chain(_COURTEOUS.split(), _FUNCTIONAL.split()))
+_LETTERS: Final = frozenset(string.ascii_lowercase)
 
 
 def is_courtesy(text: str) -> bool:
@@ -60,10 +63,11 @@ def is_courtesy(text: str) -> bool:
     return len(content) <= min(NEW_WORDS, CONTENT_SHARE * len(words))
 
 
-def _content(text: str) -> tuple[set[str], set[str]]:
+@lru_cache(maxsize=64)  # several detectors ask of the same text, one after the other
+def _content(text: str) -> tuple[frozenset[str], frozenset[str]]:
     """The words of a text, and those of them that are about something."""
-    words = {word for word in words_of(text.lower()) if word.isalpha() and (len(word) > 1 or not word.isascii())}
-    return words, words - _COURTESY - _FUNCTION
+    words = frozenset(filter(str.isalpha, words_of(text.lower()))) - _LETTERS
+    return words, words - _NO_MATTER
 
 
 class CourtesyDetector:
@@ -77,21 +81,28 @@ class CourtesyDetector:
         self._follow = follow
         self._keys = 0
         self._pairs: dict[tuple[str, str], _Pair] = {}
+        self._rows: dict[tuple[str, str], _Pair] = {}
+        """Those of them that are in a row of empty messages."""
 
     def step(self, step: Step) -> Loop | None:
         """Take in one step; returns the loop that it completes, once for each row unless they are followed."""
         if step.kind != "message" or step.peer == EVERYBODY:
             if step.kind in ("tool", "progress", "human"):
-                for key, pair in self._pairs.items():
-                    if pair.row and step.agent in key:
-                        pair.interrupt()
+                for key in [key for key in self._rows if step.agent in key]:
+                    self._rows.pop(key).interrupt()
             return None
-        key = (min(step.agent, step.peer), max(step.agent, step.peer))
+        key = (step.agent, step.peer) if step.agent < step.peer else (step.peer, step.agent)
         pair = self._pairs.pop(key) if key in self._pairs else _Pair()
         self._pairs[key] = pair
         if len(self._pairs) > PAIRS_MAX:
-            del self._pairs[next(iter(self._pairs))]
+            gone = next(iter(self._pairs))
+            del self._pairs[gone]
+            self._rows.pop(gone, None)
         found = pair.said(step)
+        if pair.row:
+            self._rows[key] = pair
+        else:
+            self._rows.pop(key, None)
         if found is None or (pair.key and not self._follow):
             return None
         if not pair.key:
@@ -111,6 +122,7 @@ class _Pair:
         self.key = self.again = 0
         """Of the row that was told and still goes on."""
         self._said: dict[str, None] = {}
+        """Words that were said between them, the last ones at the end."""
 
     def interrupt(self) -> None:
         """Something was said or done after all."""
@@ -119,13 +131,9 @@ class _Pair:
 
     def said(self, step: Step) -> Loop | None:
         """Take in a message."""
-        content, fresh = self._matter(step)
-        for word in sorted(step.said.words):  # in an order that is the same wherever this is replayed
-            self._said.pop(word, None)
-            self._said[word] = None
-        while len(self._said) > SAID_MAX:
-            del self._said[next(iter(self._said))]
-        if content or fresh:
+        matter = self._is_matter(step)
+        self._remember(step.said.words)
+        if matter:
             self.interrupt()
             return None
         self.row.append((step.agent, step.began, step.tokens))
@@ -146,12 +154,22 @@ class _Pair:
             chain=step.chain,
         )
 
-    def _matter(self, step: Step) -> tuple[bool, bool]:
+    def _is_matter(self, step: Step) -> bool:
         """Whether a message has content: too much of it, or data or a number that was not said before."""
         if len(step.said.words) > WORDS_MAX:
-            return True, False
+            return True
         words, content = _content(step.text)
-        new = [word for word in content if word not in self._said]
-        beside = step.said.words.difference(words, self._said, _COURTESY, _FUNCTION)
-        fresh = any(len(word) > 1 or word in step.said.marks for word in beside)
-        return len(new) > NEW_WORDS or len(content) > CONTENT_SHARE * len(words), fresh
+        if len(content) > CONTENT_SHARE * len(words):
+            return True  # most messages: what was said before need not be known
+        if len(content.difference(self._said)) > NEW_WORDS:
+            return True
+        beside = (step.said.words - words - _NO_MATTER).difference(self._said)
+        return any(len(word) > 1 or word in step.said.marks for word in beside)
+
+    def _remember(self, words: frozenset[str]) -> None:
+        said = self._said
+        for word in said.keys() & words:
+            del said[word]
+        said.update(dict.fromkeys(sorted(words)))  # in an order that is the same wherever this is replayed
+        for word in list(islice(said, max(0, len(said) - SAID_MAX))):
+            del said[word]

@@ -15,6 +15,7 @@ Nothing here keeps text: a fingerprint is a digest and the words of a text's beg
 import re
 import zlib
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
 from itertools import filterfalse
 from typing import Any, Final
 
@@ -48,6 +49,7 @@ _VOLATILE_KEYS: Final = (
 )
 VOLATILE_KEYS: Final = frozenset(_VOLATILE_KEYS.split())
 """Argument names whose values say nothing of what is asked for, only how often, how much of it and how patiently."""
+_SHORT_CHARS: Final = 24
 _ECHO_MIN_CHARS: Final = 3
 _ECHO_MAX_CHARS: Final = 128
 
@@ -106,17 +108,21 @@ class Fingerprint(Struct, frozen=True, gc=False):
     """Those of the words that have a digit, and the names if they were asked for."""
     chars: int
     """Length of the original text."""
-    begin: frozenset[str] = frozenset()
-    """Its first words."""
-    end: frozenset[str] = frozenset()
-    """Its last words."""
     order: tuple[str, ...] = ()
     """All of its words as they stand, if they are few."""
+    edges: tuple[frozenset[str], frozenset[str]] = (frozenset(), frozenset())
+    """Its first words and its last, if they are many."""
 
     @property
     def empty(self) -> bool:
         """Whether the text said nothing."""
         return not self.words
+
+    @property
+    def ends(self) -> tuple[frozenset[str], frozenset[str]]:
+        """Its first words and its last."""
+        order = self.order
+        return (frozenset(order[:EDGE_WORDS]), frozenset(order[-EDGE_WORDS:])) if order else self.edges
 
 
 NOTHING: Final = Fingerprint(0, 0, frozenset(), frozenset(), 0)
@@ -143,18 +149,21 @@ def of_text(text: str, *, masked: bool = True, names: bool = False, echoes: Iter
     middle = _checksum(text[HEAD_CHARS:-TAIL_CHARS]) if long else 0
     literal = digest = _checksum(head) ^ middle
     if masked and _DIGIT.search(head):
-        head = _VOLATILE.sub(" ", head)
+        head, times = _VOLATILE.subn(" ", head)
         if _LIKE_DIGEST.search(head):
-            head = _DIGESTS.sub(" ", head)
-        digest = _checksum(head) ^ middle
+            head, more = _DIGESTS.subn(" ", head)
+            times += more
+        if times:
+            digest = _checksum(head) ^ middle
     found = words_of(head)
     words = frozenset(found)
     marks = frozenset(filterfalse(str.isalpha, words))
     if named and len(words & _GERMAN) < _GERMAN_LEAST:  # German gives a capital to every noun
         marks |= {name.lower() for name in named}
-    begin, end = frozenset(found[:EDGE_WORDS]), frozenset(found[-EDGE_WORDS:])
-    order = tuple(found) if len(found) <= LONG_WORDS else ()
-    return Fingerprint(digest, literal, words, marks, len(text), begin, end, order)
+    if len(found) <= LONG_WORDS:
+        return Fingerprint(digest, literal, words, marks, len(text), tuple(found))
+    edges = frozenset(found[:EDGE_WORDS]), frozenset(found[-EDGE_WORDS:])
+    return Fingerprint(digest, literal, words, marks, len(text), (), edges)
 
 
 def words_of(text: str) -> list[str]:
@@ -195,17 +204,21 @@ def same_outcome(one: Fingerprint, other: Fingerprint) -> bool:
     """Whether what came back twice is the same: nothing was learned the second time."""
     if one.digest == other.digest:
         return True
-    small, large = sorted((len(one.words), len(other.words)))
+    small, large = len(one.words), len(other.words)
+    if large < LONG_WORDS > small and one.marks != other.marks:
+        return False  # mostly, what differs in a short text is a number
+    if large < small:
+        small, large = large, small
     if not small or one.words == other.words:
         return False  # signs only, or the same words set in another way: a board, a list of things to tick off
     if small < SHORT_LIKENESS * large and small < LONG_LIKENESS * large:
         return False  # no pair of such sizes can be alike enough
     if large < LONG_WORDS:
-        return one.marks == other.marks and likeness(one.words, other.words) >= SHORT_LIKENESS
+        return likeness(one.words, other.words) >= SHORT_LIKENESS
     # Of many names one may be misread; a number that took another's place is news in a text of any length.
     if _renumbered(one.marks, other.marks):
         return False
-    if len(one.begin & other.begin) <= EDGE_COMMON and len(one.end & other.end) <= EDGE_COMMON:
+    if all(len(mine & its) <= EDGE_COMMON for mine, its in zip(one.ends, other.ends, strict=True)):
         return False  # the last lines of a log, a while later
     few, many = sorted((len(one.marks), len(other.marks)))
     if many - few > max(MARKS_LOST_FEW, MARKS_LOST * many):
@@ -275,12 +288,20 @@ def echoes_of(arguments: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def _of_value(text: str) -> Fingerprint:
+    return _of_short(text) if len(text) <= _SHORT_CHARS else _of_any(text)
+
+
+def _of_any(text: str) -> Fingerprint:
     value = of_text(text, masked=False)
     if not _CODE.search(text):
         return value
     # In code every sign matters: what was rewritten is another attempt, not another wording.
     whole = frozenset((str(value.literal),))
     return Fingerprint(value.literal, value.literal, whole, whole, value.chars)
+
+
+_of_short: Final = lru_cache(maxsize=1024)(_of_any)
+"""Switches, limits, cities: what is short is mostly said again."""
 
 
 def same_arguments(one: Arguments, other: Arguments, *, in_other_words: bool) -> bool:

@@ -17,7 +17,7 @@ from msgspec import Raw, Struct
 
 from crewkeeper_bus.messages import Fault
 from crewkeeper_supervisor.core import fingerprint, grounding
-from crewkeeper_supervisor.core.fingerprint import NO_ARGUMENTS, VOLATILE_KEYS, Arguments, Fingerprint
+from crewkeeper_supervisor.core.fingerprint import NO_ARGUMENTS, NOTHING, VOLATILE_KEYS, Arguments, Fingerprint
 from crewkeeper_supervisor.core.gate_state import GateCall
 from crewkeeper_supervisor.core.nodes import Call, Task
 from crewkeeper_supervisor.core.roster import AgentView
@@ -87,12 +87,15 @@ SILENCE: Final = Said("", None, "", 0)
 
 
 class _Asked(Struct):
-    """A call between agents that waits for its answer."""
+    """A call between agents that waits for its answer, as far as it matters then."""
 
     began: int
-    arguments: Arguments
-    said: Said
     chain: str
+    arguments: Arguments = NO_ARGUMENTS
+    said: Fingerprint = NOTHING
+    words: str = ""
+    size_bytes: int = 0
+    echoes: tuple[str, ...] = ()
 
 
 def read(raw: Raw | bytes) -> Said:
@@ -161,15 +164,19 @@ class StepMaker:
 
     # --- calls between agents ---
 
-    def request(self, view: AgentView, call: Call, body: Raw, seq: int) -> Said:
-        """A call with words; the step follows with its answer."""
+    def request(self, view: AgentView, call: Call, body: Raw, seq: int) -> tuple[Said, Fingerprint]:
+        """A call with words, and what they come down to; the step follows with its answer."""
         said = self._read(body)
+        whole = said.print()
         mine = self._open.setdefault(view.name, {})
         mine[call.id] = None
         if len(mine) > OPEN_MAX:
             self.forget(view.name, next(iter(mine)))
-        self.asked[call.id] = _Asked(seq, said.arguments(), said, self.chain_of(call.task))
-        return said
+        echoes = fingerprint.echoes_of(said.fields) if said.fields is not None else ()
+        self.asked[call.id] = _Asked(
+            seq, self.chain_of(call.task), said.arguments(), whole, said.words, said.size_bytes, echoes
+        )
+        return said, whole
 
     def forget(self, agent: str, call: str) -> None:
         """A call of this agent will not be answered."""
@@ -183,13 +190,12 @@ class StepMaker:
 
     def reply(
         self, view: AgentView, call: Call, said: Said, error: Fault | None, seq: int, now_s: float
-    ) -> tuple[Step, Said]:
-        """The answer to a call of this agent, with what was asked."""
-        asked = self.asked.get(call.id) or _Asked(seq, NO_ARGUMENTS, SILENCE, self.chain_of(call.task))
+    ) -> tuple[Step, Fingerprint]:
+        """The answer to a call of this agent, with what was asked; and what the answer comes down to by itself."""
+        asked = self.asked.get(call.id) or _Asked(seq, self.chain_of(call.task))
         self.forget(view.name, call.id)
-        echoes = fingerprint.echoes_of(asked.said.fields or {})
         told = said if error is None else Said(error.text or error.code, None, "", 0)
-        outcome = told.print(echoes=echoes)
+        outcome = told.print(echoes=asked.echoes)
         failed = error is not None or (bool(said.text) and tells_failure(said.text))
         step = Step(
             at=seq,
@@ -200,15 +206,15 @@ class StepMaker:
             name=call.verb,
             peer=call.callee.role if call.callee is not None else call.to,
             arguments=asked.arguments,
-            said=asked.said.print(),
+            said=asked.said,
             outcome=outcome,
             failed=failed,
             chain=asked.chain,
-            tokens=self.tokens(view, asked.said.size_bytes + said.size_bytes),
+            tokens=self.tokens(view, asked.size_bytes + said.size_bytes),
             came=(said.text if error is None else error.text)[:CAME_KEPT_CHARS],
-            text=asked.said.words,
+            text=asked.words,
         )
-        return step, asked.said
+        return step, outcome if told is said and not asked.echoes else said.print()
 
     # --- messages ---
 
@@ -245,6 +251,21 @@ class StepMaker:
             chain=chain,
             tokens=tokens,
             text=said.words or said.text[:TEXT_KEPT_CHARS],
+        )
+
+    def spoken(self, agent: str, to: str, said: Said, whole: Fingerprint, chain: str, seq: int, now_s: float) -> Step:
+        """What is said in a call, to be judged as a courtesy only; `whole` is what it comes down to."""
+        return Step(
+            at=seq,
+            began=seq,
+            at_s=now_s,
+            agent=agent,
+            kind="message",
+            peer=to or EVERYBODY,
+            said=whole,
+            chain=chain,
+            tokens=said.size_bytes // TOKEN_CHARS,
+            text=said.words,
         )
 
     def taken(self, task: Task | None, message: str) -> None:

@@ -72,9 +72,12 @@ class RepeatClass(Struct):
 
     def weigh(self) -> int:
         """Count the words that it holds; returns how many more they are than before."""
-        words = sum(len(value.words) for value in self.arguments.values)
-        before, self.weight = self.weight, words + len(self.said.words) + len(self.outcome.words) + len(self.met)
-        return self.weight - before
+        before = self.weight
+        words = len(self.said.words) + len(self.outcome.words) + len(self.met)
+        for value in self.arguments.values:
+            words += len(value.words)
+        self.weight = words
+        return words - before
 
     def refills(self, arguments: Arguments) -> bool:
         """Whether the very places are filled with other words once more: a form, filled in for one after the other.
@@ -255,16 +258,16 @@ class History:
         Returns:
             The shortest period from 2 on that has just been passed `REPEATS` times or once more, 0 if none has.
         """
-        steps, found = self.steps, 0
+        steps, runs, token, found = self.steps, self._runs, passed.token, 0
         for period in range(1, PERIOD_MAX + 1):
-            if len(steps) >= period and steps[-period].token == passed.token:
-                self._runs[period] += 1
-            else:
-                self._runs[period] = 0
-            times, rest = divmod(self._runs[period], period)
-            if period > 1 and not found and not rest and times >= REPEATS - 1 and not self._runs[1]:
+            if len(steps) < period or steps[-period].token != token:
+                runs[period] = 0
+                continue
+            runs[period] += 1
+            times, rest = divmod(runs[period], period)
+            if period > 1 and not found and not rest and times >= REPEATS - 1 and not runs[1]:
                 found = period
-        if not any(self._runs[2:]):
+        if not any(runs[2:]):
             self.told = 0
         steps.append(passed)
         return found

@@ -24,6 +24,7 @@ from crewkeeper_supervisor.core.commands import AnswerCall
 from crewkeeper_supervisor.core.courtesy import CourtesyDetector
 from crewkeeper_supervisor.core.drift import CLEARED_AT, DriftModel, topic_of
 from crewkeeper_supervisor.core.final_answer import FinalAnswer
+from crewkeeper_supervisor.core.fingerprint import Fingerprint
 from crewkeeper_supervisor.core.gate_state import GateCall
 from crewkeeper_supervisor.core.grounding import Grounding
 from crewkeeper_supervisor.core.live_steps import PASSING, SILENCE, Said, StepMaker, read
@@ -101,11 +102,11 @@ class Watch:
     def requested(self, view: AgentView, call: Call, message: Request) -> None:
         """An agent asks another for something, in words."""
         self.is_alert = True
-        said = self.maker.request(view, call, message.body, self._state.seq)
+        said, whole = self.maker.request(view, call, message.body, self._state.seq)
         self._words(view.name, said)
         if call.callee is not None:
             self._hears(call.callee.name, said.words)
-        self._polite(view.name, call.callee.name if call.callee is not None else call.to, said, "")
+        self._polite(view.name, call.callee.name if call.callee is not None else call.to, said, whole, "")
 
     def replied(self, view: AgentView, call: Call, body: Raw | None, error: Fault | None) -> None:
         """An agent answers a call; the step is its caller's."""
@@ -115,12 +116,12 @@ class Watch:
             return
         said = read(body) if body is not None else SILENCE
         self.maker.cut = self.maker.cut or bool(said.cut)
-        step, _ = self.maker.reply(caller, call, said, error, state.seq, state.now_s)
+        step, whole = self.maker.reply(caller, call, said, error, state.seq, state.now_s)
         self._moved[view.name] = state.now_s
         self._step(step, courtesy=False)
         self._words(view.name, said)
         self._hears(caller.name, said.words)
-        self._polite(view.name, caller.name, said, step.chain)
+        self._polite(view.name, caller.name, said, whole, step.chain)
         self._ended(view.role, caller.name, failed=error is not None)
 
     def answered(self, view: AgentView, call: Call) -> None:
@@ -281,12 +282,11 @@ class Watch:
             self._misused(misuse)
         return loop is not None or polite is not None
 
-    def _polite(self, agent: str, to: str, said: Said, chain: str) -> None:
+    def _polite(self, agent: str, to: str, said: Said, whole: Fingerprint, chain: str) -> None:
         """What is said in a call may be a courtesy as well as what is said in a message."""
         if not said.words:
             return
-        state = self._state
-        step = self.maker.said(agent, to, said, chain, state.seq, state.now_s, tokens=said.size_bytes // 4)
+        step = self.maker.spoken(agent, to, said, whole, chain, self._state.seq, self._state.now_s)
         polite = self._courtesy.step(step)
         if polite is not None:
             self._looped("courtesy ", polite, step)
