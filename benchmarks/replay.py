@@ -36,6 +36,12 @@ START_S = 1_790_000_000.0
 STEP_S = 0.002
 RUN = "bench-000001"
 EMPTY = Raw(b"{}")
+TEXTS = (
+    b'{"question":"what of # is left to do?","urgent":false}',
+    b'{"answer":"two parts of # are done, the third is not","parts":["a","b"]}',
+    b'{"text":"I took over # and go on with what comes after it"}',
+)
+"""What is asked, answered and told; `#` is another number each time."""
 HEADER = Header(crewkeeper="audit", format=FORMAT, run=RUN, crew="bench", exported_at="", key="", redacted=())
 TARGET_PER_S = 100_000
 
@@ -59,8 +65,10 @@ class Telling:
             yield self.say(n, Kind.NOTE, m.Joined, role=f"a{n}", heartbeat_s=300.0)
             yield self.say(n, Kind.NOTE, m.TaskBegan, task="main", name="main", slot=False)
 
-    def _body(self, number: int) -> Raw:
-        return Raw(f'{{"question":"what of {number} is left to do?","urgent":false}}'.encode()) if self._talk else EMPTY
+    def _body(self, number: int, kind: int) -> Raw:
+        if not self._talk:
+            return EMPTY
+        return Raw(TEXTS[kind].replace(b"#", b"%d" % number))
 
     def call(self, number: int) -> Iterator[Entry]:
         """One agent asks another, waits, is answered, and goes on."""
@@ -70,17 +78,17 @@ class Telling:
         self._epochs[caller] += 1
         epoch = self._epochs[caller]
         yield self.say(
-            caller, Kind.REQ, m.Request, f"a{callee}", call, task="main", verb="ask", body=self._body(number)
+            caller, Kind.REQ, m.Request, f"a{callee}", call, task="main", verb="ask", body=self._body(number, 0)
         )
         waits = {"task": "main", "epoch": epoch, "condition": m.OnCall(call=call)}
         yield self.say(caller, Kind.NOTE, m.WaitBegan, **waits)
         yield self.say(callee, Kind.NOTE, m.CallStarted, call=call, caller=f"a{caller}", task=task)
         if self._talk:
             yield self.say(callee, Kind.NOTE, m.Progress, task=task, text=f"step {number}")
-        yield self.say(callee, Kind.REP, m.Reply, f"a{caller}", call, body=self._body(number))
+        yield self.say(callee, Kind.REP, m.Reply, f"a{caller}", call, body=self._body(number, 1))
         yield self.say(caller, Kind.NOTE, m.WaitEnded, task="main", epoch=epoch, outcome="met")
         sent = f"m{number:020}"
-        yield self.say(caller, Kind.MSG, m.Message, f"a{callee}", sent, task="main", body=self._body(number))
+        yield self.say(caller, Kind.MSG, m.Message, f"a{callee}", sent, task="main", body=self._body(number, 2))
         yield self.say(callee, Kind.NOTE, m.Taken, sender=f"a{caller}", message=sent, task="main")
         if number % 10 == 0:
             state = (m.TaskState(task="main", slot=False),)
