@@ -1,25 +1,25 @@
 """`supervisor doctor`: what this installation and its server can do, one line a check, with a way to mend it."""
 
-import contextlib
 import os
 import re
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Literal
-from urllib.parse import urlsplit
+from typing import TYPE_CHECKING, Final
 
 import anyio
 import click
 from msgspec import Struct
 
+from crewkeeper_supervisor.cli.doctor_check import Check, Grade, counted
 from crewkeeper_supervisor.cli.failure import FAILED
 from crewkeeper_supervisor.cli.output import emit_document, output_option
 from crewkeeper_supervisor.cli.place_options import place_options
 
 if TYPE_CHECKING:
-    from crewkeeper_supervisor.core.crew import Webhook
+    from nats.js.api import AccountInfo
+
+    from crewkeeper_supervisor.core.scope import Record
     from crewkeeper_supervisor.shell.nats_link import Link
     from crewkeeper_supervisor.shell.place import Place
 
@@ -28,18 +28,11 @@ SKEW_WARN_S: Final = 1.0
 SKEW_FAIL_S: Final = 60.0
 """The Standard Webhooks signature tolerates five minutes; leases and views suffer long before."""
 CHECK_LIMIT_S: Final = 10.0
-
-Grade = Literal["ok", "warn", "fail"]
-
-
-class Check(Struct, frozen=True, kw_only=True):
-    """The result of one check."""
-
-    name: str
-    grade: Grade
-    text: str
-    fix: str = ""
-    """One command or sentence that mends it."""
+FULL: Final = 0.9
+"""From here on what is limited counts as nearly used up."""
+EXPIRING_S: Final = 3600.0
+CREDENTIALS_MAX: Final = 10
+"""Agents that are named one by one."""
 
 
 class Report(Struct, frozen=True, kw_only=True):
@@ -58,12 +51,17 @@ class Report(Struct, frozen=True, kw_only=True):
 def doctor(ctx: click.Context, files: tuple[Path, ...], output: str, state: Path | None, nats: str | None) -> None:
     """Check this installation and the server.
 
-    With crew files also these, and the form of their webhooks. Exits with 1 if a check fails.
+    With crew files also these, the form of their webhooks, and whether their hosts can be connected to; nothing is
+    sent. Each line that is not ok has one command or sentence that mends it. Exits with 1 if a check fails.
     """
-    checks = [python_version(), packages(), nats_server()]
+    from crewkeeper_supervisor.cli.doctor_crew import crew_checks
+    from crewkeeper_supervisor.cli.doctor_machine import machine_checks
+    from crewkeeper_supervisor.shell.place import state_dir
+
+    checks = [python_version(), packages(), nats_server(), *machine_checks(state_dir(state))]
     checks += anyio.run(server_checks, state, nats)
     for file in files:
-        checks += crew_checks(file)
+        checks += anyio.run(crew_checks, file)
     report = Report(ok=all(check.grade != "fail" for check in checks), checks=tuple(checks))
     emit_document(report, output, lambda: _lines(report))
     ctx.exit(0 if report.ok else FAILED)
@@ -143,7 +141,7 @@ async def server_checks(state: Path | None, nats: str | None) -> list[Check]:
         with anyio.fail_after(CHECK_LIMIT_S):
             async with connect(place, name="supervisor doctor") as link:
                 checks = [_reached(place), await _enforcement(place), *await _account(link), await _clock(link)]
-                return [*checks, *await _settings(link)]
+                return [*checks, *await _credentials(link), *await _settings(link)]
     except (BusError, TimeoutError) as error:
         fix = "supervisor doctor --nats nats://USER:PASSWORD@HOST:4222" if named else "supervisor up crew.yaml"
         text = str(error) or f"{place.host} did not answer within {CHECK_LIMIT_S:g} s"
@@ -189,7 +187,7 @@ async def _account(link: "Link") -> list[Check]:
     except LINK_ERRORS as error:
         text = f"JetStream does not answer ({type(error).__name__})"
         return [Check(name="jetstream", grade="fail", text=text, fix="nats-server --jetstream --store_dir DIR")]
-    checks = [Check(name="jetstream", grade="ok", text=f"{info.streams} streams, {info.storage // 1024} KiB stored")]
+    checks = [jetstream(info)]
     try:
         names = [str(each.config.name) for each in await link.js.streams_info()]
     except LINK_ERRORS as error:
@@ -198,7 +196,71 @@ async def _account(link: "Link") -> list[Check]:
     if not runs:
         fix = "supervisor up crew.yaml"
         return [*checks, Check(name="streams", grade="warn", text="no run has a journal here yet", fix=fix)]
-    return [*checks, Check(name="streams", grade="ok", text=f"{runs} journals of runs")]
+    return [*checks, Check(name="streams", grade="ok", text=f"journals of {counted(runs, 'run')}")]
+
+
+def jetstream(info: "AccountInfo") -> Check:
+    """Whether the account has room for more streams, consumers and data."""
+    limits = info.limits
+    used = (
+        ("streams", info.streams, limits.max_streams),
+        ("consumers", info.consumers, limits.max_consumers),
+        ("bytes", info.storage, limits.max_storage),
+    )
+    said = f"{counted(info.streams, 'stream')}, {info.storage // 1024} KiB stored"
+    tight = [(what, count, most) for what, count, most in used if most > 0 and count >= FULL * most]
+    if not tight:
+        return Check(name="jetstream", grade="ok", text=said)
+    full = any(count >= most for _, count, most in tight)
+    text = "; ".join(f"{count:,} of {most:,} {what} are used" for what, count, most in tight)
+    return Check(
+        name="jetstream",
+        grade="fail" if full else "warn",
+        text=f"{text}: a new run needs a stream, and every agent consumers",
+        fix="raise the limits of the account on the server, or remove journals: nats stream ls",
+    )
+
+
+async def _credentials(link: "Link") -> list[Check]:
+    """Agents of runs that go on and can log in no more, as all that was issued for them has expired."""
+    from crewkeeper_supervisor.core.scope import Record
+    from crewkeeper_supervisor.shell.access import Access
+    from crewkeeper_supervisor.shell.errors import StoreUnavailable
+
+    access = Access(link)
+    try:
+        records: list[Record] = await access.ls() if await access.is_there() else []
+    except StoreUnavailable as error:
+        return [Check(name="credentials", grade="warn", text=str(error))]
+    return credentials(records, time.time())
+
+
+def credentials(records: "list[Record]", now_s: float) -> list[Check]:
+    """One check for each agent that can log in no more, or soon not; one for all if there is none.
+
+    Args:
+        records: What is known of who may log in.
+        now_s: Seconds since the epoch.
+    """
+    checks: list[Check] = []
+    alive = [each for each in records if not each.over and each.state != "killed" and not each.agent.startswith("_")]
+    for record in alive:
+        ends_s = [token.expires_at for token in record.tokens if token.digest and not token.revoked_at]
+        if not ends_s or max(ends_s) > now_s + EXPIRING_S:
+            continue
+        left_s = max(ends_s) - now_s
+        when = f"expire within {left_s / 60:.0f} min" if left_s > 0 else "have expired: it cannot log in any more"
+        checks.append(
+            Check(
+                name="credentials",
+                grade="warn",
+                text=f"those of {record.agent} in {record.run} {when}",
+                fix=f"supervisor creds issue --run {record.run} --agent {record.agent}",
+            )
+        )
+        if len(checks) >= CREDENTIALS_MAX:
+            return checks
+    return checks or [Check(name="credentials", grade="ok", text=f"of {counted(len(alive), 'agent')} in force")]
 
 
 async def _settings(link: "Link") -> list[Check]:
@@ -246,94 +308,3 @@ def clock_check(skew_s: float) -> Check:
         return Check(name="clock", grade="ok", text=text)
     grade: Grade = "fail" if abs(skew_s) > SKEW_FAIL_S else "warn"
     return Check(name="clock", grade=grade, text=text, fix="timedatectl set-ntp true")
-
-
-# --- crew files ---
-
-
-def crew_checks(file: Path) -> list[Check]:
-    """Whether a crew file is valid, and its webhooks could be called."""
-    from crewkeeper_supervisor.shell.crew_problems import CrewFileError
-    from crewkeeper_supervisor.shell.crewfile import read
-
-    name = f"crew {file.name}"
-    try:
-        found = read(file)
-    except CrewFileError as error:
-        count = len(error.problems) + error.omitted
-        first = str(error).splitlines()[0]
-        fix = f"supervisor crew check {file}"
-        return [Check(name=name, grade="fail", text=f"{count} errors; first: {first}", fix=fix)]
-    warnings = [*found.warnings, *found.lint()]
-    crew = found.crew
-    checks = [
-        Check(
-            name=name,
-            grade="warn" if warnings else "ok",
-            text=_counted(len(crew.agents), "agent") + (f", {_counted(len(warnings), 'warning')}" if warnings else ""),
-            fix=f"supervisor crew check {file}" if warnings else "",
-        )
-    ]
-    return checks + [webhook_check(webhook, os.environ) for webhook in crew.escalate]
-
-
-def _counted(number: int, what: str) -> str:
-    return f"{number} {what}" if number == 1 else f"{number} {what}s"
-
-
-_VARIABLE: Final = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
-
-
-def webhook_check(webhook: "Webhook", environ: Any) -> Check:
-    """Whether a webhook's address and secret have the right form, with the environment's values put in.
-
-    The address is not called, and no value is shown: it may hold a secret.
-    """
-    name = f"webhook {webhook.webhook if _VARIABLE.search(webhook.webhook) else _host(webhook.webhook)}"
-    unset = [each for each in _VARIABLE.findall(webhook.webhook + webhook.secret) if each not in environ]
-    if unset:
-        return Check(
-            name=name,
-            grade="warn",
-            text=f"not set here: {', '.join(unset)}",
-            fix=" ".join(["export", *(f"{each}=…" for each in unset)]),
-        )
-    values: Callable[[re.Match[str]], str] = lambda match: str(environ[match[1]])  # noqa: E731
-    url, secret = _VARIABLE.sub(values, webhook.webhook), _VARIABLE.sub(values, webhook.secret)
-    parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        return Check(
-            name=name,
-            grade="fail",
-            text="is no http or https address",
-            fix=_ENCRYPTED,
-        )
-    if not secret:
-        return Check(name=name, grade="warn", text="has no secret: nobody can tell who calls", fix=_ROTATION)
-    if not _usable(secret):
-        return Check(name=name, grade="fail", text="its secret is not whsec_ and base64", fix=_ROTATION)
-    if parts.scheme == "http" and not webhook.allow_private:
-        return Check(
-            name=name,
-            grade="fail",
-            text="is not encrypted, and so not called",
-            fix=_ENCRYPTED,
-        )
-    return Check(name=name, grade="ok", text="address and secret have the right form")
-
-
-_ENCRYPTED: Final = "webhook: https://HOST/PATH  # in the crew file"
-_ROTATION: Final = "supervisor hooks rotate"
-
-
-def _usable(secret: str) -> bool:
-    from standardwebhooks.webhooks import Webhook as Signer
-
-    with contextlib.suppress(Exception):  # whatever the library makes of it, it is not usable
-        Signer(secret)
-        return secret.startswith("whsec_")
-    return False
-
-
-def _host(url: str) -> str:
-    return urlsplit(url).hostname or "(unreadable)"

@@ -1,0 +1,22 @@
+"""What one check of `supervisor doctor` says; the checks themselves are in the files beside."""
+
+from typing import Literal
+
+from msgspec import Struct
+
+Grade = Literal["ok", "warn", "fail"]
+
+
+class Check(Struct, frozen=True, kw_only=True):
+    """The result of one check."""
+
+    name: str
+    grade: Grade
+    text: str
+    fix: str = ""
+    """One command or sentence that mends it."""
+
+
+def counted(number: int, what: str) -> str:
+    """`1 agent`, `2 agents`."""
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
