@@ -160,6 +160,13 @@ def test_names_are_completed_as_they_are_now(state, monkeypatch):
     assert offered("budget", "top-up", "tr") == {RUN}
     assert offered("explain", "would") == {"would_deadlock"}
     assert "--format" in offered("check", "--f")
+    assert offered("incidents", "resolve", "F") == {INCIDENT}
+    assert "deadlock" in offered("events", "--type", "de")
+    assert offered("events", "--type", "reque") == {"Request"}
+    assert offered("agent", "pause", "--with", "rev") == {"reviewer"}
+    assert offered("explain", "--family", "fin") == {"finding"}
+    assert offered("cheat", "be") == {"begin"}
+    assert offered("drain", "") == set(), "no controller serves here"
 
 
 def test_where_nothing_runs_nothing_is_offered_and_nothing_said(tmp_path):

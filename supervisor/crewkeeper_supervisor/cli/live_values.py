@@ -29,6 +29,8 @@ def attach(command: click.Command) -> None:
                 _name_contexts(inner)
     for param in command.params:
         kind = _kind(param)
+        if kind == "incident" and command.name in ("ack", "resolve"):
+            kind = "open_incident"
         if kind:
             param._custom_shell_complete = _completer(kind)
 
@@ -41,13 +43,23 @@ def _name_contexts(command: click.Command) -> None:
 
 def _kind(param: click.Parameter) -> str:
     if isinstance(param, click.Option):
-        named = param.opts[-1].lstrip("-")
-        return named if named in ("context", "run") else "agent" if named == "agent" else ""
+        return _OPTIONS.get(param.opts[-1].lstrip("-"), "") if not isinstance(param.type, click.Choice) else ""
     words = re.findall("[a-z]+", (param.metavar or param.name or "").lower())
-    for kind in ("incident", "approval", "question", "agent", "code", "run"):
+    for kind in ("incident", "approval", "question", "agent", "controller", "code", "topic", "run"):
         if kind in words or f"{kind}s" in words:
             return kind
     return ""
+
+
+_OPTIONS: Final = {
+    "context": "context",
+    "run": "run",
+    "agent": "agent",
+    "with": "agent",
+    "type": "type",
+    "family": "family",
+}
+"""What the values of options are, by their names."""
 
 
 def _completer(kind: str) -> Callable[[click.Context, click.Parameter, str], list[CompletionItem]]:
@@ -55,7 +67,8 @@ def _completer(kind: str) -> Callable[[click.Context, click.Parameter, str], lis
         given = ctx.params.get(param.name or "") or ()
         before = given[-1] if isinstance(given, tuple) and given else ""
         found = _found(kind, ctx, str(before))
-        return [CompletionItem(name, help=text) for name, text in found.items() if name.startswith(incomplete)]
+        begin = incomplete.lower()
+        return [CompletionItem(name, help=text) for name, text in found.items() if name.lower().startswith(begin)]
 
     return complete
 
@@ -67,13 +80,44 @@ def _found(kind: str, ctx: click.Context, before: str) -> Values:
             from crewkeeper_supervisor.shell import contexts
 
             return dict.fromkeys(contexts.ls(), "")
-        if kind == "code":
-            from crewkeeper_supervisor.cli import codes
-
-            return {each.code: each.family for each in codes.codes()}
+        if kind in _FIXED:
+            return _FIXED[kind]()
         return _asked(kind, ctx, before)
     except Exception:  # noqa: BLE001 - a completion that fails offers nothing
         return {}
+
+
+def _codes() -> Values:
+    from crewkeeper_supervisor.cli import codes
+
+    return {each.code: each.family for each in codes.codes()}
+
+
+def _families() -> Values:
+    from crewkeeper_supervisor.cli import codes
+
+    return codes.about()
+
+
+def _topics() -> Values:
+    from crewkeeper_supervisor.cli.cheat import SHEET
+
+    return dict.fromkeys(SHEET, "")
+
+
+def _types() -> Values:
+    from crewkeeper_supervisor.views.entry import entry_types
+
+    return dict.fromkeys(entry_types(), "")
+
+
+_FIXED: Final[dict[str, Callable[[], Values]]] = {
+    "code": _codes,
+    "family": _families,
+    "topic": _topics,
+    "type": _types,
+}
+"""By kind: names that are the same everywhere."""
 
 
 def _asked(kind: str, ctx: click.Context, before: str) -> Values:
@@ -98,6 +142,12 @@ def _asked(kind: str, ctx: click.Context, before: str) -> Values:
 
 async def _runs(_link: "Link", runs: "list[RunInfo]", _before: str) -> Values:
     return {info.run: f"{info.crew}, {info.state}" for info in reversed(runs)}
+
+
+async def _controllers(link: "Link", _runs: "list[RunInfo]", _before: str) -> Values:
+    from crewkeeper_supervisor.shell import members
+
+    return {each.name: f"{each.state}, {each.count} runs" for each in await members.ls(link)}
 
 
 def _meant(runs: "list[RunInfo]", before: str) -> "list[RunInfo]":
@@ -136,6 +186,10 @@ def _incidents(core: Any) -> Values:
     return {each.id: f"{each.finding.kind}, {each.state}" for each in core.incidents.values()}
 
 
+def _open_incidents(core: Any) -> Values:
+    return {each.id: each.finding.kind for each in core.incidents.values() if each.state != "resolved"}
+
+
 def _approvals(core: Any) -> Values:
     return {each.id: f"{each.agent}: {each.tool}" for each in core.gate.approvals.values() if each.state == "pending"}
 
@@ -147,7 +201,9 @@ def _questions(core: Any) -> Values:
 _OF: Final[dict[str, Callable[["Link", "list[RunInfo]", str], Awaitable[Values]]]] = {
     "run": _runs,
     "agent": _agents,
+    "controller": _controllers,
     "incident": _inside(_incidents),
+    "open_incident": _inside(_open_incidents),
     "approval": _inside(_approvals),
     "question": _inside(_questions),
 }
