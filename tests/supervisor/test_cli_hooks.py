@@ -131,6 +131,10 @@ async def test_what_stands_is_acknowledged_once_and_spares_who_comes_later(tmp_p
 
             await until(spared)
             await until(lambda: len(first.received) == 2)
+            _, out, _ = await act(capsys, "hooks", "ls", "-o", "json")
+            states = {row["endpoint"]: row["state"] for row in json.loads(out)["items"]}
+            urls = (first.url, second.url)
+            assert [states[urlsplit(url).netloc] for url in urls] == ["ok", "unused"], "who was spared did not answer"
             code, out, _ = await act(capsys, "why", incident, "--run", made.run)
             assert code == 0
             assert "acknowledges" in out

@@ -405,7 +405,7 @@ async def test_a_later_recipient_is_spared_what_is_acknowledged_or_over(tmp_path
     assert not receiver.received
     assert states == {"needless"}
     assert [each.ok for each in told] == [True, True]
-    assert ("acknowledged by ana" if how == "acknowledged" else "it is over") in told[0].detail
+    assert ("acknowledged by ana" if how == "acknowledged" else "it was over before") in told[0].detail
 
 
 @pytest.mark.parametrize("told", [True, False])

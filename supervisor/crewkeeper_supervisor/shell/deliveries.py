@@ -107,6 +107,7 @@ class Answered(Struct, frozen=True, kw_only=True):
     """Somebody knows of what people were told, or it is over: nobody else need be told."""
 
     by: str
+    """Empty: nobody acknowledged it, for it was over."""
     at_s: float
     reason: str = ""
 

@@ -59,6 +59,7 @@ REPORT_LIMIT_S: Final = 20.0
 _RETRY_MAX_S: Final = 5.0
 
 
+_OVER: Final = "it was over before anybody here had to be told"
 _DECODER: Final = msgspec.json.Decoder(Entry)
 
 
@@ -111,7 +112,7 @@ class Outbox:
             StoreUnavailable: Not acknowledged; enqueuing again is safe.
         """
         if entry.closing and entry.receiver.after_s:  # before it is stored: the message that it began waits ahead of it
-            over = Answered(by="the supervisor: it is over", at_s=time.time())
+            over = Answered(by="", at_s=time.time())
             await self._records.answer(entry, over)
         if entry.acknowledged_by:  # before it is stored, too, and also where this receiver is told at once
             known = Answered(by=entry.acknowledged_by, at_s=time.time())
@@ -234,12 +235,12 @@ class Outbox:
                 return None
             if entry.acknowledged_by:
                 return f"acknowledged by {entry.acknowledged_by}"
-            return "it was over before anybody here had to be told"
+            return _OVER
         left_s = entry.due_s - time.time()
         if (await self._records.get(entry)).count == 0:  # once it was tried, it is this one's
             answered = await self._records.answered(entry)
             if answered is not None:
-                return f"acknowledged by {answered.by}"
+                return f"acknowledged by {answered.by}" if answered.by else _OVER
         return min(left_s, TURN_S) if left_s > 0 else None
 
     async def _spare(self, msg: Msg, entry: Entry, why: str) -> None:

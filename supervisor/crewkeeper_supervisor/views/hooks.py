@@ -134,7 +134,8 @@ def endpoint_rows(deliveries: Sequence[Delivery], gone: frozenset[str]) -> list[
         by_key.setdefault(endpoint_key(each.entry.receiver), []).append(each)
     rows: list[EndpointRow] = []
     for key, found in by_key.items():
-        tries = [(one.at_s, one.ok, one.text) for each in found for one in each.tries]
+        # What was needless was never sent: it says nothing of whether anybody answers there.
+        tries = [(one.at_s, one.ok, one.text) for each in found if each.state != "needless" for one in each.tries]
         at_s, ok, text = max(tries, default=(0.0, False, ""))
         state: Literal["ok", "failing", "gone", "unused"] = "unused" if not tries else "ok" if ok else "failing"
         counted = [each.state for each in found]
