@@ -3,9 +3,9 @@
 import json
 from pathlib import Path
 
-import jsonschema
 import pytest
 import yaml
+from jsonschema import ValidationError, validators
 
 from crewkeeper_agents import script
 from crewkeeper_supervisor.chaos.faults.registry import KINDS
@@ -19,6 +19,7 @@ from crewkeeper_supervisor.cli.main import run
 FOLDER = Path(__file__).resolve().parents[2] / "scenarios"
 FILES = sorted(FOLDER.glob("*.yaml"))
 GOOD = FIRST.format(id="x")
+BY_SCHEMA = validators.validator_for(schema())(schema())
 
 
 def problems(text: str) -> list[tuple[str, int, int]]:
@@ -98,7 +99,7 @@ def test_a_scenario_that_cannot_fail_is_refused() -> None:
 @pytest.mark.parametrize("file", FILES, ids=[file.stem for file in FILES])
 def test_a_scenario_is_valid_by_the_schema_and_its_scripts_are_those_of_real_agents(file: Path) -> None:
     scenario = load(file)
-    jsonschema.validate(yaml.safe_load(file.read_text()), schema())
+    BY_SCHEMA.validate(yaml.safe_load(file.read_text()))
     for player in scenario.players:
         made = {key: value for key, value in player.script.items() if key not in ("main", "handlers")}
         made["main"] = [real_step(step) for step in player.script.get("main", [])]
@@ -110,9 +111,10 @@ def test_a_scenario_is_valid_by_the_schema_and_its_scripts_are_those_of_real_age
 
 
 def test_the_schema_refuses_what_the_loader_refuses() -> None:
+    BY_SCHEMA.check_schema(schema())
     for old, new in (("title:", "titel:"), ("{work: 500ms}", "{wrok: 1}"), ("modes: [sim, real]", "modes: []")):
-        with pytest.raises(jsonschema.ValidationError):
-            jsonschema.validate(yaml.safe_load(changed(old, new)), schema())
+        with pytest.raises(ValidationError):
+            BY_SCHEMA.validate(yaml.safe_load(changed(old, new)))
 
 
 def test_steps_mean_the_same_in_a_simulation_and_in_a_process() -> None:

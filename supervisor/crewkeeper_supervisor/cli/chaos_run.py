@@ -95,7 +95,7 @@ def run(
     for file in filter(None, (journal, junit, report)):
         _make_room(file)
     record = _new_record(mutate or "", crew)
-    progress = _Progress(show=output in ("table", "wide"))
+    progress = _Progress(show=output in ("table", "wide"), own_crew=crew is not None)
     with _kept(record, journal, junit, report), _ended_by_sigterm():
         for scenario in scenarios:
             for chosen in _modes(scenario, mode, everything=everything, crew=crew):
@@ -223,8 +223,9 @@ def _own(crew: Path) -> "Own":
 class _Progress:
     """Lines about scenarios as they end, and on a terminal a line about the one that runs."""
 
-    def __init__(self, *, show: bool) -> None:
+    def __init__(self, *, show: bool, own_crew: bool) -> None:
         self._show = show
+        self._own_crew = own_crew
         self._live = show and is_live(stdout())
         self._shown_s = 0.0
         self._runs = 0
@@ -252,7 +253,7 @@ class _Progress:
 
         if self._live:
             stdout().write("\r\x1b[2K")
-        for line in lines(result) if self._show else ():
+        for line in lines(result, own_crew=self._own_crew) if self._show else ():
             write(safe(line, None))
 
 

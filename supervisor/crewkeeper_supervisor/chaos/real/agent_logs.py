@@ -13,9 +13,11 @@ def agent_log(state: Path, run: str, agent: str) -> Path:
 
 
 def last_words(log: Path) -> str:
-    """The last error in a log, one line; without an error the last line."""
+    """The last error in a log, one line; without an error the last line that a program has printed itself."""
     if not log.is_file():
         return ""
-    lines = log.read_text("utf-8", "replace")[-READ_CHARS:].replace("\\n", "\n").splitlines()
+    text = log.read_text("utf-8", "replace")[-READ_CHARS:]
+    lines = text.replace("\\n", "\n").splitlines()
     errors = [line for line in lines if "Error" in line or "errors." in line or "xception" in line]
-    return (errors or lines or [""])[-1].strip(' "}')[:SHOWN_CHARS]
+    printed = [line for line in text.splitlines() if line.strip() and not line.startswith("{")]
+    return (errors or printed or [""])[-1].strip(' "}')[:SHOWN_CHARS]

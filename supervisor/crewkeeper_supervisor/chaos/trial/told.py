@@ -19,8 +19,8 @@ EXIT: Final[dict[Word, int]] = {"pass": 0, "fail": 1, "vacuous": 3, "skipped": 4
 REASONS_MAX: Final = 8
 
 
-def lines(result: Result) -> Iterator[str]:
-    """One scenario's outcome: a line, and below it what was not right."""
+def lines(result: Result, *, own_crew: bool = False) -> Iterator[str]:
+    """One scenario's outcome: a line, and below it what was not right, and what a team should know of its own crew."""
     id_, title = result.scenario["id"], result.scenario["title"]
     if result.skipped:
         yield f"{WORDS['skipped']:<10} {id_} [{result.mode}]: {result.skipped}"
@@ -29,7 +29,7 @@ def lines(result: Result) -> Iterator[str]:
     over = f"{passed}/{len(result.runs)} seeds" if result.mode == "sim" else f"{result.runs[0].took_s:.1f} s"
     yield f"{WORDS[result.verdict]:<10} {id_} [{result.mode}, {over}]: {title}"
     told = result.told
-    if told is not None and result.mode == "real":
+    if told is not None and result.mode == "real" and (own_crew or result.verdict != "pass"):
         yield from (f"           * {sentence}" for sentence in told.advice[:REASONS_MAX])
     if result.verdict == "pass" or told is None:
         return
