@@ -9,7 +9,7 @@ import base64
 import hashlib
 import html
 from datetime import UTC, datetime
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 from msgspec import Struct
@@ -18,7 +18,8 @@ from crewkeeper_bus.redaction import Redactor, TooDeep
 from crewkeeper_supervisor.core.gate_state import Approval
 from crewkeeper_supervisor.shell.approval_links import Choice
 
-ARGUMENTS_MAX_CHARS: Final = 20_000
+ARGUMENTS_MAX_CHARS: Final = 400_000
+"""More than a call has unless a crew file raises the limits: what is not shown, nobody can approve of."""
 _STYLE: Final = (
     "body{font:16px/1.5 system-ui,sans-serif;max-width:44rem;margin:2rem auto;padding:0 1rem}"
     "body{color:#111;background:#fff}"
@@ -49,15 +50,28 @@ class Asked(Struct, frozen=True, kw_only=True):
 
 def arguments(approval: Approval) -> str:
     """The arguments of the call as indented JSON: printable characters, without what looks like a secret."""
+    return _arguments(approval)[0]
+
+
+def _arguments(approval: Approval) -> tuple[str, str]:
+    """The same, and in words how much that is, and how much is not shown of it."""
     try:
-        value, _ = _REDACTOR.value(msgspec.json.decode(approval.args))
+        value, hidden = _REDACTOR.value(msgspec.json.decode(approval.args))
     except TooDeep as error:
-        return f"not shown: {error}"
-    encoded = msgspec.json.format(msgspec.json.encode(value, order="sorted"), indent=2).decode()
-    text = "".join(char if char.isprintable() or char == "\n" else _escape(char) for char in encoded)
+        return f"not shown: {error}", "not shown"
+    text = _printable(value)
+    told = f"{len(text)} characters"
+    if hidden:
+        told += f", {len(hidden)} of their parts not shown, as they look like secrets"
     if len(text) <= ARGUMENTS_MAX_CHARS:
-        return text
-    return f"{text[:ARGUMENTS_MAX_CHARS]}\n… {len(text) - ARGUMENTS_MAX_CHARS} more characters"
+        return text, told
+    left = len(text) - ARGUMENTS_MAX_CHARS
+    return f"{text[:ARGUMENTS_MAX_CHARS]}\n… {left} more characters", f"{told}, the last {left} not shown"
+
+
+def _printable(value: Any) -> str:
+    encoded = msgspec.json.format(msgspec.json.encode(value, order="sorted"), indent=2).decode()
+    return "".join(char if char.isprintable() or char == "\n" else _escape(char) for char in encoded)
 
 
 def form(asked: Asked, decision: Choice) -> str:
@@ -100,7 +114,8 @@ def _facts(asked: Asked) -> str:
         ("Digest of the exact action", approval.digest),
     ]
     told = "".join(f"<dt>{shown(name)}</dt><dd>{shown(value)}</dd>" for name, value in rows)
-    return f"{told}<dt>Arguments</dt><dd><pre>{html.escape(arguments(approval))}</pre></dd>"
+    text, size = _arguments(approval)
+    return f"{told}<dt>Arguments: {shown(size)}</dt><dd><pre>{html.escape(text)}</pre></dd>"
 
 
 def page(title: str, *parts: str) -> str:
