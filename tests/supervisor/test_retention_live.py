@@ -235,6 +235,10 @@ async def test_what_is_removed_by_hand_is_missed(tmp_path: Path) -> None:
 
         # A ledger that does not end as its last head says is left as it is.
         retention = Retention(link, registry, lambda _: False)
+        file = tmp_path / "keys" / audit_keys.AUDIT_FILE
+        file.chmod(0o644)
+        assert await retention.look() == [], "it goes on, although others may have read the key"
+        file.chmod(0o600)
         for wrong_head in ({"n": book.n - 1}, {"hash": records[0].hash}):
             await link.store("heads.r1", mine.sign(told | wrong_head).encode())
             assert await Retention(link, registry, lambda _: False).look() == []

@@ -123,6 +123,11 @@ async def test_who_goes_on_from_a_snapshot_knows_what_the_whole_fold_knows(tmp_p
         broken = make_fold("r1")
         monkeypatch.setattr(broken, "restore", lambda *_: {}["a fault of ours"])
         assert await Snapshots(link, "r1", 3).load(broken) is None
+        file = tmp_path / "keys" / audit_keys.AUDIT_FILE
+        file.chmod(0o644)
+        with pytest.raises(SnapshotError, match="mode 0644"):
+            await snapshots.read(link, "r1")
+        file.chmod(0o600)
         await snapshots.remove(link, "r1")
         await refused(link, "there is none yet")
 

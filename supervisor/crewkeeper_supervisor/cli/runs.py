@@ -124,12 +124,11 @@ async def folded_if_there(link: "Link", info: RunInfo) -> Fold | None:
 
 async def _go_on(link: "Link", run: str, reading: _Reading) -> None:
     """Begin behind the newest snapshot that is certain; without one, or with doubts, with entry 1."""
-    from crewkeeper_bus.errors import ServerError
     from crewkeeper_supervisor.core.snapshot import SnapshotError
     from crewkeeper_supervisor.shell import snapshots
     from crewkeeper_supervisor.shell.errors import StoreUnavailable
 
-    with contextlib.suppress(SnapshotError, ServerError, StoreUnavailable):
+    with contextlib.suppress(SnapshotError, StoreUnavailable):
         kept, data = await snapshots.read(link, run)
         reading.reader.begin(data, kept.state)
         reading.seq = kept.seq

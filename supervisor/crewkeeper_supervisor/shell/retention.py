@@ -14,6 +14,7 @@ from typing import Final
 
 import anyio
 
+from crewkeeper_bus.errors import ServerError
 from crewkeeper_supervisor.shell import audit_keys, heads, journal, ledger, snapshots
 from crewkeeper_supervisor.shell.audit_keys import AuditKey
 from crewkeeper_supervisor.shell.errors import LedgerDamaged, StoreUnavailable
@@ -80,7 +81,11 @@ class Retention:
 
     async def _see_to(self, run: str) -> bool:
         """Remove what is to go of an ended run, and note when the next is; returns whether anything was."""
-        key = audit_keys.load(self._link.place.state)
+        try:
+            key = audit_keys.load(self._link.place.state)
+        except ServerError as error:
+            logger().warning("retention.no_key", crew=run, cause=str(error)[:300])
+            return False
         last = await self._link.last(heads.STREAM, f"heads.{run}")
         head = _trusted(run, key, last.data if last is not None else None)
         if key is None or head is None or not head.final:

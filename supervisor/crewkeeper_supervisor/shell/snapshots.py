@@ -28,6 +28,7 @@ from nats.js.api import RetentionPolicy, StorageType, StreamConfig
 
 from crewkeeper_bus import claims, subjects
 from crewkeeper_bus.claims import ClaimsError
+from crewkeeper_bus.errors import ServerError
 from crewkeeper_supervisor.core.snapshot import SnapshotError
 from crewkeeper_supervisor.shell import audit_keys, ledger
 from crewkeeper_supervisor.shell.audit_keys import AuditKey
@@ -279,7 +280,11 @@ async def read(link: Link, run: str) -> tuple[Kept, bytes]:
         SnapshotError: There is none, or none to go on from; the text says why.
         StoreUnavailable: The server did not answer.
     """
-    found = await newest(link, run, audit_keys.load(link.place.state))
+    try:
+        key = audit_keys.load(link.place.state)
+    except ServerError as error:
+        raise SnapshotError(str(error)) from error
+    found = await newest(link, run, key)
     if not isinstance(found, Kept):
         raise SnapshotError(found or "there is none yet")
     return found, await _data(link, found)
