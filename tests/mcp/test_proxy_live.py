@@ -2,9 +2,10 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from crewkeeper_supervisor.mcp import rpc
 from crewkeeper_supervisor.shell.nats_link import connect
 from crewkeeper_supervisor.shell.place import Place
 from support.bus import until
+from support.collector import Collector, collecting
 from support.mcp import STUB, McpClient, text_of
 
 pytestmark = pytest.mark.live
@@ -76,7 +78,13 @@ async def granted(client: McpClient, name: str, **args: Any) -> dict[str, Any]:
     return dict(await until(answered, "the gate answers", 60.0))
 
 
-async def test_calls_are_decided_by_the_gate_of_a_run(tmp_path: Path) -> None:
+@pytest.fixture
+def collector() -> Iterator[Collector]:
+    with collecting() as made:
+        yield made
+
+
+async def test_calls_are_decided_by_the_gate_of_a_run_and_traced(tmp_path: Path, collector: Collector) -> None:
     rules = [
         {"tools": ["stub.fail"], "do": "deny", "because": "it always fails"},
         {"hop": "resource", "to": ["stub.memo://salaries*"], "do": "deny", "because": "not for agents"},
@@ -85,7 +93,8 @@ async def test_calls_are_decided_by_the_gate_of_a_run(tmp_path: Path) -> None:
     declared = crew(rules=rules, budget={"usd": 3})
     async with up(tmp_path, declared) as (state, _):
         options = ("--agent", "desk", "--name", "stub", "--state", str(state))
-        async with proxy_process(tmp_path, *options) as client:
+        env = {"CREWKEEPER_TRACES": "otlp", "OTEL_EXPORTER_OTLP_ENDPOINT": collector.url}
+        async with proxy_process(tmp_path, *options, env=env) as client:
             await client.handshake()
             assert "echo" in await client.tools()
             assert text_of(await granted(client, "echo", text="one")) == "one"
@@ -109,6 +118,11 @@ async def test_calls_are_decided_by_the_gate_of_a_run(tmp_path: Path) -> None:
             assert spent["_meta"][rpc.REFUSAL_KEY] == "budget_spent"
             said = [line for line in (tmp_path / "stub.log").read_text().splitlines() if line.startswith("call")]
             assert said == ['call echo {"text": "one"}', "call hang {}", 'call echo {"text": "two"}']
+        spans = {span.id: span for span in collector.spans if span.resource["service.name"] == "crewkeeper-mcp"}
+        found = re.compile(r'^meta .*"traceparent": "00-\w+-(\w+)-01"', re.MULTILINE)
+        reached = [spans[id_].name for id_ in found.findall((tmp_path / "stub.log").read_text())]
+        assert reached == [f"execute_tool stub.{name}" for name in ("echo", "hang", "echo")]
+        assert [span.failed for span in spans.values() if span.name == "execute_tool stub.fail"] == [True]
         async with connect(Place.find(state)) as link:
             run = await the_run(link)
             info = await link.js.stream_info("LEDGER", subjects_filter=ledger_subject(run.run))
