@@ -69,26 +69,28 @@ class Retention:
         Raises:
             StoreUnavailable: The server did not answer.
         """
-        removed = []
+        removed: list[str] = []
+        try:
+            key = audit_keys.load(self._link.place.state)
+        except ServerError as error:
+            logger().warning("retention.no_key", cause=str(error)[:300])
+            return removed
+        if key is None:
+            return removed
         for info in await self._registry.ls():
             if not info.is_over or self._is_needed(info.run):
                 continue
-            if self._due_s.get(info.run, 0.0) <= self._clock() and await self._see_to(info.run):
+            if self._due_s.get(info.run, 0.0) <= self._clock() and await self._see_to(info.run, key):
                 removed.append(info.run)
         while len(self._due_s) > KNOWN_MAX:
             del self._due_s[next(iter(self._due_s))]
         return removed
 
-    async def _see_to(self, run: str) -> bool:
+    async def _see_to(self, run: str, key: AuditKey) -> bool:
         """Remove what is to go of an ended run, and note when the next is; returns whether anything was."""
-        try:
-            key = audit_keys.load(self._link.place.state)
-        except ServerError as error:
-            logger().warning("retention.no_key", crew=run, cause=str(error)[:300])
-            return False
         last = await self._link.last(heads.STREAM, f"heads.{run}")
         head = _trusted(run, key, last.data if last is not None else None)
-        if key is None or head is None or not head.final:
+        if head is None or not head.final:
             return False  # its last head may come yet
         journal_s, ledger_s = kept_until_s(head) or _NEVER, ledger_kept_until_s(head) or _NEVER
         self._due_s[run] = journal_s
@@ -128,12 +130,12 @@ class Retention:
         return True
 
 
-def _trusted(run: str, key: AuditKey | None, token: bytes | None) -> Head | None:
+def _trusted(run: str, key: AuditKey, token: bytes | None) -> Head | None:
     try:
         head = heads.read_token((token or b"").decode("ascii", "replace"))
     except HeadError:
         return None
-    return head if key is not None and head.iss == key.public and head.run == run else None
+    return head if head.iss == key.public and head.run == run else None
 
 
 def kept_until_s(head: Head) -> float:
