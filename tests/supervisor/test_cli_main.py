@@ -175,3 +175,13 @@ def test_no_color_reaches_children(monkeypatch):
     monkeypatch.setenv("NO_COLOR", "")
     main.run(["--no-color", "version"])
     assert os.environ["NO_COLOR"] == "1"
+
+
+def test_a_crew_file_is_no_scenario_to_run(tmp_path, capsys):
+    crew, scenario = tmp_path / "crew.yaml", tmp_path / "mine.yaml"
+    crew.write_text("# mine\ncrew: trip\nagents: {}\n")
+    scenario.write_text("v: 1\nid: mine\ncrew: {budget: {}}\n")
+    assert main.run(["run", str(crew)]) == failure.USAGE
+    assert f"try: supervisor up {crew}" in capsys.readouterr().err
+    assert main.run(["run", str(scenario)]) == 2
+    assert "[SCN-1" in capsys.readouterr().err, "it is read as what it is"

@@ -44,8 +44,6 @@ WITHOUT_FORMATS = {
     "chaos report": "a file",
     "chaos replay": "lines of a comparison",
     "chaos faults": "a page",
-    "down": "waits for an end",
-    "crew kill": "waits for an end",
     "metrics rules": "a file",
     "metrics dashboard": "a file",
 }
@@ -55,7 +53,7 @@ STANDING = {"metrics ls"}
 """Lists of what never changes."""
 CHANGES = {
     *("pause", "resume", "kill", "approve", "deny", "answer", "goal", "set", "top-up", "redeliver"),
-    *("apply", "pin", "forget", "ack", "resolve", "use", "add", "rm", "down", "issue", "revoke", "up"),
+    *("apply", "pin", "forget", "ack", "resolve", "use", "add", "rm", "down", "issue", "revoke", "up", "launch"),
 }
 ASKS = {"pause", "kill", "approve", "deny", "redeliver", "forget", "down"}
 """What cannot be undone is asked for."""

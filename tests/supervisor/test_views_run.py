@@ -3,6 +3,7 @@
 import io
 import json
 
+import jsonschema_rs
 import msgspec
 import pytest
 from told_runs import RUN, START_S, Telling, crew, deadlocked
@@ -13,7 +14,7 @@ from crewkeeper_supervisor.core.commands import SetAccess
 from crewkeeper_supervisor.core.crew import Agent, Response, Responses, Webhook
 from crewkeeper_supervisor.core.findings import Edge, Finding, Victim
 from crewkeeper_supervisor.views.agent_page import agent_page, page_lines
-from crewkeeper_supervisor.views.entry import event_document
+from crewkeeper_supervisor.views.entry import entry_schema, event_document
 from crewkeeper_supervisor.views.fold import Fold
 from crewkeeper_supervisor.views.graph import dot, mermaid, sentences, wait_graph
 from crewkeeper_supervisor.views.incident import page, ring_text
@@ -337,7 +338,9 @@ def test_stored_events_as_data(telling):
     assert request["to"] == "reviewer"
     assert request["message"]["verb"] == "approve"
     assert request["message"]["body"] == {}
-    assert msgspec.json.encode(documents)
+    schema = jsonschema_rs.validator_for(entry_schema())
+    for document in documents:
+        schema.validate(msgspec.to_builtins(msgspec.json.decode(msgspec.json.encode(document))))
 
 
 def test_a_rejected_entry_is_data_without_its_content():
@@ -346,6 +349,8 @@ def test_a_rejected_entry_is_data_without_its_content():
     entry = telling.put(Kind.OP, "mallory", "_", "x", b'{"t":"tick"}')
     event, _ = Story(RUN).feed(entry)
     document = event_document(RUN, event)
+    assert jsonschema_rs.is_valid(entry_schema(), msgspec.json.decode(msgspec.json.encode(document)))
+    assert not jsonschema_rs.is_valid(entry_schema(), {"seq": 1})
     assert document["forged"]
     assert "message" not in document
 

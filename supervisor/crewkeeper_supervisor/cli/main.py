@@ -64,6 +64,7 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "tools": ("tools:tools", "List, compare and pin the tools of MCP servers."),
     "redact": ("redact:redact", "Replace secrets and personal data between stdin and stdout."),
     "simulate": ("simulate:simulate", "Run the supervisor's core against simulated crews and faults."),
+    "run": ("run:run", "Run scenarios: those named, or those that come along."),
     "chaos": ("chaos:chaos", "Prove what holds when things go wrong, in simulation and on real processes."),
     "analyze": ("analyze:analyze", "Say what follows from situations written down, offline."),
     "import": ("import_:import_", "Turn OpenTelemetry traces of agents into recorded runs."),

@@ -36,6 +36,12 @@ def _message() -> dict[str, Any]:
     return schemas()
 
 
+def _event() -> dict[str, Any]:
+    from crewkeeper_supervisor.views.entry import entry_schema
+
+    return {"$schema": _DRAFT, **entry_schema()}
+
+
 def _shown(name: str) -> Callable[[], dict[str, Any]]:
     def made() -> dict[str, Any]:
         import msgspec
@@ -52,6 +58,7 @@ SCHEMAS: Final[dict[str, tuple[str, Callable[[], dict[str, Any]]]]] = {
     "policy": ("policy files", _policy),
     "scenario": ("chaos scenarios", _scenario),
     "message": ("messages on the bus", _message),
+    "event": ("lines of supervisor events -o jsonl", _event),
     "run": ("items of supervisor ps -o json", _shown("RunView")),
     "agent": ("items of supervisor agent ls -o json", _shown("AgentRow")),
     "incident": ("items of supervisor incidents ls -o json", _shown("IncidentRow")),
@@ -66,7 +73,8 @@ SCHEMAS: Final[dict[str, tuple[str, Callable[[], dict[str, Any]]]]] = {
 def schema(of: str | None) -> None:
     """Print a JSON Schema: of a file that you write, or of what commands print.
 
-    NAME is crew, policy, scenario, message, run, agent, incident, approval or question; without one they are listed.
+    NAME is crew, policy, scenario, message, event, run, agent, incident, approval or question; without one they are
+    listed.
     """
     if of is None:
         for name, (what, _) in SCHEMAS.items():

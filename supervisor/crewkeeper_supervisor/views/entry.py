@@ -12,9 +12,38 @@ from crewkeeper_supervisor.views.wording import moment
 
 def entry_types() -> tuple[str, ...]:
     """What an entry can be called: types of messages, what could not be read, and kinds of findings."""
+    return (*_message_types(), "Rejected", "Throttled", *get_args(FindingKind))
+
+
+def _message_types() -> tuple[str, ...]:
     unions = (*AGENT_MESSAGES.values(), *SUPERVISOR_MESSAGES.values())
-    messages = [each.__name__ for union in unions for each in get_args(union) or (union,)]
-    return tuple(dict.fromkeys((*messages, "Rejected", "Throttled", *get_args(FindingKind))))
+    return tuple(dict.fromkeys(each.__name__ for union in unions for each in get_args(union) or (union,)))
+
+
+def entry_schema() -> dict[str, Any]:
+    """The JSON Schema of what `event_document` returns; what stands in messages is the schema of messages."""
+    text, number = {"type": "string"}, {"type": "integer"}
+    head = {
+        "schema_version": number,
+        "run": text,
+        "seq": {"type": "integer", "minimum": 1, "description": "Place in the journal."},
+        "at": {"type": "string", "format": "date-time", "description": "When it was stored, by the server's clock."},
+        "from": {"type": "string", "description": "Who published it, as the server's permissions make true."},
+    }
+    said = {"to": text, "id": text, "message": {"type": "object"}}
+    unread = {"subject": text, "reason": text, "size_bytes": number, "sha256": text, "forged": {"type": "boolean"}}
+    return {
+        "title": "One entry of a run's journal",
+        "oneOf": [
+            _object({**head, "type": {"enum": list(_message_types())}, **said}),
+            _object({**head, "type": {"const": "Rejected"}, **unread}),
+            _object({**head, "type": {"const": "Throttled"}, "size_bytes": number}),
+        ],
+    }
+
+
+def _object(properties: dict[str, Any]) -> dict[str, Any]:
+    return {"type": "object", "properties": properties, "required": list(properties), "additionalProperties": False}
 
 
 def event_document(run: str, event: Event) -> dict[str, Any]:
