@@ -43,7 +43,8 @@ def proofs() -> str:
     rows = []
     for guarantee in GUARANTEES:
         proving = [each.id for each in SCENARIOS if guarantee in each.guarantees]
-        rows.append(f"| {guarantee} | {', '.join(proving)} | {', '.join(breaking(guarantee))} |\n")
+        broken = [f"{name} ({', '.join(red)})" for name, red in breaking(guarantee).items()]
+        rows.append(f"| {guarantee} | {', '.join(proving)} | {', '.join(broken)} |\n")
     return PROVED + "".join(rows)
 
 

@@ -85,6 +85,13 @@ def _always(_right: Any) -> Callable[..., bool]:
     return lambda *_arguments: True
 
 
+def _blind(_right: Any) -> Callable[..., Any]:
+    async def look(*_arguments: Any) -> None:
+        return None
+
+    return look
+
+
 def _constant(value: Any) -> Callable[[Any], Any]:
     return lambda _right: value
 
@@ -121,6 +128,7 @@ PRODUCT_MUTATIONS: Final = (
     _real("shell.webhook:sign", "unsigned-webhook", _unsigned, "webhook-refused", "mutual-approval", breaks="G4"),
     _real("shell.outbox:Outbox.__init__", "no-retry", _once, "webhook-refused", breaks="G4"),
     _real("shell.system_link:SystemLink.kick", "no-kick", _nothing, "rogue-ignores-kill", breaks="G2"),
+    _real("shell.sessions:Sessions._look", "intrusion-unseen", _blind, "stolen-credential", breaks="G2"),
     ProductMutation(mutation=_NO_FENCE, mode="real", scenarios=("paused-owner",), breaks=("G7",)),
     _real("shell.journal:StorageType", "journal-in-memory", _in_memory, "nats-restart", breaks="G6 G9"),
     _of("any-as-all", "or-wait-is-no-deadlock"),
@@ -146,6 +154,7 @@ PRODUCT_MUTATIONS: Final = (
     _sim("loops:LoopDetector.step", "counted-as-loop", _looped_by_number, "long-useful-dialogue"),
     _sim("drift:DriftModel.did", "drift-unseen", _nothing, "drift"),
     _sim("retry_storm:RetryStorms.failed", "storms-unseen", _nothing, "retry-storm"),
+    _sim("gate.arguments:ArgumentCheck.check", "arguments-unchecked", _nothing, "tool-hallucination"),
 )
 """Every mutation with its scenarios."""
 
