@@ -194,3 +194,29 @@ async def test_a_wrong_password_and_no_server_are_connection_errors(tmp_path):
     with pytest.raises(ConnectionLost):
         async with connect(server.place):
             raise AssertionError
+
+
+async def test_a_consumer_that_stands_on_a_server_which_is_behind_is_left(tmp_path, monkeypatch, capfd):
+    monkeypatch.setattr(journal, "LAG_S", 0.2)
+    async with linked(tmp_path) as (_, link):
+        await journal.create_run(link, "r1", crew(), "here")
+        await fill(link, "r1", 20)
+        made, add = [], link.js.add_consumer
+
+        async def behind(stream, config):
+            made.append(config.name)
+            # The first one beats, and has nothing but what is another run's.
+            return await add(stream, config.evolve(filter_subject="crew.r2.>") if len(made) == 1 else config)
+
+        async def unknowing(follower, msg):
+            if len(made) > 1:
+                await control(follower, msg)
+
+        control = journal.Follower._control
+        monkeypatch.setattr(journal.Follower, "_control", unknowing)
+        monkeypatch.setattr(link.js, "add_consumer", behind)
+        seen = []
+        async with journal.follow(link, "r1") as entries:
+            await take(entries, seen, 21)
+        assert [entry.seq for entry in seen] == list(range(1, 22))
+        assert '"cause": "lag"' in capfd.readouterr().err

@@ -2,8 +2,9 @@
 
 A follower owns one ephemeral push consumer. The server is asked to number, to pace (flow control) and to beat (idle
 heartbeat) it; whatever goes wrong (lost connection, restarted server, vanished consumer, dropped message) shows as a
-gap or as silence, and the follower then starts a new consumer at the entry it needs next. So what it yields is the
-stream itself: consecutive sequences, each once.
+gap, as silence, or as heartbeats without what was stored before, where its server has not caught up with the others.
+The follower then starts a new consumer at the entry it needs next. So what it yields is the stream itself: consecutive
+sequences, each once.
 """
 
 import asyncio
@@ -47,6 +48,8 @@ DUPLICATE_WINDOW_S: Final = 0.1
 HEARTBEAT_S: Final = 0.5
 SILENCE_S: Final = 2.0
 """Without a message or a heartbeat for this long the consumer is taken for lost."""
+LAG_S: Final = 3.0
+"""A consumer that beats and has nothing for this long, though there is more, stands on a server that is behind."""
 RETRY_MAX_S: Final = 2.0
 BATCH_MAX: Final = 500
 """Most entries handed out at once, so that other runs get their turn."""
@@ -229,7 +232,9 @@ class Follower:
         self._wake = asyncio.Event()
         self._subscription: Subscription | None = None
         self._consumer = ""
-        self._heard_s = 0.0
+        self._heard_s = self._got_s = 0.0
+        self._stored = 0
+        """The last entry that there was when the consumer was made."""
         self._connection = 0
         self._goal: int | None = None
         self._resumed = False
@@ -304,6 +309,9 @@ class Follower:
             if self._connection != self._link.connections or now_s - self._heard_s > SILENCE_S:
                 await self._restart("silence" if self._connection == self._link.connections else "reconnected")
                 continue
+            if self.seq < self._stored and now_s - self._got_s > LAG_S:
+                await self._restart("lag")
+                continue
             limit_s = SILENCE_S if until_s is None else min(SILENCE_S, until_s - now_s)
             with anyio.move_on_after(limit_s):
                 await self._wake.wait()
@@ -336,9 +344,10 @@ class Follower:
                 raise _gone(self._run) from None
             raise
         self._consumer = info.name
-        self._heard_s = time.monotonic()
+        self._stored = (await self._link.js.stream_info(self._stream)).state.last_seq
+        self._heard_s = self._got_s = time.monotonic()
         if self._goal is None:
-            self._goal = (await self._link.js.stream_info(self._stream)).state.last_seq
+            self._goal = self._stored
 
     async def _arrived(self, msg: Msg) -> None:
         self._waiting.append(msg)
@@ -366,6 +375,7 @@ class Follower:
                 break
             self._resumed = False
             self.seq = seq
+            self._got_s = self._heard_s
             entries.append(Entry(seq, at_s, msg.subject, msg.data))
         if self._waiting:
             self._wake.set()
