@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from crewkeeper_supervisor.cli.failure import INVALID, NOT_FOUND, Failure
 from crewkeeper_supervisor.cli.place_options import opened
+from crewkeeper_supervisor.cli.progress import Progress
 
 if TYPE_CHECKING:
     from crewkeeper_supervisor.shell.source import Source
@@ -38,7 +39,10 @@ async def recorded(target: str | None, state: Path | None, nats: str | None) -> 
 
     try:
         async with opened(state, nats, stored=True) as link:
-            yield await source.of_run(link, (await find_run(link, target)).run)
+            run = (await find_run(link, target)).run
+            with Progress(f"reading the ledger of {run}") as progress:
+                there = await source.of_run(link, run, progress.add)
+            yield there
     except NothingRuns as error:
         if target:
             raise NothingRuns(f"{error}; nor is {target[:60]!r} a file or an imported run") from None

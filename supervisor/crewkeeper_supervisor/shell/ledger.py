@@ -11,7 +11,7 @@ ledger at which that was taken, makes sure that the stream still has that record
 import contextlib
 import secrets
 import time
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Final
 
 import anyio
@@ -273,14 +273,19 @@ async def ensure_kept(link: Link, stream: str, description: str, subject: str, *
     )
 
 
-async def read(link: Link, run: str) -> list[Record]:
+async def read(link: Link, run: str, passed: Callable[[int], object] | None = None) -> list[Record]:
     """Every decision of a run, oldest first.
+
+    Args:
+        link: The server.
+        run: The run.
+        passed: Is told how many messages came each time, for a line of progress.
 
     Raises:
         LedgerDamaged: A stored message holds no records.
         StoreUnavailable: The server did not answer.
     """
-    found = await stored(link, STREAM, subjects.ledger_subject(run))
+    found = await stored(link, STREAM, subjects.ledger_subject(run), passed=passed)
     return [record for seq, data in found for record in _decoded(run, seq, data)]
 
 
@@ -328,8 +333,17 @@ def verify(records: Sequence[Record]) -> list[str]:
     return [str(problem) for problem in chain.check(records)]
 
 
-async def stored(link: Link, stream: str, subject: str, behind: int = 0) -> list[tuple[int, bytes]]:
-    """Sequence and payload of every message that is stored on a subject now, of those behind a sequence.
+async def stored(
+    link: Link, stream: str, subject: str, behind: int = 0, passed: Callable[[int], object] | None = None
+) -> list[tuple[int, bytes]]:
+    """Sequence and payload of every message that is stored on a subject now.
+
+    Args:
+        link: The server.
+        stream: Its stream.
+        subject: The subject.
+        behind: Leave out those up to this sequence.
+        passed: Is told how many came each time, for a line of progress.
 
     Raises:
         StoreUnavailable: The server did not answer.
@@ -355,6 +369,8 @@ async def stored(link: Link, stream: str, subject: str, behind: int = 0) -> list
             while not found or found[-1][0] < int(last.seq or 0):
                 fetched = await pulled.fetch(_FETCH, timeout=3)
                 found.extend((msg.metadata.sequence.stream, msg.data) for msg in fetched)
+                if passed is not None:
+                    passed(len(fetched))
         finally:
             # A stream has room for a thousand consumers: left to expire, those of many readers keep out a new owner.
             with anyio.move_on_after(1, shield=True), contextlib.suppress(*LINK_ERRORS):

@@ -144,11 +144,16 @@ def _unheard(_count: int) -> None:
     """Nobody wants to know."""
 
 
-async def of_run(link: Link, run: str) -> OfRun:
+async def of_run(link: Link, run: str, passed: Callable[[int], object] | None = None) -> OfRun:
     """What a server has of a run, which may go on meanwhile.
 
     Heads are read first and records last: no head names what is not read, and what was done upon the entries that are
     read is recorded.
+
+    Args:
+        link: The server.
+        run: The run.
+        passed: Is told how many messages of the ledger came each time, for a line of progress.
 
     Raises:
         LedgerDamaged: A stored message holds no records.
@@ -158,7 +163,7 @@ async def of_run(link: Link, run: str) -> OfRun:
     end: int | None = None
     with contextlib.suppress(RunNotFound):  # told when the journal is read
         end = await journal.last_seq(link, run)
-    records = await ledger.read(link, run)
+    records = await ledger.read(link, run, passed)
     if tokens and not records:  # removed by right, perhaps just now: the mark of that was stored before
         tokens = await heads.read(link, run)
     return OfRun(link, run, records, tokens, end)
