@@ -137,7 +137,8 @@ async def test_a_replay_of_a_run_that_goes_on_compares_what_it_has_read(tmp_path
             found = await source.of_run(link, "r1")
             assert await replay._compare(found, "json", None) == 0
         shown = json.loads(capsys.readouterr().out)
-        assert (shown["decisions"], shown["recorded"], shown["differences"]) == (1, 1, [])
+        assert shown["differences"] == []
+        assert shown["decisions"] == shown["recorded"] > 0
 
 
 async def is_more(count, before):
