@@ -7,8 +7,12 @@ from typing import Any
 import pytest
 
 from crewkeeper_supervisor.chaos.plan.library import FIRST
+from crewkeeper_supervisor.chaos.plan.scenario import parse
+from crewkeeper_supervisor.chaos.real.agent_logs import last_words
 from crewkeeper_supervisor.chaos.trial.advice import advice
 from crewkeeper_supervisor.chaos.trial.events import Sighting
+from crewkeeper_supervisor.chaos.trial.runner import run_sim
+from crewkeeper_supervisor.chaos.trial.told import lines
 from crewkeeper_supervisor.chaos.trial.verdict import Observed, Struck
 from crewkeeper_supervisor.cli.main import run
 
@@ -34,6 +38,31 @@ def test_a_fault_of_somebody_who_had_gone_names_them() -> None:
 
 def test_any_other_fault_that_hit_nothing_says_so() -> None:
     assert told(done={"at_s": 2.0, "agent": "bob"}).startswith("kill hit nothing: ann")
+
+
+@pytest.mark.parametrize(
+    ("log", "said"),
+    [
+        ('{"event": "agent.began"}\n', ""),
+        ('starting up\n{"event": "agent.began"}\n\n', "starting up"),
+        ('{"exception": "Traceback\\n  File\\nValueError: no key"}\nbye\n', "ValueError: no key"),
+        ("", ""),
+    ],
+)
+def test_the_last_words_of_an_agent_are_its_error_or_its_own(tmp_path: Path, log: str, said: str) -> None:
+    (tmp_path / "log").write_text(log)
+    assert last_words(tmp_path / "log") == said
+    assert last_words(tmp_path / "none") == ""
+
+
+@pytest.mark.parametrize("own_crew", [True, False])
+def test_what_a_team_should_know_is_said_of_its_own_crew_or_of_what_went_wrong(own_crew: bool) -> None:
+    result = run_sim(parse(FIRST.format(id="x").encode(), "x.yaml"), [0])
+    result.mode = "real"
+    told = "\n".join(lines(result, own_crew=own_crew))
+    assert ("Found: deadlock, over after" in told) is own_crew
+    result.verdict = "fail"
+    assert "Found: deadlock, over after" in "\n".join(lines(result))
 
 
 @pytest.mark.parametrize("options", [["--at", "1"], ["--target", "agent:a"]])

@@ -101,7 +101,7 @@ def _findings(observed: Observed) -> Iterator[str]:
         if finding.event not in _TOLD_ELSEWHERE and finding.summary:
             resolved = _events(observed, "resolved", finding.at_s, id=finding.fields.get("id"))
             over = f", over after {resolved[0].at_s - finding.at_s:.1f} s" if resolved else ", and not over"
-            yield f"Found: {finding.event}{over}: {finding.summary}"
+            yield f"Found: {finding.event}{over}: {finding.summary.removeprefix(finding.event + ': ')}"
 
 
 def _waits(observed: Observed) -> Iterator[str]:

@@ -1,6 +1,8 @@
 """Drawing: lanes of a run and wait graphs as SVG inside HTML; whatever comes from a run is escaped."""
 
 import math
+import re
+from collections.abc import Callable, Iterator
 from html import escape
 from typing import Final
 
@@ -15,13 +17,15 @@ LANES_MAX: Final = 60
 """Agents shown; a larger crew is cut."""
 SPANS_MAX: Final = 3000
 NODES_MAX: Final = 24
+TICKS: Final = 9
+"""About so many times stand below the lanes."""
 _NAME_MAX: Final = 16
 _KINDS: Final = {"up": (14, "var(--up)"), "wait": (8, "var(--wait)"), "held": (4, "var(--held)")}
 
 
 def lanes(observed: Observed) -> str:
-    """A lane for each agent, with faults as columns and findings as marks."""
-    agents = list(dict.fromkeys(span.agent for span in observed.spans))[:LANES_MAX]
+    """A lane for each agent, shaded while a fault is at work on it, or on all; findings as marks."""
+    agents = sorted({span.agent for span in observed.spans}, key=_by_number)[:LANES_MAX]
     from_s = min([0.0, *(span.from_s for span in observed.spans)])
     until_s = max(observed.end_s, from_s + 0.001)
     height = TOP + LANE * max(1, len(agents)) + 26
@@ -33,15 +37,7 @@ def lanes(observed: Observed) -> str:
     parts = [
         f"<svg viewBox='0 0 {WIDTH} {height}' width={WIDTH} height={height} role=img aria-label='lanes of agents'>"
     ]
-    for fault in observed.struck:
-        end_s = fault.end_s if fault.end_s is not None else until_s
-        wide = max(2.0, x(end_s) - x(fault.at_s))
-        title = escape(f"{fault.do} {fault.target}, {fault.at_s:.2f} to {end_s:.2f} s, fired {fault.fired}")
-        parts.append(
-            f"<rect x={x(fault.at_s)} y={TOP - 6} width={wide:.1f} height={height - TOP - 14} fill='var(--shade)' "
-            f"opacity=.13><title>{title}</title></rect>"
-            f"<text x={x(fault.at_s) + 2} y={TOP - 10} font-size=10>{escape(fault.do)}</text>"
-        )
+    parts += _axis(from_s, until_s, x, height)
     spans = sorted(observed.spans[:SPANS_MAX], key=lambda span: -_KINDS.get(span.what, (4, ""))[0])  # thin on thick
     for number, agent in enumerate(agents):
         y = TOP + LANE * number + LANE / 2
@@ -57,6 +53,7 @@ def lanes(observed: Observed) -> str:
             for span in spans
             if span.agent == agent
         ]
+    parts += _shades(observed, agents, x, until_s)  # over the bars, which would hide them
     for each in [each for each in observed.seen if each.event in FINDINGS][:200]:
         title = escape(f"{each.event} at {each.at_s:.3f} s: {each.summary}")
         at = x(each.at_s)
@@ -64,7 +61,6 @@ def lanes(observed: Observed) -> str:
             f"<path d='M{at} 4 l5 9 h-10 z' fill='var(--fail)'><title>{title}</title></path>"
             f"<line x1={at} y1=13 x2={at} y2={height - 20} stroke='var(--fail)' stroke-dasharray='2 3'/>"
         )
-    parts.append(_axis(from_s, until_s, x(from_s), x(until_s), height))
     return "".join(parts) + "</svg>"
 
 
@@ -76,14 +72,36 @@ def _bar(from_x: float, to_x: float, y: float, what: str, title: str) -> str:
     )
 
 
-def _axis(from_s: float, until_s: float, from_x: float, to_x: float, height: int) -> str:
-    parts = []
-    for number in range(6):
-        at_s = from_s + (until_s - from_s) * number / 5
-        at_x = from_x + (to_x - from_x) * number / 5
-        anchor = "end" if number == 5 else "start"
-        parts.append(f"<text x={at_x:.1f} y={height - 4} text-anchor={anchor}>{at_s:.1f} s</text>")
-    return "".join(parts)
+def _shades(observed: Observed, agents: list[str], x: Callable[[float], float], until_s: float) -> Iterator[str]:
+    """Where faults are at work: in the lane of one agent, or in all of them."""
+    for fault in observed.struck:
+        end_s = fault.end_s if fault.end_s is not None else until_s
+        from_x, to_x = x(fault.at_s), x(end_s)
+        own = fault.target in agents
+        top = TOP + LANE * (agents.index(fault.target) if own else 0)
+        high = LANE * (1 if own else max(1, len(agents)))
+        title = f"{fault.do} {fault.target}, {fault.at_s:.2f} to {end_s:.2f} s, fired {fault.fired}"
+        yield (
+            f"<rect x={from_x} y={top} width={max(2.0, to_x - from_x):.1f} height={high} fill='var(--shade)' "
+            f"opacity=.22><title>{escape(title)}</title></rect>"
+            f"<text x={from_x + 3} y={top + 15 if own else TOP - 10} style='font-size: 10px'>{escape(fault.do)}</text>"
+        )
+
+
+def _axis(from_s: float, until_s: float, x: Callable[[float], float], height: int) -> Iterator[str]:
+    """Lines at round times, the beginning of the crew among them."""
+    rough_s = (until_s - from_s) / TICKS
+    power = 10.0 ** math.floor(math.log10(rough_s))
+    step_s = next(power * factor for factor in (1, 2, 5, 10) if power * factor >= rough_s)
+    for number in range(math.ceil(from_s / step_s), math.floor(until_s / step_s) + 1):
+        at_x = x(number * step_s)
+        yield f"<line x1={at_x} y1={TOP - 4} x2={at_x} y2={height - 18} stroke='var(--line)'/>"
+        yield f"<text x={at_x} y={height - 4} text-anchor=middle>{number * step_s:g} s</text>"
+
+
+def _by_number(name: str) -> list[tuple[int, str]]:
+    """So that agent 10 comes after agent 9."""
+    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", name)]
 
 
 def graph(sighting: Sighting) -> str:
@@ -104,9 +122,10 @@ def graph(sighting: Sighting) -> str:
     parts = [f"<svg viewBox='0 0 {size} {size}' width={size} height={size} role=img aria-label=\"{escape(told)}\">"]
     parts += [_arrow(places[a], places[b]) for a, b in dict.fromkeys(arrows) if a in places and b in places and a != b]
     for name, (at_x, at_y) in places.items():
+        beside_y = at_y - 13 if at_y <= middle else at_y + 22  # outside the circle, where no arrow is
         parts.append(
             f"<circle cx={at_x:.1f} cy={at_y:.1f} r=9 fill='var(--wait)'/>"
-            f"<text x={at_x:.1f} y={at_y - 13:.1f} text-anchor=middle>{escape(_cut(name))}</text>"
+            f"<text x={at_x:.1f} y={beside_y:.1f} text-anchor=middle>{escape(_cut(name))}</text>"
         )
     rows = "".join(f"<br>{escape(text)}" for _, _, text in sighting.edges[:NODES_MAX])
     return "".join(parts) + f"</svg><span class=faint>{rows}</span>"

@@ -104,8 +104,8 @@ def _told(result: Result, told: Told) -> str:
         "<h3>What happened</h3>",
         f"<div class=figure>{drawing.lanes(told.observed)}</div>",
         (
-            "<p class=faint>Bars: <b>wide</b> the process runs, <b>orange</b> it waits, <b>purple</b> it is held. Red "
-            "columns: a fault is at work. Marks on top: findings.</p>"
+            "<p class=faint>Bars: <b>wide</b> the process runs, <b>orange</b> it waits, <b>purple</b> it is held. Red: "
+            "a fault is at work on this agent, or on all. Marks on top: findings.</p>"
         ),
     ]
     graphs = [each for each in told.observed.seen if each.edges][:FINDINGS_MAX]
