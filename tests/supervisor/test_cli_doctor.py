@@ -4,7 +4,6 @@ import asyncio
 import json
 import socket
 import ssl
-from types import SimpleNamespace
 
 import pytest
 from anyio.streams.tls import TLSStream
@@ -248,22 +247,17 @@ def test_secrets_that_others_may_read(tmp_path):
     assert private_files(state).fix == f"chmod -R go-rwx {state}"
 
 
-def account(**used):
-    limits = SimpleNamespace(max_streams=-1, max_consumers=100, max_storage=1000)
-    return SimpleNamespace(**{"streams": 5, "consumers": 5, "storage": 10, "limits": limits, **used})
-
-
 @pytest.mark.parametrize(
     ("used", "grade", "text"),
     [
-        ({}, "ok", "5 streams"),
-        ({"streams": 10**6}, "ok", "streams"),
-        ({"consumers": 95}, "warn", "95 of 100 consumers"),
-        ({"storage": 1000}, "fail", "1,000 of 1,000 bytes"),
+        ({}, "ok", "5 streams, 1 KiB stored"),
+        ({"streams": (10**6, -1)}, "ok", "streams"),
+        ({"consumers": (95, 100)}, "warn", "95 of 100 consumers"),
+        ({"bytes": (2000, 2000)}, "fail", "2,000 of 2,000 bytes"),
     ],
 )
 def test_limits_of_the_account(used, grade, text):
-    check = jetstream(account(**used))
+    check = jetstream({"streams": (5, -1), "consumers": (5, 100), "bytes": (1024, 2000)} | used)
     assert (check.grade, text in check.text) == (grade, True), check
 
 

@@ -4,6 +4,7 @@ import os
 import re
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -17,8 +18,6 @@ from crewkeeper_supervisor.cli.output import emit_document, output_option
 from crewkeeper_supervisor.cli.place_options import place_options
 
 if TYPE_CHECKING:
-    from nats.js.api import AccountInfo
-
     from crewkeeper_supervisor.core.scope import Record
     from crewkeeper_supervisor.shell.nats_link import Link
     from crewkeeper_supervisor.shell.place import Place
@@ -187,7 +186,13 @@ async def _account(link: "Link") -> list[Check]:
     except LINK_ERRORS as error:
         text = f"JetStream does not answer ({type(error).__name__})"
         return [Check(name="jetstream", grade="fail", text=text, fix="nats-server --jetstream --store_dir DIR")]
-    checks = [jetstream(info)]
+    limits = info.limits
+    used = {
+        "streams": (info.streams, limits.max_streams),
+        "consumers": (info.consumers, limits.max_consumers),
+        "bytes": (info.storage, limits.max_storage),
+    }
+    checks = [jetstream(used)]
     try:
         names = [str(each.config.name) for each in await link.js.streams_info()]
     except LINK_ERRORS as error:
@@ -199,17 +204,15 @@ async def _account(link: "Link") -> list[Check]:
     return [*checks, Check(name="streams", grade="ok", text=f"journals of {counted(runs, 'run')}")]
 
 
-def jetstream(info: "AccountInfo") -> Check:
-    """Whether the account has room for more streams, consumers and data."""
-    limits = info.limits
-    used = (
-        ("streams", info.streams, limits.max_streams),
-        ("consumers", info.consumers, limits.max_consumers),
-        ("bytes", info.storage, limits.max_storage),
-    )
-    said = f"{counted(info.streams, 'stream')}, {info.storage // 1024} KiB stored"
-    tight = [(what, count, most) for what, count, most in used if most > 0 and count >= FULL * most]
+def jetstream(used: Mapping[str, tuple[int, int]]) -> Check:
+    """Whether the account has room for more streams, consumers and data.
+
+    Args:
+        used: Of `streams`, `consumers` and `bytes`, how many there are and may be; below 1: any number.
+    """
+    tight = [(what, count, most) for what, (count, most) in used.items() if most > 0 and count >= FULL * most]
     if not tight:
+        said = f"{counted(used['streams'][0], 'stream')}, {used['bytes'][0] // 1024} KiB stored"
         return Check(name="jetstream", grade="ok", text=said)
     full = any(count >= most for _, count, most in tight)
     text = "; ".join(f"{count:,} of {most:,} {what} are used" for what, count, most in tight)

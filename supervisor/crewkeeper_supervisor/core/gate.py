@@ -482,8 +482,7 @@ def _amounts(rules: GateRules | None, call: GateCall, now_s: float) -> Amounts:
 
 
 def _fault(refused: Refused) -> Fault:
-    text = refused.text
-    return Fault(code=refused.code, text=text if len(text) <= 2000 else text[:1999] + "…")
+    return Fault(code=refused.code, text=refused.text if len(refused.text) <= 2000 else refused.text[:1999] + "…")
 
 
 _Step = Callable[[RunState, GateRules, GateCall], Verdict]
