@@ -3,6 +3,7 @@
 import contextlib
 
 import anyio
+import pytest
 from nats_process import nats_process, until
 from told_runs import RUN, crew, deadlocked
 
@@ -68,3 +69,16 @@ def looker(state, capsys, monkeypatch):
         return code, captured.out, captured.err
 
     return look_at
+
+
+@pytest.fixture(scope="module")
+def state(tmp_path_factory):
+    """The state directory of a server with these runs; one for all tests of a file."""
+    with stored_runs(tmp_path_factory.mktemp("state")) as directory:
+        yield directory
+
+
+@pytest.fixture
+def look(state, capsys, monkeypatch):
+    """What runs a command there."""
+    return looker(state, capsys, monkeypatch)

@@ -6,7 +6,7 @@ import json
 import anyio
 import pytest
 import yaml
-from looking import INCIDENT, OTHER, looker, stored_runs
+from looking import INCIDENT, OTHER, look, state
 from told_runs import RUN
 
 from crewkeeper_bus.subjects import SUPERVISOR, Kind, build
@@ -17,17 +17,7 @@ from crewkeeper_supervisor.shell.nats_link import connect
 from crewkeeper_supervisor.shell.place import Place
 
 pytestmark = pytest.mark.live
-
-
-@pytest.fixture(scope="module")
-def state(tmp_path_factory):
-    with stored_runs(tmp_path_factory.mktemp("state")) as directory:
-        yield directory
-
-
-@pytest.fixture
-def look(state, capsys, monkeypatch):
-    return looker(state, capsys, monkeypatch)
+__all__ = ["look", "state"]  # fixtures
 
 
 def test_ps_lists_active_runs_and_says_what_it_hides(look):

@@ -5,7 +5,7 @@ import re
 import pytest
 
 from crewkeeper_supervisor.cli.failure import NOT_FOUND, USAGE, Failure
-from crewkeeper_supervisor.cli.runs import choose
+from crewkeeper_supervisor.cli.runs import choose, choose_active
 from crewkeeper_supervisor.shell.registry import RunInfo
 
 
@@ -53,3 +53,17 @@ def test_what_no_name_means(known, name, code, text):
     with pytest.raises(Failure, match=re.escape(text)) as caught:
         choose(known, name)
     assert caught.value.code == code
+
+
+def test_of_many_runs_some_are_named():
+    known = runs(*(f"r-{number} crew{number} running" for number in range(30)))
+    for chosen in (
+        lambda: choose(known, None),
+        lambda: choose(known, "r-"),
+        lambda: choose_active(known, (), every=False),
+    ):
+        with pytest.raises(Failure, match=r"30 runs.*: r-0, .*, r-9 and 20 more") as caught:
+            chosen()
+        assert caught.value.code == USAGE
+    assert choose_active(known, (), every=True) == (known, [])
+    assert "--all" in caught.value.remedy

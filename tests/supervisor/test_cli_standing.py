@@ -7,23 +7,13 @@ import sys
 
 import pytest
 import yaml
-from looking import INCIDENT, OTHER, RUN, looker, stored_runs
+from looking import INCIDENT, OTHER, RUN, look, state
 
 from crewkeeper_supervisor.cli import failure
 from crewkeeper_supervisor.shell import journal
 
 pytestmark = pytest.mark.live
-
-
-@pytest.fixture(scope="module")
-def state(tmp_path_factory):
-    with stored_runs(tmp_path_factory.mktemp("state")) as directory:
-        yield directory
-
-
-@pytest.fixture
-def look(state, capsys, monkeypatch):
-    return looker(state, capsys, monkeypatch)
+__all__ = ["look", "state"]  # fixtures
 
 
 # --- check ---

@@ -16,6 +16,8 @@ from crewkeeper_supervisor.views.fold import Fold, JournalEntry
 if TYPE_CHECKING:
     from crewkeeper_supervisor.shell.nats_link import Link
 
+NAMED_MAX: Final = 10
+"""Runs that a message names; of more it says how many there are."""
 KEPT_MAX: Final = 200
 """Readers that a watched command keeps; runs beyond that are read anew each time."""
 LONG_ENTRIES: Final = 10_000
@@ -53,8 +55,7 @@ def choose(runs: Sequence[RunInfo], name: str | None) -> RunInfo:
             return candidates[0]
         if not candidates:
             raise Failure("there are no runs", code=NOT_FOUND, remedy="supervisor up crew.yaml")
-        ids = ", ".join(info.run for info in candidates[:10])
-        raise Failure(f"{len(candidates)} runs are active: {ids}", code=USAGE, remedy="name one of them")
+        raise Failure(f"{len(candidates)} runs are active: {_some(candidates)}", code=USAGE, remedy="name one of them")
     exact = [info for info in runs if info.run == name]
     of_crew = [info for info in active if info.crew == name] or [info for info in runs if info.crew == name]
     if exact or of_crew:
@@ -63,11 +64,15 @@ def choose(runs: Sequence[RunInfo], name: str | None) -> RunInfo:
     if len(fitting) == 1:
         return fitting[0]
     if fitting:
-        ids = ", ".join(info.run for info in fitting[:10])
-        raise Failure(f"{name!r} fits {len(fitting)} runs: {ids}", code=USAGE, remedy="give more of the id")
+        raise Failure(f"{name!r} fits {len(fitting)} runs: {_some(fitting)}", code=USAGE, remedy="give more of the id")
     raise Failure(
         f"no run or crew {name[:60]!r}{near(name, _names(runs))}", code=NOT_FOUND, remedy="supervisor ps --all"
     )
+
+
+def _some(runs: Sequence[RunInfo]) -> str:
+    more = f" and {len(runs) - NAMED_MAX} more" if len(runs) > NAMED_MAX else ""
+    return ", ".join(info.run for info in runs[:NAMED_MAX]) + more
 
 
 def _names(runs: Sequence[RunInfo]) -> list[str]:
@@ -94,6 +99,8 @@ def choose_active(runs: Sequence[RunInfo], names: Sequence[str], *, every: bool)
     active = [info for info in runs if info.state not in ENDED]
     if every or (not names and not active):
         return active, []
+    if not names and len(active) > 1:
+        raise Failure(f"{len(active)} runs are active: {_some(active)}", code=USAGE, remedy="name some, or --all")
     chosen = list({info.run: info for info in (choose(runs, name) for name in names or (None,))}.values())
     return [info for info in chosen if info.state not in ENDED], [info for info in chosen if info.state in ENDED]
 

@@ -59,7 +59,7 @@ async def _top(
         chosen, ended = choose_active(await Registry(link).ls(), runs, every=not runs)
         meters = [await read_into(link, info.run, Meter) for info in chosen]
     now = datetime.now(UTC)
-    told = [meter.rows(time.time()) for meter in meters]
+    told = sorted((meter.rows(time.time()) for meter in meters), key=lambda each: not each[0].open_incidents)
     rows = ordered([row for _, rows in told for row in rows], order)
     for info in ended:
         say(f"{info.run} has ended: {info.state}")
