@@ -10,7 +10,7 @@ from looking import INCIDENT, OTHER, look, state
 from told_runs import RUN
 
 from crewkeeper_bus.subjects import SUPERVISOR, Kind, build
-from crewkeeper_supervisor.cli import failure, watching
+from crewkeeper_supervisor.cli import agent_log, failure, watching
 from crewkeeper_supervisor.cli.main import run
 from crewkeeper_supervisor.shell import journal
 from crewkeeper_supervisor.shell.nats_link import connect
@@ -152,6 +152,38 @@ def test_logs_are_shown_harmless_or_raw(state, capfdbinary, monkeypatch):
     assert capfdbinary.readouterr().out == b"three\n"
     assert run(["agent", "logs", "--raw", "executor"]) == 0
     assert capfdbinary.readouterr().out == log.read_bytes()
+    (log.parent / "planner.log").write_bytes(b"plan")
+    assert run(["agent", "logs", "--all", "-n", "1"]) == 0
+    assert capfdbinary.readouterr().out == b"executor | three\nplanner  | plan"
+    assert run(["agent", "logs", "--all", RUN, "executor"]) == run(["agent", "logs"]) == failure.USAGE
+    (log.parent / "planner.log").unlink()
+
+
+def test_logs_are_followed_into_new_files(tmp_path, monkeypatch, capsys):
+    log = tmp_path / "a.log"
+    log.write_text("one\nhalf")
+
+    def rotated():
+        log.rename(tmp_path / "a.log.1")
+
+    turns = iter(
+        [
+            lambda: log.write_text("one\nhalf of two\n"),
+            rotated,
+            lambda: log.write_text("three\n"),
+        ]
+    )
+
+    def sleep(_seconds):
+        turn = next(turns, None)
+        if turn is None:
+            raise KeyboardInterrupt
+        turn()
+
+    monkeypatch.setattr(agent_log.time, "sleep", sleep)
+    with pytest.raises(KeyboardInterrupt):
+        agent_log.print_logs({"a": log}, True, None, False)
+    assert capsys.readouterr().out == "one\nhalf of two\nthree\n"
 
 
 def test_empty_lists_are_a_word_on_stderr(look):

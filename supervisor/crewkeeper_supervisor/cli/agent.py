@@ -116,23 +116,35 @@ async def _describe(run: str | None, name: str, output: str, state: Path | None,
 
 
 @agent.command()
-@_TARGET
+@click.argument("target", nargs=-1, metavar="[RUN] AGENT")
+@click.option(
+    "--all", "every", is_flag=True, help="Of all agents, each line after its agent's name; AGENT is left out."
+)
 @click.option("-f", "--follow", is_flag=True, help="Go on as lines are written, until interrupted.")
 @click.option("-n", "--tail", type=click.IntRange(0, 1_000_000), metavar="LINES", help="Only the last lines.")
 @click.option("--raw", is_flag=True, help="Bytes as they are: control characters of the agent reach your terminal.")
 @place_options
 def logs(
-    target: tuple[str, ...], follow: bool, tail: int | None, raw: bool, state: Path | None, nats: str | None
+    target: tuple[str, ...],
+    every: bool,
+    follow: bool,
+    tail: int | None,
+    raw: bool,
+    state: Path | None,
+    nats: str | None,
 ) -> None:
     """Print what an agent wrote to its standard output and error.
 
     Logs are files on the machine of the run's host. Control characters are shown escaped.
     """
-    from crewkeeper_supervisor.cli.agent_log import find_log, print_log
+    from crewkeeper_supervisor.cli.agent_log import find_logs, print_logs
 
-    run, name = split(target)
-    path = anyio.run(find_log, run, name, state, nats)
-    print_log(path, follow, tail, raw)
+    if every and len(target) > 1:
+        raise Failure("with --all give at most a run", code=USAGE)
+    if not every and not target:
+        raise Failure("name an agent, or say --all", code=USAGE, remedy="supervisor agent ls")
+    run, name = (next(iter(target), None), None) if every else split(target)
+    print_logs(anyio.run(find_logs, run, name, state, nats), follow, tail, raw)
 
 
 def _acting(action: str) -> None:

@@ -2,21 +2,23 @@
 
 import time
 from collections import deque
+from collections.abc import Mapping
 from pathlib import Path
-from typing import BinaryIO, Final
+from typing import Final
 
 import click
 
 from crewkeeper_supervisor.cli.failure import NOT_FOUND, Failure
-from crewkeeper_supervisor.cli.output import stdout
+from crewkeeper_supervisor.cli.output import stdout, use_color
 from crewkeeper_supervisor.cli.place_options import opened
 from crewkeeper_supervisor.shell.errors import NothingRuns
 from crewkeeper_supervisor.shell.place import state_dir
 from crewkeeper_supervisor.views.wording import safe
 
 POLL_S: Final = 0.2
-CHUNK_BYTES: Final = 64 * 1024
 LINE_MAX_BYTES: Final = 64 * 1024
+COLORS: Final = ("cyan", "yellow", "green", "magenta", "blue", "bright_cyan", "bright_yellow", "bright_green")
+"""Of the names before lines; on a terminal alone."""
 
 
 def log_path(state: Path, run: str, agent: str) -> Path:
@@ -24,8 +26,8 @@ def log_path(state: Path, run: str, agent: str) -> Path:
     return state / "runs" / run / "logs" / f"{agent}.log"
 
 
-async def find_log(run: str | None, agent: str, state: Path | None, nats: str | None) -> Path:
-    """The log of an agent; of a run that is over, too, as long as its files are there.
+async def find_logs(run: str | None, agent: str | None, state: Path | None, nats: str | None) -> dict[str, Path]:
+    """The logs of an agent, or of all that have one, by agent; of a run that is over, too, while its files are there.
 
     Raises:
         Failure: No such run, agent or log (exit 5).
@@ -36,50 +38,78 @@ async def find_log(run: str | None, agent: str, state: Path | None, nats: str | 
     try:
         async with opened(state, nats, stored=True) as link:
             story = await told(link, run)
-        find_agent(story, agent)
+        if agent is not None:
+            find_agent(story, agent)
         name = story.fold.run
     except NothingRuns:
         if run is None or not (directory / "runs" / run).is_dir():
             raise
         name = run
-    path = log_path(directory, name, agent)
-    if not path.is_file():
+    folder = log_path(directory, name, agent or "").parent
+    found = {path.stem: path for path in sorted(folder.glob("*.log")) if agent in (None, path.stem)}
+    if not found:
         raise Failure(
-            f"there is no log {path}",
+            f"there is no log {folder / f'{agent}.log' if agent else f'in {folder}'}",
             code=NOT_FOUND,
             remedy="run this on the machine of the run's host, with its --state",
         )
-    return path
+    return found
 
 
-def print_log(path: Path, follow: bool, tail: int | None, raw: bool) -> None:
-    """Print a log, and go on with what is added to it if asked to; a rotated log is followed into its new file."""
-    with path.open("rb") as file:
-        _print_to_end(file, tail, raw)
-        position, identity = file.tell(), path.stat().st_ino
+def print_logs(logs: Mapping[str, Path], follow: bool, tail: int | None, raw: bool) -> None:
+    """Print logs one after the other, and go on with what is added to them if asked to.
+
+    Of several each line begins with its agent's name. A rotated log is followed into its new file.
+    """
+    width = max(map(len, logs))
+    tails = []
+    for number, (name, path) in enumerate(logs.items()):
+        head = click.style(f"{name:<{width}} | ", fg=COLORS[number % len(COLORS)] if use_color() else None)
+        tails.append(_Tail(path, head if len(logs) > 1 else "", raw))
+    for each in tails:
+        each.print_new(tail)
     while follow:
         time.sleep(POLL_S)
+        for each in tails:
+            each.print_new(None)
+
+
+class _Tail:
+    """One log, printed as far as it has been written."""
+
+    def __init__(self, path: Path, head: str, raw: bool) -> None:
+        self._path = path
+        self._head = head
+        self._raw = raw
+        self._position = 0
+        self._identity = 0
+        self._begins = True
+        """Whether what comes next begins a line."""
+
+    def print_new(self, tail: int | None) -> None:
+        """Print what is new; `tail`: only the last so many lines of it."""
         try:
-            status = path.stat()
-        except FileNotFoundError:
-            continue
-        if status.st_ino != identity or status.st_size < position:
-            position, identity = 0, status.st_ino
-        if status.st_size > position:
-            with path.open("rb") as file:
-                file.seek(position)
-                _print_to_end(file, None, raw)
-                position = file.tell()
+            status = self._path.stat()
+        except FileNotFoundError:  # it is just being rotated
+            return
+        if status.st_ino != self._identity or status.st_size < self._position:
+            self._position, self._identity = 0, status.st_ino
+        if status.st_size == self._position:
+            return
+        with self._path.open("rb") as file:
+            file.seek(self._position)
+            lines = iter(lambda: file.readline(LINE_MAX_BYTES), b"")
+            for line in lines if tail is None else deque(lines, maxlen=tail):
+                self._print(line)
+            self._position = file.tell()
+        stdout().flush()
 
-
-def _print_to_end(file: BinaryIO, tail: int | None, raw: bool) -> None:
-    lines = iter(lambda: file.readline(LINE_MAX_BYTES), b"")
-    chosen = lines if tail is None else deque(lines, maxlen=tail)
-    out = stdout()
-    for line in chosen:
-        if raw:
+    def _print(self, line: bytes) -> None:
+        if self._begins and self._head:
+            click.echo(self._head, nl=False)
+        self._begins = line.endswith(b"\n")
+        if self._raw:
             click.echo(line, nl=False)
         else:
             text = line.decode("utf-8", "backslashreplace")
-            out.write(safe(text.rstrip("\r\n"), None) + ("\n" if text.endswith("\n") else ""))
-    out.flush()
+            stdout().write(safe(text.rstrip("\r\n"), None) + ("\n" if self._begins else ""))
