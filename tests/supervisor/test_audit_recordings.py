@@ -161,6 +161,31 @@ def test_a_ledger_written_anew_without_the_key_contradicts_its_head(tmp_path):
     assert "head" in report.first.text
 
 
+def test_a_ledger_written_anew_without_codes_and_heads_is_said_to_be_without(tmp_path):
+    made, head = [], FIRST
+    for line in lines_of():
+        if line.startswith(b'{"head"'):
+            continue
+        if line.startswith(b'{"record"'):
+            record = msgspec.json.decode(line, type=_Line).record
+            command = record.command | ({"key": ""} if record.kind == "Owner" else {"more": 1})
+            record = msgspec.structs.replace(
+                record, command=command, digest=chain.digest_of(command), prev=head, mac=""
+            )
+            record = msgspec.structs.replace(record, hash=chain.digest(record))
+            head = record.hash
+            line = msgspec.json.encode({"record": record})
+        made.append(line)
+    made[-1] = json.dumps(json.loads(made[-1]) | {"signed": ""}).encode()
+    path = write(tmp_path / "x.gz", made)
+    report = examine(path, trusted=[key_of()])
+    assert (report.problems, report.proof) == ([], "none")
+    verify = ["audit", "verify", "--key", key_of()]
+    assert [run([*verify, str(path)]), run([*verify, "--proven", str(path)])] == [0, 1]
+    assert run([*verify, "--proven", str(TOOLS)]) == 0
+    assert f"{report.records} records have no code" in " ".join(report.remarks)
+
+
 def test_the_ledger_of_another_run_is_named(tmp_path):
     other = RECORDINGS / "rules.audit.gz"
     theirs = [line for line in lines_of(other) if line.startswith((b'{"record"', b'{"head"'))]

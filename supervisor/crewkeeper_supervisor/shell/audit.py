@@ -289,7 +289,7 @@ class _Audit:
 
     def _journal_gone(self) -> None:
         """There is no journal: is that right?"""
-        last = next((head for head in reversed(self._heads) if head.final and self._counts(head)), None)
+        last = self._last_final()
         until_s = kept_until_s(last) if last is not None else 0.0
         if until_s and until_s <= self._now_s:
             self._found.remarks.append(
@@ -340,9 +340,12 @@ class _Audit:
                 f"{found.unchained} records are unchained: written before records had codes, so whoever could write "
                 "the stream could change them with their hashes"
             )
-        last = next((head for head in reversed(self._heads) if head.final and self._counts(head)), None)
-        if last is not None and not found.removed:
-            self._say_retention(last)
+        if bare := sum(not record.mac for record in records if record.v == chain.FORMAT):
+            found.remarks.append(
+                f"{bare} records have no code: their owner had no key, or somebody without one has written them anew"
+            )
+        if not found.removed:
+            self._say_retention()
         if records and not self._heads:
             found.remarks.append(f"no head was signed yet: records cut off at the end would not be missed; {BY_REPLAY}")
         elif records and not found.final and not found.signer:
@@ -351,9 +354,15 @@ class _Audit:
                 f"the run goes on: records cut off after number {newest} would not be missed; {BY_REPLAY}"
             )
 
-    def _say_retention(self, last: Head) -> None:
+    def _last_final(self) -> Head | None:
+        """The newest head that says that the run was over."""
+        return next((head for head in reversed(self._heads) if head.final and self._counts(head)), None)
+
+    def _say_retention(self) -> None:
         """Say for how long what is there is kept."""
-        found = self._found
+        found, last = self._found, self._last_final()
+        if last is None:
+            return
         for what, until_s, count in (
             ("journal", kept_until_s(last), found.entries),
             ("ledger", ledger_kept_until_s(last), found.records),
