@@ -196,14 +196,19 @@ class Failover:
         received = self.receiver.received
         assert all(each.verified for each in received)
         assert found.escalations <= {each.id for each in received}
-        replaying = Replay(RUN, found.records, await heads.read(self.link, RUN))
-        replaying.take(found.entries)
-        replayed = replaying.finish()
-        assert replayed.differences == []
-        assert replayed.states > 0, "no signed state was held against the replay"
-        proven = await examine(await source.of_run(self.link, RUN), key=audit_keys.load(self.folder / "state"))
-        assert proven.problems == []
+        await prove(self.link, RUN, found.entries, found.records)
         return found
+
+
+async def prove(link: Link, run: str, entries: list[journal.Entry], records: list[ledger.Record]) -> None:
+    """Decide a run again, and hold the records against the chain and what was signed."""
+    replaying = Replay(run, records, await heads.read(link, run))
+    replaying.take(entries)
+    replayed = replaying.finish()
+    assert replayed.differences == []
+    assert replayed.states > 0, "no signed state was held against the replay"
+    proven = await examine(await source.of_run(link, run), key=audit_keys.load(link.place.state))
+    assert proven.problems == []
 
 
 class Found:
