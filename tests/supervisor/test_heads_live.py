@@ -15,7 +15,7 @@ from crewkeeper_bus.subjects import HOST
 from crewkeeper_supervisor.cli import replay
 from crewkeeper_supervisor.core.commands import Escalate
 from crewkeeper_supervisor.core.crew import Retain
-from crewkeeper_supervisor.shell import audit, audit_keys, controller, heads, journal, ledger, owner, source
+from crewkeeper_supervisor.shell import audit, audit_keys, chain, controller, heads, journal, ledger, owner, source
 from crewkeeper_supervisor.shell.controller import Settings
 from crewkeeper_supervisor.shell.errors import StoreUnavailable
 from crewkeeper_supervisor.shell.heads import HeadError, Sealer
@@ -143,6 +143,42 @@ async def test_a_replay_of_a_run_that_goes_on_compares_what_it_has_read(tmp_path
 
 async def is_more(count, before):
     return await count() > before
+
+
+def test_the_key_of_an_owner_is_not_taken_back(tmp_path):
+    """Somebody without the key lets the owner of a term begin once more, without one, and goes on from there."""
+    key = audit_keys.make(tmp_path)
+    made = []
+    for n, (kind, command, coded) in enumerate(
+        (
+            ("Owner", {"owner": "one", "key": key.public}, True),
+            ("Escalate", {"id": "1-0"}, True),
+            ("Owner", {"owner": "one", "key": ""}, False),
+            ("Escalate", {"id": "2-0"}, False),
+        ),
+        start=1,
+    ):
+        prev = made[-1].hash if made else chain.FIRST
+        bound = chain.Record(
+            run="r1",
+            n=n,
+            id=f"{n}-0",
+            kind=kind,
+            term=1,
+            command=command,
+            digest=chain.digest_of(command),
+            prev=prev,
+            v=2,
+        )
+        hash_ = chain.digest(bound)
+        made.append(msgspec.structs.replace(bound, hash=hash_, mac=key.code(hash_) if coded else ""))
+
+    async def examined(count):
+        found = source.OfRun(None, "r1", made[:count], ())
+        return await audit.examine(found, key=key, with_journal=False)
+
+    assert anyio.run(examined, 2).problems == []
+    assert [(each.kind, each.n) for each in anyio.run(examined, 4).problems] == [("edited", 3), ("edited", 4)]
 
 
 async def owners_are(owners, count):

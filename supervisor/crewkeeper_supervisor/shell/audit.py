@@ -105,11 +105,11 @@ class _Audit:
         self._kept = _kept(kept, source.run)
         if self._kept is not None:
             self._trusted.add(self._kept.iss)
-        self._owners = {
-            record.term: str(record.command.get("key", ""))
-            for record in source.records
-            if record.kind == "Owner" and isinstance(record.command, dict)
-        }
+        self._owners: dict[int, str] = {}
+        """The key that the first record of each term names: a later one must not undo it."""
+        for record in source.records:
+            if record.kind == "Owner" and isinstance(record.command, dict):
+                self._owners.setdefault(record.term, str(record.command.get("key", "")))
         self._found = Report(run=source.run, where=source.where)
         self._heads: list[Head] = []
         self._gone: Head | None = None
