@@ -186,6 +186,7 @@ def _lost(state: RunState, place: Place, *, moves: bool, why: str) -> None:
         gone(state, view, "crashed", why, returning=moves)
         if moves:
             view.status = "starting"
+            state.due_s.pop("quiet", None)  # it takes as long as it takes
         elif was_main or view.cut_short or not (view.told_to_stop or (host is not None and host.leaving)):
             state.main_over(view.name, done=False)
     place.failed = not moves

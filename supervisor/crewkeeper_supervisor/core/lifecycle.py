@@ -125,7 +125,8 @@ def _somebody_missing(state: RunState) -> bool:
 
 
 def _is_missing(view: AgentView) -> bool:
-    return not (view.present or view.external or view.ending is not None)
+    """Whether it is to be waited for; not so if its process has ended for good."""
+    return view.status in ("expected", "starting") and not view.external and view.ending is None
 
 
 def _begin(state: RunState, view: AgentView) -> None:
@@ -174,10 +175,15 @@ def process_exited(state: RunState, message: ProcessExited) -> None:
     if not orderly:
         again = "its host starts it again" if message.restart else "it is not started again"
         report(state, "crash", f"{view.name} crashed: {how}; {again}", [view.name], key=view.name)
+    if orderly and not stopping and not message.restart and not view.inc:
+        said = f"the process of {view.name} has ended, with {how}, and never joined the crew"
+        report(state, "crash", said, [view.name], key=view.name)
+        orderly = False
     if not message.restart and (not orderly or view.cut_short):
         state.main_over(view.name, done=False)
     if message.restart:
         view.status = "starting"
+        state.due_s.pop("quiet", None)  # it takes as long as it takes
 
 
 def restarts_exhausted(state: RunState, message: RestartsExhausted) -> None:
@@ -238,10 +244,13 @@ def orphaned(state: RunState, lost: list[Call], why: str) -> None:
         state.answer(call.caller, call.id, error=Fault(code="peer_gone", text=why[:2000]))
 
 
-def left(state: RunState, view: AgentView, why: str) -> None:
+def left(state: RunState, view: AgentView, why: str, *, done: bool) -> None:
     """An agent says that it goes; how its process ends tells whether it comes back."""
     if view.ending is not None:
         view.ending.left_seq = state.seq
+    elif not done and not view.told_to_stop and state.mains_over.get(view.name):
+        state.mains_over[view.name] = False  # the main activity is over because it failed
+        state.due_s.pop("quiet", None)  # how its process ends is yet to be told
     gone(state, view, "gone", why or "it left")
 
 
@@ -376,14 +385,18 @@ def _watch_quiet(state: RunState) -> None:
     if state.graph.calls or any(task.slot for view in views for task in view.tasks.values()):
         state.due_s.pop("quiet", None)
         return
-    coming = any(view.status in ("expected", "starting") and not view.external for view in views)
+    unfinished = {name for name, came_to_its_end in state.mains_over.items() if not came_to_its_end}
+    coming = any(
+        not view.external and (view.status in ("expected", "starting") or (view.runs and view.name in unfinished))
+        for view in views
+    )
     patience_s = state.crew.start_timeout_s if coming and state.crew is not None else QUIET_S
     due_s = state.due_s["quiet"] = min(state.due_s.get("quiet", float("inf")), state.now_s + patience_s)
     if state.now_s < due_s:
         return
     del state.due_s["quiet"]
-    failed = [name for name, came_to_its_end in state.mains_over.items() if not came_to_its_end]
-    missing = [view.name for view in views if not view.external and not view.inc and view.name not in failed]
+    missing = [view.name for view in views if not view.external and not view.inc]
+    failed = [name for name in state.mains_over if name in unfinished and name not in missing]
     if failed or missing:
         said = [f"{', '.join(failed)} did not finish"] if failed else []
         said += [f"{', '.join(missing)} never joined"] if missing else []
