@@ -179,6 +179,9 @@ def test_the_key_of_an_owner_is_not_taken_back(tmp_path):
 
     assert anyio.run(examined, 2).problems == []
     assert [(each.kind, each.n) for each in anyio.run(examined, 4).problems] == [("edited", 3), ("edited", 4)]
+    stray = msgspec.structs.replace(made[1], n=3, id="2-0", term=2, prev=made[1].hash, mac="")
+    made[2] = msgspec.structs.replace(stray, hash=chain.digest(stray))
+    assert [(each.kind, each.n) for each in anyio.run(examined, 3).problems] == [("inserted", 3)]
 
 
 async def owners_are(owners, count):

@@ -142,6 +142,10 @@ class _Audit:
             if record.run != source.run:
                 self._wrong("inserted", f"record {record.n} ({record.id}) is of run {record.run[:60]}", record.n)
                 break
+            if record.v == chain.FORMAT and not record.mac and record.term not in self._owners and not found.problems:
+                text = f"record {record.n} ({record.id}) has no code, and no owner has begun its term {record.term}"
+                self._wrong("inserted", text, record.n)
+                break
 
     def _behind_removed(self) -> tuple[int, str]:
         """Number and hash of the record that the first one must follow; what was removed by right is said."""
@@ -340,9 +344,10 @@ class _Audit:
                 f"{found.unchained} records are unchained: written before records had codes, so whoever could write "
                 "the stream could change them with their hashes"
             )
-        if bare := sum(not record.mac for record in records if record.v == chain.FORMAT):
+        if bare := [record.n for record in records if record.v == chain.FORMAT and not record.mac]:
             found.remarks.append(
-                f"{bare} records have no code: their owner had no key, or somebody without one has written them anew"
+                f"{len(bare)} records have no code, number {bare[0]} is the first: their owner had no key, or somebody "
+                "without one has written them"
             )
         if not found.removed:
             self._say_retention()
