@@ -6,9 +6,18 @@ from nats.js.errors import ServerError
 from nats_process import linked
 
 from crewkeeper_supervisor.shell.errors import StoreUnavailable
-from crewkeeper_supervisor.shell.nats_link import NOT_STORED, STORE_TRIES
+from crewkeeper_supervisor.shell.nats_link import NOT_STORED, STORE_TRIES, connect, insist
+from crewkeeper_supervisor.shell.place import Place
+from support.existing import server_of
 
 pytestmark = pytest.mark.live
+
+
+async def test_a_server_that_keeps_no_streams_is_said_to_and_not_waited_for(tmp_path):
+    async with server_of(tmp_path, "", streams=False) as url, connect(Place.of_url(url, tmp_path)) as link:
+        with pytest.raises(StoreUnavailable, match="keeps no streams: add a jetstream block") as refused:
+            await insist(lambda: link.ensure_bucket("X", "what is asked for once"))
+        assert refused.value.lasting
 
 
 @pytest.mark.parametrize("failures", [STORE_TRIES - 1, STORE_TRIES])

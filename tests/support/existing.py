@@ -12,11 +12,10 @@ from support.bus import until
 
 
 @asynccontextmanager
-async def server_of(directory: Path, conf: str) -> AsyncIterator[str]:
-    """A server with the given configuration and JetStream; yields its address."""
-    (directory / "existing.conf").write_text(
-        f'listen: "127.0.0.1:-1"\nports_file_dir: "{directory}"\njetstream {{ store_dir: "{directory}/store" }}\n{conf}'
-    )
+async def server_of(directory: Path, conf: str, *, streams: bool = True) -> AsyncIterator[str]:
+    """A server with the given configuration, and JetStream where `streams` says so; yields its address."""
+    store = f'jetstream {{ store_dir: "{directory}/store" }}\n' if streams else ""
+    (directory / "existing.conf").write_text(f'listen: "127.0.0.1:-1"\nports_file_dir: "{directory}"\n{store}{conf}')
     log = (directory / "log").open("wb")
     command = [str(find_binary()), "-c", str(directory / "existing.conf")]
     server = subprocess.Popen(command, stdout=log, stderr=log)  # noqa: ASYNC220 - it starts in a millisecond

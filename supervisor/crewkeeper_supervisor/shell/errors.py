@@ -95,7 +95,11 @@ class LedgerDamaged(ShellError):  # noqa: N818
 
 
 class StoreUnavailable(ShellError):  # noqa: N818
-    """The server did not answer a request to its store in time."""
+    """The server did not answer a request to its store in time; `lasting`: and will not, as it is configured."""
+
+    def __init__(self, message: str, *, lasting: bool = False) -> None:
+        super().__init__(message)
+        self.lasting = lasting
 
 
 class ClaimsRefused(ShellError):  # noqa: N818

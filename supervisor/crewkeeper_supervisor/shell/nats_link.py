@@ -242,9 +242,9 @@ class Link:
             try:
                 return await self.js.stream_info(str(config.name))
             except LINK_ERRORS as error:
-                raise StoreUnavailable(f"stream {config.name}: {error}") from error
+                raise self._unavailable(f"stream {config.name}", error) from error
         except LINK_ERRORS as error:
-            raise StoreUnavailable(f"stream {config.name}: {error}") from error
+            raise self._unavailable(f"stream {config.name}", error) from error
 
     async def ensure_bucket(
         self, bucket: str, description: str, *, republish: RePublish | None = None, ttl_s: float | None = None
@@ -276,7 +276,16 @@ class Link:
             with contextlib.suppress(nats.js.errors.BadRequestError):  # it is there, made by another version
                 await self._placed(lambda copies: self.js.create_key_value(config(copies)))
         except LINK_ERRORS as error:
-            raise StoreUnavailable(f"bucket {bucket}: {error}") from error
+            raise self._unavailable(f"bucket {bucket}", error) from error
+
+    def _unavailable(self, what: str, error: Exception) -> StoreUnavailable:
+        """What is said where something cannot be made, and whether that can change by itself."""
+        if self.is_connected and not self.nc._server_info.get("jetstream") and not self.is_clustered:
+            text = (
+                f"{self.place.host} keeps no streams: add a jetstream block to its configuration, or start it with -js"
+            )
+            return StoreUnavailable(text, lasting=True)
+        return StoreUnavailable(f"{what}: {error}")
 
 
 async def insist(make: Callable[[], Awaitable[None]]) -> None:
@@ -286,14 +295,14 @@ async def insist(make: Callable[[], Awaitable[None]]) -> None:
         make: Creates what is not there yet.
 
     Raises:
-        StoreUnavailable: Not even then.
+        StoreUnavailable: Not even then, or it never will.
     """
     until_s, told = time.monotonic() + OPEN_LIMIT_S, ""
     while True:
         try:
             return await make()
         except StoreUnavailable as error:
-            if time.monotonic() > until_s:
+            if error.lasting or time.monotonic() > until_s:
                 raise
             if (cause := str(error)[:WHY_MAX_CHARS]) != told:
                 told = cause
