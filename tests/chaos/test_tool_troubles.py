@@ -27,8 +27,15 @@ def test_two_troubles_of_one_tool_end_each_by_itself(search):
         module.search()
     tools.calm("search", failing)
     assert module.search() != "fine"
-    assert (tools.fired(failing), tools.fired(spoiling)) == (1, 1)
+    assert (tools.fired(failing), tools.fired(spoiling)) == (1, 2)
     tools.calm("search", failing)
     tools.calm("search", spoiling)
     assert module.search() == "fine"
-    assert (tools.fired(failing), tools.fired(spoiling)) == (1, 1)
+    assert (tools.fired(failing), tools.fired(spoiling)) == (1, 2)
+
+
+def test_a_share_of_the_calls_is_spoilt_all_along(search):
+    tools, module = search
+    spoiling = tools.trouble("search", "tool_corrupts", 25)
+    assert [module.search() != "fine" for _ in range(8)] == [True, False, False, False] * 2
+    assert tools.fired(spoiling) == 2

@@ -38,5 +38,6 @@ FAULTS: Final = (
     _kind("tool_fails", "`percent` of the calls of a tool raise an error."),
     _kind("tool_hangs", "Calls of a tool do not come back; the gate cuts them at the tool's timeout."),
     _kind("tool_corrupts", "A tool returns bytes of rubbish instead of its answer."),
+    _kind("tool_misshapes", "A tool returns a well-formed answer of another shape than the one that its callers know."),
     _kind("tool_bloats", "A tool returns far more than it may."),
 )

@@ -191,6 +191,12 @@ FORMS: Final[dict[str, Form]] = {
                 _TO,
                 Key(name="count", kind=Count(high=1_000_000), required=True, default="required", doc="How many."),
                 _BODY,
+                Key(
+                    name="repeated",
+                    kind=Whole(low=1, high=100_000),
+                    default="1",
+                    doc="How often a text in `body` is repeated in each message.",
+                ),
             ),
         ),
         "Send so many one-way messages as fast as they go.",

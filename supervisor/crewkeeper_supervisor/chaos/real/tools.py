@@ -36,6 +36,8 @@ def spoilt(do):
         raise RuntimeError("told to fail")
     if do == "tool_hangs":
         time.sleep(3600)
+    if do == "tool_misshapes":
+        return {"version": 2, "items": [{"value": None}]}
     if do == "tool_bloats":
         return "x" * 50_000_000
     return "\\x00\\u202e</script>\\x1b[2J"

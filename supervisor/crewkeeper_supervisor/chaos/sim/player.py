@@ -71,8 +71,9 @@ class Player:
         yield TINY_S
 
     def _flood(self, value: dict[str, Any]) -> Body:
+        body = _raw(flood_body(value))
         for _ in range(value["count"]):
-            self.actor.tell(self.task, value["to"], _raw(value.get("body")))
+            self.actor.tell(self.task, value["to"], body)
             yield TINY_S
 
     def _receive(self, value: dict[str, Any]) -> Body:
@@ -188,12 +189,20 @@ def raw_payload(value: dict[str, Any]) -> bytes:
     return text.encode() * int(value.get("repeated", 1))
 
 
+def flood_body(value: dict[str, Any]) -> Any:
+    """What each message of a `flood` step says."""
+    body, repeated = value.get("body"), value.get("repeated", 1)
+    return body * repeated if isinstance(body, str) else body
+
+
 def real_step(step: dict[str, Any]) -> dict[str, Any]:
-    """A step as scripted processes read it: the same but for raw payloads, which they take as base64."""
+    """A step as scripted processes read it: the same but for repetitions, and raw payloads as base64."""
     ((word, value),) = step.items()
     if word == "publish_raw":
         payload = base64.b64encode(raw_payload(value)).decode()
         return {word: {"subject": value["subject"], "bytes_base64": payload}}
+    if word == "flood":
+        value = {key: inner for key, inner in value.items() if key != "repeated"} | {"body": flood_body(value)}
     if isinstance(value, dict):
         value = {
             key: [real_step(each) for each in inner] if key in ("do", "then") else inner for key, inner in value.items()

@@ -12,6 +12,7 @@ from crewkeeper_supervisor.chaos.plan.scenario import Fault, StubTool
 from crewkeeper_supervisor.core.crew import Crew
 
 INCARNATION: Final = "t1"
+MISSHAPEN: Final = msgspec.Raw(b'{"version":2,"items":[{"value":null}]}')
 RUBBISH: Final = msgspec.Raw(b'"\\u0000\\u202e</script>\\u001b[2J"')
 _SCHEMA: Final[dict[str, Any]] = {"type": "object"}
 
@@ -105,5 +106,7 @@ class ToolHost:
                 return ToolRan(call=call, agent=agent, ok=False, code="too_large", error="told to bloat")
             case "tool_corrupts":
                 return ToolRan(call=call, agent=agent, ok=True, result=RUBBISH)
+            case "tool_misshapes":
+                return ToolRan(call=call, agent=agent, ok=True, result=MISSHAPEN)
             case _:
                 return ToolRan(call=call, agent=agent, ok=True, result=msgspec.Raw(msgspec.json.encode(tool.answer)))
