@@ -43,6 +43,8 @@ STATE_NAME: Final = ".crewkeeper"
     help="What all crews of this server may spend together, as usd=20,tool_calls=1k; counts on over restarts.",
 )
 @click.option("--no-controller", is_flag=True, help="Start none: a `supervisor serve` elsewhere supervises.")
+@click.option("-d", "--detach", is_flag=True, help="Go on in the background, and write the ids of the runs.")
+@click.option("--report-fd", type=int, hidden=True)
 @dry_run_option
 @telemetry_options
 @place_options
@@ -52,6 +54,8 @@ def up(
     plain: bool | None,
     fleet_budget: str,
     no_controller: bool,
+    detach: bool,
+    report_fd: int | None,
     dry_run: bool,
     metrics: str,
     traces: str,
@@ -63,10 +67,18 @@ def up(
     Starts a NATS server of its own (unless --nats names one), a controller and the agents, all of which end with this
     command, however it ends. Ctrl-C stops the agents in order, a second one kills them.
 
-    With --dry-run it says what it would start, declare and enforce, and what is missing for it.
+    With --detach it goes on in the background until its runs are done or `supervisor down` ends them, and writes what
+    happens into up.log of the state directory. With --dry-run it says what it would start, declare and enforce, and
+    what is missing for it.
 
     Exit status: 0 every run is done, 1 one failed or was stopped, 3 a crew file is invalid, 130 interrupted.
     """
+    if detach and not dry_run:
+        from crewkeeper_supervisor.cli.up_detached import detach as detached
+
+        words = {"--name": name, "--fleet-budget": fleet_budget, "--metrics": metrics, "--traces": traces}
+        options = [word for option, value in words.items() if value for word in (option, value)]
+        return detached(files, options + ["--no-controller"] * no_controller, state, nats)
     limits = _limits(fleet_budget)
     told = told_to_children(metrics, traces)
     crews = load(files)
@@ -76,7 +88,7 @@ def up(
         anyio.run(partial(show, crews, state, nats, controller=not no_controller))
         return 0
     live = is_live(stdout()) if plain is None else not plain
-    return anyio.run(_up, crews, name, live, limits, not no_controller, told, state, nats)
+    return anyio.run(_up, crews, name, live, limits, not no_controller, told, report_fd, state, nats)
 
 
 def _limits(words: str) -> dict[str, int | None]:
@@ -139,9 +151,11 @@ async def _up(
     limits: dict[str, int | None],
     controller: bool,
     told: dict[str, str],
+    report_fd: int | None,
     state: Path | None,
     nats: str | None,
 ) -> int:
+    from crewkeeper_supervisor.cli.up_detached import report
     from crewkeeper_supervisor.shell import approval_hosting
     from crewkeeper_supervisor.shell.ground import open_ground
     from crewkeeper_supervisor.shell.host import Host
@@ -158,6 +172,8 @@ async def _up(
             await _set_limits(link, limits)
         host = Host(ground, link, name=name, controller=controller, tell=say, inherited={**os.environ, **told})
         introduce(ground, await host.declare(crews))
+        if report_fd is not None:
+            report(report_fd, [run.run for run in host.runs], ground.place.state)
         results = await run_shown(host, ground, live)
         for result in results:
             fold = await _told(link, result.run)
