@@ -145,6 +145,7 @@ def _undelivered(graph: WaitGraph, node: AgentNode, heartbeat: Heartbeat, limit_
 def _heal(state: RunState, node: AgentNode, heartbeat: Heartbeat, limit_s: float) -> None:
     """Help on waits for what the journal has had for long, or never had: it was lost on the way."""
     unanswered = {call.call for call in heartbeat.calls}
+    answered = {command.call for command in state.pending.values() if isinstance(command, AnswerCall)}
     for told, leaf in _leaves(heartbeat):
         wait = node.tasks[told.task].wait
         if wait is None or max(wait.healed_s, wait.since_s) > limit_s:
@@ -154,7 +155,8 @@ def _heal(state: RunState, node: AgentNode, heartbeat: Heartbeat, limit_s: float
         elif isinstance(leaf, OnCall) and leaf.call in unanswered:
             healed = _heal_answer(state, node, leaf, limit_s)
         elif isinstance(leaf, OnHuman) and leaf.question:
-            healed = _heal_question(state, node, leaf.question)
+            healed = leaf.question not in answered and _heal_question(state, node, leaf.question)
+            answered.add(leaf.question)
         elif isinstance(leaf, OnTool):
             healed = settlement.remind(state, node.name, leaf.call)
         else:
@@ -188,8 +190,7 @@ def _heal_answer(state: RunState, node: AgentNode, leaf: OnCall, limit_s: float)
 
 
 def _heal_question(state: RunState, node: AgentNode, question: str) -> bool:
-    told = (command.call for command in state.pending.values() if isinstance(command, AnswerCall))
-    if question in state.questions or question in told:
+    if question in state.questions:
         return False
     fault = Fault(code="peer_gone", text="the question or its answer was lost on the way; ask again")
     return repeats.tell(state, node.name, question, error=fault)

@@ -25,6 +25,7 @@ from crewkeeper_supervisor.core import (
     nudges,
     quotas,
     reach,
+    upkeep,
     withdrawal,
 )
 from crewkeeper_supervisor.core.detection import Detector
@@ -40,6 +41,8 @@ from crewkeeper_supervisor.core.state import Question, RunState
 from crewkeeper_supervisor.core.watch import Watch
 
 TEXT_SHOWN_CHARS: Final = 200
+UPKEEP_FREE: Final = 16
+"""Items that a wait may name without counting: those are limited by how many messages an agent may send."""
 
 
 class Intake:
@@ -341,6 +344,9 @@ class Intake:
         node = view.node
         if len(node.tasks) >= quotas.TASKS_MAX and self._has_too_many_tasks(view, message.task):
             return
+        size = upkeep.size_of(message.condition)
+        if size > UPKEEP_FREE and not upkeep.admits(self._state, view, size):
+            return
         now_s = self._state.now_s
         deadline_s = None if message.deadline_s is None else now_s + message.deadline_s
         self._state.graph.wait_began(node, message.task, message.epoch, message.condition, now_s, deadline_s)
@@ -370,6 +376,8 @@ class Intake:
             self._forged(event, f"released {message.resource!r}, which another agent holds")
 
     def _heartbeat(self, event: Recorded, view: AgentView, message: m.Heartbeat) -> None:
+        if not upkeep.admits(self._state, view, upkeep.size_of_account(view.node, message)):
+            return
         for _, call in claims_of_others(self._state.graph, view.node, message)[:1]:  # what they say counts for nothing
             self._forged(event, f"claimed to work on a call that was made to {call.to}")
         for call in reconcile(self._state, view, message):

@@ -14,9 +14,19 @@ CALLS_MAX: Final = 20_000
 UNREAD_MAX: Final = 20_000
 TICKETS_MAX: Final = 2_000
 QUESTIONS_MAX: Final = 1_000
+ITEMS_MAX: Final = 100_000.0
+"""Items of its own state that are taken over of one agent at once; see `upkeep`."""
 
 _RETRY: Final = 100
 """After a refusal so many are refused before it is counted anew."""
+
+
+class Upkeep(Struct):
+    """What one agent has left of such items; less than nothing after a large account."""
+
+    left: float = ITEMS_MAX
+    at_s: float = 0.0
+    """Journal time of the last one."""
 
 
 class Quota(Struct):

@@ -11,7 +11,7 @@ from msgspec import Struct
 from crewkeeper_supervisor.core.confinement import NEVER, Ending, Flood, Hold
 from crewkeeper_supervisor.core.crew import Agent
 from crewkeeper_supervisor.core.nodes import AgentNode, Task
-from crewkeeper_supervisor.core.quotas import Quota
+from crewkeeper_supervisor.core.quotas import Quota, Upkeep
 
 AgentStatus = Literal["expected", "starting", "up", "paused", "stopping", "gone", "crashed", "gave_up"]
 """`expected`: declared, nothing heard. `starting`: its process runs. `up`: joined. `gone`: left in order.
@@ -65,6 +65,8 @@ class AgentView(Usage, kw_only=True):
     flood: Flood | None = None
     quotas: dict[str, Quota] | None = None
     """What it may still open, by kind."""
+    upkeep: Upkeep | None = None
+    """What may still be taken over of its own state."""
     throttled: int = 0
     """Its entries that were counted and not read."""
     parent: str = ""

@@ -46,6 +46,8 @@ _NEVER: Final = float("inf")
 
 
 _BEGINNING: Final = frozenset({Kind.REQ, Kind.MSG})
+HEARTBEAT_WEIGHT: Final = 16
+"""As how many bytes one of a heartbeat counts: all of it is read; bodies of other messages are passed over."""
 _ANSWERING: Final = frozenset({*OWED_KINDS, *REPORTED_KINDS})
 
 ESCALATIONS_MAX: Final = 1000
@@ -189,6 +191,8 @@ class RunState:
         rate = self.crew.rate if self.crew is not None else Rate()
         if address is None:
             return self._bucket(sender, rate, at_s).take(rate, at_s, size_bytes)
+        if address.kind is Kind.HB:
+            size_bytes *= HEARTBEAT_WEIGHT
         if address.kind in _BEGINNING and address.to != sender:
             for name in self._receivers(address.to):
                 self._bucket(name, rate, at_s).owe(rate)

@@ -53,6 +53,8 @@ LAG_S: Final = 3.0
 RETRY_MAX_S: Final = 2.0
 BATCH_MAX: Final = 500
 """Most entries handed out at once, so that other runs get their turn."""
+BATCH_MAX_BYTES: Final = 1024 * 1024
+"""The same: what is long takes long to read, and the lease waits."""
 _BACKLOG_MAX: Final = 200_000
 _BACKLOG_MAX_BYTES: Final = 128 * 1024 * 1024
 
@@ -357,8 +359,10 @@ class Follower:
         """Take what has arrived, up to a batch; a gap ends it and restarts the consumer."""
         self._wake.clear()
         entries: list[Entry] = []
-        while self._waiting and len(entries) < BATCH_MAX:
+        size_bytes = 0
+        while self._waiting and len(entries) < BATCH_MAX and size_bytes < BATCH_MAX_BYTES:
             msg = self._waiting.popleft()
+            size_bytes += len(msg.data)
             self._heard_s = time.monotonic()
             # A journal entry keeps its own subject; only the server writes to the consumer's inbox. The status
             # header would not tell: an agent can put one into what it publishes.
