@@ -85,11 +85,23 @@ def _always(_right: Any) -> Callable[..., bool]:
     return lambda *_arguments: True
 
 
-def _blind(_right: Any) -> Callable[..., Any]:
-    async def look(*_arguments: Any) -> None:
+def _unrecorded(right: Any) -> Callable[..., Any]:
+    """A ledger that takes decisions for recorded, but for who owns the run."""
+
+    async def commit(self: Any, batch: Any) -> None:
+        if batch[0].kind == "Owner":
+            await right(self, batch)
+        else:
+            self._ids.update(record.id for record in batch)
+
+    return commit
+
+
+def _undone(_right: Any) -> Callable[..., Any]:
+    async def nothing(*_arguments: Any) -> None:
         return None
 
-    return look
+    return nothing
 
 
 def _constant(value: Any) -> Callable[[Any], Any]:
@@ -128,7 +140,8 @@ PRODUCT_MUTATIONS: Final = (
     _real("shell.webhook:sign", "unsigned-webhook", _unsigned, "webhook-refused", "mutual-approval", breaks="G4"),
     _real("shell.outbox:Outbox.__init__", "no-retry", _once, "webhook-refused", breaks="G4"),
     _real("shell.system_link:SystemLink.kick", "no-kick", _nothing, "rogue-ignores-kill", breaks="G2"),
-    _real("shell.sessions:Sessions._look", "intrusion-unseen", _blind, "stolen-credential", breaks="G2"),
+    _real("shell.ledger:Ledger._commit", "unrecorded", _unrecorded, "rogue-ignores-kill", breaks="G5"),
+    _real("shell.sessions:Sessions._look", "intrusion-unseen", _undone, "stolen-credential", breaks="G2"),
     ProductMutation(mutation=_NO_FENCE, mode="real", scenarios=("paused-owner",), breaks=("G7",)),
     _real("shell.journal:StorageType", "journal-in-memory", _in_memory, "nats-restart", breaks="G6 G9"),
     _of("any-as-all", "or-wait-is-no-deadlock"),

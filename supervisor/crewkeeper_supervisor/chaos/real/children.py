@@ -14,6 +14,14 @@ END_S: Final = 20.0
 OTHERS_END_S: Final = 0.2
 
 
+class CannotPlay(Exception):  # noqa: N818 - what it is
+    """The stage could not be set up; `log` is what the host said last."""
+
+    def __init__(self, what: str, log: str) -> None:
+        super().__init__(what)
+        self.log = log
+
+
 class Children:
     """The processes of one run, in the order in which they were started.
 
@@ -53,7 +61,7 @@ class Children:
             release(process.pid)
 
     def stop(self) -> None:
-        """End all of them, by force where they take long."""
+        """End all of them, by force where they take long; harmless when repeated."""
         for process in reversed(self._processes):
             if process.poll() is None:
                 kill_group(process.pid, signal.SIGTERM)
@@ -64,3 +72,4 @@ class Children:
                 kill_group(process.pid, signal.SIGKILL)
                 process.wait(END_S)
             release(process.pid)
+        self._processes.clear()

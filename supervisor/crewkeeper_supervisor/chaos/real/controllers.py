@@ -138,7 +138,7 @@ class Controllers:
             kill_group(self._running[name].pid, signal.SIGCONT)
 
     def stop(self) -> None:
-        """End all of them."""
+        """End all of them; harmless when repeated."""
         for process in self._running.values():
             kill_group(process.pid, signal.SIGCONT)
             kill_group(process.pid, signal.SIGTERM)
@@ -149,3 +149,4 @@ class Controllers:
                 kill_group(process.pid, signal.SIGKILL)
                 process.wait(END_S)
             release(process.pid)
+        self._running.clear()

@@ -11,7 +11,8 @@ from crewkeeper_bus.errors import BusError
 from crewkeeper_supervisor.chaos.faults.registry import KINDS
 from crewkeeper_supervisor.chaos.plan.scenario import Scenario
 from crewkeeper_supervisor.chaos.real.cast import Cast, Own, Scripted
-from crewkeeper_supervisor.chaos.real.stage import CannotPlay, RealStage
+from crewkeeper_supervisor.chaos.real.children import CannotPlay
+from crewkeeper_supervisor.chaos.real.stage import RealStage
 from crewkeeper_supervisor.chaos.trial.record import Interrupted, Result, RunRow, Told, plain, row, told
 from crewkeeper_supervisor.chaos.trial.verdict import Check, Observed
 from crewkeeper_supervisor.shell.errors import ShellError

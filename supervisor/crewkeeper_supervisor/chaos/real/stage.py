@@ -27,9 +27,10 @@ from crewkeeper_supervisor.chaos.faults.network import CABLE, PROXIED
 from crewkeeper_supervisor.chaos.faults.registry import KINDS
 from crewkeeper_supervisor.chaos.faults.servers import OWN_SERVER, SMALL_DISK
 from crewkeeper_supervisor.chaos.plan.scenario import Action, Fault, Scenario
+from crewkeeper_supervisor.chaos.real import records
 from crewkeeper_supervisor.chaos.real.agent_logs import agent_log, last_words
 from crewkeeper_supervisor.chaos.real.cast import Cast
-from crewkeeper_supervisor.chaos.real.children import Children
+from crewkeeper_supervisor.chaos.real.children import CannotPlay, Children
 from crewkeeper_supervisor.chaos.real.clocks import Clocks
 from crewkeeper_supervisor.chaos.real.controllers import Controllers, program_of
 from crewkeeper_supervisor.chaos.real.left_over import StartedProcesses
@@ -158,8 +159,13 @@ class RealStage:
                     await self._heal_all()
                     await self._close()
                 self._group.cancel_scope.cancel()
+            self._stop_crew()
+            self._violations(
+                await records.differences(self.state, None if self.servers is None else self.servers.url, self.run_id)
+            )
         finally:
-            self._stop_all()
+            self._stop_crew()
+            self._stop_servers()
         self._unhealed += [f"still there: {each}" for each in self._known.left_for_good()]
         played = self._played(time.monotonic() - began_s)
         if played.verdict.word == "pass":
@@ -437,13 +443,21 @@ class RealStage:
         self._take_letters()
         self._unsteady += [f"at the end: {each}" for each in self._not_steady()]
 
-    def _stop_all(self) -> None:
-        """End everything that was started: what is stopped goes on first, so that it can end in order."""
+    def _violations(self, texts: list[str]) -> None:
+        """A run that is not decided again as it was breaks what everything else rests on."""
+        for text in texts:
+            fields = {"invariant": "decided again as recorded", "text": text}
+            self._seen.append(Sighting(at_s=time.time(), event="violation", fields=fields))
+
+    def _stop_crew(self) -> None:
+        """End all but servers; harmless when repeated. What is stopped goes on first, so that it ends in order."""
         for pid in list(self.pids.values()):
             self.processes.thaw(pid)
         self._children.stop()
         if hasattr(self, "controllers"):
             self.controllers.stop()
+
+    def _stop_servers(self) -> None:
         if self.servers is not None:
             for what, pid in self.servers.processes().items():
                 self._known.add(what, pid)
@@ -482,11 +496,3 @@ class RealStage:
             took_s=round(took_s, 3),
             folder=str(self.folder),
         )
-
-
-class CannotPlay(Exception):  # noqa: N818 - what it is
-    """The stage could not be set up; `log` is what the host said last."""
-
-    def __init__(self, what: str, log: str) -> None:
-        super().__init__(what)
-        self.log = log

@@ -77,7 +77,7 @@ _OTHERS: Final = {
     "truth.freed": Word(doc="Nothing is stuck any more; the oracle's word.", fields=()),
     "false_deadlock": Word(doc="A deadlock was reported that never was.", fields=("agents", "id")),
     "missed_deadlock": Word(doc="A deadlock was not reported for long.", fields=("agents",)),
-    "violation": Word(doc="An invariant of the simulation was broken.", fields=("invariant",)),
+    "violation": Word(doc="An invariant of the simulation, or of records, was broken.", fields=("invariant",)),
     "fault": Word(doc="A fault was injected.", fields=("fault", "do", "target")),
     "fault.end": Word(doc="A fault healed.", fields=("fault", "do", "target")),
     "action": Word(doc="A person did something.", fields=("do", "agent")),
