@@ -10,6 +10,7 @@ from crewkeeper_supervisor.core.rules import Rule
 from crewkeeper_supervisor.core.tools import Tool
 from crewkeeper_supervisor.shell.spending import add_up
 from support.gate_room import PAY, Room, crew_of, records
+from support.journal import fold
 
 APPROVE = Rule(id="ask", do="approve", tools=("pay", "look"))
 MANY = 1000
@@ -71,6 +72,22 @@ def test_waits_that_were_made_up_are_ended_without_a_record_of_each() -> None:
     assert len(records(room)) == recorded
     assert len(answered) == REPEATS.burst
     assert {each.error.code for each in answered if each.error is not None} == {"peer_gone"}
+
+
+def test_a_call_that_was_told_as_lost_is_not_run_when_it_comes_after_all() -> None:
+    """Its caller says it again until it hears of it, so that it may have been on its way when it was told."""
+    room = Room()
+    room.wait("a", "t", m.OnAll(of=(m.OnTool(call="c1", tool="pay"), m.OnTimer(after_s=600))))
+    room.tick(60.0)
+    room.heartbeat("a")
+    assert room.code("c1") == "peer_gone"
+    told = [each.error.code for each in room.ask("c1") if isinstance(each, AnswerCall) and each.error is not None]
+    assert (told, room.ran_calls()) == (["peer_gone"], [])
+    # Whoever has heard of it and asks again under the same id wants it run.
+    room.wake("a", "t")
+    room.ask("c1")
+    assert room.ran_calls() == ["c1"]
+    assert fold(room.entries)[0].digest() == room.core.digest()
 
 
 def test_an_id_that_is_used_again_when_it_is_forgotten_does_not_make_the_books_look_wrong() -> None:

@@ -115,7 +115,7 @@ def _decoded(raw: bytes) -> Any:
 
 def _take(state: RunState, view: AgentView, call: GateCall) -> None:
     gate = state.gate
-    known, ended = gate.open.get(call.key), gate.ended.get(call.agent, {}).get(call.id)
+    known, ended = gate.open.get(call.key), settlement.told_of(state, view, call)
     if (known or ended) is not None and call.digest != (known or ended).digest:  # type: ignore[union-attr]
         text = f"the call id {call.id} was used for another call; make a new id for each call"
         _tell(state, call, Fault(code="call_id_reused", text=text))

@@ -126,6 +126,10 @@ class GateCall(Struct, kw_only=True):
         return self.inside or self.kind != "tool"
 
 
+LOST: Final = ""
+"""Digest of a call that its caller was told was lost, so that what it asked for is not known."""
+
+
 class Ended(Struct, frozen=True, kw_only=True):
     """How a call ended."""
 
@@ -380,9 +384,13 @@ class GateState:
         """A call is over; its end is remembered."""
         if self.open.pop(call.key, None) is not None:
             self.open_of[call.agent] -= 1
-        answers = self.ended.setdefault(call.agent, {})
-        answers[call.id] = ended
-        kept = self.kept_bytes.get(call.agent, 0) + _size(ended)
+        self.remember(call.agent, call.id, ended)
+
+    def remember(self, agent: str, call: str, ended: Ended) -> None:
+        """Keep what an agent was told of a call, for when it asks again; of so many calls, and so much."""
+        answers = self.ended.setdefault(agent, {})
+        answers[call] = ended
+        kept = self.kept_bytes.get(agent, 0) + _size(ended)
         while len(answers) > ANSWERS_MAX:
             kept -= _size(answers.pop(next(iter(answers))))
         if kept > ANSWERS_MAX_BYTES:
@@ -392,7 +400,7 @@ class GateState:
                 if _size(each):
                     kept -= _size(each)
                     answers[id_] = Ended(digest=each.digest, forgotten=True)
-        self.kept_bytes[call.agent] = kept
+        self.kept_bytes[agent] = kept
 
     def wait(self, call: GateCall, stage: Stage, until_s: float) -> None:
         """A call waits, no longer than until then; but for a person, no longer than its caller does."""

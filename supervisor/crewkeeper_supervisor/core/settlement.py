@@ -9,13 +9,15 @@ from typing import Any, Final, Literal
 import msgspec
 from msgspec import Raw
 
-from crewkeeper_bus.messages import Fault
+from crewkeeper_bus.messages import Fault, OnAll, OnSome, OnTool
 from crewkeeper_bus.subjects import MODEL, TOOLS
 from crewkeeper_bus.tool_messages import CutTool, Settled, SpendBooked, SpendRefused, Spent, ToolRan
 from crewkeeper_supervisor.core import allowance, budget, nudges, repeats
 from crewkeeper_supervisor.core.booking import Booking, balances
 from crewkeeper_supervisor.core.budget import Amounts
-from crewkeeper_supervisor.core.gate_state import Ended, GateCall
+from crewkeeper_supervisor.core.conditions import AnyCondition
+from crewkeeper_supervisor.core.gate_state import LOST, Ended, GateCall
+from crewkeeper_supervisor.core.roster import AgentView
 from crewkeeper_supervisor.core.state import RunState
 
 TEXT_MAX_CHARS: Final = 2000
@@ -98,8 +100,31 @@ def remind(state: RunState, agent: str, call: str) -> bool:
         say_again(state, agent, call, ended)
     else:
         fault = Fault(code="peer_gone", text="the call was lost on its way to the gate; nothing was run; ask again")
-        repeats.tell(state, agent, call, error=fault)
+        if repeats.tell(state, agent, call, error=fault):
+            state.gate.remember(agent, call, Ended(digest=LOST, error=fault))
     return True
+
+
+def told_of(state: RunState, view: AgentView, call: GateCall) -> Ended | None:
+    """What the caller of a call was told of its end, if it has ended.
+
+    A call that was told as lost may come yet: said again before its caller had heard. Then nothing is run for it, as
+    was said. Once its caller has stopped waiting, it asks anew.
+    """
+    ended = state.gate.ended.get(call.agent, {}).get(call.id)
+    if ended is None or ended.digest != LOST:
+        return ended
+    task = view.tasks.get(call.task)
+    if task is not None and task.wait is not None and _is_for(task.wait.condition, call.id):
+        return Ended(digest=call.digest, error=ended.error)
+    del state.gate.ended[call.agent][call.id]
+    return None
+
+
+def _is_for(condition: AnyCondition, call: str) -> bool:
+    if isinstance(condition, OnAll | OnSome):
+        return any(_is_for(part, call) for part in condition.of)
+    return isinstance(condition, OnTool) and condition.call == call
 
 
 # --- ends ---
