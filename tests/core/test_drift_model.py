@@ -74,3 +74,10 @@ def test_agents_are_judged_apart():
     for text in MINING:
         model.did("other", text, 1)
     assert model.score("other") > model.score("agent")
+
+
+def test_what_is_only_said_again_is_no_drift():
+    model = DriftModel("Plan a trip from Lisbon to Madrid in May with cheap flights and hotels")
+    for at, text in enumerate(FLIGHTS[:3]):
+        model.did("agent", text, at)
+    assert [model.did("agent", MINING[0], 10 + number) for number in range(6)] == [None] * 6

@@ -159,8 +159,11 @@ class DriftModel:
             self._raised.discard(agent)
         if score < RAISED_AT or agent in self._raised or speaker.learned < WARMUP:
             return None
+        strange = self._strange(window)
+        if not strange:  # it says again what it has said before: that is a loop, if anything
+            return None
         self._raised.add(agent)
-        return Drift(at=at, onset=window[0].at, agent=agent, score=round(score, 3), strange=self._strange(window))
+        return Drift(at=at, onset=window[0].at, agent=agent, score=round(score, 3), strange=strange)
 
     def score(self, agent: str) -> float:
         """Drift of an agent now, 0 to 1; 0 until it has done `WINDOW` steps."""
