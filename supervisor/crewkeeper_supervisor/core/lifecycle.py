@@ -175,7 +175,9 @@ def process_exited(state: RunState, message: ProcessExited) -> None:
     if not orderly:
         again = "its host starts it again" if message.restart else "it is not started again"
         report(state, "crash", f"{view.name} crashed: {how}; {again}", [view.name], key=view.name)
-    if orderly and not stopping and not message.restart and not view.inc:
+    # When nobody is left the host ends the run: programs that are no agents are no crew, and nothing is wrong with them.
+    others = any(each.runs or each.present for each in state.agents.values())
+    if orderly and others and not stopping and not message.restart and not view.inc:
         said = f"the process of {view.name} has ended, with {how}, and never joined the crew"
         report(state, "crash", said, [view.name], key=view.name)
         orderly = False
