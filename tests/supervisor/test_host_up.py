@@ -122,7 +122,7 @@ def supervisor(*arguments: str | Path) -> "subprocess.CompletedProcess[str]":
 
 def test_up_ends_with_a_summary_of_each_run(tmp_path: Path) -> None:
     good = crew_file(tmp_path, "good", a="print('hello')")
-    bad = crew_file(tmp_path, "bad", a="raise SystemExit(3)")
+    bad = crew_file(tmp_path, "bad", a="raise SystemExit('out of tea')")
     with up(tmp_path, good, bad) as running:
         assert running.wait() == 1, running.text()
         *_, first, second = running.output.read_text().splitlines()
@@ -133,7 +133,10 @@ def test_up_ends_with_a_summary_of_each_run(tmp_path: Path) -> None:
         assert "incident" in second
         assert f"state  {running.state}" in running.errors.read_text()
         bad_run = second.partition(" ")[0]
-        assert f"supervisor agent logs {bad_run} a --state {running.state}" in running.errors.read_text()
+        assert (
+            f"a: out of tea\nlook   supervisor agent logs {bad_run} a --state {running.state}"
+            in running.errors.read_text()
+        )
         assert not (running.state / "server.json").exists()
         (log,) = running.state.glob("runs/good-*/logs/a.log")
         assert log.read_text() == "hello\n"

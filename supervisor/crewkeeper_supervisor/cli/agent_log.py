@@ -1,5 +1,6 @@
 """Logs of agents: where they are and how they are shown; read from files, on the machine of the run's host."""
 
+import json
 import time
 from collections import deque
 from collections.abc import Mapping
@@ -17,6 +18,7 @@ from crewkeeper_supervisor.views.wording import safe
 
 POLL_S: Final = 0.2
 LINE_MAX_BYTES: Final = 64 * 1024
+WORDS_MAX_CHARS: Final = 300
 COLORS: Final = ("cyan", "yellow", "green", "magenta", "blue", "bright_cyan", "bright_yellow", "bright_green")
 """Of the names before lines; on a terminal alone."""
 
@@ -72,6 +74,30 @@ def print_logs(logs: Mapping[str, Path], follow: bool, tail: int | None, raw: bo
         time.sleep(POLL_S)
         for each in tails:
             each.print_new(None)
+
+
+def last_words(path: Path) -> str:
+    """The newest line of a log that tells of an error, or comes from no logger, on one line; empty if there is none."""
+    try:
+        with path.open("rb") as stream:
+            stream.seek(max(0, stream.seek(0, 2) - LINE_MAX_BYTES))
+            lines = stream.read().decode("utf-8", "replace").splitlines()
+    except OSError:
+        return ""
+    return next((safe(words, WORDS_MAX_CHARS) for line in reversed(lines) if (words := _words(line))), "")
+
+
+def _words(line: str) -> str:
+    try:
+        told = json.loads(line)
+    except (ValueError, RecursionError):
+        return line.strip()
+    if not isinstance(told, dict):
+        return line.strip()
+    if told.get("level") not in ("error", "critical"):
+        return ""
+    words = told.get("exception") or told.get("error") or told.get("event") or ""
+    return next((each.strip() for each in reversed(str(words).splitlines()) if each.strip()), "")
 
 
 class _Tail:

@@ -179,7 +179,7 @@ async def _up(
             fold = await _told(link, result.run)
             write(summary(result, fold))
             if fold is not None and result.state == "failed":
-                _show_logs(fold, _where(ground))
+                _show_logs(fold, ground)
     if host.interrupted:
         return INTERRUPTED
     return 0 if all(result.state == "done" for result in results) else FAILED
@@ -299,11 +299,15 @@ def summary(result: "RunResult", fold: "Fold | None") -> str:
     return f"{result.run} {result.state} in {duration(result.duration_s)}{counted}{why}"
 
 
-def _show_logs(fold: "Fold", where: str) -> None:
-    """Point at what the agents that failed have said: the reason of a crash stands there alone."""
+def _show_logs(fold: "Fold", ground: "Ground") -> None:
+    """Show what the agents that failed have said last: the reason of a crash stands in their logs alone."""
+    from crewkeeper_supervisor.cli.agent_log import last_words, log_path
+
     failed = [name for name, agent in fold.supervisor.agents.items() if agent.status in ("crashed", "gave_up")]
     for name in failed[:LOGS_NAMED]:
-        say(f"look   supervisor agent logs {fold.run} {name}{where}")
+        if words := last_words(log_path(ground.place.state, fold.run, name)):
+            say(f"{name}: {words}")
+        say(f"look   supervisor agent logs {fold.run} {name}{_where(ground)}")
 
 
 async def _told(link: "Link", run: str) -> "Fold | None":
