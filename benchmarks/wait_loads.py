@@ -38,6 +38,18 @@ class Journal:
         self._seqs[agent] += 1
         self._write(f"a{agent}", to, kind(inc=f"i{agent}", seq=self._seqs[agent], **fields), id_)
 
+    def wrote(self, sender: str, message: Any, to: str = "_", id_: str = "x") -> None:
+        """The supervisor side says something."""
+        self._write(sender, to, message, id_)
+
+    def affirmed(self, agent: int, **state: Any) -> None:
+        """An answer to a probe."""
+        self._say(agent, m.Heartbeat, **state)
+
+    def cancelled(self, agent: int, to: int, call: str) -> None:
+        """A call is given up."""
+        self._say(agent, m.Cancel, to=f"a{to}", id_=call)
+
     def drain(self) -> list[Recorded]:
         """What was written since the last time: for journals too long to keep."""
         drained, self.events = self.events, []

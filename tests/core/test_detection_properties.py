@@ -5,6 +5,7 @@ from collections import Counter
 
 import msgspec
 import networkx as nx
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -12,6 +13,7 @@ from crewkeeper_bus import messages as m
 from crewkeeper_bus import subjects
 from crewkeeper_bus.subjects import Kind
 from crewkeeper_supervisor.core.commands import Command, TellAgent
+from crewkeeper_supervisor.core.detection import Detector
 from crewkeeper_supervisor.core.reduction import Verdict
 from crewkeeper_supervisor.core.supervisor import Supervisor
 from support.core_checks import check
@@ -111,6 +113,17 @@ def test_a_crew_that_obeys_gets_out_of_every_deadlock(seed: int) -> None:
         if each.finding.kind == "deadlock"
     )
     assert crew.journal.core.pending == {}
+
+
+def test_who_hangs_on_a_core_is_found_as_soon_as_that_opens_without_any_patrol(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Detector, "_patrol", lambda self: self._state.due_s.pop("sweep"))
+    deadlocks = 0
+    for seed in range(150):
+        crew = crew_of(seed)
+        crew.freeze(60, 0.3)
+        assert stuck(crew.journal) == set(), f"seed {seed}"
+        deadlocks += sum(each.finding.kind == "deadlock" for each in crew.journal.core.incidents.values())
+    assert deadlocks >= 150, deadlocks
 
 
 @QUICK

@@ -17,7 +17,7 @@ from crewkeeper_supervisor.core.anatomy import anatomy, blockers
 from crewkeeper_supervisor.core.commands import TellAgent
 from crewkeeper_supervisor.core.crew import Repeat
 from crewkeeper_supervisor.core.evidence import arrow, edges_of, ring
-from crewkeeper_supervisor.core.findings import Edge, Finding, Incident, Victim
+from crewkeeper_supervisor.core.findings import Edge, Finding, Victim
 from crewkeeper_supervisor.core.nodes import Task
 from crewkeeper_supervisor.core.reduction import Reduction, Verdict, closes_nothing, surely_live
 from crewkeeper_supervisor.core.repetition import Repetitions, design_fault, signature
@@ -33,7 +33,14 @@ from crewkeeper_supervisor.core.response import (
     warn,
 )
 from crewkeeper_supervisor.core.state import Dues, RunState
-from crewkeeper_supervisor.core.suspicion import REPROBE_MAX_S, SILENCE_S, Epochs, Suspicion
+from crewkeeper_supervisor.core.suspicion import (
+    REPROBE_MAX_S,
+    SILENCE_S,
+    Breaking,
+    Epochs,
+    Suspicion,
+    leave_behind,
+)
 from crewkeeper_supervisor.core.victim import choose, ends_wait, task_of
 
 SWEEP_S: Final = 5.0
@@ -44,36 +51,24 @@ OBEY_S: Final = 5.0
 """How long a failed wait may stay open before another member is tried."""
 
 
-class _Watch:
-    """An open incident of waits: over when one of them ends."""
-
-    def __init__(self, incident: Incident, epochs: Epochs) -> None:
-        self.incident = incident
-        self.epochs = epochs
-        self.members = {key for key, _ in epochs}
-        self.tried: list[str] = []
-        self.act_s: float | None = None
-        """When a timed deadlock has lasted long enough to act on."""
-        self.obey_s: float | None = None
-        """Until when the last victim may give up its wait: its time runs from when its `Break` is in the journal."""
-
-
 class Detector:
     """Suspicions and open incidents of one run."""
 
     def __init__(self, state: RunState) -> None:
         self._state = state
         self._suspicions: dict[Epochs, Suspicion] = {}
-        self._watches: dict[Epochs, _Watch] = {}
+        self._watches: dict[Epochs, Breaking] = {}
         self._repetitions = Repetitions()
         self._round: list[str] = []
         """Waiting tasks that the patrol has still to look at in this round."""
         self._stirred = False
         """Whether a suspicion or an incident may need something before its time."""
-        self._unheard: dict[Epochs, _Watch] = {}
+        self._unheard: dict[Epochs, Breaking] = {}
         """Incidents whose last victim's `Break` is not in the journal yet."""
-        self._hand: set[str] | None = None
+        self._hand: dict[str, Breaking] | None = None
         """Members of cores one of whose waits is being failed; None: to be gathered anew."""
+        self._tails: dict[bool, dict[tuple[str, ...], tuple[str, ...]]] = {}
+        """Who hangs on each core, with and without timers: as long as one event is examined."""
 
     def affirmed(self, agent: str, nonce: str) -> None:
         """An agent answered a probe; its state has been taken over already."""
@@ -109,6 +104,7 @@ class Detector:
             self._stirred = False
             for epochs, suspicion in list(self._suspicions.items()):
                 self._pursue(epochs, suspicion)
+            self._tails.clear()
             self._press(self._watches)
             self._schedule()
         else:  # however many are open, an event that has nothing to do with them costs what it would cost without
@@ -161,17 +157,23 @@ class Detector:
         but_for_timers: dict[str, Task] | None = None,
     ) -> None:
         """Suspect every core among stuck tasks; with `but_for_timers`, those a timer would free in the end."""
-        for core, tail in self._groups(stuck):
+        groups = self._groups(stuck)
+        named = {key for core, tail in groups for key in core + tail}
+        others = tuple(key for key in stuck if key not in named)  # they hang on several that no core explains
+        for core, tail in groups:
             epochs = tuple((key, _epoch(stuck[key])) for key in core)
             if but_for_timers is not None and not but_for_timers.keys().isdisjoint(core):
-                continue
-            if epochs in self._watches or self._in_hand(core):
+                continue  # those that no timer frees come first; who is in both is looked at again behind them
+            known: Suspicion | Breaking | None = self._watches.get(epochs) or self._in_hand(core)
+            if known is not None:
+                leave_behind(known, core + tail + others, self._state.graph.waiting)
                 continue
             known = before.get(epochs)
             if known is None:
                 agents = list(dict.fromkeys(stuck[key].agent.name for key in core))
                 known = Suspicion(core, tail, agents, self._state.now_s, self._state.seq)
             self._suspicions[epochs] = known
+            leave_behind(known, core + tail + others, self._state.graph.waiting)
             known.tail = tail
             known.timed = but_for_timers is not None
 
@@ -192,11 +194,17 @@ class Detector:
         sources = sorted(key for key in stuck if key not in hanging)
         return [((key,), tuple(sorted(hanging)) if len(sources) == 1 else ()) for key in sources]
 
-    def _in_hand(self, core: tuple[str, ...]) -> bool:
-        """Whether a break is under way that may open this core too: it is looked at again after that."""
+    def _in_hand(self, core: tuple[str, ...]) -> Breaking | None:
+        """Where a break is under way that may open this core too: it is looked at again after that."""
         if self._hand is None:
-            self._hand = {key for watch in self._watches.values() if watch.obey_s is not None for key in watch.members}
-        return not self._hand.isdisjoint(core)
+            failing = [watch for watch in self._watches.values() if watch.obey_s is not None]
+            self._hand = {key: watch for watch in failing for key, _ in watch.epochs}
+        return next((self._hand[key] for key in core if key in self._hand), None) if self._hand else None
+
+    def _look_behind(self, over: Suspicion | Breaking) -> None:
+        """It is over: who was left alone because of it is examined at the next check."""
+        waiting = self._state.graph.waiting
+        self._state.graph.dirty.update({key: waiting[key] for key in over.behind if key in waiting})
 
     def _orphan(self, task: Task) -> None:
         """A wait that only a dead agent could end, through no call of its own (those are answered at once)."""
@@ -214,7 +222,7 @@ class Detector:
         why = "nobody is left who could end this wait"
         victim = Victim(task=task.key, agent=task.agent.name, epoch=_epoch(task), why=why)
         finding = self._finding("orphan", summary, [task.agent.name], edges, victim=victim, core=(task.key,))
-        self._watches[epochs] = _Watch(open_incident(self._state, finding), epochs)
+        self._watches[epochs] = Breaking(open_incident(self._state, finding), epochs, dict.fromkeys((task.key,)))
 
     # --- from suspicion to finding ---
 
@@ -263,6 +271,7 @@ class Detector:
 
     def _dismiss(self, suspicion: Suspicion, why: str) -> None:
         """A suspicion came to nothing; where it was told, that is told, too."""
+        self._look_behind(suspicion)
         if suspicion.incident is not None:
             suspicion.incident.steps += suspicion.take_history()
             resolve(self._state, suspicion.incident, why)
@@ -289,7 +298,7 @@ class Detector:
         if closed >= rule.times and state.watch is not None:
             ring_of = repr(signature(inside, state.graph))
             state.watch.lookout.ring_again(ring_of, closed, list(finding.agents), inside)
-        watch = self._watches[epochs] = _Watch(incident, epochs)
+        watch = self._watches[epochs] = Breaking(incident, epochs, suspicion.behind)
         if suspicion.timed:
             watch.act_s = suspicion.since_s + self._lasting_s()
         elif incident.state == "acting":
@@ -319,14 +328,14 @@ class Detector:
         )
 
     def _tail(self, suspicion: Suspicion) -> tuple[str, ...]:
-        """Who hangs on a core: found once, when it is reported, for it takes a look at everybody who waits."""
-        graph = self._state.graph
-        reduction = Reduction(graph, timers=not suspicion.timed)
-        reduction.of(graph.waiting.values())
-        for core, tail in self._groups(reduction.stuck()):
-            if core == suspicion.members:
-                return tail
-        return suspicion.tail
+        """Who hangs on a core: found once for all that one event shows, for it takes a look at everybody who waits."""
+        tails = self._tails.get(suspicion.timed)
+        if tails is None:
+            graph = self._state.graph
+            reduction = Reduction(graph, timers=not suspicion.timed)
+            reduction.of([task for task in graph.waiting.values() if not surely_live(task, graph)])
+            tails = self._tails[suspicion.timed] = dict(self._groups(reduction.stuck()))
+        return tails.get(suspicion.members, suspicion.tail)
 
     def _finding(
         self,
@@ -372,7 +381,7 @@ class Detector:
             self._unheard.pop(epochs, None)
             self._hand, self._stirred = None, True
             resolve(state, watch.incident, f"{self._freed_by(epochs)}'s wait is over; the others can move again")
-            state.graph.dirty.update(state.graph.waiting)  # what it covered is looked at again
+            self._look_behind(watch)
 
     def _freed_by(self, epochs: Epochs) -> str:
         over = next(key for key, epoch in epochs if ends_wait(task_of(self._state.graph, key), epoch))
@@ -382,7 +391,7 @@ class Detector:
         graph = self._state.graph
         return any(key in moved and ends_wait(task_of(graph, key), epoch) for key, epoch in epochs)
 
-    def _press(self, watches: dict[Epochs, _Watch]) -> None:
+    def _press(self, watches: dict[Epochs, Breaking]) -> None:
         """Act on timed deadlocks that last; try another member when a failed wait stays open."""
         state = self._state
         on_the_way = _breaks_on_the_way(state) if self._unheard else set()
@@ -402,13 +411,13 @@ class Detector:
             if watch.obey_s is not None and state.now_s >= watch.obey_s and incident.finding.victim is not None:
                 self._try_another(watch, incident.finding.victim)
 
-    def _awaits(self, watch: _Watch) -> None:
+    def _awaits(self, watch: Breaking) -> None:
         """A wait of this incident is being failed: its victim has its time to obey, from when it is told."""
         watch.obey_s = self._state.now_s + OBEY_S
         self._unheard[watch.epochs] = watch
         self._hand, self._stirred = None, True
 
-    def _try_another(self, watch: _Watch, victim: Victim) -> None:
+    def _try_another(self, watch: Breaking, victim: Victim) -> None:
         state, incident = self._state, watch.incident
         watch.tried.append(victim.task)
         note(state, incident, f"{victim.agent} did not give up its wait within {OBEY_S:g} s")

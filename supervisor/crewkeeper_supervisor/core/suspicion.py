@@ -1,5 +1,11 @@
-"""Suspicion: a core that looks stuck, from its first sight until all its agents have affirmed it, with its history."""
+"""Suspicion: a core from its first sight until all affirm it, then until it opens; with who is left behind it.
 
+A stuck task that is in such a core, or hangs on one, is left alone until that is over, and then examined again. That is
+enough to find whatever is still stuck then: what becomes stuck does so by a wait that was examined, and whoever was
+examined and found stuck is behind each of the cores that it hangs on, or behind one that is being opened.
+"""
+
+from collections.abc import Collection, Iterable
 from typing import Final
 
 from crewkeeper_supervisor.core.findings import Incident, Step
@@ -15,6 +21,8 @@ STEPS_MAX: Final = 20
 
 Epochs = tuple[tuple[str, int], ...]
 """The identity of a core: its tasks and their wait epochs."""
+BEHIND_LEAST: Final = 1000
+"""Tasks behind a core, above twice those that wait, from which those that wait no more are left out."""
 
 
 class Suspicion:
@@ -27,6 +35,8 @@ class Suspicion:
         self.tail = tail
         self.since_s = since_s
         self.timed = False
+        self.behind: dict[str, None] = {}
+        """Stuck tasks that are left alone because of it."""
         self.silent = dict.fromkeys(agents, "")
         """Agents that have not affirmed, with the nonce each was last asked."""
         self.ask_again_s = since_s
@@ -63,6 +73,29 @@ class Suspicion:
             steps.append(Step(at_s=self._last.at_s, seq=self._last.seq, text=f"{rest} more affirm theirs"))
         self._steps, self._last = [], None
         return steps
+
+
+class Breaking:
+    """An open incident of waits: over when one of them ends."""
+
+    def __init__(self, incident: Incident, epochs: Epochs, behind: dict[str, None]) -> None:
+        self.incident = incident
+        self.epochs = epochs
+        self.members = {key for key, _ in epochs}
+        self.behind = behind
+        """Stuck tasks that are left alone because of it."""
+        self.tried: list[str] = []
+        self.act_s: float | None = None
+        """When a timed deadlock has lasted long enough to act on."""
+        self.obey_s: float | None = None
+        """Until when the last victim may give up its wait: its time runs from when its `Break` is in the journal."""
+
+
+def leave_behind(core: Suspicion | Breaking, tasks: Iterable[str], waiting: Collection[str]) -> None:
+    """These are stuck, and nothing is done about them but for this core."""
+    core.behind.update(dict.fromkeys(tasks))
+    if len(core.behind) > 2 * len(waiting) + BEHIND_LEAST:
+        core.behind = {key: None for key in core.behind if key in waiting}
 
 
 def _names(agents: list[str]) -> str:
