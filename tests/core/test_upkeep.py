@@ -4,7 +4,7 @@ import pytest
 
 from crewkeeper_bus import messages as m
 from crewkeeper_supervisor.core import heartbeat, intake, upkeep
-from crewkeeper_supervisor.core.crew import Agent, Crew
+from crewkeeper_supervisor.core.crew import Agent, Crew, Rate
 from crewkeeper_supervisor.core.quotas import ITEMS_MAX
 from crewkeeper_supervisor.core.state import HEARTBEAT_WEIGHT
 from support.journal import Journal
@@ -90,3 +90,12 @@ def test_answers_on_their_way_are_counted_once_for_a_heartbeat(room: Journal, mo
     tasks = tuple(m.TaskState(task=f"t{number}", wait=wait) for number, wait in enumerate(waits))
     room.say("a", m.Heartbeat, role="a", tasks=tasks)
     assert asked == ["q"]
+
+
+def test_after_a_pause_any_heartbeat_is_read_however_little_may_be_sent() -> None:
+    limits = {"payload_bytes": 4 * 1024 * 1024, "rate": Rate(bytes_per_s=1024)}
+    room = Journal(Crew(name="room", agents=(Agent(name="a"),), **limits))
+    room.start()
+    room.tick(24 * 3600.0)
+    beat(room, 1, 20_000)
+    assert len(room.core.agents["a"].node.tasks) == 20_000

@@ -192,7 +192,8 @@ class RunState:
         if address is None:
             return self._bucket(sender, rate, at_s).take(rate, at_s, size_bytes)
         if address.kind is Kind.HB:
-            size_bytes *= HEARTBEAT_WEIGHT
+            # However little may be sent at once, after a pause any heartbeat is read.
+            size_bytes = max(size_bytes, min(size_bytes * HEARTBEAT_WEIGHT, int(rate.burst_bytes)))
         if address.kind in _BEGINNING and address.to != sender:
             for name in self._receivers(address.to):
                 self._bucket(name, rate, at_s).owe(rate)

@@ -257,7 +257,7 @@ LIMITS: Final = Section(
             name="bytes_per_s",
             kind=Size(low=1024, high=2**40),
             default="8MiB",
-            doc="Bytes that are read of one agent in a second.",
+            doc="Bytes that are read of one agent in a second; one of a heartbeat counts as 16.",
         ),
         Key(
             name="burst",
