@@ -95,6 +95,8 @@ def test_events_of_a_type_or_an_agent(look):
         return [json.loads(line) for line in look("events", *more, "-o", "jsonl")[1].splitlines()]
 
     assert {line["type"] for line in told("--type", "request", "--type", "Heartbeat")} == {"Request", "Heartbeat"}
+    (line,) = look("events", "--type", "deadlock")[1].splitlines()
+    assert f"DEADLOCK {INCIDENT}" in line
     (found,) = told("--type", "deadlock")
     assert f"{found['seq']}-" in INCIDENT
     assert all(

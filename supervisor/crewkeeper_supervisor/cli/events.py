@@ -9,7 +9,7 @@ import anyio
 import click
 
 from crewkeeper_supervisor.cli.failure import USAGE, Failure
-from crewkeeper_supervisor.cli.output import Rows, output_option, stdout, use_color
+from crewkeeper_supervisor.cli.output import Rows, is_live, output_option, stdout, use_color
 from crewkeeper_supervisor.cli.place_options import opened, place_options
 
 if TYPE_CHECKING:
@@ -102,7 +102,8 @@ def events(
     if follow and output in ("json", "yaml"):
         raise Failure(f"-f has no end, and {output} is one document", code=USAGE, remedy="-o jsonl")
     from_s = 0.0 if since is None else time.time() - since
-    choosing = Choosing(from_s, _types(types), frozenset(agents), show_all or bool(types))
+    chosen = _types(types)
+    choosing = Choosing(from_s, chosen, frozenset(agents), show_all or _has_messages(chosen))
     anyio.run(_events, run, follow, choosing, output, state, nats)
 
 
@@ -125,6 +126,15 @@ def _types(words: tuple[str, ...]) -> frozenset[str]:
     return frozenset(word.lower() for word in words)
 
 
+def _has_messages(types: frozenset[str]) -> bool:
+    """Whether messages are asked for: then also those that are no news by themselves."""
+    if not types:
+        return False
+    from crewkeeper_supervisor.views.entry import message_types
+
+    return not types.isdisjoint(name.lower() for name in message_types())
+
+
 async def _events(
     run: str | None, follow: bool, choosing: Choosing, output: str, state: Path | None, nats: str | None
 ) -> None:
@@ -136,7 +146,7 @@ async def _events(
         info = await find_run(link, run)
         shown = _Shown(Story(info.run), choosing, output)
         if not follow:
-            await read_into(link, info.run, lambda _run: shown)
+            await read_into(link, info.run, lambda _run: shown, told=not is_live(stdout()))
             shown.check()
             shown.end()
             return

@@ -22,13 +22,14 @@ class Progress:
     Args:
         what: What is done, as `reading run trip-1`.
         total: How much there is of it; 0: unknown.
+        told: Whether to say anything: not where what is read is itself shown on the terminal meanwhile.
     """
 
-    def __init__(self, what: str, total: int = 0) -> None:
+    def __init__(self, what: str, total: int = 0, *, told: bool = True) -> None:
         self._what = what
         self._total = total
         self._done = 0
-        self._live = is_live(sys.stderr) and not os.environ.get("CREWKEEPER_QUIET")
+        self._live = told and is_live(sys.stderr) and not os.environ.get("CREWKEEPER_QUIET")
         self._next_s = time.monotonic() + AFTER_S
         self._shown = False
 

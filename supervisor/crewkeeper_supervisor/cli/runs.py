@@ -141,7 +141,7 @@ async def _go_on(link: "Link", run: str, reading: _Reading) -> None:
         reading.seq = kept.seq
 
 
-async def read_into(link: "Link", run: str, begin: Callable[[str], _Reader]) -> _Reader:
+async def read_into(link: "Link", run: str, begin: Callable[[str], _Reader], *, told: bool = True) -> _Reader:
     """A reader that has taken in the run's journal up to now; where that takes long, stderr says how far it is.
 
     Of a command that is watched it is the one of the last look, which reads on from where it stood.
@@ -150,6 +150,7 @@ async def read_into(link: "Link", run: str, begin: Callable[[str], _Reader]) -> 
         link: The connection.
         run: The run.
         begin: Makes a reader that has seen nothing; the same function each time.
+        told: Whether stderr says how far it is.
 
     Raises:
         RunNotFound: There is no such journal.
@@ -166,7 +167,7 @@ async def read_into(link: "Link", run: str, begin: Callable[[str], _Reader]) -> 
     if kept is not None and len(kept) < KEPT_MAX:
         kept[key] = reading
     if reading.seq < end:
-        with Progress(f"reading run {run}", end - reading.seq) as progress:
+        with Progress(f"reading run {run}", end - reading.seq, told=told) as progress:
             async with journal.follow(link, run, reading.seq + 1) as entries:
                 while reading.seq < end:
                     batch = await entries.batch()

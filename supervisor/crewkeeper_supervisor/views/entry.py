@@ -12,10 +12,11 @@ from crewkeeper_supervisor.views.wording import moment
 
 def entry_types() -> tuple[str, ...]:
     """What an entry can be called: types of messages, what could not be read, and kinds of findings."""
-    return (*_message_types(), "Rejected", "Throttled", *get_args(FindingKind))
+    return (*message_types(), "Rejected", "Throttled", *get_args(FindingKind))
 
 
-def _message_types() -> tuple[str, ...]:
+def message_types() -> tuple[str, ...]:
+    """Types of messages."""
     unions = (*AGENT_MESSAGES.values(), *SUPERVISOR_MESSAGES.values())
     return tuple(dict.fromkeys(each.__name__ for union in unions for each in get_args(union) or (union,)))
 
@@ -35,7 +36,7 @@ def entry_schema() -> dict[str, Any]:
     return {
         "title": "One entry of a run's journal",
         "oneOf": [
-            _object({**head, "type": {"enum": list(_message_types())}, **said}),
+            _object({**head, "type": {"enum": list(message_types())}, **said}),
             _object({**head, "type": {"const": "Rejected"}, **unread}),
             _object({**head, "type": {"const": "Throttled"}, "size_bytes": number}),
         ],
