@@ -15,7 +15,18 @@ from crewkeeper_bus.subjects import HOST
 from crewkeeper_supervisor.cli import replay
 from crewkeeper_supervisor.core.commands import Escalate
 from crewkeeper_supervisor.core.crew import Retain
-from crewkeeper_supervisor.shell import audit, audit_keys, chain, controller, heads, journal, ledger, owner, source
+from crewkeeper_supervisor.shell import (
+    audit,
+    audit_export,
+    audit_keys,
+    chain,
+    controller,
+    heads,
+    journal,
+    ledger,
+    owner,
+    source,
+)
 from crewkeeper_supervisor.shell.controller import Settings
 from crewkeeper_supervisor.shell.errors import StoreUnavailable
 from crewkeeper_supervisor.shell.heads import HeadError, Sealer
@@ -136,7 +147,14 @@ async def test_a_replay_of_a_run_that_goes_on_compares_what_it_has_read(tmp_path
             monkeypatch.setattr(ledger, "read", overtaken)
             found = await source.of_run(link, "r1")
             assert await replay._compare(found, "json", None) == 0
-        shown = json.loads(capsys.readouterr().out)
+            found = await source.of_run(link, "r1")
+            file = tmp_path / "r1.audit.gz"
+            _, end = await audit_export.export(found, file, key=None, whole=True, replace=False)
+        assert end.records < len(found.records)
+        with source.of_file(file) as kept:
+            assert await replay._compare(kept, "jsonl", None) == 0
+            assert (await audit.examine(kept)).problems == []
+        shown = json.loads(capsys.readouterr().out.rpartition("\n{")[0])
         assert shown["differences"] == []
         assert shown["decisions"] == shown["recorded"] > 0
 

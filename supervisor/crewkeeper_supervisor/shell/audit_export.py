@@ -17,7 +17,7 @@ from crewkeeper_supervisor.shell.audit_keys import AuditKey
 from crewkeeper_supervisor.shell.errors import RunNotFound
 from crewkeeper_supervisor.shell.journal import Entry
 from crewkeeper_supervisor.shell.recording import FORMAT, End, Header, Writer
-from crewkeeper_supervisor.shell.source import Source
+from crewkeeper_supervisor.shell.source import OfRun, Source
 
 KEY_TAKEN_OUT: Final = "the key of placeholders' hashes was taken out of the crew, too"
 
@@ -77,7 +77,7 @@ async def _write(
     cleaner = _Cleaner(Redactor(bytes.fromhex(redact.key), kinds)) if kinds else None
     for token in source.heads:
         writer.head(token)
-    for record in source.records:
+    for record in source.settled() if isinstance(source, OfRun) else source.records:
         writer.record(record, None if cleaner is None else cleaner.command(record.command))
     for entry in first:
         writer.entry(entry, None if cleaner is None else cleaner.payload(entry))

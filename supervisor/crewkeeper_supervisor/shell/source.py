@@ -1,6 +1,7 @@
 """Source: what is recorded of one run, from its server or from a file, for whoever goes through it once."""
 
 import contextlib
+import itertools
 from collections.abc import AsyncIterator, Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Final, Protocol
@@ -51,7 +52,13 @@ class OfRun:
     """A run on a server. Make it with `of_run`."""
 
     def __init__(
-        self, link: Link, run: str, records: Sequence[Record], tokens: Sequence[str], end: int | None = None
+        self,
+        link: Link,
+        run: str,
+        records: Sequence[Record],
+        tokens: Sequence[str],
+        end: int | None = None,
+        later: int = 0,
     ) -> None:
         """Read what is given here.
 
@@ -61,6 +68,7 @@ class OfRun:
             records: Its ledger.
             tokens: Its heads.
             end: The last entry of the journal that is read; None: the one that is newest when it is read.
+            later: The last that there was when the records had been read.
         """
         self.run, self.where = run, f"run {run}"
         self.records, self.heads = records, tokens
@@ -69,7 +77,7 @@ class OfRun:
         self.wanted: set[int] = set()
         self.hashes: dict[int, str] = {}
         self.passed: Callable[[int], object] = _unheard
-        self._link, self._end = link, end
+        self._link, self._end, self._later = link, end, later
         self._behind = 0
 
     def begin_behind(self, seq: int) -> None:
@@ -79,8 +87,15 @@ class OfRun:
 
     def decided(self) -> Sequence[Record]:
         """The records of what was decided upon the entries that are read; a run that goes on has later ones."""
-        end = self._end
-        return self.records if end is None else [record for record in self.records if record.cause_seq <= end]
+        return [record for record in self.records if not self._is_later(record)]
+
+    def settled(self) -> Sequence[Record]:
+        """The records up to the first of what was decided upon entries that are not read."""
+        return list(itertools.takewhile(lambda record: not self._is_later(record), self.records))
+
+    def _is_later(self, record: Record) -> bool:
+        """Whether it came while the run was read; one that names an entry that there never was stays, to be seen."""
+        return self._end is not None and self._end < record.cause_seq <= self._later
 
     async def snapshot(self) -> tuple[Kept, bytes]:
         """The newest snapshot, with the state.
@@ -160,13 +175,18 @@ async def of_run(link: Link, run: str, passed: Callable[[int], object] | None = 
         StoreUnavailable: The server did not answer.
     """
     tokens = await heads.read(link, run)
-    end: int | None = None
-    with contextlib.suppress(RunNotFound):  # told when the journal is read
-        end = await journal.last_seq(link, run)
+    end = await _end(link, run)
     records = await ledger.read(link, run, passed)
     if tokens and not records:  # removed by right, perhaps just now: the mark of that was stored before
         tokens = await heads.read(link, run)
-    return OfRun(link, run, records, tokens, end)
+    return OfRun(link, run, records, tokens, end, await _end(link, run) or 0)
+
+
+async def _end(link: Link, run: str) -> int | None:
+    """The newest entry of the journal; None: there is none, which is told when it is read."""
+    with contextlib.suppress(RunNotFound):
+        return await journal.last_seq(link, run)
+    return None
 
 
 @contextlib.contextmanager
