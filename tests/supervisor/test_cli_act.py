@@ -50,6 +50,10 @@ def statuses(act):
 def test_a_person_acts_on_a_running_crew(desk, act):
     desk.wait_for(lambda: set(statuses(act).values()) == {"up"})
 
+    code, _, err = act("pause", "clerk", "--yes")
+    assert code == failure.NOT_FOUND
+    assert "for one agent: supervisor agent pause NAME" in err
+
     # A pause is reported by the agent itself, and so is the end of it.
     code, out, _ = act("agent", "pause", "clerk", "--yes", "-o", "json")
     assert code == 0, out

@@ -9,7 +9,7 @@ from msgspec import Struct
 
 from crewkeeper_supervisor.cli.consent import confirm, dry_run_option, yes_option
 from crewkeeper_supervisor.cli.deed import Deed, tell
-from crewkeeper_supervisor.cli.failure import FAILED
+from crewkeeper_supervisor.cli.failure import FAILED, NOT_FOUND, Failure
 from crewkeeper_supervisor.cli.output import emit_document, output_option, say
 from crewkeeper_supervisor.cli.place_options import opened, place_options
 
@@ -84,7 +84,12 @@ async def _act(
 
     action = str(asked["action"])
     async with opened(state, nats) as link:
-        chosen, _ = choose_active(await Registry(link).ls(), names, every=every)
+        try:
+            chosen, _ = choose_active(await Registry(link).ls(), names, every=every)
+        except Failure as failure:
+            if failure.code == NOT_FOUND and names:
+                failure.remedy += f"; for one agent: supervisor agent {action} NAME"
+            raise
         if not chosen:
             say(f"nothing to {action}: no run is active")
             return 0
