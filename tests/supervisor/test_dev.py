@@ -90,13 +90,14 @@ def test_a_crew_is_started_again_when_its_files_change(folder):
         dev = subprocess.Popen(command, cwd=folder, stdout=out, stderr=out, env={**env, "TMPDIR": str(folder)})
     try:
         crew.wait_for(lambda: "solo: round ONE" in log.read_text())
-        (folder / "solo.py").write_text(SOLO.replace("ONE", "TWO, after a change"))
-        crew.wait_for(lambda: "solo: round TWO" in log.read_text())
-        assert "solo.py changed: stopping what runs" in log.read_text()
         (folder / "crew.yaml").write_text(CREW.replace("crew:", "crow:"))
         crew.wait_for(lambda: "refused; nothing was started" in log.read_text())
+        assert "crew.yaml changed: stopping what runs" in log.read_text()
+        (folder / "crew.yaml").write_text(CREW.replace("may_call", 'env: {KEY: "${NO_SUCH_VARIABLE}"}, may_call'))
+        crew.wait_for(lambda: "error: agents.solo.env.KEY" in log.read_text())
+        (folder / "solo.py").write_text(SOLO.replace("ONE", "TWO, after a change"))
         (folder / "crew.yaml").write_text(CREW)
-        crew.wait_for(lambda: log.read_text().count("solo: round TWO") == 2)
+        crew.wait_for(lambda: "solo: round TWO" in log.read_text())
         assert log.read_text().count("server nats://") == 1, "one server stays"
     finally:
         dev.send_signal(signal.SIGINT)

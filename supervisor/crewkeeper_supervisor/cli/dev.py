@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 import anyio
 import click
 
-from crewkeeper_supervisor.cli.failure import INTERRUPTED, USAGE, Failure
+from crewkeeper_supervisor.cli.failure import INTERRUPTED, USAGE, Failure, unwrap
 from crewkeeper_supervisor.cli.output import is_live, say, stdout
 
 if TYPE_CHECKING:
@@ -78,8 +78,11 @@ async def _dev(files: tuple[Path, ...], also: tuple[Path, ...], live: bool, stat
                 if await _cycle(ground, link, crews, _Watched(paths, before), live=live, is_first=is_first):
                     return INTERRUPTED
                 is_first = False
-            except (Failure, ShellError, BusError) as error:
-                say(f"error: {error}")
+            except (Failure, ShellError, BusError, ExceptionGroup) as error:
+                first = unwrap(error)
+                if not isinstance(first, Failure | ShellError | BusError):
+                    raise
+                say(f"error: {first}")
             why = await _Watched(paths, before).wait()
             if not why:
                 return INTERRUPTED
