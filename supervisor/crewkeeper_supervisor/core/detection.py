@@ -142,9 +142,10 @@ class Detector:
         if stuck or for_ever:
             before = self._suspicions  # a core is found anew here: what has grown is another core
             self._suspicions = {e: s for e, s in before.items() if not any(k in stuck or k in for_ever for k, _ in e)}
-            self._suspect(stuck, before)
-            self._suspect(for_ever, before, but_for_timers=stuck)
+            found = self._suspect(stuck, before) + self._suspect(for_ever, before, but_for_timers=stuck)
             for epochs in [e for e in before if e not in self._suspicions]:
+                for core in found:
+                    leave_behind(core, before[epochs].behind, graph.waiting)
                 self._dismiss(before[epochs], "the set has changed; what it is now is examined anew")
         for task in tasks:
             if verdicts[task.key] is Verdict.DEAD:
@@ -155,8 +156,13 @@ class Detector:
         stuck: dict[str, Task],
         before: dict[Epochs, Suspicion],
         but_for_timers: dict[str, Task] | None = None,
-    ) -> None:
-        """Suspect every core among stuck tasks; with `but_for_timers`, those a timer would free in the end."""
+    ) -> list[Suspicion | Breaking]:
+        """Suspect every core among stuck tasks; with `but_for_timers`, those a timer would free in the end.
+
+        Returns:
+            What is known of these cores, and what is done about others for their sake.
+        """
+        found: list[Suspicion | Breaking] = []
         groups = self._groups(stuck)
         named = {key for core, tail in groups for key in core + tail}
         others = tuple(key for key in stuck if key not in named)  # they hang on several that no core explains
@@ -167,6 +173,7 @@ class Detector:
             known: Suspicion | Breaking | None = self._watches.get(epochs) or self._in_hand(core)
             if known is not None:
                 leave_behind(known, core + tail + others, self._state.graph.waiting)
+                found.append(known)
                 continue
             known = before.get(epochs)
             if known is None:
@@ -176,6 +183,8 @@ class Detector:
             leave_behind(known, core + tail + others, self._state.graph.waiting)
             known.tail = tail
             known.timed = but_for_timers is not None
+            found.append(known)
+        return found
 
     def _groups(self, stuck: dict[str, Task]) -> list[tuple[tuple[str, ...], tuple[str, ...]]]:
         """Who is to blame among stuck tasks, and who hangs on them."""
@@ -228,7 +237,8 @@ class Detector:
 
     def _pursue(self, epochs: Epochs, suspicion: Suspicion) -> None:
         state = self._state
-        if self._in_hand(suspicion.members):
+        if (breaking := self._in_hand(suspicion.members)) is not None:
+            leave_behind(breaking, suspicion.behind, state.graph.waiting)
             self._dismiss(self._suspicions.pop(epochs), "another wait is being failed, which may free this set, too")
             return
         if suspicion.silent and state.now_s >= suspicion.ask_again_s:
@@ -248,6 +258,7 @@ class Detector:
             self._confirm(epochs, suspicion, {task.key: task for task in tasks})
         else:
             self._dismiss(suspicion, "all have answered, and somebody can go on")
+            self._look_behind(suspicion)
         del self._suspicions[epochs]
 
     def _silence_over_s(self, suspicion: Suspicion) -> float:
@@ -271,7 +282,6 @@ class Detector:
 
     def _dismiss(self, suspicion: Suspicion, why: str) -> None:
         """A suspicion came to nothing; where it was told, that is told, too."""
-        self._look_behind(suspicion)
         if suspicion.incident is not None:
             suspicion.incident.steps += suspicion.take_history()
             resolve(self._state, suspicion.incident, why)
@@ -375,7 +385,9 @@ class Detector:
         for epochs in [e for e in self._suspicions if self._opened(e, moved)]:
             if state.watch is not None:
                 state.watch.lookout.ring_opened([key for key, _ in epochs])
-            self._dismiss(self._suspicions.pop(epochs), f"{self._freed_by(epochs)}'s wait is over")
+            suspicion = self._suspicions.pop(epochs)
+            self._dismiss(suspicion, f"{self._freed_by(epochs)}'s wait is over")
+            self._look_behind(suspicion)
         for epochs in [e for e in self._watches if self._opened(e, moved)]:
             watch = self._watches.pop(epochs)
             self._unheard.pop(epochs, None)
