@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from crewkeeper_supervisor.core.courtesy import CourtesyDetector
+from crewkeeper_supervisor.core.courtesy import PAIRS_MAX, CourtesyDetector
 from crewkeeper_supervisor.core.fingerprint import of_arguments, of_text
 from crewkeeper_supervisor.core.loop_memory import CLASSES_MAX, KEYS_MAX, MET_MAX, NAMES_MAX, OWN_WORDS_MAX, WORDS_MAX
 from crewkeeper_supervisor.core.loops import POLL_TOKENS, Loop, LoopDetector
@@ -17,6 +17,16 @@ PAGE = "the quick brown fox jumps over the lazy dog while seven wizards brew a p
 def letters(number: int) -> str:
     """A word without digits."""
     return "".join(chr(97 + int(digit)) for digit in f"{number:04}")
+
+
+COURTESIES = (
+    "Thank you!",
+    "You're welcome!",
+    "Have a nice day!",
+    "You too, take care!",
+    "Many thanks again!",
+    "Anytime, bye!",
+)
 
 
 class Run:
@@ -218,19 +228,11 @@ def test_people_make_no_loops(run):
 
 
 def test_courtesies_are_a_loop_and_a_question_ends_them(run):
-    lines = (
-        "Thank you!",
-        "You're welcome!",
-        "Have a nice day!",
-        "You too, take care!",
-        "Many thanks again!",
-        "Anytime, bye!",
-    )
-    for number, line in enumerate(lines):
+    for number, line in enumerate(COURTESIES):
         run.say("ab"[number % 2], "ba"[number % 2], line)
     assert [loop.form for loop in run.found] == ["courtesy"]
     other = Run()
-    for number, line in enumerate(lines * 2):
+    for number, line in enumerate(COURTESIES * 2):
         if number % 4 == 3:
             other.say("a", "b", f"Which invoice numbers {number} differ between ledger and archive copies?")
         else:
@@ -347,3 +349,27 @@ def test_further_courtesies_of_a_told_row_are_told_if_it_is_followed():
         run.say("ab"[number % 2], "ba"[number % 2], "Thank you so much, have a great day!" if number % 3 else "Thanks!")
     courtesies = [loop for loop in run.found if loop.form == "courtesy"]
     assert [(loop.key, loop.again, loop.count) for loop in courtesies][:2] == [(1, 0, 6), (1, 1, 7)]
+
+
+def test_who_speaks_to_ever_more_others_crowds_out_only_what_is_known_of_itself():
+    run = Run()
+    for number, line in enumerate(COURTESIES):
+        run.say("ab"[number % 2], "ba"[number % 2], line)
+        if number == 3:
+            assert run.found == []
+            for other in range(2 * PAIRS_MAX):
+                run.say("mallory", f"x{other}", f"Invoice {other} of the ledger is settled by wire")
+    assert [(loop.form, set(loop.agents)) for loop in run.found if "mallory" not in loop.agents] == [
+        ("courtesy", {"a", "b"})
+    ]
+
+
+def test_a_call_ends_the_row_of_whoever_makes_it_and_of_nobody_else():
+    run = Run()
+    for number, line in enumerate(COURTESIES):
+        for one, other in ("ab", "cd"):
+            sender, to = (one, other) if number % 2 else (other, one)
+            run.say(sender, to, line)
+        if number == 3:
+            run.call("sort", "descending zebras, yaks, wolves and voles", agent="a", by="price")
+    assert [set(loop.agents) for loop in run.found if loop.form == "courtesy"] == [{"c", "d"}]

@@ -95,7 +95,9 @@ class CourtesyDetector:
         pair = self._pairs.pop(key) if key in self._pairs else _Pair()
         self._pairs[key] = pair
         if len(self._pairs) > PAIRS_MAX:
-            gone = next(iter(self._pairs))
+            # Whoever talks to ever more others crowds out what is known of itself, not of them.
+            own = next(each for each in self._pairs if step.agent in each)
+            gone = own if own != key else next(iter(self._pairs))
             del self._pairs[gone]
             self._rows.pop(gone, None)
         found = pair.said(step)
