@@ -8,15 +8,17 @@ import asyncio
 import functools
 import inspect
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 from crewkeeper_bus.client import Client
 from crewkeeper_bus.errors import ConfigError, PeerGone, Refused, Repeated, Timeout, WouldDeadlock
 
 _NAMED = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
 _F = TypeVar("_F", bound=Callable[..., Any])
-_TOLD = (Refused, WouldDeadlock, Repeated, PeerGone, Timeout)
-"""What a model is told instead of a result: it can act on it, and its run goes on."""
+NO_ANSWER: Final = "No answer can come: whoever was asked waits, in the end, for this very work. Go on without it"
+"""What a model is told where the supervisor has failed the wait of its tool."""
+_TOLD = (Refused, Repeated, PeerGone, Timeout)
+"""Whose text a model is told instead of a result: it can act on it, and its run goes on."""
 
 
 def model_tool(
@@ -84,6 +86,8 @@ class _ModelTool:
         async with self._crew.errand():
             try:
                 result = await (self._granted if self._gate else self._call)(*args, **kwargs)
+            except WouldDeadlock as error:
+                result = f"{NO_ANSWER} ({str(error).strip()})."
             except _TOLD as error:
                 result = str(error)
         return self._crew.with_nudges(result) if isinstance(result, str) else result
