@@ -206,6 +206,7 @@ def test_agents_of_a_lost_host_are_cut_off_before_any_is_started_again() -> None
     said = "host w1 is gone: it does not answer; a, c: to be started on another host; b: not started again"
     assert incident.finding.summary == said
     assert any("a is started on host w2" in step.text for step in incident.steps)
+    assert incident.state == "open", "it is about b, too, who is not back"
     stage.folded_anew_is_the_same()
 
 
