@@ -11,7 +11,16 @@ from collections.abc import Callable
 
 import anyio
 
-from crewkeeper_bus.errors import BusError, Cancelled, CodecError, Killed, PeerGone, Timeout, WouldDeadlock
+from crewkeeper_bus.errors import (
+    BusError,
+    Cancelled,
+    CodecError,
+    ConnectionLost,
+    Killed,
+    PeerGone,
+    Timeout,
+    WouldDeadlock,
+)
 from crewkeeper_bus.messages import Condition, OnAll, WaitBegan, WaitEnded
 from crewkeeper_bus.outgoing import Outgoing
 from crewkeeper_bus.settings import SECONDS_MAX
@@ -171,7 +180,7 @@ class Waits:
             conditions = tuple(each.condition for each in waits)
             try:
                 joint = self._open(task, conditions[0] if len(conditions) == 1 else OnAll(of=conditions), left_s)
-            except CodecError:  # beyond what a message takes: then it is not seen to wait
+            except (CodecError, ConnectionLost):  # beyond what can be said: then it is not seen to wait
                 return
             joint.joint = waits
             joint.deadline_at = min(deadlines, default=None)
