@@ -129,6 +129,16 @@ def test_every_command_and_option_says_what_it_is_for(name):
             assert param.help.rstrip().endswith((".", "…")), f"supervisor {name} {param.opts[0]}: {param.help!r}"
 
 
+@pytest.mark.parametrize("name", sorted({leaf.partition(" ")[0] for leaf in LEAVES if " " in leaf}))
+def test_lists_of_commands_are_not_cut(name, capsys):
+    assert main.run([name, "--help"]) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    for leaf, command in LEAVES.items():
+        if leaf.startswith(f"{name} ") and leaf.count(" ") == 1:
+            first = " ".join((command.help or "").partition("\n\n")[0].split())
+            assert first in shown, leaf
+
+
 def test_the_tree_is_walked():
     assert len(LEAVES) > 50
     assert {"ps", "agent kill", "hooks deliveries"} <= set(LEAVES)

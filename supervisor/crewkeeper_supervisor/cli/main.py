@@ -86,6 +86,15 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
 """Name of each command, where it is, and its one line of help (a test keeps it equal to the command's own)."""
 
 
+def _list_whole(group: click.Group) -> None:
+    """Let the lists of its commands wrap what each is for, where they would be cut in the middle."""
+    for inner in group.commands.values():
+        if inner.short_help is None:
+            inner.short_help = (inner.help or "").partition("\n\n")[0].replace("\n", " ")
+        if isinstance(inner, click.Group):
+            _list_whole(inner)
+
+
 class LazyGroup(click.Group):
     """A group that imports a command's module only when that command is used."""
 
@@ -101,6 +110,8 @@ class LazyGroup(click.Group):
         command = getattr(importlib.import_module(f"{_PACKAGE}.{module}"), attribute)
         if not isinstance(command, click.Command):
             raise TypeError(f"{module}.{attribute} is not a command")
+        if isinstance(command, click.Group):
+            _list_whole(command)
         if COMPLETING in os.environ:
             from crewkeeper_supervisor.cli.live_values import attach
 
