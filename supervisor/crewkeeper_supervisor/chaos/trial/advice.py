@@ -83,9 +83,10 @@ def _casualties(observed: Observed) -> Iterator[str]:
         agent = failed.fields["agent"]
         for ended in _events(observed, "exited", failed.at_s, agent=agent):
             if ended.fields["code"] not in (0, 3) and ended.at_s - failed.at_s < DIES_WITHIN_S:
+                again = " and began anew" if ended.fields["restart"] else ""
                 yield (
                     f"{agent} did not survive that its call failed ({failed.fields['code']}): it ended with status "
-                    f"{ended.fields['code']}. Catch the error around its `ask`, and ask again or go another way."
+                    f"{ended.fields['code']}{again}. Catch the error around its `ask`, and ask again or go another way."
                 )
     for gave_up in _events(observed, "gave_up"):
         yield (
