@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -101,6 +102,8 @@ def test_a_crew_of_real_programs_is_told_what_to_do(tmp_path: Path) -> None:
     result = run_real(load(tmp_path / "kill-one-agent.yaml"), crew=crew)
     assert result.verdict == "fail"
     assert result.told is not None
+    assert Path(result.told.folder, "up.log").exists(), "the logs of what failed are kept"
+    shutil.rmtree(result.told.folder)
     told = "\n".join(result.told.advice)
     assert "callee was killed and not started again" in told
     assert "caller had a call at callee open: it failed with PeerGone at once." in told
