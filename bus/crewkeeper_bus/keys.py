@@ -192,7 +192,8 @@ def write_once(path: Path, content: msgspec.Struct) -> bool:
     """
     draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for folder in (path.parent.parent, path.parent):  # the mode is for the last folder of a path alone
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         _check_private(path.parent)
         descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         try:

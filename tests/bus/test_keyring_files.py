@@ -18,6 +18,7 @@ def test_keys_are_made_once_and_kept_private(tmp_path: Path) -> None:
     path = tmp_path / "state" / "keys" / "embedded.json"
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
+    assert stat.S_IMODE((tmp_path / "state").stat().st_mode) == 0o700, "nor may others look into the state directory"
     assert keyring(tmp_path / "state") == load_keyring(tmp_path / "state") == made
     seeds = list(json.loads(path.read_bytes()).values())
     assert len(set(seeds)) == 8
