@@ -15,7 +15,17 @@ from crewkeeper_bus.subjects import HOST, Kind
 from crewkeeper_supervisor.core.commands import TellAgent
 from crewkeeper_supervisor.core.crew import Crew, Webhook
 from crewkeeper_supervisor.core.supervisor import Supervisor
-from crewkeeper_supervisor.shell import audit, audit_keys, controller, journal, ledger, nats_link, owner, source
+from crewkeeper_supervisor.shell import (
+    audit,
+    audit_keys,
+    controller,
+    journal,
+    ledger,
+    members,
+    nats_link,
+    owner,
+    source,
+)
 from crewkeeper_supervisor.shell.controller import Settings
 from crewkeeper_supervisor.shell.effects import Effects
 from crewkeeper_supervisor.shell.errors import StoreUnavailable
@@ -164,9 +174,11 @@ async def is_over(registry, run="r1"):
 
 async def test_the_clock_is_kept_by_ticks_and_only_when_needed(tmp_path):
     async with linked(tmp_path) as (server, link):
-        await declare(link, declared=crew(start_timeout_s=0.3))
         async with serving(server):
-            # Nobody joins: the crew begins without them when the time is up, which only a tick can tell.
+            await until(lambda: members.ls(link))
+            await declare(link, declared=crew(start_timeout_s=1.5))
+            # Nobody joins: the crew begins without them when the time is up, which only a tick can tell: what is said
+            # by whoever takes the run was said long before.
             await until(lambda: state_is_running(link))
         ticks = await of_type(link, m.Tick)
         assert 1 <= len(ticks) < 20
