@@ -429,7 +429,7 @@ class Intake:
         delegation.asked(self._state, view, message, event.id)
 
     def _left(self, event: Recorded, view: AgentView, message: m.Left) -> None:
-        lifecycle.left(self._state, view, message.why, done=message.done)
+        lifecycle.left(self._state, view, message.why)
 
     def _usage(self, event: Recorded, view: AgentView, message: m.Usage) -> None:
         for usage in (view.usage, self._state.usage):

@@ -175,7 +175,7 @@ def process_exited(state: RunState, message: ProcessExited) -> None:
     if not orderly:
         again = "its host starts it again" if message.restart else "it is not started again"
         report(state, "crash", f"{view.name} crashed: {how}; {again}", [view.name], key=view.name)
-    # When nobody is left the host ends the run: programs that are no agents are no crew, and nothing is wrong with them.
+    # When nobody is left the host ends the run: programs that are no agents are no crew, and nothing is wrong.
     others = any(each.runs or each.present for each in state.agents.values())
     if orderly and others and not stopping and not message.restart and not view.inc:
         said = f"the process of {view.name} has ended, with {how}, and never joined the crew"
@@ -185,6 +185,8 @@ def process_exited(state: RunState, message: ProcessExited) -> None:
         state.main_over(view.name, done=False)
     if message.restart:
         view.status = "starting"
+        if not orderly and view.name in state.mains_over:
+            state.mains_over[view.name] = False
         state.due_s.pop("quiet", None)  # it takes as long as it takes
 
 
@@ -246,13 +248,12 @@ def orphaned(state: RunState, lost: list[Call], why: str) -> None:
         state.answer(call.caller, call.id, error=Fault(code="peer_gone", text=why[:2000]))
 
 
-def left(state: RunState, view: AgentView, why: str, *, done: bool) -> None:
+def left(state: RunState, view: AgentView, why: str) -> None:
     """An agent says that it goes; how its process ends tells whether it comes back."""
     if view.ending is not None:
         view.ending.left_seq = state.seq
-    elif not done and not view.told_to_stop and state.mains_over.get(view.name):
-        state.mains_over[view.name] = False  # the main activity is over because it failed
-        state.due_s.pop("quiet", None)  # how its process ends is yet to be told
+    elif view.runs:
+        state.due_s.pop("quiet", None)  # how its process ends says whether its main activity did
     gone(state, view, "gone", why or "it left")
 
 
@@ -387,9 +388,8 @@ def _watch_quiet(state: RunState) -> None:
     if state.graph.calls or any(task.slot for view in views for task in view.tasks.values()):
         state.due_s.pop("quiet", None)
         return
-    unfinished = {name for name, came_to_its_end in state.mains_over.items() if not came_to_its_end}
     coming = any(
-        not view.external and (view.status in ("expected", "starting") or (view.runs and view.name in unfinished))
+        not view.external and (view.status in ("expected", "starting") or (view.runs and view.status == "gone"))
         for view in views
     )
     patience_s = state.crew.start_timeout_s if coming and state.crew is not None else QUIET_S
@@ -398,7 +398,7 @@ def _watch_quiet(state: RunState) -> None:
         return
     del state.due_s["quiet"]
     missing = [view.name for view in views if not view.external and not view.inc]
-    failed = [name for name in state.mains_over if name in unfinished and name not in missing]
+    failed = [name for name, came_to_its_end in state.mains_over.items() if not came_to_its_end and name not in missing]
     if failed or missing:
         said = [f"{', '.join(failed)} did not finish"] if failed else []
         said += [f"{', '.join(missing)} never joined"] if missing else []
