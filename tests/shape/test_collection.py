@@ -18,7 +18,7 @@ def test_another_process_finds_the_same_tests_at_another_time(request: pytest.Fi
     found = subprocess.run(
         command,
         cwd=ROOT,
-        env={**os.environ, "PYTHONHASHSEED": "1"},
+        env={**os.environ, "PYTHONHASHSEED": "1", "PYTEST_ADDOPTS": ""},
         capture_output=True,
         text=True,
         timeout=LIMIT_S,
