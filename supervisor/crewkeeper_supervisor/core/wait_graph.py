@@ -189,16 +189,15 @@ class WaitGraph:
         if self._chained:
             self._unchain(known)
         handler = known.handler
-        if known.state != "lost" or failed:
-            known.state = "answered"
-        known.failed = failed
+        if known.state != "answered":  # of several answers the caller takes the first
+            known.state, known.failed = "answered", failed
         known.handler = None
         self._forget_inbound(known)
         if handler is not None:
             handler.call = None
             if not early:
                 self._end(handler)
-        if failed:  # kept until the next wait is over: that may need it among others
+        if known.failed:  # kept until the next wait is over: that may need it among others
             self._dirty(known.task)
         elif known.task.wait is None:
             known.task.disown(known)
