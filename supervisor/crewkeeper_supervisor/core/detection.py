@@ -49,6 +49,8 @@ PATROL_MAX: Final = 500
 """How many of them it looks at in one go."""
 OBEY_S: Final = 5.0
 """How long a failed wait may stay open before another member is tried."""
+ROUNDS: Final = 3
+"""How often in all each member is told that its wait has failed."""
 
 
 class Detector:
@@ -438,12 +440,20 @@ class Detector:
         edges = [edge for edge in incident.finding.edges if edge.task in tasks]
         following = choose(core, tasks, edges, state, excluded=watch.tried)
         incident.finding = msgspec.structs.replace(incident.finding, victim=following)
-        break_wait(state, incident)
+        if following is None:
+            break_wait(state, incident)
+            if not watch.rounds:
+                give_up_on(state, incident)
+            watch.rounds += 1
+            if watch.rounds < ROUNDS:  # people know; yet what the members were told may have been lost on its way
+                watch.tried.clear()
+                following = choose(core, tasks, edges, state)
+                incident.finding = msgspec.structs.replace(incident.finding, victim=following)
         if following is not None:
+            break_wait(state, incident)
             self._awaits(watch)
         else:
             watch.obey_s = self._hand = None
-            give_up_on(state, incident)
 
     def _schedule(self) -> None:
         state = self._state

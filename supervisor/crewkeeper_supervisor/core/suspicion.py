@@ -85,6 +85,9 @@ class Breaking:
         self.behind = behind
         """Stuck tasks that are left alone because of it."""
         self.tried: list[str] = []
+        """Members that did not obey in this round."""
+        self.rounds = 0
+        """How often every member had been tried."""
         self.act_s: float | None = None
         """When a timed deadlock has lasted long enough to act on."""
         self.obey_s: float | None = None
