@@ -108,6 +108,8 @@ def begin_if_complete(state: RunState) -> None:
         elif not view.external and view.status in ("expected", "starting"):
             late = f"{view.name} has not joined within {state.crew.start_timeout_s:g} s; the crew begins without it"
             report(state, "crash", late, [view.name], key=f"{view.name}:late")
+        elif view.status == "gone" and _is_missed(state, view):
+            _never_came(state, view)
 
 
 def _somebody_missing(state: RunState) -> bool:
@@ -175,12 +177,8 @@ def process_exited(state: RunState, message: ProcessExited) -> None:
     if not orderly:
         again = "its host starts it again" if message.restart else "it is not started again"
         report(state, "crash", f"{view.name} crashed: {how}; {again}", [view.name], key=view.name)
-    # When nobody is left the host ends the run: programs that are no agents are no crew, and nothing is wrong.
-    others = any(each.runs or each.present for each in state.agents.values())
-    if orderly and others and not stopping and not message.restart and not view.inc:
-        said = f"the process of {view.name} has ended, with {how}, and never joined the crew"
-        report(state, "crash", said, [view.name], key=view.name)
-        orderly = False
+    if orderly and not stopping and not message.restart and _is_missed(state, view):
+        _never_came(state, view)
     if not message.restart and (not orderly or view.cut_short):
         state.main_over(view.name, done=False)
     if message.restart:
@@ -188,6 +186,19 @@ def process_exited(state: RunState, message: ProcessExited) -> None:
         if not orderly and view.name in state.mains_over:
             state.mains_over[view.name] = False
         state.due_s.pop("quiet", None)  # it takes as long as it takes
+
+
+def _is_missed(state: RunState, view: AgentView) -> bool:
+    """Whether an agent that has ended by itself ought to have joined: others have. Programs alone are no crew."""
+    if view.inc or view.told_to_stop or view.ending is not None:
+        return False
+    return any(each.present for each in state.agents.values())
+
+
+def _never_came(state: RunState, view: AgentView) -> None:
+    said = f"the process of {view.name} has ended, with exit status 0, and never joined the crew"
+    report(state, "crash", said, [view.name], key=view.name)
+    state.main_over(view.name, done=False)
 
 
 def restarts_exhausted(state: RunState, message: RestartsExhausted) -> None:
