@@ -179,6 +179,20 @@ async def test_a_webhook_is_connected_to_and_sent_nothing(tmp_path, monkeypatch)
     assert "hunter2" not in f"{fine} {private} {closed}"
 
 
+@pytest.mark.parametrize("said", [b"", b"HTTP/1.1 400 Bad Request\r\n\r\n"], ids=["hangs up", "speaks http"])
+async def test_a_receiver_that_begins_no_tls_is_none(said):
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read(1)
+        writer.write(said)
+        writer.close()
+
+    async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
+        url = f"https://127.0.0.1:{server.sockets[0].getsockname()[1]}/x"
+        hook = Webhook(webhook=url, secret=SECRET, allow_private=True)
+        check = await reached(hook, {}, webhook_check(hook, {}))
+    assert (check.grade, "not permitted" in check.text, "TLS" in check.text) == ("fail", False, True)
+
+
 async def test_a_receiver_without_a_good_certificate_is_none(monkeypatch):
     async def wrap(*_: object, **__: object) -> None:
         error = ssl.SSLCertVerificationError("verify failed")

@@ -125,6 +125,8 @@ async def reached(webhook: "Webhook", environ: Mapping[str, str], judged: Check)
         problem = f"its certificate is not good: {error.verify_message}"
     except OSError as error:
         problem = _said(error)
+    except (anyio.BrokenResourceError, anyio.EndOfStream):
+        problem = "it has closed the connection where TLS begins"
     if problem:
         text = f"{host} cannot be reached from here at port {port}: {problem}"
         told = f"https://{host}:{port}/" if scheme == "https" else f"http://{host}:{port}/"
@@ -136,6 +138,8 @@ async def reached(webhook: "Webhook", environ: Mapping[str, str], judged: Check)
 
 def _said(error: OSError) -> str:
     """What the system says: of several attempts that failed alike, the reason of one."""
+    if isinstance(error, ssl.SSLError):  # its number is none of the system's
+        return f"no TLS: {(error.reason or str(error)).replace('_', ' ').lower()}"
     inner = error.__cause__ if isinstance(error.__cause__, OSError) else error
     number = inner.errno or 0
     return os.strerror(number) if number > 0 else inner.strerror or str(error)
@@ -146,13 +150,14 @@ async def _connect(addresses: list[str], port: int, tls_host: str) -> None:
 
     Raises:
         OSError: What the last one said.
+        BrokenResourceError, EndOfStream: It has hung up while TLS was begun.
     """
     for left, address in zip(reversed(range(len(addresses))), addresses, strict=True):
         try:
             async with await anyio.connect_tcp(address, port) as stream:
                 if tls_host:
                     await TLSStream.wrap(stream, hostname=tls_host)
-        except OSError:
+        except (OSError, anyio.BrokenResourceError, anyio.EndOfStream):
             if not left:
                 raise
         else:
