@@ -62,6 +62,23 @@ def test_it_says_what_would_be_and_touches_nothing(plan, tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("address", "told"),
+    [
+        ("https://hooks.example/services/T0/hunter2", "hooks.example (NOT SET) as slack"),
+        ("https://hooks.example/${OPS_WEBHOOK}", "hooks.example (${OPS_WEBHOOK}) (set) as slack"),
+        ("${OPS_WEBHOOK}/services", "${OPS_WEBHOOK} (set) as slack"),
+    ],
+)
+def test_addresses_of_people_are_shown_without_what_may_be_secret(plan, monkeypatch, address, told):
+    monkeypatch.setenv("OPS_WEBHOOK", "https://hooks.example")
+    if "${" in address:
+        monkeypatch.setenv("OPS_WEBHOOK_SECRET", "whsec_" + "c2VjcmV0" * 4)
+    out = plan(CREW.replace("${OPS_WEBHOOK}", address))[1]
+    assert f"told      {told}" in out
+    assert "hunter2" not in out
+
+
+@pytest.mark.parametrize(
     ("instead", "problem"),
     [
         ("no-such-program-here", "agents.buyer.run: there is no program 'no-such-program-here'"),

@@ -4,8 +4,9 @@ import shlex
 from collections.abc import Callable, Iterable
 
 from crewkeeper_supervisor.core.budget import SPENT, amount
-from crewkeeper_supervisor.core.crew import Agent, Budget, Crew, Response, Responses
+from crewkeeper_supervisor.core.crew import Agent, Budget, Crew, Response, Responses, Webhook
 from crewkeeper_supervisor.core.tools import Tool
+from crewkeeper_supervisor.views.hooks import VARIABLE, shown
 from crewkeeper_supervisor.views.tables import Table, plain_lines
 from crewkeeper_supervisor.views.wording import duration, safe
 
@@ -15,7 +16,7 @@ def crew_lines(crew: Crew, is_set: Callable[[str], bool]) -> list[str]:
 
     Args:
         crew: The crew as declared.
-        is_set: Whether a variable of the environment, of which webhooks are made, is set.
+        is_set: Whether a variable of the environment, of which webhooks and their secrets are made, is set.
     """
     facts = [
         ("tools", "; ".join(_tool(name, tool) for name, tool in crew.tools.items())),
@@ -24,7 +25,7 @@ def crew_lines(crew: Crew, is_set: Callable[[str], bool]) -> list[str]:
         ("rules", f"{len(crew.rules)}, otherwise {crew.policy_default}" if crew.rules else ""),
         ("findings", "; ".join(_responses(crew.responses))),
         ("people", _people(crew)),
-        ("told", "; ".join(_receiver(hook.webhook, hook.format, hook.after_s, is_set) for hook in crew.escalate)),
+        ("told", "; ".join(_receiver(hook, is_set) for hook in crew.escalate)),
     ]
     agents = plain_lines(_agents(crew.agents))
     width = max(len(name) for name, _ in facts)
@@ -106,8 +107,9 @@ def _people(crew: Crew) -> str:
     return f"{safe(crew.approval_who)} has {duration(crew.approval_s)} to approve{where}"
 
 
-def _receiver(url: str, format_: str, after_s: float, is_set: Callable[[str], bool]) -> str:
-    name = url.removeprefix("${").removesuffix("}") if url.startswith("${") else ""
-    where = f"{safe(url)} ({'set' if is_set(name) else 'NOT SET'})" if name else safe(url.split("?")[0], 80)
-    after = f", if nobody acknowledges within {duration(after_s)}" if after_s else ""
-    return f"{where} as {format_}{after}"
+def _receiver(hook: Webhook, is_set: Callable[[str], bool]) -> str:
+    variables = VARIABLE.findall(hook.webhook + hook.secret + hook.previous_secret + hook.routing_key)
+    known = all(is_set(each.strip("${}")) for each in variables)
+    where = shown(hook) + (f" ({'set' if known else 'NOT SET'})" if variables else "")
+    after = f", if nobody acknowledges within {duration(hook.after_s)}" if hook.after_s else ""
+    return f"{where} as {hook.format}{after}"
