@@ -66,6 +66,12 @@ def test_what_counts_as_a_change(folder):
     assert file_changes.look(paths) != before
 
 
+def test_a_program_in_the_command_is_no_file(folder):
+    (folder / "crew.yaml").write_text(CREW.replace("python solo.py", f"python -c '{'pass; ' * 100}'"))
+    file = folder / "crew.yaml"
+    assert file_changes.files_of([read(file).crew], [file]) == [file, folder]
+
+
 async def test_a_change_is_told_when_it_is_over(folder, monkeypatch):
     looks = iter([{"a": (1, 1)}, {"a": (2, 1)}, {"a": (3, 1)}, {"a": (3, 1), "b": (1, 1)}, {"a": (3, 1), "b": (1, 1)}])
     monkeypatch.setattr(file_changes, "POLL_S", 0)

@@ -33,7 +33,8 @@ def files_of(crews: Iterable[Crew], files: Iterable[Path], also: Iterable[Path] 
         folder = Path(crew.folder)
         found[folder] = None
         words = [*(word for agent in crew.agents for word in agent.run), *_words_of_tools(crew)]
-        found |= dict.fromkeys(path for word in words if word and (path := folder / word).is_file())
+        # A word may be a whole program (`python -c …`), too long for a name of a file: then it is none.
+        found |= dict.fromkeys(folder / word for word in words if word and os.path.isfile(folder / word))  # noqa: PTH113
     return list(found)
 
 
