@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 
@@ -14,10 +15,12 @@ from support.up import Up
 CREW = "crew: solo\nagents:\n  guest: {external: true}\nresponses: {deadlock: {do: [break]}}\n"
 BACKGROUND = f"""\
 #!{sys.executable}
-import os, sys
+import os, signal, sys
 from pathlib import Path
 
 Path("said").write_text(" ".join([*sys.argv[1:], os.environ.get("CREWKEEPER_NATS_URL", "")]))
+if os.environ.get("SOLO_HANGS"):
+    signal.pause()
 if os.environ.get("SOLO_FAILS"):
     sys.exit(int(os.environ["SOLO_FAILS"]))
 os.write(int(sys.argv[sys.argv.index("--report-fd") + 1]), b"solo-1\\nsolo-2\\n")
@@ -56,6 +59,27 @@ def test_what_does_not_start_ends_with_its_exit_code(folder, monkeypatch, capsys
     monkeypatch.setenv("SOLO_FAILS", str(failure.UNREACHABLE))
     assert run(["up", "--detach", "crew.yaml"]) == failure.UNREACHABLE
     assert capsys.readouterr().out == ""
+
+
+def test_what_is_interrupted_before_it_is_told_of_does_not_go_on(folder, monkeypatch):
+    started = []
+
+    class Popen(subprocess.Popen):
+        def __init__(self, *args, **kwargs):
+            super().__init__(*args, **kwargs)
+            started.append(self)
+
+    def interrupted(descriptor):
+        os.close(descriptor)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(sys, "executable", str(folder / "background"))
+    monkeypatch.setattr(subprocess, "Popen", Popen)
+    monkeypatch.setattr(os, "fdopen", interrupted)
+    monkeypatch.setenv("SOLO_HANGS", "yes")
+    assert run(["up", "-d", "crew.yaml"]) == failure.INTERRUPTED
+    (background,) = started
+    assert background.wait(120) == -signal.SIGTERM
 
 
 def test_from_then_on_it_writes_into_a_log(folder):

@@ -47,8 +47,12 @@ def detach(files: Sequence[Path], options: Iterable[str], state: Path | None, na
             start_new_session=True,
         )
         os.close(writing)
-        with os.fdopen(reading) as told:
-            runs = told.read().split()  # it ends when the runs are declared, or the process is gone
+        try:
+            with os.fdopen(reading) as told:
+                runs = told.read().split()  # it ends when the runs are declared, or the process is gone
+        except KeyboardInterrupt:  # nobody has been told of it yet: it must not go on unseen
+            process.terminate()
+            raise
         said.seek(0)
         text = said.read().decode("utf-8", "backslashreplace").rstrip()
     if text:
@@ -73,7 +77,7 @@ def report(descriptor: int, runs: Iterable[str], state: Path) -> None:
     Raises:
         OSError: The log cannot be written.
     """
-    log = os.open(state / LOG, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    log = os.open(state / LOG, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND, 0o600)
     for stream in (sys.stdout, sys.stderr):
         stream.flush()
         os.dup2(log, stream.fileno())
