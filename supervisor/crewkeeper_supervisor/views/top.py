@@ -70,12 +70,14 @@ class Meter:
         """The run, and its agents with their rates of the minute before `now_s`, in seconds since the epoch."""
         view = snapshot(self.fold, now_s)
         # Each sample is from just before an entry: the first within the window is what there was when it began.
-        before = next((spent for at_s, spent in self._samples if at_s >= now_s - WINDOW_S), self._spent())
+        now = self._spent()
+        before = next((spent for at_s, spent in self._samples if at_s >= now_s - WINDOW_S), now)
         age_s = now_s - (self.fold.began_at_s or now_s)
         minutes = max(1.0, min(WINDOW_S, age_s)) / 60
         blocked = {edge.agent for edge in view.waits if edge.deadlocked}
         return view, [
-            _row(view, agent, agent.name in blocked, self._more(agent.name, before), minutes) for agent in view.agents
+            _row(view, each, each.name in blocked, _more(now[each.name], before.get(each.name, Spent())), minutes)
+            for each in view.agents
         ]
 
     def _spent(self) -> dict[str, Spent]:
@@ -86,9 +88,9 @@ class Meter:
             for name, each in self.fold.supervisor.agents.items()
         }
 
-    def _more(self, name: str, before: dict[str, Spent]) -> Spent:
-        now, then = self._spent()[name], before.get(name, Spent())
-        return Spent(*(max(0, new - old) for new, old in zip(now, then, strict=True)))
+
+def _more(now: Spent, before: Spent) -> Spent:
+    return Spent(*(max(0, new - old) for new, old in zip(now, before, strict=True)))
 
 
 def _row(view: RunView, agent: AgentRow, deadlocked: bool, more: Spent, minutes: float) -> TopRow:
