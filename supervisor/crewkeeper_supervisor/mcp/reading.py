@@ -41,6 +41,8 @@ _REFERENCES: Final = {"ref/resource": ("resource", "uri"), "ref/prompt": ("promp
 
 _NEEDLESS: Final = re.compile(r"%(?:2[DE]|3[0-9]|4[1-9A-F]|5[0-9AF]|6[1-9A-F]|7[0-9AE]|[0-9A-F]?[a-f]|[a-f][0-9A-F])")
 """Percent-encoded letters, figures and `-._~` (RFC 3986, 6.2.2), and encodings in small letters."""
+_SLASH: Final = re.compile("/|%2F|%5C")
+"""What is between the parts of a path, at the latest when a server has undone its escapes."""
 
 
 class Wanted(NamedTuple):
@@ -80,17 +82,17 @@ def _odd(uri: str) -> str:
     """
     scheme, _, rest = uri.partition(":")
     path = re.split("[?#]", rest, maxsplit=1)[0].removeprefix("//")
-    parts = re.split(r"[/\\]", path)
+    parts = re.split(_SLASH, path)
     if scheme != scheme.lower():
         return "capitals in its scheme"
     if not uri.isprintable() or " " in uri or "\\" in uri:
         return "signs that have to be escaped"
     if _NEEDLESS.search(uri):
         return "escapes of what needs none, or in small letters"
-    if "." in parts or ".." in parts or "" in parts[1:-1]:
+    if "." in parts or ".." in parts or "" in path.split("/")[1:-1]:
         return "dots or nothing between slashes"
-    if scheme == "file" and not rest.startswith("///"):
-        return "a file is named by file:/// and its path"
+    if scheme == "file" and (rest != f"//{path}" or not path.startswith("/") or len(parts) > path.count("/") + 1):
+        return "a file is named by file:/// and its path alone, whose slashes are not escaped"
     return ""
 
 
