@@ -176,7 +176,7 @@ def test_what_was_told_alone_is_told_alone_to_be_over_though_worse_waits_for_the
     assert [each.kind for each in room.escalated()] == ["opened", "opened", "resolved"]
     room.tick(60)
     (digest,) = room.digests()
-    assert named(digest.body) == list(room.core.incidents)[2:]
+    assert named(digest.body) == list(room.core.incidents)[:1:-1], "the worst first"
     room.hear("cleared loop k2")
     room.tick(60)
     assert room.digests()[1].body["incidents"][0]["event"] == "resolved"
@@ -231,3 +231,24 @@ def test_what_cannot_be_resolved_is_told_though_its_beginning_waits_for_the_dige
     assert room.escalated()[-1].kind == "resolved"
     room.tick(60)
     assert room.digests() == [], "nothing is left for it"
+
+
+@pytest.mark.parametrize("later", [False, True])
+def test_what_cannot_be_resolved_is_critical_in_a_digest_too(later: bool) -> None:
+    room = room_of(escalations=3, intrusion=TELL, loop=TELL if later else Response(do=()))
+    for number in range(3):
+        room.hear(f"found intrusion s{number} search")
+    room.hear("found loop k search")
+    last = room.incident()
+    assert last.told == later, "its beginning waits for the digest where people are told of that"
+    give_up_on(room.core._state, last)
+    room.hear("goes_on loop k")
+    assert [each.kind for each in room.escalated()] == ["opened"] * 3, "there is no room even for that"
+    room.tick(60)
+    (digest,) = room.digests()
+    assert digest.body["severities"] == {"critical": 1}
+    assert named(digest.body) == [last.id]
+    room.hear("cleared loop k")
+    assert room.escalated()[-1].kind == "digest", "what a digest told is over in a digest"
+    room.tick(60)
+    assert [named(each.body) for each in room.digests()] == [[last.id]] * 2

@@ -66,8 +66,9 @@ def tell(
     if waits and severity != "critical":
         return "digest"  # it has not been sent, and will say how it stands
     if not _has_room(state, severity):
-        if not waits:
-            _withhold(state, incident, "opened" if first else kind)
+        if first:
+            told.digested[incident.id] = None
+        _withhold(state, incident, kind)
         return "digest"
     for known in (told.withheld, told.digested):
         known.pop(incident.id, None)  # from here on it is told alone
@@ -80,23 +81,18 @@ def tell(
 
 def _tell_the_end(state: RunState, incident: Incident, body: dict[str, Any]) -> Literal["told", "digest"]:
     told = state.ladder.escalations
-    alone = was_told_alone(state, incident.id)
-    if not alone and incident.id in told.withheld:
-        told.digested.pop(incident.id, None)
-        return "digest"  # it has not been sent, and will say so
-    told.withheld.pop(incident.id, None)
-    if not alone:
-        del told.digested[incident.id]
-        _withhold(state, incident, "resolved")
+    if not was_told_alone(state, incident.id):
+        if incident.id not in told.withheld:  # otherwise it has not been sent, and will say so
+            _withhold(state, incident, "resolved")
         return "digest"
+    told.withheld.pop(incident.id, None)
     state.escalate(incident.id, "resolved", body)
     return "told"
 
 
 def was_told_alone(state: RunState, incident: str) -> bool:
     """Whether people were told of an incident by a message of its own, and not only, or yet, by a digest."""
-    told = state.ladder.escalations
-    return told.withheld.get(incident, "unresolved") == "unresolved" and incident not in told.digested
+    return incident not in state.ladder.escalations.digested
 
 
 def watch(state: RunState) -> None:
@@ -114,10 +110,10 @@ def flush(state: RunState) -> None:
         return
     told.sent_s.append(state.now_s)
     _forget_old(state)
-    for id_, kind in withheld.items():
+    for id_ in withheld:
         incident = state.incidents.get(id_)
-        if kind == "opened" and (incident is None or incident.state != "resolved"):
-            told.digested[id_] = None
+        if incident is None or incident.state == "resolved":
+            told.digested.pop(id_, None)
     while len(told.digested) > DIGESTED_MAX:
         del told.digested[next(iter(told.digested))]
     sent = state.escalate("", "digest", _digest(state, withheld))

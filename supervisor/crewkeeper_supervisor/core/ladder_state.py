@@ -81,7 +81,7 @@ class Escalations(Struct, kw_only=True):
     withheld: dict[str, Event]
     """Incidents for the next digest, with what it says of each."""
     digested: dict[str, None]
-    """Incidents that people know of by a digest alone."""
+    """Incidents that people know of by a digest alone, or will when the next one is sent."""
     due_s: float | None = None
     """When the digest is sent, journal time."""
     digests: dict[str, tuple[str, ...]] = {}
