@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import msgspec
 
-from crewkeeper_bus.redaction import Redactor, TooDeep
+from crewkeeper_bus.redaction import CLASSES, Redactor, TooDeep
 from crewkeeper_supervisor.core.crew import Redact
 from crewkeeper_supervisor.shell.audit_keys import AuditKey
 from crewkeeper_supervisor.shell.errors import RunNotFound
@@ -19,6 +19,8 @@ from crewkeeper_supervisor.shell.journal import Entry
 from crewkeeper_supervisor.shell.recording import FORMAT, End, Header, Writer
 from crewkeeper_supervisor.shell.source import OfRun, Source
 
+STRICTEST: Final = Redact(kinds=CLASSES)
+"""Taken where nobody can say any more what the crew wanted out: where the journal is gone, or cannot be read."""
 KEY_TAKEN_OUT: Final = "the key of placeholders' hashes was taken out of the crew, too"
 
 
@@ -61,7 +63,7 @@ async def _write(
     first: list[Entry] = []
     with contextlib.suppress(RunNotFound):  # the journal may be gone by right, and the ledger is kept longer
         first = await anext(batches, [])
-    redact = Redact() if not first else _redact(first[0])
+    redact = _redact(first[0]) if first else STRICTEST
     kinds = () if whole or "views" not in redact.places else redact.kinds
     header = Header(
         crewkeeper="audit",
@@ -71,7 +73,7 @@ async def _write(
         exported_at=datetime.fromtimestamp(int(time.time()), UTC).isoformat(),
         key="" if key is None else key.public,
         redacted=tuple(kinds),
-        note=KEY_TAKEN_OUT if kinds else "",
+        note=KEY_TAKEN_OUT if kinds and first else "",
     )
     writer = Writer(write, header, None if key is None else key.sign)
     cleaner = _Cleaner(Redactor(bytes.fromhex(redact.key), kinds)) if kinds else None
@@ -126,12 +128,12 @@ def _without_key(payload: bytes) -> bytes | None:
 
 
 def _redact(entry: Entry) -> Redact:
-    """What the crew of the first entry wants out; where that cannot be read, the usual."""
+    """What the crew of the first entry wants out."""
     try:
         crew = msgspec.json.decode(entry.payload, type=_Declared).crew
         return msgspec.convert(crew.get("redact", {}), Redact)
     except msgspec.MsgspecError:
-        return Redact()
+        return STRICTEST
 
 
 def _crew(entry: Entry) -> str:
