@@ -273,11 +273,14 @@ class Host:
 
     async def _wait_for_owner(self) -> None:
         """Give the controller a moment to finish with these runs: to decide upon their end, and to sign it."""
-        left = {run.run for run in self.runs if not run.is_cut_off}
         with anyio.move_on_after(DELIVERY_LIMIT_S), contextlib.suppress(StoreUnavailable):
-            while left:
-                left -= {info.run for info in await self._registry.ls() if info.is_over}
-                await anyio.sleep(0.05 if left else 0.0)
+            for run in self.runs:
+                while not run.is_cut_off and not await self._is_finished(run.run):  # noqa: ASYNC110 - no event
+                    await anyio.sleep(0.05)
+
+    async def _is_finished(self, run: str) -> bool:
+        info = await self._registry.get(run)
+        return info is None or info.is_over
 
     async def _wait_for_deliveries(self) -> None:
         """Give the controller a moment to tell people what it has decided to tell them."""

@@ -246,7 +246,7 @@ def _journals(found: Facts) -> Iterable[Risk]:
             continue
         limits = ("max_age", "max_msgs", "max_msgs_per_subject", "max_bytes")
         wrong = [key for key in limits if (getattr(config, key) or 0) > 0]
-        wrong += [key for key in ("deny_delete",) if not config.deny_delete]
+        wrong += [] if config.deny_delete else ["deny_delete"]
         wrong += ["deny_purge"] if is_journal and not config.deny_purge else []
         wrong += ["no_ack"] if is_journal and not config.no_ack else []
         wrong += ["republish"] if is_journal and config.republish is None else []
