@@ -66,6 +66,18 @@ def test_what_counts_as_a_change(folder):
     assert file_changes.look(paths) != before
 
 
+def test_of_a_folder_without_end_a_part_is_looked_at(folder, monkeypatch):
+    for number in range(5):
+        (folder / f"data-{number}").mkdir()
+        (folder / f"data-{number}" / "code.py").write_text("")
+    paths = [folder / "crew.yaml", folder]
+    assert len(file_changes.look(paths)) == 7
+    monkeypatch.setattr(file_changes, "NAMES_MAX", 9)  # seven are in the folder itself
+    assert len(file_changes.look(paths)) == 4
+    monkeypatch.setattr(file_changes, "NAMES_MAX", 1)
+    assert list(file_changes.look(paths)) == [folder / "crew.yaml"], "what is named is looked at in any case"
+
+
 def test_a_program_in_the_command_is_no_file(folder):
     (folder / "crew.yaml").write_text(CREW.replace("python solo.py", f"python -c '{'pass; ' * 100}'"))
     file = folder / "crew.yaml"

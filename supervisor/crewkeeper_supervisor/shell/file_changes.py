@@ -12,6 +12,8 @@ from crewkeeper_supervisor.core.crew import Crew
 POLL_S: Final = 0.3
 FILES_MAX: Final = 5000
 """Files that are looked at; more of a folder are left out."""
+NAMES_MAX: Final = 20_000
+"""Names in one folder, and those in it, that are read for that: a crew file may lie in a home directory."""
 _CODE: Final = (".py",)
 """What counts in a crew's folder without being named: agents write there too, and that must not start them again."""
 _SKIPPED: Final = frozenset(("__pycache__", "node_modules", "site-packages", "venv", "build", "dist"))
@@ -59,7 +61,11 @@ def look(paths: Iterable[Path]) -> Look:
 
 
 def _code_in(folder: Path) -> Iterator[Path]:
+    left = NAMES_MAX
     for at, folders, files in os.walk(folder):
+        left -= len(folders) + len(files)
+        if left < 0:
+            return
         folders[:] = sorted(name for name in folders if name not in _SKIPPED and not name.startswith("."))
         yield from (Path(at, name) for name in sorted(files) if name.endswith(_CODE))
 
