@@ -62,3 +62,35 @@ async def test_a_request_that_never_comes_is_not_waited_for(monkeypatch: pytest.
 
     with anyio.fail_after(60):
         assert await _asked(never(), authorization="Bearer right") == ([], [1])
+
+
+async def test_one_agent_has_not_all_the_requests(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gateway, "OF_AGENT_MAX", 2)
+    doors, go, statuses = {"ann": object(), "bob": object()}, anyio.Event(), list[int]()
+
+    class Doors:
+        async def of(self, token: str) -> Any:
+            return doors[token]
+
+    async def app(_scope: Any, _receive: Any, send: Any) -> None:
+        await go.wait()
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+
+    async def send(message: Any) -> None:
+        if message["type"] == "http.response.start":
+            statuses.append(message["status"])
+
+    guarded = gateway.guarded(app, Doors())  # type: ignore[arg-type]
+
+    async def ask(who: str) -> None:
+        scope = {"type": "http", "headers": [(b"authorization", f"Bearer {who}".encode())]}
+        await guarded(scope, anyio.sleep_forever, send)
+
+    async with anyio.create_task_group() as group:
+        for who in ("ann", "ann", "ann", "bob"):
+            group.start_soon(ask, who)
+        await anyio.wait_all_tasks_blocked()
+        assert statuses == [429]
+        go.set()
+    await ask("ann")
+    assert statuses == [429, 200, 200, 200, 200]

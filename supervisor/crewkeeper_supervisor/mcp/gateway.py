@@ -9,6 +9,7 @@ import hashlib
 import re
 import socket
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable, MutableMapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import TYPE_CHECKING, Any, Final, Protocol
@@ -18,6 +19,7 @@ import anyio.abc
 import structlog
 
 from crewkeeper_bus.client import Client, connect
+from crewkeeper_bus.codec import PAYLOAD_MAX_BYTES
 from crewkeeper_bus.tracing import META, carrying
 from crewkeeper_supervisor.core.scope import SESSION_S
 from crewkeeper_supervisor.mcp import rpc
@@ -40,7 +42,10 @@ REFUSED_S: Final = 10.0
 """How long a wrong token is remembered."""
 REFUSED_MAX: Final = 1000
 CONNECTIONS_MAX: Final = 512
-BODY_MAX_BYTES: Final = 16 * 1024 * 1024
+BODY_MAX_BYTES: Final = 8 * PAYLOAD_MAX_BYTES
+"""More than any call that the gate would take, however it is spelled."""
+OF_AGENT_MAX: Final = 64
+"""Requests of one agent that may be under way."""
 BODY_LIMIT_S: Final = 30.0
 """How long a client may take to send its request."""
 RELIST_S: Final = 30.0
@@ -210,6 +215,7 @@ class Doors:
 
 def guarded(app: App, doors: Doors) -> App:
     """The application, for those who bring the credentials of an agent."""
+    under_way: Counter[GateDoor] = Counter()
 
     async def guard(scope: Scope, receive: Any, send: Any) -> None:
         if scope["type"] == "http":
@@ -224,8 +230,19 @@ def guarded(app: App, doors: Doors) -> App:
             if length.isdigit() and int(length[:18]) > BODY_MAX_BYTES:
                 await _refuse(send, 413, f"the request has more than {BODY_MAX_BYTES} bytes")
                 return
+            if under_way[door] >= OF_AGENT_MAX:
+                text = f"{OF_AGENT_MAX} requests of this agent are under way, the most there may: wait for one to end"
+                await _refuse(send, 429, text, (b"retry-after", b"1"))
+                return
             scope[_DOOR] = door
-            receive = _bounded(receive)
+            under_way[door] += 1
+            try:
+                await app(scope, _bounded(receive), send)
+            finally:
+                under_way[door] -= 1
+                if not under_way[door]:
+                    del under_way[door]
+            return
         await app(scope, receive, send)
 
     return guard
