@@ -307,10 +307,11 @@ class ToolVerbs:
         A framework runs the tools of a model in tasks that it starts, and goes on when all of them are done. To the
         supervisor such a task is one by itself, and the handler that waits for it is busy: a ring of waits through it
         is not seen. What is waited for in this block is what the handler or activity waits for from which the running
-        task descends, together with its other errands; as soon as one of them does something else, it is busy again.
+        task descends: once all of its errands wait, for any of those things. As soon as one of them does something
+        else, it is busy again.
 
-        Use it where that is true: the task that started it cannot go on before all of its errands are done. In a
-        task's own code it does nothing. `crewkeeper_agents.model_tools` has it built in.
+        Use it where that is true: the task that started it cannot go on before its errands do. In a task's own code it
+        does nothing. `crewkeeper_agents.model_tools` has it built in.
         """
         return Errand(self._membership)
 

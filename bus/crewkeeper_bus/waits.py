@@ -1,8 +1,10 @@
 """Waits: the open waits of this agent, each ended exactly once; what a wait is for is known by those who open it.
 
-Parts of a task wait without saying so. When every part of a task that is alive waits, the task waits for all that they
-wait for, as one wait (a joint one) that is announced; it ends as soon as one of them goes on or another part begins. If
-somebody else ends the joint wait, by a `Break` say, all of its parts fail with the same error.
+Parts of a task wait without saying so. When every part of a task that is alive waits, the task waits for any of what
+they wait for, as one wait (a joint one) that is announced; it ends as soon as one of them goes on or another part
+begins. Any and not all: a part that goes on may give back a lock or send a message for which others wait, though its
+task cannot answer yet. If somebody else ends the joint wait, by a `Break` say, all of its parts fail with the same
+error.
 """
 
 import asyncio
@@ -21,7 +23,7 @@ from crewkeeper_bus.errors import (
     Timeout,
     WouldDeadlock,
 )
-from crewkeeper_bus.messages import Condition, OnAll, WaitBegan, WaitEnded
+from crewkeeper_bus.messages import Condition, OnSome, WaitBegan, WaitEnded
 from crewkeeper_bus.outgoing import Outgoing
 from crewkeeper_bus.settings import SECONDS_MAX
 from crewkeeper_bus.tasks import Task
@@ -179,7 +181,7 @@ class Waits:
             left_s = max(0.0, min(deadlines) - asyncio.get_running_loop().time()) if deadlines else None
             conditions = tuple(each.condition for each in waits)
             try:
-                joint = self._open(task, conditions[0] if len(conditions) == 1 else OnAll(of=conditions), left_s)
+                joint = self._open(task, conditions[0] if len(conditions) == 1 else OnSome(k=1, of=conditions), left_s)
             except (CodecError, ConnectionLost):  # beyond what can be said: then it is not seen to wait
                 return
             joint.joint = waits
