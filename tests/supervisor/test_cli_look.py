@@ -188,6 +188,26 @@ def test_logs_are_followed_into_new_files(tmp_path, monkeypatch, capsys):
     assert capsys.readouterr().out == "one\nhalf of two\nthree\n"
 
 
+def test_lines_of_logs_that_stand_together_are_whole(tmp_path, monkeypatch, capsys):
+    logs = {name: tmp_path / f"{name}.log" for name in ("a", "b")}
+    for log in logs.values():
+        log.write_text("one\nhalf")
+    agent_log.print_logs(logs, False, None, False)
+    assert capsys.readouterr().out == "a | one\na | half\nb | one\nb | half"
+    turns = iter([lambda: logs["b"].write_text("one\nhalf of two\n"), lambda: logs["a"].write_text("one\nhalf too\n")])
+
+    def sleep(_seconds):
+        turn = next(turns, None)
+        if turn is None:
+            raise KeyboardInterrupt
+        turn()
+
+    monkeypatch.setattr(agent_log.time, "sleep", sleep)
+    with pytest.raises(KeyboardInterrupt):
+        agent_log.print_logs(logs, True, None, False)
+    assert capsys.readouterr().out == "a | one\nb | one\nb | half of two\na | half too\n"
+
+
 def test_empty_lists_are_a_word_on_stderr(look):
     code, out, err = look("questions", "ls")
     assert (code, out) == (0, "")

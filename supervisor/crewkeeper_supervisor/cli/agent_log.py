@@ -1,6 +1,7 @@
 """Logs of agents: where they are and how they are shown; read from files, on the machine of the run's host."""
 
 import json
+import os
 import time
 from collections import deque
 from collections.abc import Mapping
@@ -68,12 +69,14 @@ def print_logs(logs: Mapping[str, Path], follow: bool, tail: int | None, raw: bo
     for number, (name, path) in enumerate(logs.items()):
         head = click.style(f"{name:<{width}} | ", fg=COLORS[number % len(COLORS)] if use_color() else None)
         tails.append(_Tail(path, head if len(logs) > 1 else "", raw))
-    for each in tails:
-        each.print_new(tail)
+    for before, each in zip([None, *tails], tails, strict=False):
+        if before is not None and not before.begins:
+            click.echo()  # what it wrote last is no whole line
+        each.print_new(tail, goes_on=follow)
     while follow:
         time.sleep(POLL_S)
         for each in tails:
-            each.print_new(None)
+            each.print_new(None, goes_on=True)
 
 
 def last_words(path: Path) -> str:
@@ -109,11 +112,16 @@ class _Tail:
         self._raw = raw
         self._position = 0
         self._identity = 0
-        self._begins = True
+        self.begins = True
         """Whether what comes next begins a line."""
 
-    def print_new(self, tail: int | None) -> None:
-        """Print what is new; `tail`: only the last so many lines of it."""
+    def print_new(self, tail: int | None, *, goes_on: bool) -> None:
+        """Print what is new.
+
+        Args:
+            tail: Only the last so many lines of it.
+            goes_on: Whether it is looked at again: where logs stand together, a line is then printed when it is whole.
+        """
         try:
             status = self._path.stat()
         except FileNotFoundError:  # it is just being rotated
@@ -126,16 +134,19 @@ class _Tail:
             file.seek(self._position)
             lines = iter(lambda: file.readline(LINE_MAX_BYTES), b"")
             for line in lines if tail is None else deque(lines, maxlen=tail):
+                if goes_on and self._head and not line.endswith(b"\n") and len(line) < LINE_MAX_BYTES:
+                    file.seek(-len(line), os.SEEK_CUR)
+                    break
                 self._print(line)
             self._position = file.tell()
         stdout().flush()
 
     def _print(self, line: bytes) -> None:
-        if self._begins and self._head:
+        if self.begins and self._head:
             click.echo(self._head, nl=False)
-        self._begins = line.endswith(b"\n")
+        self.begins = line.endswith(b"\n")
         if self._raw:
             click.echo(line, nl=False)
         else:
             text = line.decode("utf-8", "backslashreplace")
-            stdout().write(safe(text.rstrip("\r\n"), None) + ("\n" if self._begins else ""))
+            stdout().write(safe(text.rstrip("\r\n"), None) + ("\n" if self.begins else ""))
