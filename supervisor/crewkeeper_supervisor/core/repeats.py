@@ -1,7 +1,8 @@
 """Repeats: what agents were told is told once more when they ask again, as often as is reasonable; nothing is decided.
 
-Whatever decides is in the ledger when it is told for the first time, so a repeat is no record. An agent that asks for
-them without end costs the journal no more than `REPEATS` allows; whoever truly waits asks again, and is told then.
+Whatever decides is in the ledger when it is told for the first time, so a repeat is no record. Neither is the word that
+a call, a question or the answer to it was lost on the way, which only its caller needs, and may ask again for. An agent
+that asks without end costs the journal no more than `REPEATS` allows; whoever truly waits asks again, and is told then.
 """
 
 from typing import Any, Final
