@@ -102,6 +102,25 @@ def test_an_id_that_is_used_again_when_it_is_forgotten_does_not_make_the_books_l
     assert add_up(records(room)).problems == []
 
 
+def test_calls_that_never_came_crowd_out_no_answer() -> None:
+    room = Room()
+    room.ask("c1")
+    room.ran("c1")
+    for turn in range(ANSWERS_MAX // REPEATS.burst + 2):
+        for number in range(REPEATS.burst):
+            room.task("a", f"t{turn}-{number}")
+            room.wait("a", f"t{turn}-{number}", m.OnTool(call=f"never{turn}-{number}", tool="pay"))
+        room.tick(60.0 * (turn + 1))
+        room.heartbeat("a")
+        for number in range(REPEATS.burst):
+            room.wake("a", f"t{turn}-{number}")
+    assert len(room.answers(f"never{turn}-0")) == 1
+    room.ask("c1")
+    assert room.ran_calls() == ["c1"]
+    assert add_up(records(room)).problems == []
+    assert fold(room.entries)[0].digest() == room.core.digest()
+
+
 def test_a_grant_that_is_given_twice_is_a_wrong_in_the_books() -> None:
     room = Room()
     room.ask("c1")

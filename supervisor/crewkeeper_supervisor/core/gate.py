@@ -19,7 +19,7 @@ from crewkeeper_supervisor.core import allowance, approvals, budget, fleet, gate
 from crewkeeper_supervisor.core.budget import FLEET, Amounts, Shortage
 from crewkeeper_supervisor.core.findings import FindingKind
 from crewkeeper_supervisor.core.gate_rules import Asked, GateRules, HookNeeded, Refused
-from crewkeeper_supervisor.core.gate_state import OPEN_MAX, GateCall
+from crewkeeper_supervisor.core.gate_state import OPEN_MAX, Ended, GateCall
 from crewkeeper_supervisor.core.lifecycle import report
 from crewkeeper_supervisor.core.roster import AgentView
 from crewkeeper_supervisor.core.state import RunState
@@ -123,7 +123,7 @@ def _take(state: RunState, view: AgentView, call: GateCall) -> None:
     elif known is not None:
         _again(state, known, call)
     elif ended is not None:
-        _told_again(state, call)
+        _told_again(state, call, ended)
     elif gate.open_of.get(call.agent, 0) >= OPEN_MAX:
         _tell(state, call, Fault(code="rate_limited", text=f"{OPEN_MAX} calls are open; wait for some to end"))
     else:
@@ -150,8 +150,7 @@ def _again(state: RunState, known: GateCall, call: GateCall) -> None:
             _tell(state, call, Fault(code="tool_lost", text=text))
 
 
-def _told_again(state: RunState, call: GateCall) -> None:
-    ended = state.gate.ended[call.agent][call.id]
+def _told_again(state: RunState, call: GateCall, ended: Ended) -> None:
     if call.via == "agent":
         settlement.say_again(state, call.agent, call.id, ended)
     else:

@@ -126,10 +126,6 @@ class GateCall(Struct, kw_only=True):
         return self.inside or self.kind != "tool"
 
 
-LOST: Final = ""
-"""Digest of a call that its caller was told was lost, so that what it asked for is not known."""
-
-
 class Ended(Struct, frozen=True, kw_only=True):
     """How a call ended."""
 
@@ -267,6 +263,9 @@ class GateState:
         self.open_of: dict[str, int] = {}
         self.ended: dict[str, dict[str, Ended]] = {}
         self.kept_bytes: dict[str, int] = {}
+        self.lost: dict[str, dict[str, None]] = {}
+        """Calls of each agent that it was told were lost. By themselves: of those there is no record, and they must
+        not crowd out what was told of calls that were granted."""
         self.uses: dict[str, ToolUse] = {}
         self.host = ""
         """The tool host's incarnation; empty: none is there."""
@@ -381,16 +380,12 @@ class GateState:
         self.open_of[call.agent] = self.open_of.get(call.agent, 0) + 1
 
     def over(self, call: GateCall, ended: Ended) -> None:
-        """A call is over; its end is remembered."""
+        """A call is over; its end is remembered, for when its caller asks again: of so many calls, and so much."""
         if self.open.pop(call.key, None) is not None:
             self.open_of[call.agent] -= 1
-        self.remember(call.agent, call.id, ended)
-
-    def remember(self, agent: str, call: str, ended: Ended) -> None:
-        """Keep what an agent was told of a call, for when it asks again; of so many calls, and so much."""
-        answers = self.ended.setdefault(agent, {})
-        answers[call] = ended
-        kept = self.kept_bytes.get(agent, 0) + _size(ended)
+        answers = self.ended.setdefault(call.agent, {})
+        answers[call.id] = ended
+        kept = self.kept_bytes.get(call.agent, 0) + _size(ended)
         while len(answers) > ANSWERS_MAX:
             kept -= _size(answers.pop(next(iter(answers))))
         if kept > ANSWERS_MAX_BYTES:
@@ -400,7 +395,14 @@ class GateState:
                 if _size(each):
                     kept -= _size(each)
                     answers[id_] = Ended(digest=each.digest, forgotten=True)
-        self.kept_bytes[agent] = kept
+        self.kept_bytes[call.agent] = kept
+
+    def told_as_lost(self, agent: str, call: str) -> None:
+        """An agent was told that a call never came; it may come yet."""
+        lost = self.lost.setdefault(agent, {})
+        lost[call] = None
+        if len(lost) > ANSWERS_MAX:
+            del lost[next(iter(lost))]
 
     def wait(self, call: GateCall, stage: Stage, until_s: float) -> None:
         """A call waits, no longer than until then; but for a person, no longer than its caller does."""
@@ -451,6 +453,7 @@ class GateState:
             [[agent, [[h.incident, h.until_s] for h in holds.values()]] for agent, holds in self.holds.items()],
             [[agent, each.incident, each.until_s] for agent, each in self.breaks.items()],
             list(self.proxied),
+            *([agent, list(lost)] for agent, lost in self.lost.items()),
         ]
 
 

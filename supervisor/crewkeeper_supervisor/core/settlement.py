@@ -16,12 +16,13 @@ from crewkeeper_supervisor.core import allowance, budget, nudges, repeats
 from crewkeeper_supervisor.core.booking import Booking, balances
 from crewkeeper_supervisor.core.budget import Amounts
 from crewkeeper_supervisor.core.conditions import AnyCondition
-from crewkeeper_supervisor.core.gate_state import LOST, Ended, GateCall
+from crewkeeper_supervisor.core.gate_state import Ended, GateCall
 from crewkeeper_supervisor.core.roster import AgentView
 from crewkeeper_supervisor.core.state import RunState
 
 TEXT_MAX_CHARS: Final = 2000
 
+_LOST: Final = Fault(code="peer_gone", text="the call was lost on its way to the gate; nothing was run; ask again")
 Act = Literal["reserve", "settle", "expire", "release", "refuse"]
 
 
@@ -98,10 +99,8 @@ def remind(state: RunState, agent: str, call: str) -> bool:
     ended = state.gate.ended.get(agent, {}).get(call)
     if ended is not None:
         say_again(state, agent, call, ended)
-    else:
-        fault = Fault(code="peer_gone", text="the call was lost on its way to the gate; nothing was run; ask again")
-        if repeats.tell(state, agent, call, error=fault):
-            state.gate.remember(agent, call, Ended(digest=LOST, error=fault))
+    elif repeats.tell(state, agent, call, error=_LOST):
+        state.gate.told_as_lost(agent, call)
     return True
 
 
@@ -111,13 +110,13 @@ def told_of(state: RunState, view: AgentView, call: GateCall) -> Ended | None:
     A call that was told as lost may come yet: said again before its caller had heard. Then nothing is run for it, as
     was said. Once its caller has stopped waiting, it asks anew.
     """
-    ended = state.gate.ended.get(call.agent, {}).get(call.id)
-    if ended is None or ended.digest != LOST:
-        return ended
+    lost = state.gate.lost.get(call.agent, {})
+    if call.id not in lost:
+        return state.gate.ended.get(call.agent, {}).get(call.id)
     task = view.tasks.get(call.task)
     if task is not None and task.wait is not None and _is_for(task.wait.condition, call.id):
-        return Ended(digest=call.digest, error=ended.error)
-    del state.gate.ended[call.agent][call.id]
+        return Ended(digest=call.digest, error=_LOST)
+    del lost[call.id]
     return None
 
 
