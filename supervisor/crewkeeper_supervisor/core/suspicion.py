@@ -2,7 +2,8 @@
 
 A stuck task that is in such a core, or hangs on one, is left alone until that is over, and then examined again. That is
 enough to find whatever is still stuck then: what becomes stuck does so by a wait that was examined, and whoever was
-examined and found stuck is behind each of the cores that it hangs on, or behind one that is being opened.
+examined and found stuck is behind each of the cores that it hangs on, or behind one that is being opened. Whoever hung
+on a core by a task that goes its own way before that is over, as by a timeout, is found by the patrol.
 """
 
 from collections.abc import Collection, Iterable
