@@ -108,7 +108,7 @@ def begin_if_complete(state: RunState) -> None:
         elif not view.external and view.status in ("expected", "starting"):
             late = f"{view.name} has not joined within {state.crew.start_timeout_s:g} s; the crew begins without it"
             report(state, "crash", late, [view.name], key=f"{view.name}:late")
-        elif view.status == "gone" and _is_missed(state, view):
+        elif view.status == "gone" and view.name not in state.mains_over and _is_missed(state, view):
             _never_came(state, view)
 
 
