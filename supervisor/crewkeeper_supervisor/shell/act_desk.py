@@ -6,7 +6,6 @@ whether it was done is read from the same journal that the controller acts by.
 """
 
 from datetime import UTC, datetime
-from typing import Final
 
 import anyio
 
@@ -24,8 +23,7 @@ from crewkeeper_supervisor.shell import journal
 from crewkeeper_supervisor.shell.approval_desk import AGAIN_S, EFFECT_S, REASON_MAX_CHARS, Taken
 from crewkeeper_supervisor.shell.approval_links import Grant
 from crewkeeper_supervisor.shell.nats_link import EXPECTED_LAST, Link
-
-_ENDED: Final = ("done", "failed", "stopped")
+from crewkeeper_supervisor.shell.registry import ENDED
 
 
 async def refused(link: Link, core: Supervisor, grant: Grant) -> str | None:
@@ -126,7 +124,7 @@ def _message(grant: Grant, act: Act, by: str, reason: str) -> OperatorAsked | Bu
 
 
 def _over(core: Supervisor, grant: Grant) -> str | None:
-    if core.state in _ENDED:
+    if core.state in ENDED:
         return f"the run is over ({core.state}); nothing is left to do"
     incident = incident_of(core, grant)
     if incident is None and grant.about not in core.ladder.escalations.digests:
