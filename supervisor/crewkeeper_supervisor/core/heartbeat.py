@@ -145,7 +145,7 @@ def _undelivered(graph: WaitGraph, node: AgentNode, heartbeat: Heartbeat, limit_
 def _heal(state: RunState, node: AgentNode, heartbeat: Heartbeat, limit_s: float) -> None:
     """Help on waits for what the journal has had for long, or never had: it was lost on the way."""
     unanswered = {call.call for call in heartbeat.calls}
-    answered = {command.call for command in state.pending.values() if isinstance(command, AnswerCall)}
+    answered: set[str] | None = None
     for told, leaf in _leaves(heartbeat):
         wait = node.tasks[told.task].wait
         if wait is None or max(wait.healed_s, wait.since_s) > limit_s:
@@ -155,6 +155,8 @@ def _heal(state: RunState, node: AgentNode, heartbeat: Heartbeat, limit_s: float
         elif isinstance(leaf, OnCall) and leaf.call in unanswered:
             healed = _heal_answer(state, node, leaf, limit_s)
         elif isinstance(leaf, OnHuman) and leaf.question:
+            if answered is None:  # gathered once, and only where somebody waits for a person
+                answered = {command.call for command in state.pending.values() if isinstance(command, AnswerCall)}
             healed = leaf.question not in answered and _heal_question(state, node, leaf.question)
             answered.add(leaf.question)
         elif isinstance(leaf, OnTool):
