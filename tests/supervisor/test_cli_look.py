@@ -161,6 +161,21 @@ def test_logs_are_shown_harmless_or_raw(state, capfdbinary, monkeypatch):
     (log.parent / "planner.log").unlink()
 
 
+def follow(logs, turns, monkeypatch):
+    """Print logs as they grow: each turn changes them while their reader sleeps; after the last it is interrupted."""
+    left = iter(turns)
+
+    def sleep(_seconds):
+        turn = next(left, None)
+        if turn is None:
+            raise KeyboardInterrupt
+        turn()
+
+    monkeypatch.setattr(agent_log.time, "sleep", sleep)
+    with pytest.raises(KeyboardInterrupt):
+        agent_log.print_logs(logs, True, None, False)
+
+
 def test_logs_are_followed_into_new_files(tmp_path, monkeypatch, capsys):
     log = tmp_path / "a.log"
     log.write_text("one\nhalf")
@@ -168,23 +183,8 @@ def test_logs_are_followed_into_new_files(tmp_path, monkeypatch, capsys):
     def rotated():
         log.rename(tmp_path / "a.log.1")
 
-    turns = iter(
-        [
-            lambda: log.write_text("one\nhalf of two\n"),
-            rotated,
-            lambda: log.write_text("three\n"),
-        ]
-    )
-
-    def sleep(_seconds):
-        turn = next(turns, None)
-        if turn is None:
-            raise KeyboardInterrupt
-        turn()
-
-    monkeypatch.setattr(agent_log.time, "sleep", sleep)
-    with pytest.raises(KeyboardInterrupt):
-        agent_log.print_logs({"a": log}, True, None, False)
+    turns = [lambda: log.write_text("one\nhalf of two\n"), rotated, lambda: log.write_text("three\n")]
+    follow({"a": log}, turns, monkeypatch)
     assert capsys.readouterr().out == "one\nhalf of two\nthree\n"
 
 
@@ -194,17 +194,8 @@ def test_lines_of_logs_that_stand_together_are_whole(tmp_path, monkeypatch, caps
         log.write_text("one\nhalf")
     agent_log.print_logs(logs, False, None, False)
     assert capsys.readouterr().out == "a | one\na | half\nb | one\nb | half"
-    turns = iter([lambda: logs["b"].write_text("one\nhalf of two\n"), lambda: logs["a"].write_text("one\nhalf too\n")])
-
-    def sleep(_seconds):
-        turn = next(turns, None)
-        if turn is None:
-            raise KeyboardInterrupt
-        turn()
-
-    monkeypatch.setattr(agent_log.time, "sleep", sleep)
-    with pytest.raises(KeyboardInterrupt):
-        agent_log.print_logs(logs, True, None, False)
+    turns = [lambda: logs["b"].write_text("one\nhalf of two\n"), lambda: logs["a"].write_text("one\nhalf too\n")]
+    follow(logs, turns, monkeypatch)
     assert capsys.readouterr().out == "a | one\nb | one\nb | half of two\na | half too\n"
 
 
