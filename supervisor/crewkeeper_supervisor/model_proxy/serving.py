@@ -23,7 +23,7 @@ from crewkeeper_supervisor.model_proxy.spending import Spending
 from crewkeeper_supervisor.model_proxy.upstream import Providers
 from crewkeeper_supervisor.shell import journal
 from crewkeeper_supervisor.shell.errors import RunNotFound
-from crewkeeper_supervisor.shell.http_server import PromptProtocol
+from crewkeeper_supervisor.shell.http_server import PromptProtocol, Server
 from crewkeeper_supervisor.shell.model_proxies import reserve
 from crewkeeper_supervisor.shell.nats_link import Link, connect
 from crewkeeper_supervisor.shell.place import Place
@@ -110,7 +110,7 @@ class _Server:
             timeout_graceful_shutdown=GRACE_S,
             h11_max_incomplete_event_size=HEADERS_MAX_BYTES,
         )
-        self._server = _Quiet(config)
+        self._server = Server(config)
 
     async def serve_on(self, bound: socket.socket, ready: Callable[[], None]) -> None:
         """Serve until cancelled; requests under way are ended then."""
@@ -131,13 +131,6 @@ class _Server:
                 await done.wait()
             finally:
                 self._server.should_exit = True
-
-
-class _Quiet(uvicorn.Server):
-    @contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        """Leave signals to whoever runs the process."""
-        yield
 
 
 @contextmanager
