@@ -5,7 +5,6 @@ that whoever asks next sees what was decided last. A secret is never stored: onl
 this process once, in what `issue` returns.
 """
 
-import contextlib
 import time
 from collections.abc import Callable
 from typing import Final, NamedTuple
@@ -32,8 +31,9 @@ from crewkeeper_supervisor.core.scope import (
     voided,
 )
 from crewkeeper_supervisor.shell import bucket, tokens
+from crewkeeper_supervisor.shell.contention import contend
 from crewkeeper_supervisor.shell.errors import ShellError, StoreUnavailable
-from crewkeeper_supervisor.shell.nats_link import LINK_ERRORS, Link, WrongLastSequence
+from crewkeeper_supervisor.shell.nats_link import LINK_ERRORS, Link
 
 BUCKET: Final = "ACCESS"
 TTL_S: Final = 3600.0
@@ -51,7 +51,6 @@ agent, and the server keeps them for each connection. Beyond that the core refus
 
 _STREAM: Final = f"KV_{BUCKET}"
 _PREFIX: Final = f"$KV.{BUCKET}."
-_TRIES: Final = 20
 _REVOKED_KEPT: Final = 32
 
 Names = tuple[str, ...] | None
@@ -360,19 +359,20 @@ class Access:
     ) -> Record:
         """Store what `change` makes of the record; it is called again if somebody was faster."""
         headers = {"Nats-TTL": f"{keep_s}s"} if keep_s else None
-        for _ in range(_TRIES):
+
+        async def attempt() -> Record:
             found = await self._find(run, agent)
             if found.is_damaged and not replace_damaged:
                 raise Damaged(f"the access record of {agent} of run {run} cannot be read; kill the agent to replace it")
             record = change(found.record)
             if record is found.record:
                 return record
-            with contextlib.suppress(WrongLastSequence):
-                await self._link.store(
-                    f"{_PREFIX}{run}.{agent}", msgspec.json.encode(record), expected_last=found.seq, headers=headers
-                )
-                return record
-        raise StoreUnavailable(f"access of {agent} of run {run}: its record keeps changing")
+            await self._link.store(
+                f"{_PREFIX}{run}.{agent}", msgspec.json.encode(record), expected_last=found.seq, headers=headers
+            )
+            return record
+
+        return await contend(f"access of {agent} of run {run}", attempt)
 
     async def _find(self, run: str, agent: str) -> _Found:
         last = await self._link.last(_STREAM, f"{_PREFIX}{check_token(run, 'run')}.{check_token(agent, 'agent')}")

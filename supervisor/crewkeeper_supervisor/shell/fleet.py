@@ -24,9 +24,10 @@ from crewkeeper_supervisor.core.commands import OrderShare
 from crewkeeper_supervisor.core.fleet_account import FleetAccount
 from crewkeeper_supervisor.core.gate_state import FleetShare
 from crewkeeper_supervisor.shell import fail_points, journal
+from crewkeeper_supervisor.shell.contention import contend
 from crewkeeper_supervisor.shell.errors import StoreUnavailable
 from crewkeeper_supervisor.shell.logbook import logger
-from crewkeeper_supervisor.shell.nats_link import Link, WrongLastSequence
+from crewkeeper_supervisor.shell.nats_link import Link
 
 BUCKET: Final = "FLEET"
 _STREAM: Final = f"KV_{BUCKET}"
@@ -39,7 +40,6 @@ LATE_S: Final = 8.0
 POLL_S: Final = 0.25
 """How often an order that waits is looked at, whatever was seen of the account."""
 RETELL_S: Final = 1.0
-CHANGES_MAX: Final = 200
 
 _DECODER: Final = msgspec.json.Decoder(FleetAccount)
 
@@ -89,16 +89,16 @@ class Fleet:
         Raises:
             StoreUnavailable: The server did not answer, so the change may be made or not; or others were always faster.
         """
-        for _ in range(CHANGES_MAX):
+
+        async def attempt() -> FleetAccount:
             before, seq = await self.read(), self._seq
             after = change(before)
-            if after == before:
-                return after
-            with contextlib.suppress(WrongLastSequence):
+            if after != before:
                 payload = msgspec.json.encode(after)
                 self._see(await self._link.store(_KEY, payload, expected_last=seq), payload)
-                return after
-        raise StoreUnavailable(f"bucket {BUCKET}: others keep changing the account")
+            return after
+
+        return await contend(f"bucket {BUCKET}, the account", attempt)
 
     async def work(self) -> None:
         """Keep `account` as it is stored, and wake whoever listens, until cancelled."""

@@ -28,9 +28,10 @@ from nats.js.api import RePublish, StorageType, StreamConfig
 from crewkeeper_bus.errors import SubjectError
 from crewkeeper_bus.subjects import AGENT_KINDS, HELD, parse, stream_name
 from crewkeeper_supervisor.shell import excerpt
+from crewkeeper_supervisor.shell.contention import contend
 from crewkeeper_supervisor.shell.errors import StoreUnavailable
 from crewkeeper_supervisor.shell.excerpt import Stored
-from crewkeeper_supervisor.shell.nats_link import LINK_ERRORS, REQUEST_LIMIT_S, Link, WrongLastSequence
+from crewkeeper_supervisor.shell.nats_link import LINK_ERRORS, REQUEST_LIMIT_S, Link
 
 BUCKET: Final = "HOLDS"
 MAPPED_MAX: Final = 20
@@ -48,7 +49,6 @@ _REPLAY: Final = "REPLAY"
 _STREAM: Final = f"KV_{BUCKET}"
 _PREFIX: Final = f"$KV.{BUCKET}."
 _MAPPED: Final = f"{_PREFIX}mapped"
-_TRIES: Final = 20
 
 
 class Hold(Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -183,15 +183,15 @@ class Holds:
         Raises:
             StoreUnavailable: The server did not answer, or others kept changing it.
         """
-        for _ in range(_TRIES):
+
+        async def attempt() -> tuple[Mapping, ...] | None:
             seq, before = await self.mapped()
             after = change(before)
-            if after is None or after == before:
-                return after
-            with contextlib.suppress(WrongLastSequence):
+            if after is not None and after != before:
                 await self._link.store(_MAPPED, msgspec.json.encode(after), expected_last=seq)
-                return after
-        raise StoreUnavailable(f"bucket {BUCKET}: the list of mappings keeps changing")
+            return after
+
+        return await contend(f"bucket {BUCKET}, the list of mappings", attempt)
 
     # --- words ---
 

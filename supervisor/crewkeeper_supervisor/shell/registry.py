@@ -10,15 +10,15 @@ import msgspec
 from msgspec import Struct
 
 from crewkeeper_supervisor.shell import bucket
+from crewkeeper_supervisor.shell.contention import contend
 from crewkeeper_supervisor.shell.errors import RunAmbiguous, RunNotFound, StoreUnavailable
-from crewkeeper_supervisor.shell.nats_link import Link, WrongLastSequence
+from crewkeeper_supervisor.shell.nats_link import Link
 
 BUCKET: Final = "CREWS"
 _STREAM: Final = bucket.stream_of(BUCKET)
 _PREFIX: Final = bucket.prefix_of(BUCKET)
 SWEEP_S: Final = 5.0
 """A watch lists again this often even if it saw no change: a lost wake-up heals."""
-_TRIES: Final = 20
 
 State = Literal["running", "done", "failed", "stopped"]
 ENDED: Final = ("done", "failed", "stopped")
@@ -83,7 +83,8 @@ class Registry:
             RunNotFound: The run is not registered.
             StoreUnavailable: The server did not answer, or others kept changing the entry.
         """
-        for _ in range(_TRIES):
+
+        async def attempt() -> RunInfo:
             last = await self._link.last(_STREAM, _PREFIX + run)
             info = _decode(last.data) if last is not None else None
             if last is None or info is None:
@@ -93,10 +94,10 @@ class Registry:
             if (known, left) == (info.state, info.unfinished):
                 return info
             info = msgspec.structs.replace(info, state=known, unfinished=left)
-            with contextlib.suppress(WrongLastSequence):
-                await self._link.store(_PREFIX + run, msgspec.json.encode(info), expected_last=last.seq)
-                return info
-        raise StoreUnavailable(f"run {run!r}: its registration keeps changing")
+            await self._link.store(_PREFIX + run, msgspec.json.encode(info), expected_last=last.seq)
+            return info
+
+        return await contend(f"registration of run {run!r}", attempt)
 
     async def get(self, run: str) -> RunInfo | None:
         """One run by its exact id.

@@ -23,6 +23,7 @@ from msgspec import Struct
 
 from crewkeeper_bus.errors import ConnectionLost
 from crewkeeper_supervisor.core.scope import SESSION_S
+from crewkeeper_supervisor.shell.contention import contend
 from crewkeeper_supervisor.shell.errors import StoreUnavailable
 from crewkeeper_supervisor.shell.logbook import logger
 from crewkeeper_supervisor.shell.nats_link import LINK_ERRORS, Link, WrongLastSequence
@@ -41,7 +42,6 @@ SESSIONS_MAX: Final = 64
 """Logins of one user that are remembered."""
 CHECKS_AT_ONCE: Final = 8
 _PENDING_MAX: Final = 10_000
-_TRIES: Final = 20
 _STREAM: Final = f"KV_{BUCKET}"
 _PREFIX: Final = f"$KV.{BUCKET}."
 
@@ -157,14 +157,18 @@ class Sessions:
         """
         # What was read or written last is good until the store says otherwise: one question instead of two.
         seq, known = self._recent.get(user, (0, ()))
-        for _ in range(_TRIES):
-            with contextlib.suppress(WrongLastSequence):
-                await self._store(user, (*known, session)[-SESSIONS_MAX:], seq)
-                if known:
-                    self._look_at(user, session)
-                return
-            seq, known = await self._read(user)
-        raise StoreUnavailable(f"sessions of {user}: the record keeps changing")
+        is_guess = True
+
+        async def attempt() -> None:
+            nonlocal seq, known, is_guess
+            if not is_guess:
+                seq, known = await self._read(user)
+            is_guess = False
+            await self._store(user, (*known, session)[-SESSIONS_MAX:], seq)
+
+        await contend(f"sessions of {user}", attempt)
+        if known:
+            self._look_at(user, session)
 
     def _look_at(self, user: str, session: Session) -> None:
         if len(self._due) >= _PENDING_MAX and user not in self._due:
