@@ -16,17 +16,9 @@ from crewkeeper_supervisor.shell.crew_format import AGENT, CREW, LIMITS, RESTART
 from crewkeeper_supervisor.shell.crew_kinds import Section
 from crewkeeper_supervisor.shell.crew_problems import CODES, MAX_PROBLEMS
 from crewkeeper_supervisor.shell.crew_response_format import ESCALATION, LADDER_KINDS
-from crewkeeper_supervisor.shell.crewfile import (
-    CrewFile,
-    CrewFileError,
-    MissingVariable,
-    Problem,
-    load,
-    parse,
-    read,
-    render,
-    resolve_env,
-)
+from crewkeeper_supervisor.shell.crew_variables import resolve_env
+from crewkeeper_supervisor.shell.crewfile import CrewFile, CrewFileError, Problem, load, parse, read, render
+from crewkeeper_supervisor.shell.errors import SettingMissing
 
 FOLDER = Path(__file__).parent
 MINIMAL = "crew: one\nagents:\n  a: {run: python a.py}\n"
@@ -605,11 +597,10 @@ def test_folders_are_relative_to_the_file(tmp_path: Path, monkeypatch: pytest.Mo
 
 def test_variables_are_resolved_once_and_all_missing_ones_named() -> None:
     environ = {"A": "1", "B": "${A}"}
-    assert resolve_env("x${A}/${B}/$A/$${A}", environ) == "x1/${A}/$A/${A}"
-    with pytest.raises(MissingVariable) as caught:
-        resolve_env("${C}${A}${D}${C}", environ)
-    assert caught.value.names == ("C", "D")
-    assert "C, D" in str(caught.value)
+    assert resolve_env("x${A}/${B}/$A/$${A}", environ, "key") == "x1/${A}/$A/${A}"
+    with pytest.raises(SettingMissing, match=r"^agents\.a\.env\.X: .* refers to C, D, not set") as caught:
+        resolve_env("${C}${A}${D}${C}", environ, "agents.a.env.X")
+    assert caught.value.name == "C"
 
 
 def crew_or_problems(data: bytes) -> Crew | list[Problem]:

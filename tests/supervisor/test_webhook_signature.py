@@ -48,6 +48,7 @@ def test_a_large_body_is_cut_and_says_what_is_missing():
 def test_variables_come_from_the_environment():
     assert webhook.expand("https://${HOST}/${A_1}", {"HOST": "h", "A_1": "x"}) == "https://h/x"
     assert webhook.expand("$HOST ${} ${a-b}", {}) == "$HOST ${} ${a-b}"
+    assert webhook.expand("$${HOST}", {}) == "${HOST}"
     with pytest.raises(SettingMissing) as missing:
         webhook.expand("${NOPE}", {"NOPE": ""})
     assert missing.value.name == "NOPE"

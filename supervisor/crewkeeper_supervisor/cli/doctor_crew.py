@@ -5,7 +5,6 @@ Nothing is sent to a webhook: its host is connected to, and its certificate look
 
 import contextlib
 import os
-import re
 import ssl
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,12 +15,12 @@ import anyio
 from anyio.streams.tls import TLSStream
 
 from crewkeeper_supervisor.cli.doctor_check import Check, counted
+from crewkeeper_supervisor.shell.crew_variables import filled, names_in
 
 if TYPE_CHECKING:
     from crewkeeper_supervisor.core.crew import Webhook
 
 REACH_LIMIT_S: Final = 10.0
-_VARIABLE: Final = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 _ENCRYPTED: Final = "webhook: https://HOST/PATH  # in the crew file"
 _ELSEWHERE: Final = "webhook: https://HOST/PATH, or allow_private: true beside it  # in the crew file"
 _ROTATION: Final = "supervisor hooks rotate"
@@ -79,8 +78,8 @@ def webhook_check(webhook: "Webhook", environ: Mapping[str, str]) -> Check:
             text=f"not set here: {', '.join(unset)}; a controller without them cannot send",
             fix=" ".join(["export", *(f"{each}=…" for each in unset)]),
         )
-    url, secret = _filled(webhook.webhook, environ), _filled(webhook.secret, environ)
-    previous = _filled(webhook.previous_secret, environ)
+    url, secret = filled(webhook.webhook, environ), filled(webhook.secret, environ)
+    previous = filled(webhook.previous_secret, environ)
     parts = _parts(url)
     if parts is None:
         return Check(name=name, grade="fail", text="is no http or https address", fix=_ENCRYPTED)
@@ -110,11 +109,11 @@ async def reached(webhook: "Webhook", environ: Mapping[str, str], judged: Check)
     """
     from crewkeeper_supervisor.shell.destination import Forbidden, resolve
 
-    scheme, host, port = _parts(_filled(webhook.webhook, environ)) or ("", "", 0)
+    scheme, host, port = _parts(filled(webhook.webhook, environ)) or ("", "", 0)
     problem = ""
     try:
         with anyio.fail_after(REACH_LIMIT_S):
-            there = await resolve(_filled(webhook.webhook, environ), allow_private=webhook.allow_private)
+            there = await resolve(filled(webhook.webhook, environ), allow_private=webhook.allow_private)
             addresses = [urlsplit(url).hostname or "" for url in there.urls]
             await _connect(addresses, port, host if scheme == "https" else "")
     except Forbidden as error:
@@ -166,12 +165,8 @@ async def _connect(addresses: list[str], port: int, tls_host: str) -> None:
 
 def _unset(webhook: "Webhook", environ: Mapping[str, str]) -> list[str]:
     """Variables of a webhook that have no value; a delivery that needs one is given up."""
-    texts = webhook.webhook + webhook.secret + webhook.previous_secret + webhook.routing_key
-    return [each for each in dict.fromkeys(_VARIABLE.findall(texts)) if not environ.get(each)]
-
-
-def _filled(text: str, environ: Mapping[str, str]) -> str:
-    return _VARIABLE.sub(lambda match: str(environ[match[1]]), text)
+    named = names_in(webhook.webhook, webhook.secret, webhook.previous_secret, webhook.routing_key)
+    return [each for each in named if not environ.get(each)]
 
 
 def _parts(url: str) -> tuple[str, str, int] | None:

@@ -11,8 +11,7 @@ from crewkeeper_supervisor.core.model_proxy import ModelProxy
 from crewkeeper_supervisor.model_proxy.problem import Protocol
 from crewkeeper_supervisor.model_proxy.request import Limits
 from crewkeeper_supervisor.model_proxy.upstream import Upstream
-from crewkeeper_supervisor.shell.crew_values import MissingVariable, resolve_env
-from crewkeeper_supervisor.shell.errors import SettingMissing
+from crewkeeper_supervisor.shell.crew_variables import resolve_env
 
 PROTOCOLS: Final[tuple[Protocol, ...]] = ("openai", "anthropic")
 
@@ -67,10 +66,7 @@ def settings_of(declared: ModelProxy, environ: Mapping[str, str], listen: str = 
 
 
 def _resolved(text: str, environ: Mapping[str, str], protocol: str) -> str:
-    try:
-        return resolve_env(text, environ)
-    except MissingVariable as error:
-        raise SettingMissing(f"model_proxy.upstreams.{protocol}: {error}", name=error.names[0]) from None
+    return resolve_env(text, environ, f"model_proxy.upstreams.{protocol}")
 
 
 def _key(protocol: str, key: str) -> str:

@@ -6,7 +6,7 @@ from crewkeeper_supervisor.core.model_proxy import ModelProxy, Upstream
 from crewkeeper_supervisor.shell.crew_problems import shown
 from crewkeeper_supervisor.shell.crew_proxy_format import ANTHROPIC_URL, OPENAI_URL
 from crewkeeper_supervisor.shell.crew_reading import INVALID, Reading
-from crewkeeper_supervisor.shell.crew_values import VARIABLE
+from crewkeeper_supervisor.shell.crew_variables import names_in
 from crewkeeper_supervisor.shell.place import is_loopback
 
 PROVIDER_VARIABLES: Final = (
@@ -34,8 +34,7 @@ def withheld(declared: ModelProxy | None) -> frozenset[str]:
     texts = [
         text for each in (declared.openai, declared.anthropic) if each is not None for text in (each.url, each.key)
     ]
-    named = {match[2] for text in texts for match in VARIABLE.finditer(text) if match[2]}
-    return frozenset(named | set(PROVIDER_VARIABLES))
+    return frozenset((*names_in(*texts), *PROVIDER_VARIABLES))
 
 
 class ProxyChecks:
@@ -69,7 +68,7 @@ class ProxyChecks:
             self.reading.add_at_key("CREW-111", path, "no provider is named", "add openai: {} or anthropic: {}")
         for name, given in upstreams.items():
             key = given.get("key") if isinstance(given, dict) else None
-            if isinstance(key, str) and key and not any(match[2] for match in VARIABLE.finditer(key)):
+            if isinstance(key, str) and key and not names_in(key):
                 self.reading.add(
                     "CREW-203",
                     (*path, name, "key"),
@@ -100,7 +99,7 @@ class ProxyChecks:
             env = agent.get("env", {}) if agent is not INVALID else {}
             for variable, value in env.items() if isinstance(env, dict) else ():
                 path = ("agents", name, "env", variable)
-                used = {match[2] for match in VARIABLE.finditer(value) if match[2]} if isinstance(value, str) else set()
+                used = set(names_in(value)) if isinstance(value, str) else set[str]()
                 if variable in PROVIDER_VARIABLES:
                     self.reading.add_at_key(
                         "CREW-119", path, f"{variable} is set because of model_proxy", "remove it, or model_proxy"

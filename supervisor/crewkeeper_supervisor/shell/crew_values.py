@@ -27,13 +27,12 @@ from crewkeeper_supervisor.shell.crew_kinds import (
     Whole,
 )
 from crewkeeper_supervisor.shell.crew_problems import nearest, shown
+from crewkeeper_supervisor.shell.crew_variables import VARIABLE
 from crewkeeper_supervisor.shell.yaml_nodes import Scalar, reading_text
 
 DURATION_UNITS_MS: Final = {"ms": 1, "s": 1000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
 SIZE_UNITS: Final = {"B": 1, "kB": 1000, "KiB": 1024, "MB": 1_000_000, "MiB": 1024 * 1024}
 COUNT_UNITS: Final = {"k": 1000, "M": 1_000_000}
-VARIABLE: Final = re.compile(r"\$(\$\{)|\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
-"""`${NAME}`, or `$${`, which stands for a plain `${`."""
 _NUMBER = r"(-?[0-9]{1,15}(?:\.[0-9]{1,12})?)"
 _DURATION = re.compile(_NUMBER + r"(ms|s|m|h|d)?")
 _SIZE = re.compile(_NUMBER + r"(B|kB|KiB|MB|MiB)?")
@@ -52,35 +51,6 @@ class Unfit(ValueError):  # noqa: N818 - never leaves the loader
         """Hold the three parts."""
         super().__init__(message)
         self.code, self.message, self.remedy = code, message, remedy
-
-
-class MissingVariable(ValueError):  # noqa: N818 - named for what is the case, like the bus errors
-    """A text refers to environment variables that are not set; whoever starts the supervisor must set them.
-
-    Attributes:
-        names: All of them, in the order of the text.
-    """
-
-    def __init__(self, names: tuple[str, ...], text: str) -> None:
-        """Name all that are missing at once."""
-        listed = ", ".join(names)
-        super().__init__(f"{shown(text)} refers to {listed}, not set in the environment; set {listed} and start again")
-        self.names = names
-
-
-def resolve_env(text: str, environ: Mapping[str, str]) -> str:
-    """Replace every `${NAME}` in `text` by its value in `environ`; `$${` becomes a plain `${`.
-
-    Values are taken as they are, never expanded again.
-
-    Raises:
-        MissingVariable: At least one name is not in `environ`.
-    """
-    names = dict.fromkeys(match[2] for match in VARIABLE.finditer(text) if match[2])
-    missing = tuple(name for name in names if name not in environ)
-    if missing:
-        raise MissingVariable(missing, text)
-    return VARIABLE.sub(lambda match: environ[match[2]] if match[2] else "${", text)
 
 
 def parse_scalar(scalar: Scalar, kind: Kind) -> Any:

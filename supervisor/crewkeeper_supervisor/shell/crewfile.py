@@ -33,19 +33,17 @@ from crewkeeper_supervisor.shell.crew_model_proxy import ProxyChecks, proxy_of
 from crewkeeper_supervisor.shell.crew_problems import Collector, CrewFileError, Path, Problem, path_text, render, shown
 from crewkeeper_supervisor.shell.crew_reading import INVALID, Reading
 from crewkeeper_supervisor.shell.crew_response_format import LINKS
-from crewkeeper_supervisor.shell.crew_values import VARIABLE, MissingVariable, resolve_env
+from crewkeeper_supervisor.shell.crew_variables import names_in
 from crewkeeper_supervisor.shell.yaml_nodes import MAX_FILE_BYTES, compose, decode, root_of
 
 __all__ = [
     "CrewFile",
     "CrewFileError",
-    "MissingVariable",
     "Problem",
     "load",
     "parse",
     "read",
     "render",
-    "resolve_env",
 ]
 
 _NAME_MAX_CHARS: Final = 32
@@ -311,7 +309,7 @@ class _Checks:
         for index, webhook in enumerate(self.surface.get("escalate", ())):
             if webhook is INVALID or "secret" not in webhook:
                 continue
-            if not any(match[2] for match in VARIABLE.finditer(webhook["secret"])):
+            if not names_in(webhook["secret"]):
                 self.reading.add(
                     "CREW-203",
                     ("escalate", index, "secret"),

@@ -8,7 +8,7 @@ that was killed.
 import signal
 import subprocess
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -20,8 +20,7 @@ from crewkeeper_bus.credentials import Credentials
 from crewkeeper_bus.orphan_guard import kill_group, open_guarded, release
 from crewkeeper_supervisor.core.crew import Agent, Crew, Redact
 from crewkeeper_supervisor.shell.crew_model_proxy import withheld
-from crewkeeper_supervisor.shell.crew_values import VARIABLE, MissingVariable, resolve_env
-from crewkeeper_supervisor.shell.errors import SettingMissing
+from crewkeeper_supervisor.shell.crew_variables import names_in, resolve_env
 from crewkeeper_supervisor.shell.logs import LogFile
 
 CANNOT_START: Final = 127
@@ -58,18 +57,14 @@ def command_line(argv: Sequence[str]) -> tuple[str, ...]:
 
 def secrets_of(crew: Crew) -> frozenset[str]:
     """Names of the environment variables that only the supervisor may read: those its webhooks are made of."""
-    return _variables(
-        text for hook in crew.escalate for text in (hook.webhook, hook.secret, hook.previous_secret, hook.routing_key)
-    )
+    hooks = crew.escalate
+    texts = (text for hook in hooks for text in (hook.webhook, hook.secret, hook.previous_secret, hook.routing_key))
+    return frozenset(names_in(*texts))
 
 
 def tool_secrets_of(crew: Crew) -> frozenset[str]:
     """Names of the environment variables that only the crew's tools may read, each its own."""
-    return _variables(text for tool in crew.tools.values() for text in tool.env.values())
-
-
-def _variables(texts: Iterable[str]) -> frozenset[str]:
-    return frozenset(match[2] for text in texts for match in VARIABLE.finditer(text) if match[2])
+    return frozenset(names_in(*(text for tool in crew.tools.values() for text in tool.env.values())))
 
 
 def _inherited(crew: Crew, inherited: Mapping[str, str]) -> dict[str, str]:
@@ -124,10 +119,7 @@ def environment(
     """
     env = _inherited(crew, inherited)
     for name, value in agent.env.items():
-        try:
-            env[name] = resolve_env(value, inherited)
-        except MissingVariable as error:
-            raise SettingMissing(f"agents.{agent.name}.env.{name}: {error}", name=error.names[0]) from None
+        env[name] = resolve_env(value, inherited, f"agents.{agent.name}.env.{name}")
     settings = {
         **_access(credentials),
         "RUN": run,

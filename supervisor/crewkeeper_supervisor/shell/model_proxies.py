@@ -16,8 +16,8 @@ import anyio
 from crewkeeper_bus.credentials import Credentials
 from crewkeeper_supervisor.core.crew import Crew, Restart
 from crewkeeper_supervisor.core.model_proxy import ModelProxy
-from crewkeeper_supervisor.shell.crew_values import MissingVariable, resolve_env
-from crewkeeper_supervisor.shell.errors import SettingMissing, ShellError
+from crewkeeper_supervisor.shell.crew_variables import resolve_env
+from crewkeeper_supervisor.shell.errors import ShellError
 from crewkeeper_supervisor.shell.launcher import Launch
 from crewkeeper_supervisor.shell.restart import KeptProcess
 
@@ -49,10 +49,7 @@ def check(declared: ModelProxy, env: Mapping[str, str]) -> None:
     """
     for name, each in (("openai", declared.openai), ("anthropic", declared.anthropic)):
         for text in (each.url, each.key) if each is not None else ():
-            try:
-                resolve_env(text, env)
-            except MissingVariable as error:
-                raise SettingMissing(f"model_proxy.upstreams.{name}: {error}", name=error.names[0]) from None
+            resolve_env(text, env, f"model_proxy.upstreams.{name}")
 
 
 class HostedProxy:

@@ -13,8 +13,7 @@ from crewkeeper_bus.credentials import Credentials, write_private
 from crewkeeper_bus.subjects import TOOLS
 from crewkeeper_supervisor.core.crew import Crew, Restart
 from crewkeeper_supervisor.core.tools import Tool
-from crewkeeper_supervisor.shell.crew_values import MissingVariable, resolve_env
-from crewkeeper_supervisor.shell.errors import SettingMissing
+from crewkeeper_supervisor.shell.crew_variables import resolve_env
 from crewkeeper_supervisor.shell.launcher import Launch, command_line, service_environment
 
 RULE: Final = Restart(policy="permanent", intensity=30, period_s=60.0, shutdown_s=5.0)
@@ -78,10 +77,7 @@ def environment(
     own: dict[str, dict[str, str]] = {}
     for key, tool in _tools(crew, name).items():
         for variable, value in tool.env.items():
-            try:
-                own.setdefault(key, {})[variable] = resolve_env(value, inherited)
-            except MissingVariable as error:
-                raise SettingMissing(f"tools.{key}.env.{variable}: {error}", name=error.names[0]) from None
+            own.setdefault(key, {})[variable] = resolve_env(value, inherited, f"tools.{key}.env.{variable}")
     return service_environment(crew, run, access, inherited, {_OWN_ENV: json.dumps(own)})
 
 

@@ -24,6 +24,7 @@ from crewkeeper_bus.webhooks import PREFIX
 from crewkeeper_supervisor.core import acts
 from crewkeeper_supervisor.core.commands import Escalate
 from crewkeeper_supervisor.core.crew import Webhook
+from crewkeeper_supervisor.shell.crew_variables import filled, names_in
 from crewkeeper_supervisor.shell.destination import Destination, Forbidden, resolve
 from crewkeeper_supervisor.shell.errors import SettingMissing
 from crewkeeper_supervisor.shell.webhook_formats import encode, inert_value, render
@@ -32,7 +33,6 @@ BODY_MAX_BYTES: Final = 20_000
 ATTEMPT_LIMIT_S: Final = 15.0
 RETRY_AFTER_MAX_S: Final = 3600.0
 _WORD: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")
-_VARIABLE: Final = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 
 
 class Unusable(ValueError):  # noqa: N818
@@ -73,14 +73,10 @@ def expand(text: str, env: Mapping[str, str] | None = None) -> str:
         SettingMissing: One is not set or empty.
     """
     values = os.environ if env is None else env
-
-    def value(found: re.Match[str]) -> str:
-        name = found[1]
+    for name in names_in(text):
         if not values.get(name):
             raise SettingMissing(f"the environment variable {name} is not set; the crew file names it", name=name)
-        return values[name]
-
-    return _VARIABLE.sub(value, text)
+    return filled(text, values)
 
 
 def body(run: str, crew: str, command: Escalate) -> bytes:

@@ -5,22 +5,20 @@ host are told apart by an id, which follows from the address as the crew file ha
 """
 
 import hashlib
-import re
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
-from typing import Final, Literal
+from typing import Literal
 from urllib.parse import urlsplit
 
 import msgspec
 from msgspec import Struct
 
 from crewkeeper_supervisor.core.crew import Webhook
+from crewkeeper_supervisor.shell.crew_variables import names_in
 from crewkeeper_supervisor.shell.deliveries import Delivery, State, endpoint_key
 from crewkeeper_supervisor.shell.webhook import named
 from crewkeeper_supervisor.views.tables import Table, build_table
 from crewkeeper_supervisor.views.wording import ago, safe
-
-VARIABLE: Final = re.compile(r"\$\{[A-Za-z_][A-Za-z0-9_]*\}")
 
 
 class DeliveryRow(Struct, frozen=True, kw_only=True):
@@ -74,10 +72,10 @@ class TestRow(Struct, frozen=True, kw_only=True):
 
 def shown(receiver: Webhook) -> str:
     """What may be shown of a receiver's address: `hooks.slack.com`, `127.0.0.1:8080`, `${OPS_WEBHOOK}`."""
-    host, variables = named(receiver.webhook), "".join(VARIABLE.findall(receiver.webhook))
+    host, variables = named(receiver.webhook), "".join(f"${{{each}}}" for each in names_in(receiver.webhook))
     if not variables:
         return safe(f"{host}{_port(receiver.webhook)}" or "(unreadable)", 120)
-    return safe(f"{host} ({variables})" if host and not VARIABLE.search(host) else variables, 120)
+    return safe(f"{host} ({variables})" if host and not names_in(host) else variables, 120)
 
 
 def identified(receiver: Webhook) -> str:

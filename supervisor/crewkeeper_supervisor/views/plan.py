@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterable
 from crewkeeper_supervisor.core.budget import SPENT, amount
 from crewkeeper_supervisor.core.crew import Agent, Budget, Crew, Response, Responses, Webhook
 from crewkeeper_supervisor.core.tools import Tool
-from crewkeeper_supervisor.views.hooks import VARIABLE, shown
+from crewkeeper_supervisor.shell.crew_variables import names_in
+from crewkeeper_supervisor.views.hooks import shown
 from crewkeeper_supervisor.views.tables import Table, plain_lines
 from crewkeeper_supervisor.views.wording import duration, safe
 
@@ -108,8 +109,8 @@ def _people(crew: Crew) -> str:
 
 
 def _receiver(hook: Webhook, is_set: Callable[[str], bool]) -> str:
-    variables = VARIABLE.findall(hook.webhook + hook.secret + hook.previous_secret + hook.routing_key)
-    known = all(is_set(each.strip("${}")) for each in variables)
+    variables = names_in(hook.webhook, hook.secret, hook.previous_secret, hook.routing_key)
+    known = all(is_set(each) for each in variables)
     where = shown(hook) + (f" ({'set' if known else 'NOT SET'})" if variables else "")
     after = f", if nobody acknowledges within {duration(hook.after_s)}" if hook.after_s else ""
     return f"{where} as {hook.format}{after}"
