@@ -1,10 +1,12 @@
 """An agent that asks for the same again and again: it is answered, the ledger does not grow, the journal hardly."""
 
 import msgspec
+import pytest
 
 from crewkeeper_bus import messages as m
 from crewkeeper_supervisor.core.commands import AnswerCall
-from crewkeeper_supervisor.core.gate_state import ANSWERS_MAX
+from crewkeeper_supervisor.core.crew import Budget
+from crewkeeper_supervisor.core.gate_state import ANSWERS_MAX, OPEN_MAX
 from crewkeeper_supervisor.core.repeats import REPEATS
 from crewkeeper_supervisor.core.rules import Rule
 from crewkeeper_supervisor.core.tools import Tool
@@ -100,6 +102,29 @@ def test_an_id_that_is_used_again_when_it_is_forgotten_does_not_make_the_books_l
     room.ran("c1")
     assert room.ran_calls() == ["c1", "c1"]
     assert add_up(records(room)).problems == []
+
+
+@pytest.mark.parametrize("refused", ["call_id_reused", "rate_limited"])
+def test_what_is_refused_beside_the_calls_that_are_kept_hides_no_second_grant(refused: str) -> None:
+    """The gate keeps nothing of it, so it does not forget the first grant; nor may whoever adds up the books."""
+    look = msgspec.structs.replace(PAY, concurrency=1)
+    room = Room(crew_of(tools={"pay": PAY, "look": look}, budget=Budget()))
+    room.ask("c1")
+    room.ran("c1")
+    if refused == "rate_limited":
+        for number in range(OPEN_MAX):
+            room.ask(f"q{number}", "look")
+    room.tick(5.0)  # or it would be too much at once
+    before = len(records(room))
+    for number in range(ANSWERS_MAX):
+        room.ask("c1" if refused == "call_id_reused" else f"r{number}", args={"n": number + 2})
+    found = records(room)
+    assert [each.command["booking"]["code"] for each in found[before:]] == [refused] * ANSWERS_MAX
+    room.ask("c1")
+    assert room.ran_calls().count("c1") == 1  # it is kept
+    assert add_up(found).problems == []
+    granted = next(each for each in found if each.command["booking"]["act"] == "reserve")
+    assert "a/c1 was granted before" in str(add_up([*found, granted]).problems)
 
 
 def test_calls_that_never_came_crowd_out_no_answer() -> None:

@@ -6,13 +6,16 @@ their limits, at every record.
 """
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, Final
 
 from msgspec import Struct, field
 
 from crewkeeper_supervisor.core.budget import FLEET
 from crewkeeper_supervisor.core.gate_state import ANSWERS_MAX
 from crewkeeper_supervisor.shell.chain import Record
+
+_BESIDE: Final = ("call_id_reused", "rate_limited")
+"""Why something is refused that is no call of its own; the latter also of calls that are."""
 
 
 class Sums(Struct, kw_only=True):
@@ -84,7 +87,8 @@ def _book(found: Spending, open_: dict[tuple[str, str], dict[str, int]], booking
     match booking["act"]:
         case "refuse":
             found.refusals += 1
-            _end(found, booking["agent"])
+            if not _is_beside(booking):
+                _end(found, booking["agent"])
             return []
         case "reserve":
             found.grants[key] = found.grants.get(key, 0) + 1
@@ -104,6 +108,14 @@ def _book(found: Spending, open_: dict[tuple[str, str], dict[str, int]], booking
                 _add(found, account, amounts, "spent")
             return problems
     return [f"it books {booking['act']!r}"]
+
+
+def _is_beside(booking: dict[str, Any]) -> bool:
+    """Whether the gate has refused without taking it for a call of its own, so that it keeps nothing of it.
+
+    Only then does it not say what was asked for: such calls must crowd out no call that it keeps.
+    """
+    return booking.get("code") in _BESIDE and not booking.get("amounts")
 
 
 def _end(found: Spending, agent: str) -> int:
