@@ -112,8 +112,8 @@ def test_the_end_of_the_run_is_told_to_who_was_told() -> None:
     room.tick(60)
     room.asks("stop_run")
     room.op(m.RunEnded(state="stopped"), sender="_host")
-    assert kinds(room) == ["opened", "digest", "resolved", "digest"]
-    assert room.digests()[-1].body["incidents"][0]["event"] == "resolved"
+    assert kinds(room) == ["opened", "digest", "resolved", "resolved"]
+    assert room.escalated()[-1].body["digest"] == room.digests()[0].id
 
 
 def test_the_same_journal_acknowledges_the_same() -> None:

@@ -76,9 +76,27 @@ def test_what_was_over_before_the_digest_is_told_there_alone() -> None:
     assert (told["event"], told["state"]) == ("opened", "resolved")
 
 
-def test_what_a_digest_told_is_resolved_in_a_digest() -> None:
+def test_a_digest_is_over_when_all_that_it_names_is() -> None:
     room = room_of(escalations=1)
     for number in range(3):
+        room.hear(f"found loop k{number} search")
+    room.tick(60)
+    (digest,) = room.digests()
+    assert digest.body["open"] == 2
+    room.hear("cleared loop k1", 600)
+    assert [each.kind for each in room.escalated()] == ["opened", "digest"]
+    room.hear("cleared loop k2")
+    over = room.escalated()[-1]
+    assert (over.kind, over.incident, over.body["digest"]) == ("resolved", "", digest.id)
+    for same in ("severity", "ids", "count"):
+        assert over.body[same] == digest.body[same], "receivers know it by this"
+    room.tick(600)
+    assert room.escalated()[-1] is over, "that one of them is over was said by this"
+
+
+def test_what_a_digest_told_is_over_in_the_next_while_others_of_it_stand() -> None:
+    room = room_of(escalations=1)
+    for number in range(4):
         room.hear(f"found loop k{number} search")
     room.tick(60)
     room.hear("cleared loop k1", 600)
@@ -88,7 +106,28 @@ def test_what_a_digest_told_is_resolved_in_a_digest() -> None:
     assert due_s > room.now_s, "what is due long ago would never be met"
     room.tick(60)
     assert [each.kind for each in room.escalated()] == ["opened", "digest", "digest"]
-    assert [each["event"] for each in room.digests()[1].body["incidents"]] == ["resolved", "resolved"]
+    said = room.digests()[1].body
+    assert [each["event"] for each in said["incidents"]] == ["resolved", "resolved"]
+    assert (said["open"], said["can"]) == (0, [])
+    assert ", all over: info: 2 loop" in said["summary"]
+    room.hear("cleared loop k3")
+    assert [each.body.get("digest") for each in room.escalated()][3:] == [room.digests()[0].id]
+
+
+def test_one_that_several_digests_tell_of_is_over_for_each() -> None:
+    room = room_of(escalations=1)
+    room.hear("found loop one search")
+    room.hear("found loop two search")
+    room.tick(60)
+    for number in range(2):
+        give_up_on(room.core._state, room.incident())
+        room.hear(f"found loop other{number} search")
+        room.tick(60)
+    assert len(room.digests()) == 3
+    for incident in list(room.core.incidents.values()):
+        room.hear(f"cleared loop {incident.finding.evidence['key']}")
+    over = [each.body["digest"] for each in room.escalated() if each.kind == "resolved" and not each.incident]
+    assert sorted(over) == sorted(each.id for each in room.digests()), "each once"
 
 
 def test_the_end_of_the_crew_waits_for_no_digest() -> None:
@@ -190,7 +229,8 @@ def test_a_digest_says_what_could_not_be_resolved() -> None:
     (told,) = room.digests()[0].body["incidents"]
     assert told["event"] == "unresolved"
     room.hear("cleared loop one")
-    assert [each.kind for each in room.escalated()] == ["opened", "digest", "resolved"]
+    assert [each.kind for each in room.escalated()] == ["opened", "digest", "resolved", "resolved"]
+    assert [each.incident for each in room.escalated()[2:]] == [room.incident().id, ""], "both messages are over"
 
 
 def test_any_number_of_warnings_leaves_room_for_what_is_severe() -> None:
@@ -249,6 +289,7 @@ def test_what_cannot_be_resolved_is_critical_in_a_digest_too(later: bool) -> Non
     assert digest.body["severities"] == {"critical": 1}
     assert named(digest.body) == [last.id]
     room.hear("cleared loop k")
-    assert room.escalated()[-1].kind == "digest", "what a digest told is over in a digest"
+    over = room.escalated()[-1]
+    assert (over.kind, over.body["digest"], over.body["severity"]) == ("resolved", digest.id, "critical")
     room.tick(60)
-    assert [named(each.body) for each in room.digests()] == [[last.id]] * 2
+    assert room.digests() == [digest], "one word of its end is enough"

@@ -135,6 +135,38 @@ def test_a_digest_is_its_own_and_lists_its_incidents():
     assert "F1 loop open: s" in document["payload"]["custom_details"]["lines"]
 
 
+def told_of_a_digest(format_):
+    """What receivers get of one digest: that there are two, that kim knows, that they are over."""
+    facts = {"incident": "", "severity": "error", "began_s": 1_790_000_000.0, "count": 2}
+    first = rendered(format_, "digest", "incidents", **facts, open=2)
+    later = [
+        rendered(format_, kind, "incidents", **facts, digest="28-2", **more)
+        for kind, more in (("acknowledged", {"by": "kim"}), ("resolved", {"open": 0}))
+    ]
+    return [first, *later]
+
+
+def test_a_digest_is_one_incident_at_pagerduty_until_it_is_over():
+    told = told_of_a_digest("pagerduty")
+    assert [each["event_action"] for each in told] == ["trigger", "acknowledge", "resolve"]
+    assert {each["dedup_key"] for each in told} == {"msg_trip-1_28-2"}
+
+
+def test_a_digest_is_one_alert_until_it_is_over():
+    told = [each["alerts"][0] for each in told_of_a_digest("alertmanager")]
+    assert [each["status"] for each in told] == ["firing", "firing", "resolved"]
+    for same in ("labels", "startsAt", "fingerprint"):
+        assert told[0][same] == told[1][same] == told[2][same]
+    assert told[2]["endsAt"] > told[2]["startsAt"]
+
+
+def test_a_digest_of_what_is_over_wakes_nobody():
+    facts = {"incident": "", "severity": "info", "count": 2, "open": 0}
+    assert rendered("pagerduty", "digest", "incidents", **facts)["event_action"] == "resolve"
+    assert rendered("alertmanager", "digest", "incidents", **facts)["status"] == "resolved"
+    assert "act" not in rendered("standard", "digest", "incidents", **facts)["data"]
+
+
 ALERTMANAGER = {
     "version": str,
     "groupKey": str,

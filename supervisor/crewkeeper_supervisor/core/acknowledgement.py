@@ -23,7 +23,9 @@ def taken(state: RunState, message: OperatorAsked) -> None:
     if not fresh:
         return
     if message.incident in state.ladder.escalations.digests:
-        facts = {"kind": "incidents", "digest": message.incident, "count": len(fresh)}
+        digest = state.ladder.escalations.digests[message.incident]
+        facts = {"kind": "incidents", "digest": message.incident, "count": len(fresh), "severity": digest.severity}
+        facts["began_s"] = digest.at_s
         _tell(state, "", by, message.why, facts)
         return
     about = fresh[0]
@@ -60,7 +62,8 @@ def may_be_closed(incident: Incident) -> bool:
 def named(state: RunState, name: str) -> tuple[str, ...]:
     """Incidents and approvals that stand, by what people call them: an id, or the command by which they were told."""
     digest = state.ladder.escalations.digests.get(name)
-    return tuple(id_ for id_ in digest or (state.escalations.get(name) or name,) if _stands(state, id_))
+    ids = digest.incidents if digest is not None else (state.escalations.get(name) or name,)
+    return tuple(id_ for id_ in ids if _stands(state, id_))
 
 
 def _stands(state: RunState, id_: str) -> bool:

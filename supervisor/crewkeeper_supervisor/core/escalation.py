@@ -3,10 +3,10 @@
 So many a minute of journal time are told of one by one. From the first beyond that on, every further one joins the
 digest, which is sent when one more may be told: nobody is woken a hundred times, and none is left out. Warnings have
 half of the places in a minute at most, so that any number of them leaves room for what is severe; while a digest is
-due, one place is its own.
+due, one place is its own. A digest is over when all that it names is, and that is told as quietly as of an incident.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, Final, Literal
 
 from msgspec import to_builtins
@@ -14,7 +14,7 @@ from msgspec import to_builtins
 from crewkeeper_supervisor.core import pace
 from crewkeeper_supervisor.core.acts import Act
 from crewkeeper_supervisor.core.findings import SEVERE, Incident
-from crewkeeper_supervisor.core.ladder_state import DIGESTS_MAX, Event
+from crewkeeper_supervisor.core.ladder_state import DIGESTS_MAX, Digest, Event
 from crewkeeper_supervisor.core.state import RunState
 
 MINUTE_S: Final = 60.0
@@ -111,15 +111,40 @@ def flush(state: RunState) -> None:
     told.sent_s.append(state.now_s)
     _forget_old(state)
     for id_ in withheld:
-        incident = state.incidents.get(id_)
-        if incident is None or incident.state == "resolved":
+        if not _stands(state, id_):
             told.digested.pop(id_, None)
     while len(told.digested) > DIGESTED_MAX:
         del told.digested[next(iter(told.digested))]
-    sent = state.escalate("", "digest", _digest(state, withheld))
-    told.digests[sent] = tuple(withheld)
+    body = _digest(state, withheld)
+    sent = state.escalate("", "digest", body)
+    told.digests[sent] = Digest(incidents=tuple(withheld), severity=body["severity"], at_s=state.now_s)
     if len(told.digests) > DIGESTS_MAX:
-        del told.digests[next(iter(told.digests))]
+        over = (id_ for id_, each in told.digests.items() if not _any_stands(state, each.incidents))
+        del told.digests[next(over, next(iter(told.digests)))]
+
+
+def incident_over(state: RunState, incident: Incident) -> None:
+    """An incident has just been resolved: tell of every digest whose last one it was that it is over, too."""
+    told = state.ladder.escalations
+    for id_, digest in told.digests.items():
+        if incident.id not in digest.incidents or _any_stands(state, digest.incidents):
+            continue
+        for each in digest.incidents:
+            if told.withheld.get(each) == "resolved":
+                del told.withheld[each]  # this says so
+                told.digested.pop(each, None)
+        if not told.withheld:
+            told.due_s = None
+        state.escalate("", "resolved", _digest_over(state, id_, digest))
+
+
+def _any_stands(state: RunState, ids: Iterable[str]) -> bool:
+    return any(_stands(state, id_) for id_ in ids)
+
+
+def _stands(state: RunState, id_: str) -> bool:
+    incident = state.incidents.get(id_)
+    return incident is not None and incident.state != "resolved"
 
 
 def _has_room(state: RunState, severity: Severity) -> bool:
@@ -172,24 +197,50 @@ def _digest(state: RunState, withheld: dict[str, Event]) -> dict[str, Any]:
     crew = state.crew
     held = {severity: _kinds_of(state, withheld, severity) for severity in _WORST_FIRST}
     counts = {severity: sum(map(len, kinds.values())) for severity, kinds in held.items() if kinds}
-    said = (f"{severity}: {_counted(held[severity])}" for severity in counts)
+    said = "; ".join(f"{severity}: {_counted(held[severity])}" for severity in counts)
     ids: dict[str, list[str]] = {}
     for kinds in held.values():
         for kind, names in kinds.items():
             ids.setdefault(kind, []).extend(names)
+    stand = sum(_stands(state, id_) for id_ in withheld)
+    over = "" if stand else ", all over"
     return {
         "kind": "incidents",
         "run": state.run,
         "crew": crew.name if crew is not None else "",
         "objective": crew.objective[:500] if crew is not None else "",
-        "summary": f"{len(withheld)} incidents beyond {_per_minute(state)} escalations a minute: {'; '.join(said)}",
+        "summary": f"{len(withheld)} incidents beyond {_per_minute(state)} escalations a minute{over}: {said}",
+        "began_s": state.now_s,
         "severity": next(iter(counts)),
         "severities": counts,
         "count": len(withheld),
+        "open": stand,
         "ids": ids,
         "incidents": _shown(state, {id_: withheld[id_] for names in _worst_first(held) for id_ in names}),
         "cost": pace.told(state),
-        "can": [to_builtins(Act(do="acknowledge"))],
+        "can": [to_builtins(Act(do="acknowledge"))] if stand else [],
+        "look": f"supervisor incidents ls {state.run}",
+    }
+
+
+def _digest_over(state: RunState, id_: str, digest: Digest) -> dict[str, Any]:
+    """What is told of a digest when all that it names is over."""
+    ids: dict[str, list[str]] = {}
+    for name in digest.incidents:
+        ids.setdefault(_kind_of(state, name), []).append(name)
+    count = len(digest.incidents)
+    which = f"all {count} incidents of a digest are over" if count > 1 else "the incident of a digest is over"
+    return {
+        "kind": "incidents",
+        "digest": id_,
+        "run": state.run,
+        "crew": state.crew.name if state.crew is not None else "",
+        "summary": f"{which}: {_counted(ids)}",
+        "began_s": digest.at_s,
+        "severity": digest.severity,
+        "count": count,
+        "open": 0,
+        "ids": ids,
         "look": f"supervisor incidents ls {state.run}",
     }
 

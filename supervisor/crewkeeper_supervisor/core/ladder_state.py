@@ -15,7 +15,7 @@ RESTED_MAX: Final = 1000
 ACKNOWLEDGED_MAX: Final = 1000
 """Acknowledgements that are remembered; the oldest is forgotten first."""
 DIGESTS_MAX: Final = 50
-"""Digests whose incidents are remembered, so that they can be acknowledged; the oldest is forgotten first."""
+"""Digests that are remembered, so that they can be acknowledged and resolved; the oldest that is over goes first."""
 
 Event = Literal["opened", "unresolved", "resolved"]
 """What people are told of an incident; `unresolved`: nobody is left whose wait may be failed."""
@@ -71,6 +71,16 @@ class Pace(Struct, kw_only=True):
     """Journal time, and micro-USD settled, held and spent beyond limits just before; one older than the window."""
 
 
+class Digest(Struct, frozen=True, kw_only=True):
+    """A digest that was sent."""
+
+    incidents: tuple[str, ...]
+    severity: str
+    """That of the worst in it: under this it is known until it is over."""
+    at_s: float
+    """When it was sent, journal time."""
+
+
 class Escalations(Struct, kw_only=True):
     """What people were told of late, and what they are told in the next digest."""
 
@@ -84,8 +94,8 @@ class Escalations(Struct, kw_only=True):
     """Incidents that people know of by a digest alone, or will when the next one is sent."""
     due_s: float | None = None
     """When the digest is sent, journal time."""
-    digests: dict[str, tuple[str, ...]] = {}
-    """Incidents of digests that were sent, by the command that sent each."""
+    digests: dict[str, Digest] = {}
+    """Digests that were sent, by the command that sent each."""
 
 
 class LadderState:
@@ -137,7 +147,8 @@ class LadderState:
             [[*key, each.rung, each.cleared_s] for key, each in self.rested.items()],
             {kind: to_builtins(each) for kind, each in self.counts.items()},
             [to_builtins(each) for each in self.owed.values()],
-            [list(told.sent_s), list(told.minor_s), told.withheld, list(told.digested), told.due_s, told.digests],
+            [list(told.sent_s), list(told.minor_s), told.withheld, list(told.digested), told.due_s],
+            {id_: to_builtins(each) for id_, each in told.digests.items()},
             {id_: to_builtins(each) for id_, each in self.acknowledged.items()},
             [self.pace.due_s, list(self.pace.notes)],
         ]

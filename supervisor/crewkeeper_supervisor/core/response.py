@@ -134,6 +134,7 @@ def resolve(state: RunState, incident: Incident, text: str) -> None:
     note(state, incident, text)
     if incident.told and escalation.has_receivers(state):
         escalation.tell(state, incident, "resolved", describe(state, incident))
+    escalation.incident_over(state, incident)
 
 
 def break_wait(state: RunState, incident: Incident) -> None:

@@ -137,7 +137,8 @@ class Site:
             raise _Refused(409, over)
         incident = act_desk.incident_of(core, grant)
         known = core.ladder.acknowledged.get(grant.about)
-        count = len(core.ladder.escalations.digests.get(grant.about, ()))
+        digest = core.ladder.escalations.digests.get(grant.about)
+        count = len(digest.incidents) if digest is not None else 0
         return act_form.Standing(
             run=desk.run,
             crew=core.crew.name if core.crew is not None else "",

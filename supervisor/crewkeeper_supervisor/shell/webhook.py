@@ -112,7 +112,7 @@ def actions(run: str, command: Escalate) -> list[str]:
     body = command.body
     if command.kind not in ("opened", "unresolved", "asked", "digest") or not _WORD.fullmatch(run):
         return []
-    if body.get("kind") == "test":
+    if body.get("kind") == "test" or (command.kind == "digest" and body.get("open") == 0):
         return []
     if body.get("kind") == "approval":
         asked = str(body.get("approval", ""))

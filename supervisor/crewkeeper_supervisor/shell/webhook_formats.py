@@ -32,6 +32,7 @@ _FACTS: Final = (
     ("why", "they say"),
     ("objective", "the crew is for"),
 )
+_ACTIONS: Final = {"acknowledged": "acknowledge"}
 _NEVER: Final = "0001-01-01T00:00:00Z"
 _LATEST_S: Final = 1e11
 _LINES_MAX: Final = 30
@@ -108,7 +109,8 @@ class _Event:
 
     @property
     def is_over(self) -> bool:
-        return self.event == "resolved"
+        """Whether nothing of what it tells stands any more, which a digest may say as its first word."""
+        return self.event == "resolved" or (self.event == "digest" and self.data.get("open") == 0)
 
     @property
     def about(self) -> str:
@@ -245,7 +247,7 @@ def _plain(text: str, limit: int) -> dict[str, Any]:
 def _pagerduty(event: _Event, routing_key: str) -> dict[str, Any]:
     made: dict[str, Any] = {
         "routing_key": routing_key,
-        "event_action": {"resolved": "resolve", "acknowledged": "acknowledge"}.get(event.event, "trigger"),
+        "event_action": "resolve" if event.is_over else _ACTIONS.get(event.event, "trigger"),
         "dedup_key": event.about[:DEDUP_MAX_CHARS],
     }
     if made["event_action"] != "trigger":

@@ -195,7 +195,8 @@ class Story:
             )
         about = f"{safe(escalation.incident)} {safe(escalation.kind)}"
         if not escalation.incident:
-            about = f"{escalation.body['count']} incidents in a digest"
+            over = "the end of " if escalation.kind == "resolved" else ""
+            about = f"{over}{escalation.body['count']} incidents in a digest"
         if message.ok:
             return f"told people by webhook about {about}{detail}", "good"
         return f"could not tell people about {about}{detail}", "bad"
