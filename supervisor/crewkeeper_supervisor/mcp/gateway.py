@@ -7,7 +7,6 @@ whoever decides about logins, when the gateway logs in with it to ask the gate i
 
 import hashlib
 import re
-import socket
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, MutableMapping
@@ -355,28 +354,15 @@ async def serve(behind: Behind, url: str, host: str, port: int, announce: Callab
     """
     import uvicorn
 
-    from crewkeeper_supervisor.shell.http_server import HEAD_MAX_BYTES, PromptProtocol
+    from crewkeeper_supervisor.shell.http_server import address_of, config_of, listener
 
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.create_server((host, port), family=family) as listening:
+    with listener(host, port) as listening:
         async with anyio.create_task_group() as group:
             group.start_soon(_keep_connected, behind)
             app = make_app(behind, Doors(url, group), host)
-            config = uvicorn.Config(
-                app,
-                http=PromptProtocol,
-                ws="none",
-                lifespan="on",
-                log_config=None,
-                access_log=False,
-                proxy_headers=False,
-                server_header=False,
-                limit_concurrency=CONNECTIONS_MAX,
-                h11_max_incomplete_event_size=HEAD_MAX_BYTES,
-            )
-            server = uvicorn.Server(config)
-            shown = f"[{host}]" if ":" in host else host
-            announce(f"http://{shown}:{listening.getsockname()[1]}/mcp")
+            # Calls under way have limits of their own, and their ends are told to the gate.
+            server = uvicorn.Server(config_of(app, connections=CONNECTIONS_MAX, grace_s=None, lifespan="on"))
+            announce(f"{address_of(host, listening.getsockname()[1])}/mcp")
             await server.serve(sockets=[listening])
             group.cancel_scope.cancel()
 

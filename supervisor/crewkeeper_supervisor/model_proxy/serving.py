@@ -8,7 +8,6 @@ from typing import Final
 
 import anyio
 import msgspec
-import uvicorn
 
 from crewkeeper_bus import codec
 from crewkeeper_bus.errors import CodecError
@@ -23,7 +22,7 @@ from crewkeeper_supervisor.model_proxy.spending import Spending
 from crewkeeper_supervisor.model_proxy.upstream import Providers
 from crewkeeper_supervisor.shell import journal
 from crewkeeper_supervisor.shell.errors import RunNotFound
-from crewkeeper_supervisor.shell.http_server import PromptProtocol, Server
+from crewkeeper_supervisor.shell.http_server import Server, address_of, config_of
 from crewkeeper_supervisor.shell.model_proxies import reserve
 from crewkeeper_supervisor.shell.nats_link import Link, connect
 from crewkeeper_supervisor.shell.place import Place
@@ -67,7 +66,7 @@ async def serve(
                 await tasks.start(spending.serve)
                 server = _Server(Gateway(settings, doorkeeper, spending, providers))
                 try:
-                    await server.serve_on(bound, lambda: ready(_address(bound)))
+                    await server.serve_on(bound, lambda: ready(address_of(*bound.getsockname()[:2])))
                 finally:
                     with anyio.CancelScope(shield=True):
                         await spending.flush(FLUSH_S)
@@ -93,23 +92,10 @@ class _Server:
     """The HTTP server, in a process whose signals are somebody else's."""
 
     def __init__(self, gateway: Gateway) -> None:
+        config = config_of(gateway.app(), connections=CONNECTIONS_MAX, grace_s=GRACE_S, head_bytes=HEADERS_MAX_BYTES)
         for name in ("uvicorn", "uvicorn.error", "httpx2", "httpcore2"):
             # They quote requests, addresses and errors; what matters is in our own log.
             logging.getLogger(name).setLevel(logging.CRITICAL + 1)
-        config = uvicorn.Config(
-            gateway.app(),
-            http=PromptProtocol,
-            ws="none",
-            lifespan="off",
-            log_config=None,
-            access_log=False,
-            proxy_headers=False,
-            server_header=False,
-            date_header=False,
-            limit_concurrency=CONNECTIONS_MAX,
-            timeout_graceful_shutdown=GRACE_S,
-            h11_max_incomplete_event_size=HEADERS_MAX_BYTES,
-        )
         self._server = Server(config)
 
     async def serve_on(self, bound: socket.socket, ready: Callable[[], None]) -> None:
@@ -150,8 +136,3 @@ def _listening(settings: Settings) -> Iterator[socket.socket]:
         ) from None
     finally:
         bound.close()
-
-
-def _address(bound: socket.socket) -> str:
-    host, port = bound.getsockname()[:2]
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"

@@ -1,13 +1,13 @@
 """HTTP server: the one way in which the shell listens for HTTP: an address, a socket, uvicorn with limits.
 
-What is answered lives with whoever serves: `approval_site`, `metrics_site`.
+What is answered lives with whoever serves: `approval_site`, `metrics_site`, the gateways of models and of MCP.
 """
 
 import asyncio
 import contextlib
 import socket
 from collections.abc import Iterator
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
@@ -45,22 +45,41 @@ class Server(uvicorn.Server):
 
 def server_of(app: Any) -> Server:
     """A server of an ASGI application; `serve(sockets=…)` runs it."""
-    config = uvicorn.Config(
+    return Server(config_of(app))
+
+
+def config_of(
+    app: Any,
+    *,
+    connections: int = CONNECTIONS_MAX,
+    grace_s: int | None = GRACE_S,
+    head_bytes: int = HEAD_MAX_BYTES,
+    lifespan: Literal["on", "off"] = "off",
+) -> uvicorn.Config:
+    """How an ASGI application is served.
+
+    Args:
+        app: The application.
+        connections: How many at a time; more are answered 503.
+        grace_s: How long requests under way may take to end when the server is told to; None: as long as they take.
+        head_bytes: The longest first line and headers of a request.
+        lifespan: Whether the application is told of the beginning and the end.
+    """
+    return uvicorn.Config(
         app,
         http=PromptProtocol,
         ws="none",
-        lifespan="off",
+        lifespan=lifespan,
         loop="none",
         log_config=None,
         log_level="error",  # who sends what is no HTTP must not fill the log
         access_log=False,  # it would hold the paths, and in them the tokens
         proxy_headers=False,
         server_header=False,
-        limit_concurrency=CONNECTIONS_MAX,
-        timeout_graceful_shutdown=GRACE_S,
-        h11_max_incomplete_event_size=HEAD_MAX_BYTES,
+        limit_concurrency=connections,
+        timeout_graceful_shutdown=grace_s,
+        h11_max_incomplete_event_size=head_bytes,
     )
-    return Server(config)
 
 
 def parted(listen: str, example: str) -> tuple[str, int]:
