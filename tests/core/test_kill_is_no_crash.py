@@ -17,11 +17,13 @@ from crewkeeper_bus.messages import (
     Tick,
 )
 from crewkeeper_supervisor.core.commands import AskHost
-from crewkeeper_supervisor.core.crew import Agent, Crew
+from crewkeeper_supervisor.core.crew import Agent, Crew, Watching
 from crewkeeper_supervisor.core.events import Recorded
+from crewkeeper_supervisor.core.findings import Incident
 from crewkeeper_supervisor.core.supervisor import Supervisor
 
-CREW = Crew(name="trip", agents=(Agent(name="a", run=("x",)), Agent(name="b", run=("x",))))
+AGENTS = (Agent(name="a", run=("x",)), Agent(name="b", run=("x",)))
+CREW = Crew(name="trip", agents=AGENTS, watch=Watching(stall_s=0))
 
 
 class Tape:
@@ -71,25 +73,88 @@ def test_the_same_exit_unasked_is_a_crash() -> None:
     assert [incident.finding.kind for incident in tape.fold.incidents.values()] == ["crash"]
 
 
-def test_a_crash_is_over_when_the_agent_is_back_and_the_next_one_is_news() -> None:
+def crash(tape: Tape, agent: str = "b", pid: int = 11) -> Incident:
+    tape.play("_host", ProcessExited(agent=agent, pid=pid, code=3, restart=True))
+    return list(tape.fold.incidents.values())[-1]
+
+
+def come_back(tape: Tape, agent: str = "b") -> None:
+    tape.play("_host", ProcessStarted(agent=agent, pid=11))
+    tape.play(agent, Joined(inc=f"i{agent}{tape.count}", seq=1, role=agent))
+
+
+def stay_up(tape: Tape, for_s: int) -> None:
+    tape.count += for_s  # an entry a second
+    tape.play("_", Tick())
+
+
+def test_a_crash_is_over_when_the_agent_is_back_and_the_next_one_much_later_is_news() -> None:
     tape = running()
-    for inc in ("ib2", "ib3"):
-        tape.play("_host", ProcessExited(agent="b", pid=11, code=3, restart=True))
+    for _ in range(2):
+        incident = crash(tape)
+        assert incident.state == "open"
         tape.play("_host", ProcessStarted(agent="b", pid=11))
-        assert [incident.state for incident in tape.fold.incidents.values()][-1] == "open", "started is not up"
-        tape.play("a", Joined(inc=f"{inc}a", seq=1, role="a"))
-        assert [incident.state for incident in tape.fold.incidents.values()][-1] == "open", "that is another agent"
-        tape.play("b", Joined(inc=inc, seq=1, role="b"))
-    crashes = list(tape.fold.incidents.values())
-    assert [(each.finding.kind, each.state) for each in crashes] == [("crash", "resolved")] * 2
-    assert crashes[0].steps[-1].text == "b has joined and is up"
+        assert incident.state == "open", "started is not up"
+        tape.play("a", Joined(inc=f"ia{tape.count}", seq=1, role="a"))
+        assert incident.state == "open", "that is another agent"
+        come_back(tape)
+        assert incident.state == "resolved"
+        assert incident.steps[-1].text == "b has joined and is up"
+        stay_up(tape, 60)
+    assert len(tape.fold.incidents) == 2
+
+
+def test_a_loop_of_crashes_is_one_incident_until_the_agent_stays_up() -> None:
+    tape = running()
+    first = crash(tape)
+    come_back(tape)
+    loop = crash(tape)
+    assert (first.state, loop is first) == ("resolved", False)
+    assert loop.finding.evidence["again"] == first.id
+    assert "it had come back from a crash only 1 s before" in loop.finding.summary
+    for _ in range(30):
+        come_back(tape)
+        stay_up(tape, 50)
+        assert crash(tape) is loop, "also when it stays up almost as long as its restarts are counted"
+    come_back(tape)
+    stay_up(tape, 58)
+    assert loop.state == "open"
+    assert tape.fold.next_tick_at_s() == 1000.0 + tape.count + 1
+    stay_up(tape, 0)
+    assert (loop.state, loop.count) == ("resolved", 31)
+    assert loop.steps[-1].text == "b has stayed up for 60 s; it had crashed 32 times in a row"
+    assert crash(tape) is not loop, "what comes later is news"
+    assert len(loop.steps) < 50
+
+
+def test_another_agent_is_no_part_of_a_loop() -> None:
+    tape = running()
+    crash(tape)
+    come_back(tape)
+    other = crash(tape, "a", 10)
+    assert "again" not in other.finding.evidence
+
+
+def test_a_loop_that_a_person_closes_is_told_of_anew_when_it_goes_on() -> None:
+    tape = running()
+    crash(tape)
+    come_back(tape)
+    closed = crash(tape)
+    tape.play("_", OperatorAsked(action="resolve", incident=closed.id, by="kim"))
+    assert closed.state == "resolved"
+    come_back(tape)
+    again = crash(tape)
+    assert again is not closed
+    assert again.finding.evidence.get("again")
+    assert [each.state for each in tape.fold.incidents.values()] == ["resolved", "resolved", "open"]
 
 
 def test_crashes_that_are_over_hide_no_later_one() -> None:
     tape = running()
-    for number in range(60):
-        tape.play("_host", ProcessExited(agent="b", pid=11, code=3, restart=True))
-        tape.play("b", Joined(inc=f"ib{number}x", seq=1, role="b"))
-    tape.play("_host", ProcessExited(agent="b", pid=11, code=3))
+    for _ in range(60):
+        crash(tape)
+        come_back(tape)
+        stay_up(tape, 61)
+    crash(tape)
     states = [incident.state for incident in tape.fold.incidents.values()]
     assert states == ["resolved"] * 60 + ["open"]

@@ -142,13 +142,13 @@ class LadderState:
     def facts(self) -> list[Any]:
         """Everything that a digest of the state must show."""
         told = self.escalations
+        digests = {id_: to_builtins(each) for id_, each in told.digests.items()}
         return [
             [[*key, id_] for key, id_ in self.open.items()],
             [[*key, each.rung, each.cleared_s] for key, each in self.rested.items()],
             {kind: to_builtins(each) for kind, each in self.counts.items()},
             [to_builtins(each) for each in self.owed.values()],
-            [list(told.sent_s), list(told.minor_s), told.withheld, list(told.digested), told.due_s],
-            {id_: to_builtins(each) for id_, each in told.digests.items()},
+            [list(told.sent_s), list(told.minor_s), told.withheld, list(told.digested), told.due_s, digests],
             {id_: to_builtins(each) for id_, each in self.acknowledged.items()},
             [self.pace.due_s, list(self.pace.notes)],
         ]

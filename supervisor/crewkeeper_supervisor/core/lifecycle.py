@@ -23,7 +23,7 @@ from crewkeeper_bus.messages import (
     RunEnded,
     StopProcess,
 )
-from crewkeeper_supervisor.core import acknowledgement, escalation, gate_holds, holding, nudges
+from crewkeeper_supervisor.core import acknowledgement, crashes, escalation, gate_holds, holding, nudges
 from crewkeeper_supervisor.core.crew import Crew
 from crewkeeper_supervisor.core.ending import SILENT_S, arm, incarnation_over, kill
 from crewkeeper_supervisor.core.evidence import edges_of
@@ -80,18 +80,8 @@ def joined(state: RunState, view: AgentView, message: Joined | Heartbeat) -> Non
         _begin(state, view)
     holding.again(state, view)
     nudges.joined(state, view.name)
-    _is_back(state, view)
+    crashes.is_back(state, view)
     begin_if_complete(state)
-
-
-def _is_back(state: RunState, view: AgentView) -> None:
-    """What was reported of its crash is over, once everybody whom the report is about is there again."""
-    for incident in state.incidents.values():
-        finding = incident.finding
-        if finding.kind != "crash" or incident.state == "resolved" or view.name not in finding.agents:
-            continue
-        if all(state.agents[name].present for name in finding.agents):
-            resolve(state, incident, f"{view.name} has joined and is up")
 
 
 def begin_if_complete(state: RunState) -> None:
@@ -176,7 +166,7 @@ def process_exited(state: RunState, message: ProcessExited) -> None:
     gone(state, view, "gone" if orderly else "crashed", f"its process ended with {how}", returning=message.restart)
     if not orderly:
         again = "its host starts it again" if message.restart else "it is not started again"
-        report(state, "crash", f"{view.name} crashed: {how}; {again}", [view.name], key=view.name)
+        _crashed(state, view, f"{view.name} crashed: {how}; {again}")
     if orderly and not stopping and not message.restart and _is_missed(state, view):
         _never_came(state, view)
     if not message.restart and (not orderly or view.cut_short):
@@ -186,6 +176,14 @@ def process_exited(state: RunState, message: ProcessExited) -> None:
         if not orderly and view.name in state.mains_over:
             state.mains_over[view.name] = False
         state.due_s.pop("quiet", None)  # it takes as long as it takes
+
+
+def _crashed(state: RunState, view: AgentView, said: str) -> None:
+    before = crashes.before(state, view)
+    if view.recovery is not None and before:
+        said += f"; it had come back from a crash only {state.now_s - view.recovery.at_s:.0f} s before"
+    report(state, "crash", said, [view.name], key=view.name, evidence=before)
+    crashes.fell(view)
 
 
 def _is_missed(state: RunState, view: AgentView) -> bool:
@@ -379,7 +377,7 @@ def _watch_silence(state: RunState) -> None:
     for view in outside:
         if state.now_s - view.last_seen_s >= limit_s:
             gone(state, view, "crashed", f"it has said nothing for {limit_s:g} s")
-            report(state, "crash", f"{view.name} has said nothing for {limit_s:g} s", [view.name], key=view.name)
+            _crashed(state, view, f"{view.name} has said nothing for {limit_s:g} s")
     del state.due_s["silence"]
     seen = [view.last_seen_s + limit_s for view in outside if view.present]
     if seen:

@@ -36,6 +36,16 @@ class Usage(Struct, kw_only=True):
         self.cost_microusd += cost_microusd
 
 
+class Recovery(Struct, frozen=True, kw_only=True):
+    """How an agent came back from a crash; journal times."""
+
+    incident: str
+    """Of that crash."""
+    at_s: float
+    due_s: float = NEVER
+    """When a loop of crashes is over, if it stays up until then; never: it is none, or it has crashed again."""
+
+
 class AgentView(Usage, kw_only=True):
     """One instance of an agent; what it spent stands in itself, which spares every message one look elsewhere."""
 
@@ -61,6 +71,8 @@ class AgentView(Usage, kw_only=True):
     """Whether its host has reported the start of a process, and not yet its end."""
     ending: Ending | None = None
     """How it is being ended, or was; nothing of it counts any more once it is shut out."""
+    recovery: Recovery | None = None
+    """How it last came back from a crash."""
     hold: Hold | None = None
     flood: Flood | None = None
     quotas: dict[str, Quota] | None = None

@@ -415,7 +415,7 @@ class RunState:
                     a.restarts,
                     a.progress,
                     {name: getattr(a, name) for name in Usage.__struct_fields__},
-                    [a.runs, a.throttled, a.parent, a.ending, a.hold, a.flood],
+                    [a.runs, a.throttled, a.parent, a.ending, a.hold, a.flood, *filter(None, [a.recovery])],
                 ]
                 for a in self.agents.values()
             ],

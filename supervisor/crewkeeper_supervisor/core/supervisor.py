@@ -12,6 +12,7 @@ from crewkeeper_bus.tool_messages import GateOp
 from crewkeeper_supervisor.core import (
     acknowledgement,
     allowance,
+    crashes,
     delegation,
     enforcement,
     events,
@@ -128,6 +129,8 @@ class Supervisor:
             hosting.watch(state)
         if state.helping and sender in state.helping:
             delegation.watch(state, sender)
+        if state.is_due(crashes.NEED):
+            crashes.watch(state)
         if state.needs_watching():
             lifecycle.watch_clock(state)
         if state.withdrawals.are_due or "withdrawal" in state.due_s:
