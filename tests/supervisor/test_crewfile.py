@@ -16,7 +16,7 @@ from crewkeeper_supervisor.shell.crew_format import AGENT, CREW, LIMITS, RESTART
 from crewkeeper_supervisor.shell.crew_kinds import Section
 from crewkeeper_supervisor.shell.crew_problems import CODES, MAX_PROBLEMS
 from crewkeeper_supervisor.shell.crew_response_format import ESCALATION, LADDER_KINDS
-from crewkeeper_supervisor.shell.crew_variables import resolve_env
+from crewkeeper_supervisor.shell.crew_variables import resolve_env, unset_variables
 from crewkeeper_supervisor.shell.crewfile import CrewFile, CrewFileError, Problem, load, parse, read, render
 from crewkeeper_supervisor.shell.errors import SettingMissing
 
@@ -601,6 +601,22 @@ def test_variables_are_resolved_once_and_all_missing_ones_named() -> None:
     with pytest.raises(SettingMissing, match=r"^agents\.a\.env\.X: .* refers to C, D, not set") as caught:
         resolve_env("${C}${A}${D}${C}", environ, "agents.a.env.X")
     assert caught.value.name == "C"
+
+
+def test_every_value_that_a_process_cannot_start_without_is_named() -> None:
+    crew = parsed(
+        b"crew: one\n"
+        b'agents: {a: {run: x, env: {ONE: "${SET}${NOT_A}", TWO: "${NOT_B}", THREE: "${SET}"}}}\n'
+        b'tools: {pay: {function: "pay:pay", env: {KEY: "${NOT_C}"}}}\n'
+        b'model_proxy: {upstreams: {openai: {key: "${NOT_D}"}}}\n'
+    ).crew
+    found = [(str(each).partition(": ")[0], each.name) for each in unset_variables(crew, {"SET": "1"})]
+    assert found == [
+        ("agents.a.env.ONE", "NOT_A"),
+        ("agents.a.env.TWO", "NOT_B"),
+        ("tools.pay.env.KEY", "NOT_C"),
+        ("model_proxy.upstreams.openai", "NOT_D"),
+    ]
 
 
 def crew_or_problems(data: bytes) -> Crew | list[Problem]:

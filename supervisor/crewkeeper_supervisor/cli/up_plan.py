@@ -2,8 +2,7 @@
 
 import os
 import shutil
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -90,26 +89,10 @@ def _count(number: int, what: str) -> str:
 
 def _missing(crew: "Crew") -> list[str]:
     """What keeps it from starting: variables that are not set, programs that are not there."""
-    from crewkeeper_bus.credentials import Credentials
-    from crewkeeper_supervisor.shell import tool_hosts
-    from crewkeeper_supervisor.shell.errors import SettingMissing
-    from crewkeeper_supervisor.shell.launcher import command_line, environment
-    from crewkeeper_supervisor.shell.model_proxies import check
+    from crewkeeper_supervisor.shell.crew_variables import unset_variables
+    from crewkeeper_supervisor.shell.launcher import command_line
 
-    nowhere, found = Credentials(url="nats://127.0.0.1"), list[str]()
-    checks: list[Callable[[], object]] = [
-        partial(environment, crew, agent, agent.name, "run", nowhere, os.environ) for agent in crew.agents
-    ]
-    checks += [
-        partial(tool_hosts.environment, crew, name, "run", nowhere, os.environ) for name in tool_hosts.needed(crew)
-    ]
-    if crew.model_proxy is not None:
-        checks.append(partial(check, crew.model_proxy, os.environ))
-    for each in checks:
-        try:
-            each()
-        except SettingMissing as error:
-            found.append(f"missing  {error}")
+    found = [f"missing  {error}" for error in unset_variables(crew, os.environ)]
     for agent in crew.agents:
         program = command_line(agent.run)[0] if agent.run else ""
         where = str(Path(agent.cwd, program)) if "/" in program else program

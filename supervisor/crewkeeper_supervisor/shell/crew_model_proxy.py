@@ -6,7 +6,7 @@ from crewkeeper_supervisor.core.model_proxy import ModelProxy, Upstream
 from crewkeeper_supervisor.shell.crew_problems import shown
 from crewkeeper_supervisor.shell.crew_proxy_format import ANTHROPIC_URL, OPENAI_URL
 from crewkeeper_supervisor.shell.crew_reading import INVALID, Reading
-from crewkeeper_supervisor.shell.crew_variables import names_in
+from crewkeeper_supervisor.shell.crew_variables import names_in, upstream_values
 from crewkeeper_supervisor.shell.place import is_loopback
 
 PROVIDER_VARIABLES: Final = (
@@ -31,10 +31,8 @@ def withheld(declared: ModelProxy | None) -> frozenset[str]:
     """Environment variables that no agent inherits because of the proxy: the providers' and those its keys are in."""
     if declared is None:
         return frozenset()
-    texts = [
-        text for each in (declared.openai, declared.anthropic) if each is not None for text in (each.url, each.key)
-    ]
-    return frozenset((*names_in(*texts), *PROVIDER_VARIABLES))
+    named = names_in(*(text for _, text in upstream_values(declared)))
+    return frozenset((*named, *PROVIDER_VARIABLES))
 
 
 class ProxyChecks:

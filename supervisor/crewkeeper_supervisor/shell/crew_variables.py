@@ -4,6 +4,8 @@ import re
 from collections.abc import Mapping
 from typing import Final
 
+from crewkeeper_supervisor.core.crew import Crew
+from crewkeeper_supervisor.core.model_proxy import ModelProxy
 from crewkeeper_supervisor.shell.crew_problems import shown
 from crewkeeper_supervisor.shell.errors import SettingMissing
 
@@ -43,3 +45,28 @@ def resolve_env(text: str, environ: Mapping[str, str], key: str) -> str:
         told = f"{shown(text)} refers to {listed}, not set in the environment; set {listed} and start again"
         raise SettingMissing(f"{key}: {told}", name=missing[0])
     return filled(text, environ)
+
+
+def unset_variables(crew: Crew, environ: Mapping[str, str]) -> list[SettingMissing]:
+    """What keeps the processes of a crew from starting: one for each value whose variables are not all in `environ`."""
+    values = [(f"agents.{agent.name}.env.{name}", text) for agent in crew.agents for name, text in agent.env.items()]
+    values += [(f"tools.{key}.env.{name}", text) for key, tool in crew.tools.items() for name, text in tool.env.items()]
+    values += upstream_values(crew.model_proxy) if crew.model_proxy is not None else []
+    found: list[SettingMissing] = []
+    for key, text in values:
+        try:
+            resolve_env(text, environ, key)
+        except SettingMissing as error:
+            found.append(error)
+    return found
+
+
+def upstream_values(declared: ModelProxy) -> list[tuple[str, str]]:
+    """What the upstreams of a model proxy are made of: where each text stands in the crew file, and the text."""
+    named = (("openai", declared.openai), ("anthropic", declared.anthropic))
+    return [
+        (f"model_proxy.upstreams.{name}", text)
+        for name, each in named
+        if each is not None
+        for text in (each.url, each.key)
+    ]

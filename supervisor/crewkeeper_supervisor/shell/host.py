@@ -23,11 +23,12 @@ from crewkeeper_supervisor.core.crew import Crew, Restart
 from crewkeeper_supervisor.core.reach import reach_of
 from crewkeeper_supervisor.shell import journal, tool_hosts
 from crewkeeper_supervisor.shell.authority import SIGNED_LIFE_S
+from crewkeeper_supervisor.shell.crew_variables import unset_variables
 from crewkeeper_supervisor.shell.declaration import Declarations, named_run
 from crewkeeper_supervisor.shell.errors import ShellError, StoreUnavailable
 from crewkeeper_supervisor.shell.ground import Ground
 from crewkeeper_supervisor.shell.hosted_run import SETTLE_S, HostedRun, RunResult
-from crewkeeper_supervisor.shell.launcher import Launch, agent_launch, environment, external_hint, stored_access
+from crewkeeper_supervisor.shell.launcher import Launch, agent_launch, external_hint, stored_access
 from crewkeeper_supervisor.shell.logbook import logger
 from crewkeeper_supervisor.shell.model_proxies import HostedProxy
 from crewkeeper_supervisor.shell.nats_link import LINK_ERRORS, Link
@@ -92,14 +93,15 @@ class Host:
         """Declare a run of every crew: users, journal, registration; the processes are started by `serve`.
 
         Raises:
-            SettingMissing: An agent's or tool's `env` names a variable that is not set; nothing has been declared then.
+            SettingMissing: A crew file names a variable that is not set; nothing has been declared then.
             StoreUnavailable: The server did not answer.
             AccessRefused: An agent is not let in.
             CannotListen: The port of a model proxy is taken.
         """
         named = [named_run(crew) for crew in crews]
-        for run, crew in named:
-            self._check_environment(run, crew)
+        for _, crew in named:
+            if unset := unset_variables(crew, self._inherited):
+                raise unset[0]
         await self._declarations.open()
         if self._ground.server is not None:
             await self._end_left_runs()
@@ -126,12 +128,6 @@ class Host:
             await self._registry.set_state(info.run, "failed", unfinished=True)
             await self._shut_out(info.run)
             self._tell(f"{info.run}: ended as failed: its host had ended without ending it")
-
-    def _check_environment(self, run: str, crew: Crew) -> None:
-        for agent in crew.agents:
-            environment(crew, agent, agent.name, run, Credentials(url=self._ground.place.url), self._inherited)
-        for name in tool_hosts.needed(crew):
-            tool_hosts.environment(crew, name, run, Credentials(url=self._ground.place.url), self._inherited)
 
     async def _launches(self, run: str, crew: Crew) -> list[tuple[Launch, Restart]]:
         names = [(instance, agent.name) for agent in crew.agents for instance in agent.instances]

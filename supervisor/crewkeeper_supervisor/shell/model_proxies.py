@@ -16,7 +16,7 @@ import anyio
 from crewkeeper_bus.credentials import Credentials
 from crewkeeper_supervisor.core.crew import Crew, Restart
 from crewkeeper_supervisor.core.model_proxy import ModelProxy
-from crewkeeper_supervisor.shell.crew_variables import resolve_env
+from crewkeeper_supervisor.shell.crew_variables import resolve_env, upstream_values
 from crewkeeper_supervisor.shell.errors import ShellError
 from crewkeeper_supervisor.shell.launcher import Launch
 from crewkeeper_supervisor.shell.restart import KeptProcess
@@ -47,9 +47,8 @@ def check(declared: ModelProxy, env: Mapping[str, str]) -> None:
     Raises:
         SettingMissing: A variable is not.
     """
-    for name, each in (("openai", declared.openai), ("anthropic", declared.anthropic)):
-        for text in (each.url, each.key) if each is not None else ():
-            resolve_env(text, env, f"model_proxy.upstreams.{name}")
+    for key, text in upstream_values(declared):
+        resolve_env(text, env, key)
 
 
 class HostedProxy:
