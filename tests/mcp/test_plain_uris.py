@@ -15,13 +15,25 @@ from crewkeeper_supervisor.mcp.rpc import BadFrame
         "memo://plan/",
         "test://static/resource/1",
         "https://example.org:8080/a/b?x=../y%2Fz#z",
+        "https://example.org",
+        "https://xn--bcher-kva.example/a",
+        "http://127.0.0.1:8080/",
+        "http://[::1]:8080/",
+        "db://Users/Kim@home",
+        "file:///srv/100%25.txt",
+        "file:///srv/(a)+{b}.txt",
+        "file:///srv/caf\u00e9",
+        "file:///",
+        "plan",
         "urn:isbn:0451450523",
         "db://x/%2F",
         "note:today...",
     ],
 )
-def test_a_plain_uri_passes(uri: str) -> None:
-    assert reading.wanted("resources/read", {"uri": uri}).name == uri
+def test_a_plain_uri_passes_and_the_server_gets_it_as_it_was_written(uri: str) -> None:
+    want = reading.wanted("resources/read", {"uri": uri})
+    assert want.name == uri
+    assert reading.granted(want, want.args) == {"uri": uri}
 
 
 @pytest.mark.parametrize(
@@ -50,6 +62,33 @@ def test_a_plain_uri_passes(uri: str) -> None:
         "memo://pl\u200ban",
         "memo://pl an",
         "memo://plan\n",
+        "file:///srv/papers/drafts/a.txt/",
+        "file:///srv/papers/%2564rafts/a.txt",
+        "file:///srv/papers/%252E%252E/a.txt",
+        "file:///srv/papers/100%/a.txt",
+        "file:///srv/papers/%zz",
+        "memo://plan%",
+        "%66ile:///srv",
+        "\ufb01le:///srv",
+        "https://Example.org/a",
+        "https://example.org./a",
+        "https://example.org:443/a",
+        "https://example.org:0443/a",
+        "https://example.org:/a",
+        "https://kim@example.org/a",
+        "https://b\u00fccher.example/a",
+        "https://b%C3%BCcher.example/a",
+        "https://example\u3002org/a",
+        "https:example.org/a",
+        "https:/example.org/a",
+        "https:///example.org/a",
+        "http://127.1/a",
+        "http://2130706433/a",
+        "http://0x7f000001/a",
+        "http://127.0.0.01/a",
+        "http://[0:0:0:0:0:0:0:1]/a",
+        "http://[::1]:80/a",
+        "http://[::1/a",
     ],
 )
 def test_another_spelling_is_refused(uri: str) -> None:

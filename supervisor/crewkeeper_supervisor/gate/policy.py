@@ -32,6 +32,7 @@ from crewkeeper_supervisor.gate.call import (
 )
 from crewkeeper_supervisor.gate.condition import Condition, ConditionError, ConditionFailed, Facts, Flaw
 from crewkeeper_supervisor.gate.name_pattern import matches_any, near
+from crewkeeper_supervisor.gate.resource_uri import normal_pattern, plain
 
 VERSION_FORMAT: Final = 1
 """Of what the digest is made of; changes when equal rules would mean something else."""
@@ -84,12 +85,26 @@ class PolicyError(ValueError):
 class _Compiled:
     """A rule with its condition."""
 
-    __slots__ = ("condition", "decides", "rule")
+    __slots__ = ("condition", "decides", "resources", "rule")
 
     def __init__(self, rule: Rule, condition: Condition | None) -> None:
         self.rule = rule
         self.condition = condition
         self.decides = rule.do in _DECIDING
+        self.resources = None if rule.to is None else tuple(normal_pattern(each) for each in rule.to)
+
+    def other(self, call: Call) -> str:
+        """Why the rule is not about this call; empty when it is. Resources are in the form of `resource_uri.plain`."""
+        rule, to = self.rule, self.resources if call.hop == "resource" else self.rule.to
+        if rule.hop is not None and rule.hop != call.hop:
+            return f"hop is {call.hop}"
+        if rule.tools is not None and not (call.hop == "tool" and matches_any(rule.tools, call.tool)):
+            return f"tool is {call.tool}" if call.hop == "tool" else f"hop is {call.hop}"
+        if rule.agents is not None and not matches_any(rule.agents, call.agent, call.role):
+            return f"agent is {call.agent}"
+        if to is not None and not (call.hop != "tool" and matches_any(to, call.to, call.to_role)):
+            return f"to is {call.to}" if call.hop != "tool" else "hop is tool"
+        return ""
 
 
 class Policy:
@@ -135,11 +150,13 @@ class Policy:
 
         A policy with hooks may block for the sum of their deadlines: call it from a worker thread then.
         """
+        call = plain(call)
         selected = self._scope(call.hop, call.tool, call.agent, call.role, call.to, call.to_role)
         return _Deciding(self, call).run(selected, None)
 
     def never(self, call: Call) -> str:
         """Why no call like this can be allowed, whatever its arguments, its cost and the time; empty: one may be."""
+        call = plain(call)
         for each in self._scope(call.hop, call.tool, call.agent, call.role, call.to, call.to_role):
             if not each.decides or each.rule.shadow:
                 continue
@@ -152,12 +169,12 @@ class Policy:
     def explain(self, call: Call) -> Explanation:
         """The decision on `call`, and what every rule had to do with it."""
         told: list[Considered] = []
-        decision = _Deciding(self, call).run(self._compiled, told)
+        decision = _Deciding(self, plain(call)).run(self._compiled, told)
         return Explanation(decision=decision, rules=tuple(told))
 
     def _select(self, hop: str, tool: str, agent: str, role: str, to: str, to_role: str) -> tuple[_Compiled, ...]:
         call = Call(hop=hop, tool=tool, agent=agent, role=role, to=to, to_role=to_role)  # type: ignore[arg-type]
-        return tuple(each for each in self._compiled if not _other(each.rule, call))
+        return tuple(each for each in self._compiled if not each.other(call))
 
 
 class _Deciding:
@@ -177,7 +194,7 @@ class _Deciding:
             detail: str = ""
             value: bool | None = None
             outcome: Outcome
-            if told is not None and (other := _other(each.rule, self.call)):
+            if told is not None and (other := each.other(self.call)):
                 outcome, detail = "other call", other
             elif self._is_over(each):
                 if told is None and self.decided is not None and self.decided.effect == "deny":
@@ -261,19 +278,6 @@ def check(rules: Sequence[Rule]) -> tuple[RuleFlaw, ...]:
 
 def _unless(default: str) -> str:
     return "" if default == "allow" else "no rule allows it"
-
-
-def _other(rule: Rule, call: Call) -> str:
-    """Why the rule is not about this call; empty when it is."""
-    if rule.hop is not None and rule.hop != call.hop:
-        return f"hop is {call.hop}"
-    if rule.tools is not None and not (call.hop == "tool" and matches_any(rule.tools, call.tool)):
-        return f"tool is {call.tool}" if call.hop == "tool" else f"hop is {call.hop}"
-    if rule.agents is not None and not matches_any(rule.agents, call.agent, call.role):
-        return f"agent is {call.agent}"
-    if rule.to is not None and not (call.hop != "tool" and matches_any(rule.to, call.to, call.to_role)):
-        return f"to is {call.to}" if call.hop != "tool" else "hop is tool"
-    return ""
 
 
 def _version(rules: tuple[Rule, ...], default: str) -> str:

@@ -4,10 +4,10 @@ A resource is what a server lets clients read, a prompt a text that it has for t
 a model, so both go through policy. How a request is put to the gate is the proxy's part.
 """
 
-import re
 from collections.abc import Collection
 from typing import Any, Final, NamedTuple
 
+from crewkeeper_supervisor.gate.resource_uri import oddity
 from crewkeeper_supervisor.mcp import rpc
 from crewkeeper_supervisor.mcp.rpc import BadFrame, Frame
 
@@ -39,12 +39,6 @@ HARMLESS: Final = ("resources/unsubscribe",)
 _REFERENCES: Final = {"ref/resource": ("resource", "uri"), "ref/prompt": ("prompt", "name")}
 
 
-_NEEDLESS: Final = re.compile(r"%(?:2[DE]|3[0-9]|4[1-9A-F]|5[0-9AF]|6[1-9A-F]|7[0-9AE]|[0-9A-F]?[a-f]|[a-f][0-9A-F])")
-"""Percent-encoded letters, figures and `-._~` (RFC 3986, 6.2.2), and encodings in small letters."""
-_SLASH: Final = re.compile("/|%2F|%5C")
-"""What is between the parts of a path, at the latest when a server has undone its escapes."""
-
-
 class Wanted(NamedTuple):
     """What a request is about."""
 
@@ -66,34 +60,13 @@ def wanted(method: str, params: dict[str, Any]) -> Wanted:
         uri = params.get("uri")
         if not isinstance(uri, str):
             raise BadFrame("must have a uri")
-        if odd := _odd(uri):
+        if odd := oddity(uri):
             raise BadFrame(f"must have a uri that is spelled as plainly as it can be: {odd}")
         return Wanted(kind, uri, {"uri": uri})
     name, args = params.get("name"), params.get("arguments")
     if not isinstance(name, str) or not isinstance(args, dict | None):
         raise BadFrame("must have a name, and arguments that are a mapping")
     return Wanted(kind, name, args or {})
-
-
-def _odd(uri: str) -> str:
-    """Why a URI may be another spelling of one that rules name; empty: it is plain.
-
-    Rules match the text, and servers what it stands for: without its escapes, its dots and its doubled slashes.
-    """
-    scheme, _, rest = uri.partition(":")
-    path = re.split("[?#]", rest, maxsplit=1)[0].removeprefix("//")
-    parts = re.split(_SLASH, path)
-    if scheme != scheme.lower():
-        return "capitals in its scheme"
-    if not uri.isprintable() or " " in uri or "\\" in uri:
-        return "signs that have to be escaped"
-    if _NEEDLESS.search(uri):
-        return "escapes of what needs none, or in small letters"
-    if "." in parts or ".." in parts or "" in path.split("/")[1:-1]:
-        return "dots or nothing between slashes"
-    if scheme == "file" and (rest != f"//{path}" or not path.startswith("/") or len(parts) > path.count("/") + 1):
-        return "a file is named by file:/// and its path alone, whose slashes are not escaped"
-    return ""
 
 
 def granted(want: Wanted, args: dict[str, Any]) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from crewkeeper_supervisor.core.commands import AskHook
 from crewkeeper_supervisor.core.crew import Crew
 from crewkeeper_supervisor.gate.call import Call
 from crewkeeper_supervisor.gate.policy import HookFailed
+from crewkeeper_supervisor.gate.resource_uri import plain
 from crewkeeper_supervisor.shell import journal
 from crewkeeper_supervisor.shell.hooks import HookProcess
 from crewkeeper_supervisor.shell.logbook import logger
@@ -104,7 +105,7 @@ class LiveHooks:
     def _ask(self, command: AskHook, folder: Path) -> HookAnswered:
         process = self._process(command.hook, folder)
         asked = command.asked
-        call = Call(**{name: getattr(asked, name) for name in asked.__struct_fields__})
+        call = plain(Call(**{name: getattr(asked, name) for name in asked.__struct_fields__}))
         try:
             applies = process.ask(command.hook, call, command.deadline_s)
         except HookFailed as error:
