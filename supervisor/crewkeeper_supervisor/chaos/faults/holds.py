@@ -36,6 +36,15 @@ class Holds:
 
         return end
 
+    def held(self, what: str) -> bool:
+        """Whether a fault holds it now."""
+        return self._count[what] > 0
+
+    @property
+    def any(self) -> bool:
+        """Whether a fault holds anything now."""
+        return any(self._count.values())
+
     def undoing(self, what: str, undo: Callable[[], object]) -> Callable[[], None]:
         """Hold a thing; returns what ends this hold, and undoes what was done to it when it was the last."""
         end = self.take(what)

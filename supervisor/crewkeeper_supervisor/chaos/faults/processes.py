@@ -28,19 +28,20 @@ def _freeze_sim(stage: "SimStage", _fault: "Fault", target: str) -> Strike:
 
 
 async def _freeze_real(stage: "RealStage", _fault: "Fault", target: str) -> Strike:
-    pid = await stage.processes.freeze(target)
-    return Strike(undoing(stage.holds.undoing(f"freeze {pid}", lambda: stage.processes.thaw(pid))), once(int(pid > 0)))
+    end = await stage.processes.freeze(target)
+    return Strike(nothing_left if end is None else undoing(end), once(int(end is not None)))
 
 
 def _slow_sim(stage: "SimStage", _fault: "Fault", target: str) -> Strike:
-    fired = stage.world.slow(target, SLOW_FACTOR)
+    fired, was_frozen = stage.world.slow(target, SLOW_FACTOR), stage.world.is_frozen(target)
     heal = stage.holds.undoing(f"slow {target}", lambda: stage.world.slow(target, 1))
-    return Strike(heal, once(fired))
+    return Strike(heal, lambda: fired and not (was_frozen and stage.world.is_frozen(target)))
 
 
 async def _slow_real(stage: "RealStage", _fault: "Fault", target: str) -> Strike:
-    slowed = await stage.processes.slow(target, SLOW_FACTOR)
-    return Strike(slowed.end, lambda: slowed.stops)
+    slowed, end = await stage.processes.slow(target, SLOW_FACTOR)
+    before = slowed.stops
+    return Strike(undoing(end), lambda: slowed.stops - before)
 
 
 FAULTS: Final = (

@@ -1,13 +1,16 @@
 """Faults of nats-servers: killed and started again, stopped in their tracks, without their leader, on a full disk."""
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from crewkeeper_supervisor.chaos.faults import network
-from crewkeeper_supervisor.chaos.faults.kind import FaultKind, Strike, once
+from crewkeeper_supervisor.chaos.faults.kind import FaultKind, Strike, once, undoing
 from crewkeeper_supervisor.chaos.real import small_disk
 
 if TYPE_CHECKING:
     from crewkeeper_supervisor.chaos.plan.scenario import Fault
+    from crewkeeper_supervisor.chaos.real.server import OwnServer
+    from crewkeeper_supervisor.chaos.real.servers import OwnServers
     from crewkeeper_supervisor.chaos.real.stage import RealStage
 
 CLUSTER_MIN: Final = 3
@@ -19,26 +22,46 @@ NO_SPACE: Final = "no space left on device"
 
 async def _kill(stage: "RealStage", _fault: "Fault", _target: str) -> Strike:
     assert stage.servers is not None
-    killed = stage.servers.kill()
-    return Strike(stage.servers.start, once(killed))
+    return _down(stage.servers, stage.servers.members)
 
 
 async def _freeze(stage: "RealStage", _fault: "Fault", _target: str) -> Strike:
     assert stage.servers is not None
-    frozen = stage.servers.freeze()
-    return Strike(stage.servers.thaw, once(frozen))
+    return _still(stage.servers, stage.servers.members)
 
 
 async def _kill_leader(stage: "RealStage", _fault: "Fault", _target: str) -> Strike:
     assert stage.servers is not None
-    leader = stage.servers.named(await stage.journal_leader())
-    return Strike(stage.servers.start, once(leader.kill() if leader is not None else 0))
+    return _down(stage.servers, stage.servers.named(await stage.journal_leader()))
 
 
 async def _freeze_leader(stage: "RealStage", _fault: "Fault", _target: str) -> Strike:
     assert stage.servers is not None
-    leader = stage.servers.named(await stage.journal_leader())
-    return Strike(stage.servers.thaw, once(leader.freeze() if leader is not None else 0))
+    return _still(stage.servers, stage.servers.named(await stage.journal_leader()))
+
+
+def _down(servers: "OwnServers", victims: "Sequence[OwnServer]") -> Strike:
+    """Kill servers; each is started again when no fault keeps it down any more."""
+    struck = [each for each in victims if each.kill() or servers.is_down(each)]
+    ends = [servers.keep_down(each) for each in struck]
+
+    async def heal() -> None:
+        for end in ends:
+            end()
+        await servers.start()
+
+    return Strike(heal, once(len(struck)))
+
+
+def _still(servers: "OwnServers", victims: "Sequence[OwnServer]") -> Strike:
+    """Stop servers in their tracks; each goes on when no fault stops it any more. One that is killed is another."""
+    ends = [end for each in victims if (end := servers.freeze(each)) is not None]
+
+    def heal() -> None:
+        for end in ends:
+            end()
+
+    return Strike(undoing(heal), once(len(ends)))
 
 
 async def _full(stage: "RealStage", _fault: "Fault", _target: str) -> Strike:
@@ -48,11 +71,10 @@ async def _full(stage: "RealStage", _fault: "Fault", _target: str) -> Strike:
     (server,), disk = servers.members, servers.disk
     before = server.said(NO_SPACE)
     disk.fill()
-    freed: list[bool] = []
+    end = servers.holds.take("disk")
 
     async def heal() -> None:
-        if not freed:
-            freed.append(True)
+        if end() is not None:
             disk.free()
             server.kill()  # a stream that could not be written to takes nothing more until its server is started anew
         await servers.start()

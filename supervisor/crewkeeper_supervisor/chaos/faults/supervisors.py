@@ -1,11 +1,12 @@
 """Faults of controllers: killed, stopped beyond their lease."""
 
+from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
 import anyio
 
-from crewkeeper_supervisor.chaos.faults.kind import FaultKind, Strike, nothing, once, undoing
+from crewkeeper_supervisor.chaos.faults.kind import FaultKind, Strike, nothing, once
 
 if TYPE_CHECKING:
     from crewkeeper_supervisor.chaos.plan.scenario import Fault
@@ -22,34 +23,23 @@ def _kill_sim(stage: "SimStage", fault: "Fault", target: str) -> Strike:
 
 
 async def _kill_real(stage: "RealStage", _fault: "Fault", target: str) -> Strike:
-    killed = await stage.controllers.kill(target)
-
-    async def heal() -> None:
-        for name in killed:
-            await stage.controllers.start(name)
-
-    return Strike(heal, once(len(killed)))
+    ends = await stage.controllers.take_down(target)
+    return Strike(partial(_all, ends), once(len(ends)))
 
 
 async def _freeze_real(stage: "RealStage", _fault: "Fault", target: str) -> Strike:
-    heals = [
-        stage.holds.undoing(f"freeze {name}", partial(stage.controllers.thaw, [name]))
-        for name in await stage.controllers.freeze(target)
-    ]
+    ends = await stage.controllers.freeze(target)
 
-    def heal() -> None:
-        for each in heals:
-            each()
+    async def heal() -> None:
+        for end in ends:
+            end()
 
-    return Strike(undoing(heal), once(len(heals)))
+    return Strike(heal, once(len(ends)))
 
 
 async def _kill_at(stage: "RealStage", fault: "Fault", target: str) -> Strike:
     log = stage.folder / f"fail-points-{fault.index}"
-    names = await stage.controllers.arm(target, fault.point, log)
-
-    async def heal() -> None:
-        await stage.controllers.disarm(names)
+    ends = await stage.controllers.arm(target, fault.point, log)
 
     def struck() -> int:
         return len(log.read_text().splitlines()) if log.exists() else 0
@@ -57,7 +47,12 @@ async def _kill_at(stage: "RealStage", fault: "Fault", target: str) -> Strike:
     with anyio.move_on_after(PASSAGE_S):
         while not struck():  # noqa: ASYNC110 - nothing tells
             await anyio.sleep(POLL_S)
-    return Strike(heal, struck)
+    return Strike(partial(_all, ends), struck)
+
+
+async def _all(ends: list[Callable[[], Awaitable[None]]]) -> None:
+    for end in ends:
+        await end()
 
 
 FAULTS: Final = (

@@ -4,17 +4,21 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from functools import partial
 from pathlib import Path
 from typing import Final
 
 from crewkeeper_bus.orphan_guard import kill_group, popen_guarded, release
+from crewkeeper_supervisor.chaos.faults.holds import Holds
 from crewkeeper_supervisor.chaos.real import own_clock
 from crewkeeper_supervisor.chaos.real.left_over import StartedProcesses
 
 END_S: Final = 10.0
 FAIL_POINT: Final = "CREWKEEPER_FAIL_POINT"
 FAIL_LOG: Final = "CREWKEEPER_FAIL_LOG"
+Ending = Callable[[], Awaitable[None]]
+"""Ends what a fault does to one controller; harmless when repeated."""
 _MAIN: Final = ("-m", "crewkeeper_supervisor.cli.main")
 _MUTATED: Final = ("-m", "crewkeeper_supervisor.cli.chaos_mutated")
 
@@ -56,6 +60,7 @@ class Controllers:
         self._known = known
         self._running: dict[str, subprocess.Popen[bytes]] = {}
         self._armed: set[str] = set()
+        self._holds = Holds()
 
     def which(self, which: str) -> list[str]:
         """Names of `owner`, `standby` or `all`."""
@@ -85,6 +90,7 @@ class Controllers:
         """Start one, unless it runs; `more` is added to its environment."""
         if name in self.alive:
             return
+        self._kill(name)  # what has ended by itself is guarded no longer
         program = program_of(self._mutation)
         command = [sys.executable, *program, "serve", "--state", str(self._state), "--name", name]
         env = self._env | {own_clock.NAME: name} | (more or {})
@@ -95,47 +101,64 @@ class Controllers:
         finally:
             os.close(log)
 
-    async def kill(self, which: str) -> list[str]:
-        """SIGKILL of `owner`, `standby` or `all`; the names of those that ran."""
-        killed = [name for name in self.which(which) if name in self.alive]
-        for name in killed:
+    async def take_down(self, which: str) -> list[Ending]:
+        """SIGKILL of `owner`, `standby` or `all`; for each that ran or was down before, what ends this."""
+        names = [name for name in self.which(which) if name in self.alive or self._holds.held(name)]
+        for name in names:
             self._kill(name)
-        return killed
+        return [self._away(name) for name in names]
 
-    async def arm(self, which: str, point: str, log: Path) -> list[str]:
-        """Start `owner`, `standby` or `all` anew, each to die at a fail point that it writes to `log`; their names."""
-        await self.kill(which)
-        names = self.which(which)
+    async def arm(self, which: str, point: str, log: Path) -> list[Ending]:
+        """Start `owner`, `standby` or `all` anew, each to die at a fail point that it writes to `log`.
+
+        Those that another fault keeps down stay so. Returns what ends this for each of the others.
+
+        Raises:
+            OSError: There are no others.
+        """
+        names = [name for name in self.which(which) if not self._holds.held(name)]
+        if not names:
+            raise OSError("other faults keep down all that it is for")
+        for name in names:
+            self._kill(name)
         for name in names:
             await self.start(name, {FAIL_POINT: point, FAIL_LOG: str(log)})
             self._armed.add(name)
-        return names
+        return [self._away(name) for name in names]
 
-    async def disarm(self, names: list[str]) -> None:
-        """Start those anew that were armed, as they usually are; harmless when repeated."""
-        for name in names:
+    def _away(self, name: str) -> Ending:
+        """Keep one from being started as usual; the last of several that do so starts it when it ends."""
+        end = self._holds.take(name)
+
+        async def over() -> None:
+            if end() is None:
+                return
             if name in self._armed:
                 self._armed.remove(name)
                 self._kill(name)
             await self.start(name)
 
+        return over
+
     def _kill(self, name: str) -> None:
-        process = self._running[name]
-        kill_group(process.pid, signal.SIGKILL)
-        process.wait(END_S)
-        release(process.pid)
+        process = self._running.pop(name, None)
+        if process is not None:
+            kill_group(process.pid, signal.SIGKILL)
+            process.wait(END_S)
+            release(process.pid)
 
-    async def freeze(self, which: str) -> list[str]:
-        """SIGSTOP; the names of those that ran."""
-        frozen = [name for name in self.which(which) if name in self.alive]
-        for name in frozen:
-            kill_group(self._running[name].pid, signal.SIGSTOP)
-        return frozen
+    async def freeze(self, which: str) -> list[Callable[[], None]]:
+        """SIGSTOP of those that run; for each what ends that, with SIGCONT if nothing else stops this process."""
+        found = {name: pid for name in self.which(which) if (pid := self.pid(name))}
+        for pid in found.values():
+            kill_group(pid, signal.SIGSTOP)
+        return [
+            self._holds.undoing(f"{name} frozen {pid}", partial(self._thaw, name, pid)) for name, pid in found.items()
+        ]
 
-    def thaw(self, names: list[str]) -> None:
-        """SIGCONT."""
-        for name in names:
-            kill_group(self._running[name].pid, signal.SIGCONT)
+    def _thaw(self, name: str, pid: int) -> None:
+        if self.pid(name) == pid:  # else it was killed meanwhile, and is another process
+            kill_group(pid, signal.SIGCONT)
 
     def stop(self) -> None:
         """End all of them; harmless when repeated."""

@@ -64,9 +64,9 @@ class Models:
     async def _answer(self, stream: anyio.abc.SocketStream, _headers: dict[str, str], body: bytes) -> None:
         asked = json.loads(body)
         struck = [each for each in self._troubles if self._chance.random() < each.share]
-        for trouble in struck:
-            trouble.fired += 1
         do = struck[0].do if struck else ""
+        for trouble in struck:
+            trouble.fired += trouble.do == do
         if do in _STATUS:
             await _fail(stream, *_STATUS[do])
             return

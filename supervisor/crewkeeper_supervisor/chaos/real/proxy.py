@@ -161,13 +161,12 @@ class Proxy:
             for each in self._tamperings
             if each.is_for(direction) and each.do not in _HELD and self._chance.random() < each.share
         ]
-        for each in struck:
-            each.fired += 1
         words = {each.do for each in struck}
-        if "drop" in words:
-            return []
-        if "reorder" in words:
-            return [None]
+        alone = next((word for word in ("drop", "reorder") if word in words), "")  # beside these, others do nothing
+        for each in struck:
+            each.fired += each.do == alone or not alone
+        if alone:
+            return [] if alone == "drop" else [None]
         due_s += sum(each.by_s for each in struck if each.do == "delay")
         return [(due_s, frame)] * (2 if "duplicate" in words else 1)
 

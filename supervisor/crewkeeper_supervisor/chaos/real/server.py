@@ -62,7 +62,7 @@ class OwnServer:
         self._routes = tuple(each.route_port for each in members)
 
     async def start(self) -> None:
-        """Start it unless it runs, and return when it takes connections.
+        """Start it unless it runs, and return when it takes connections, or was killed meanwhile.
 
         Raises:
             TimeoutError: It does not.
@@ -80,7 +80,7 @@ class OwnServer:
         finally:
             os.close(log)
         with anyio.fail_after(READY_S):
-            while not self._listens():  # noqa: ASYNC110 - nothing tells
+            while self._process is not None and not self._listens():  # noqa: ASYNC110 - nothing tells
                 await anyio.sleep(POLL_S)
 
     async def ready(self) -> None:
@@ -121,13 +121,14 @@ class OwnServer:
         return 1
 
     def freeze(self) -> int:
-        """SIGSTOP; 1 if it ran."""
-        return int(self._process is not None and kill_group(self._process.pid, signal.SIGSTOP))
+        """SIGSTOP; its process, 0 if it did not run."""
+        pid = self.pid
+        return pid if pid and kill_group(pid, signal.SIGSTOP) else 0
 
-    async def thaw(self) -> None:
-        """SIGCONT."""
-        if self._process is not None:
-            kill_group(self._process.pid, signal.SIGCONT)
+    def thaw(self, pid: int) -> None:
+        """SIGCONT of this process, unless another runs by now."""
+        if pid == self.pid:
+            kill_group(pid, signal.SIGCONT)
 
     def _configured(self) -> Path:
         store = self._directory / "store" if self._disk is None else self._disk.directory / "store"

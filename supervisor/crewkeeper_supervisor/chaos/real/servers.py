@@ -1,8 +1,10 @@
 """Servers: the nats-servers of the runner's own, one or a cluster, as the faults of servers see them."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
+from crewkeeper_supervisor.chaos.faults.holds import Holds
 from crewkeeper_supervisor.chaos.real.server import OwnServer
 from crewkeeper_supervisor.chaos.real.small_disk import SmallDisk
 
@@ -21,10 +23,12 @@ class OwnServers:
     Attributes:
         members: They.
         disk: The small disk; None without one.
+        holds: What faults do to them at the moment.
     """
 
     def __init__(self, directory: Path, count: int, *, small_disk: bool) -> None:
         self.disk = SmallDisk(directory / "disk") if small_disk else None
+        self.holds = Holds()
         self.members = [OwnServer(directory / f"n{i + 1}", f"n{i + 1}", self.disk) for i in range(count)]
         if count > 1:
             for member in self.members:
@@ -41,32 +45,36 @@ class OwnServers:
         return min(REPLICAS_MAX, len(self.members))
 
     async def start(self) -> None:
-        """Start those that do not run, and return when streams can be used.
+        """Start those that do not run and that nothing keeps down, and return when streams can be used.
+
+        While a fault holds any of them, what the others can do is not waited for: it may be nothing until it heals.
 
         Raises:
             TimeoutError: They cannot.
         """
         for member in self.members:
-            await member.start()
+            if not self.is_down(member):
+                await member.start()
         for member in self.members if len(self.members) > 1 else ():
-            await member.ready()
+            if not self.holds.any:
+                await member.ready()
 
-    def kill(self) -> int:
-        """SIGKILL of all; how many ran."""
-        return sum([each.kill() for each in self.members])
+    def keep_down(self, member: OwnServer) -> Callable[[], object]:
+        """Have `start` pass it over; returns what ends that. Several may do so at once: the last one's end counts."""
+        return self.holds.take(_down(member))
 
-    def freeze(self) -> int:
-        """SIGSTOP of all; how many ran."""
-        return sum([each.freeze() for each in self.members])
+    def is_down(self, member: OwnServer) -> bool:
+        """Whether something keeps it down."""
+        return self.holds.held(_down(member))
 
-    async def thaw(self) -> None:
-        """SIGCONT of all."""
-        for member in self.members:
-            await member.thaw()
+    def freeze(self, member: OwnServer) -> Callable[[], None] | None:
+        """SIGSTOP; what ends that, with SIGCONT if nothing else stops this process; None: it does not run."""
+        pid = member.freeze()
+        return self.holds.undoing(f"{member.name} frozen {pid}", lambda: member.thaw(pid)) if pid else None
 
-    def named(self, name: str) -> OwnServer | None:
-        """The server of this name, if it runs."""
-        return next((each for each in self.members if each.name == name and each.pid), None)
+    def named(self, name: str) -> list[OwnServer]:
+        """The server of this name, if it runs; else none."""
+        return [each for each in self.members if each.name == name and each.pid]
 
     async def slow_consumers(self) -> int:
         """How many clients were put out because they did not read. Raises OSError: somebody does not answer."""
@@ -79,7 +87,8 @@ class OwnServers:
 
     def stop(self) -> None:
         """End everything."""
-        self.kill()
+        for member in self.members:
+            member.kill()
         if self.disk is not None:
             self.disk.unmount()
 
@@ -87,3 +96,7 @@ class OwnServers:
         """Process ids by name of what runs."""
         found = {f"nats-server {each.name}": each.pid for each in self.members if each.pid}
         return found | ({"small disk": self.disk.pid} if self.disk is not None and self.disk.pid else {})
+
+
+def _down(member: OwnServer) -> str:
+    return f"{member.name} down"

@@ -23,10 +23,12 @@ HERE = pathlib.Path(__file__).parent
 def answer(name, takes_s, value):
     troubles = json.loads((HERE / "tool-troubles.json").read_text()).get(name, ())
     struck = [each for each in troubles if count(each["id"] + "-called") * each["percent"] % 100 < each["percent"]]
-    for each in struck:
-        count(each["id"] + "-fired")
     if struck:
-        return spoilt(struck[0]["do"])
+        do = struck[0]["do"]
+        for each in struck:
+            if each["do"] == do:
+                count(each["id"] + "-fired")
+        return spoilt(do)
     time.sleep(takes_s)
     return value
 
@@ -77,7 +79,7 @@ class Tools:
             self._write()
 
     def trouble(self, tool: str, do: str, percent: int) -> Trouble:
-        """Let a tool misbehave until `calm`. Of several that strike one call each counts; the first spoils it."""
+        """Let a tool misbehave until `calm`. Of several that strike one call the first spoils it: its kind counts."""
         self._made += 1
         made = Trouble(id=f"{tool}-{self._made}", do=do, percent=percent)
         self._troubles.setdefault(tool, []).append(made)

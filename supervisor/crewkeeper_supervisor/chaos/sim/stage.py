@@ -208,7 +208,8 @@ class SimStage:
     def _heal(self, injected: _Injected, planned: bool) -> None:
         self._due -= planned
         struck = injected.struck
-        struck.fired = injected.strike.fired()
+        if struck.end_s is None:  # what happens after its end is not its doing
+            struck.fired = injected.strike.fired()
         injected.strike.heal()
         if struck.end_s is None:
             struck.end_s = self.world.clock.now_s

@@ -88,13 +88,14 @@ class ToolHost:
         self._clock.after(max(tool.takes_s, 0.001), self._state, self._result(order, tool, doing))
 
     def _hit(self, tool: str) -> str:
-        """What comes of a call; several troubles that strike it all count, and the first says what."""
+        """What comes of a call: of several troubles that strike it the first says what, and its kind counts."""
         struck = [
             each for each in self._troubles.get(tool, []) if self._faults.strikes(f"plan{each.fault.index}", tool)
         ]
+        do = struck[0].fault.do if struck else ""
         for trouble in struck:
-            trouble.fired += 1
-        return struck[0].fault.do if struck else ""
+            trouble.fired += trouble.fault.do == do
+        return do
 
     @staticmethod
     def _result(order: RunTool, tool: StubTool, doing: str) -> ToolRan:

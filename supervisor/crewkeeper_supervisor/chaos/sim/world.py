@@ -56,7 +56,6 @@ class Tampering:
             return None
         if fault.percent < 100 and not self._world.faults.strikes(f"plan{fault.index}", self.agent):
             return None
-        self.fired += 1
         match fault.do:
             case "delay":
                 return Touched(later_s=fault.by_s)
@@ -293,6 +292,11 @@ class ScriptedWorld(World):
         if actor is not None and actor.frozen:
             actor.thaw()
 
+    def is_frozen(self, agent: str) -> bool:
+        """Whether it is stopped at the moment."""
+        actor = self.members[agent].actor
+        return actor is not None and actor.frozen
+
     def slow(self, agent: str, factor: float) -> int:
         """Let everything take an agent so many times longer; 1 if there is one."""
         actor = self.members[agent].actor
@@ -342,7 +346,11 @@ class ScriptedWorld(World):
         at_work = [each for each in self._tamperings if each.agent == agent]
         if not at_work:
             return _UNTOUCHED
-        touched = [what for each in at_work if (what := each.touches(direction)) is not None]
+        struck = [(each, what) for each in at_work if (what := each.touches(direction)) is not None]
+        losing = next((each.fault.do for each, what in struck if what.lost), "")
+        for each, _ in struck:
+            each.fired += each.fault.do == losing or not losing  # a message that is lost is not late as well
+        touched = [what for _, what in struck]
         return Touched(
             lost=any(each.lost for each in touched),
             doubled=any(each.doubled for each in touched),

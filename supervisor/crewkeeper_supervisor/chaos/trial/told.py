@@ -48,8 +48,4 @@ def summary(record: Record) -> str:
     words = [result.verdict for result in record.results]
     counts = ", ".join(f"{words.count(word)} {WORDS[word]}" for word in WORDS if words.count(word))
     runs = sum(len(result.runs) for result in record.results)
-    return f"{_count(len(words), 'scenario')}, {_count(runs, 'run')}: {counts}"
-
-
-def _count(number: int, word: str) -> str:
-    return f"{number} {word}{'' if number == 1 else 's'}"
+    return f"{counted(len(words), 'scenario')}, {counted(runs, 'run')}: {counts}"

@@ -4,6 +4,7 @@ A run proves nothing about an expectation whose anchor never happened, about a f
 action that was never done: then it is vacuous, which is no pass.
 """
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any, Final, Literal
@@ -105,9 +106,27 @@ def _fault(fault: Fault, observed: Observed) -> Check:
     if not fired:
         where = ", ".join(dict.fromkeys(each.target for each in struck))
         why = "; ".join(dict.fromkeys(each.why for each in struck if each.why))
-        detail = f"not injected: {why}" if why else f"injected into {where} and had no effect"
+        detail = (
+            f"not injected: {why}" if why else f"injected into {where} and had no effect{_beside(struck, observed)}"
+        )
         return Check(what=what, line=0, word="vacuous", detail=detail)
     return Check(what=what, line=0, word="pass", detail=f"fired {fired}")
+
+
+def _beside(struck: list[Struck], observed: Observed) -> str:
+    """Which other faults worked on the same things at the same time, and may have left nothing to do; empty: none."""
+    names = {
+        f"fault {other.index} ({other.do})": None
+        for each in struck
+        for other in observed.struck
+        if other.fired and other.index != each.index and other.target == each.target and _meet(each, other)
+    }
+    return f" beside {', '.join(names)}" if names else ""
+
+
+def _meet(one: Struck, other: Struck) -> bool:
+    end_s, other_end_s = (math.inf if each.end_s is None else each.end_s for each in (one, other))
+    return one.at_s < other_end_s and other.at_s < end_s
 
 
 def _action(action: Action, observed: Observed) -> Check:
