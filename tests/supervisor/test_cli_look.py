@@ -119,6 +119,13 @@ def test_following_ends_with_the_run(look):
     assert out.splitlines()[-1] == "Nobody waits for anybody."
 
 
+def test_a_timeline_goes_on_until_the_run_is_over(look):
+    code, out, _ = look("timeline", "-w", "shop")
+    assert (code, out) == (0, look("timeline", "shop")[1])
+    code, _, err = look("timeline", "-w", "shop", "-o", "json")
+    assert (code, "-w has no end" in err) == (failure.USAGE, True)
+
+
 def test_incidents_of_all_runs(look):
     code, out, _ = look("incidents", "ls", "--open", "-o", "name")
     assert code == 0
@@ -161,7 +168,7 @@ def test_logs_are_shown_harmless_or_raw(state, capfdbinary, monkeypatch):
     (log.parent / "planner.log").unlink()
 
 
-def follow(logs, turns, monkeypatch):
+def follow(logs, turns, monkeypatch, *, every=False):
     """Print logs as they grow: each turn changes them while their reader sleeps; after the last it is interrupted."""
     left = iter(turns)
 
@@ -173,7 +180,7 @@ def follow(logs, turns, monkeypatch):
 
     monkeypatch.setattr(agent_log.time, "sleep", sleep)
     with pytest.raises(KeyboardInterrupt):
-        agent_log.print_logs(logs, True, None, False)
+        agent_log.print_logs(logs, True, None, False, every=every)
 
 
 def test_logs_are_followed_into_new_files(tmp_path, monkeypatch, capsys):
@@ -186,6 +193,19 @@ def test_logs_are_followed_into_new_files(tmp_path, monkeypatch, capsys):
     turns = [lambda: log.write_text("one\nhalf of two\n"), rotated, lambda: log.write_text("three\n")]
     follow({"a": log}, turns, monkeypatch)
     assert capsys.readouterr().out == "one\nhalf of two\nthree\n"
+
+
+def test_logs_of_agents_that_come_later_are_followed_too(tmp_path, monkeypatch, capsys):
+    log, later = tmp_path / "a.log", tmp_path / "b.log"
+    log.write_text("one\n")
+    follow(
+        {"a": log}, [lambda: later.write_text("two\nhalf"), lambda: later.write_text("two\nhalf too\n")], monkeypatch
+    )
+    assert capsys.readouterr().out == "one\n", "one agent was asked for"
+    later.unlink()
+    turns = [lambda: later.write_text("two\nhalf"), lambda: later.write_text("two\nhalf too\n")]
+    follow({"a": log}, turns, monkeypatch, every=True)
+    assert capsys.readouterr().out == "a | one\nb | two\nb | half too\n"
 
 
 def test_lines_of_logs_that_stand_together_are_whole(tmp_path, monkeypatch, capsys):
@@ -235,6 +255,21 @@ def garble(id_):
             await link.flush()
 
     anyio.run(said)
+
+
+def test_a_check_is_watched(look, monkeypatch):
+    looks = []
+
+    def sleep(_seconds):
+        looks.append(1)
+        if len(looks) == 3:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(watching.time, "sleep", sleep)
+    code, out, _ = look("check", RUN, "-w", "-o", "jsonl")
+    assert (code, len(looks)) == (failure.INTERRUPTED, 3)
+    words = [json.loads(line)["word"] for line in out.splitlines()]
+    assert words[0] == look("check", RUN, "-o", "name")[1].strip()
 
 
 def test_what_is_watched_is_read_on_and_not_anew(look, monkeypatch):

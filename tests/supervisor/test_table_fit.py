@@ -5,7 +5,7 @@ import io
 import pytest
 from rich.console import Console
 
-from crewkeeper_supervisor.views.tables import Table, plain_lines, rich_table
+from crewkeeper_supervisor.views.tables import Table, fitted_lines, plain_lines, rich_table
 
 PROSE = "crasher crashed more than 1 times within 60 s; its host has stopped restarting it"
 TABLE = Table(
@@ -52,3 +52,15 @@ def test_where_there_is_hardly_any_each_row_is_a_paragraph():
     assert lines[1].startswith("  RUN nightly-a04bb0  KIND restart_intensity")
     second = lines[lines.index("F1325-0") :]
     assert "AGENTS UP" not in " ".join(second), "what is not there is not told"
+
+
+@pytest.mark.parametrize("width", [24, 40, 60, 78, 100])
+def test_a_table_on_a_page_of_text_fits_too(width):
+    lines = fitted_lines(TABLE, width)
+    assert max(map(len, lines)) <= width
+    assert lines == [line.rstrip() for line in shown(width)]
+
+
+@pytest.mark.parametrize("width", [None, 200])
+def test_with_room_a_table_on_a_page_is_as_it_is_when_piped(width):
+    assert fitted_lines(TABLE, width) == plain_lines(TABLE)

@@ -144,7 +144,7 @@ def logs(
     if not every and not target:
         raise Failure("name an agent, or say --all", code=USAGE, remedy="supervisor agent ls")
     run, name = (next(iter(target), None), None) if every else split(target)
-    print_logs(anyio.run(find_logs, run, name, state, nats), follow, tail, raw)
+    print_logs(anyio.run(find_logs, run, name, state, nats), follow, tail, raw, every=every)
 
 
 def _acting(action: str) -> None:

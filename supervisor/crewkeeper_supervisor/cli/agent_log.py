@@ -59,23 +59,40 @@ async def find_logs(run: str | None, agent: str | None, state: Path | None, nats
     return found
 
 
-def print_logs(logs: Mapping[str, Path], follow: bool, tail: int | None, raw: bool) -> None:
+def print_logs(logs: Mapping[str, Path], follow: bool, tail: int | None, raw: bool, *, every: bool = False) -> None:
     """Print logs one after the other, and go on with what is added to them if asked to.
 
     Of several each line begins with its agent's name. A rotated log is followed into its new file.
+
+    Args:
+        logs: The logs, by agent.
+        follow: Whether to go on.
+        tail: Only the last so many lines of each.
+        raw: Whether bytes are printed as they are.
+        every: Whether they are all logs of a run: those of agents that come later are followed, too.
     """
     width = max(map(len, logs))
-    tails = []
-    for number, (name, path) in enumerate(logs.items()):
-        head = click.style(f"{name:<{width}} | ", fg=COLORS[number % len(COLORS)] if use_color() else None)
-        tails.append(_Tail(path, head if len(logs) > 1 else "", raw))
-    for before, each in zip([None, *tails], tails, strict=False):
+    named = len(logs) > 1 or (every and follow)
+    tails: dict[str, _Tail] = {}
+
+    def begin(name: str, path: Path) -> "_Tail":
+        color = COLORS[len(tails) % len(COLORS)] if use_color() else None
+        tails[name] = _Tail(path, click.style(f"{name:<{width}} | ", fg=color) if named else "", raw)
+        return tails[name]
+
+    before = None
+    for name, path in logs.items():
         if before is not None and not before.begins:
             click.echo()  # what it wrote last is no whole line
-        each.print_new(tail, goes_on=follow)
+        before = begin(name, path)
+        before.print_new(tail, goes_on=follow)
+    folder = next(iter(logs.values())).parent
     while follow:
         time.sleep(POLL_S)
-        for each in tails:
+        for path in sorted(folder.glob("*.log")) if every else ():
+            if path.stem not in tails:
+                begin(path.stem, path)
+        for each in tails.values():
             each.print_new(None, goes_on=True)
 
 

@@ -13,6 +13,7 @@ from crewkeeper_supervisor.cli.events import Span
 from crewkeeper_supervisor.cli.failure import FAILED
 from crewkeeper_supervisor.cli.output import emit_document, output_option, write
 from crewkeeper_supervisor.cli.place_options import opened, place_options
+from crewkeeper_supervisor.cli.watching import watch_option
 
 if TYPE_CHECKING:
     from crewkeeper_supervisor.shell.nats_link import Link
@@ -80,6 +81,7 @@ class Limits(NamedTuple):
     show_default=True,
     help="nagios: one line with performance data, and its exit codes.",
 )
+@watch_option
 @output_option()
 @place_options
 def check(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import anyio
 import click
 
-from crewkeeper_supervisor.cli.output import emit_document, output_option
+from crewkeeper_supervisor.cli.output import emit_document, output_option, room
 from crewkeeper_supervisor.cli.place_options import opened, place_options
 from crewkeeper_supervisor.cli.watching import watch_option
 
@@ -55,4 +55,4 @@ async def _describe(run: str | None, output: str, state: Path | None, nats: str 
         holder = await holder_of(link, info.run)
     owner = "" if holder is None or holder.is_dead else holder.owner
     page = run_page(told.story.fold, list(told.last), info.host, owner, time.time())
-    emit_document(page, output, lambda: page_lines(page, datetime.now(UTC)), name=info.run)
+    emit_document(page, output, lambda: page_lines(page, datetime.now(UTC), room()), name=info.run)

@@ -64,6 +64,16 @@ def is_live(out: IO[str]) -> bool:
     return out.isatty() and os.environ.get("TERM") != "dumb"
 
 
+def room() -> int | None:
+    """How many columns the terminal has that data goes to; None if it goes elsewhere."""
+    out = stdout()
+    if not out.isatty():
+        return None
+    from crewkeeper_supervisor.views.tables import new_console
+
+    return new_console(out).width
+
+
 def say(text: str) -> None:
     """Tell the user something that is not data; not after --quiet."""
     if not os.environ.get("CREWKEEPER_QUIET"):

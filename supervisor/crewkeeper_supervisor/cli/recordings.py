@@ -49,6 +49,11 @@ async def recorded(target: str | None, state: Path | None, nats: str | None) -> 
         raise
 
 
+def is_file(target: str | None, state: Path | None) -> bool:
+    """Whether `target` means a recording, of which nothing more will come, and not a run on a server."""
+    return _file(target, state) is not None
+
+
 def _file(target: str | None, state: Path | None) -> Path | None:
     if not target:
         return None

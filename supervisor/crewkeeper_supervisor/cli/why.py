@@ -8,13 +8,17 @@ import anyio
 import click
 
 from crewkeeper_supervisor.cli.failure import NOT_FOUND, USAGE, Failure
-from crewkeeper_supervisor.cli.output import emit_document, output_option
-from crewkeeper_supervisor.cli.place_options import place_options
+from crewkeeper_supervisor.cli.output import Rows, emit_document, output_option, stdout, write
+from crewkeeper_supervisor.cli.place_options import opened, place_options
 from crewkeeper_supervisor.cli.progress import counted
-from crewkeeper_supervisor.cli.recordings import recorded
+from crewkeeper_supervisor.cli.recordings import is_file, recorded
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from crewkeeper_supervisor.shell.journal import Entry
     from crewkeeper_supervisor.shell.source import Source
+    from crewkeeper_supervisor.views.timeline import Event
     from crewkeeper_supervisor.views.why import Why
 
 _ID: Final = re.compile(r"[FA]?\d+-\d+\Z", re.IGNORECASE)
@@ -56,40 +60,73 @@ async def _why(target: tuple[str, ...], run: str | None, state: Path | None, nat
 @click.command()
 @click.argument("target", required=False, metavar="[RUN|FILE]")
 @click.option("--all", "show_all", is_flag=True, help="Also what agents say to each other, entry by entry.")
+@click.option("-w", "--watch", is_flag=True, help="Go on as things happen, until the run is over.")
 @output_option()
 @place_options
-def timeline(target: str | None, show_all: bool, output: str, state: Path | None, nats: str | None) -> None:
+def timeline(
+    target: str | None, show_all: bool, watch: bool, output: str, state: Path | None, nats: str | None
+) -> None:
     """Tell the story of a run: what turned it, with what agents said in between counted.
 
     RUN is a run id, the beginning of one, or a crew's name; a FILE that `supervisor audit export` wrote needs no
     server. `supervisor why` explains what the ids in it are about.
     """
-    anyio.run(_timeline, target, show_all, output, state, nats)
+    if watch and output in ("json", "yaml"):
+        raise Failure(f"-w has no end, and {output} is one document", code=USAGE, remedy="-o jsonl")
+    anyio.run(_timeline, target, show_all, watch, output, state, nats)
 
 
-async def _timeline(target: str | None, show_all: bool, output: str, state: Path | None, nats: str | None) -> None:
-    from crewkeeper_supervisor.cli.output import Rows, write
-    from crewkeeper_supervisor.views.timeline import Event, Timeline
+async def _timeline(
+    target: str | None, show_all: bool, watch: bool, output: str, state: Path | None, nats: str | None
+) -> None:
+    from crewkeeper_supervisor.cli.runs import find_run
+    from crewkeeper_supervisor.shell import journal
 
-    rows = None if output in ("table", "wide") else Rows(output, lambda event: str(event.seq))
+    if watch and not is_file(target, state):
+        async with opened(state, nats) as link:
+            run = (await find_run(link, target)).run
+            telling = _Telling(run, show_all, output)
+            async with journal.follow(link, run) as entries:
+                while not telling.told.ended:
+                    telling.take(await entries.batch())
+            telling.end()
+        return
+    async with recorded(target, state, nats) as source:
+        telling = _Telling(source.run, show_all, output)
+        async for batch in source.batches():
+            telling.take(batch)
+        telling.end()
 
-    def show(events: "list[Event]") -> None:
+
+class _Telling:
+    """A story that is shown as it is told."""
+
+    def __init__(self, run: str, show_all: bool, output: str) -> None:
+        from crewkeeper_supervisor.views.timeline import Timeline
+
+        self.told = Timeline(run, show_all=show_all)
+        self._rows = None if output in ("table", "wide") else Rows(output, lambda event: str(event.seq))
+
+    def take(self, batch: "Iterable[Entry]") -> None:
+        """Take in the next entries, and show what there is to tell of them."""
+        for entry in batch:
+            self._show(self.told.take(entry))
+        stdout().flush()
+
+    def end(self) -> None:
+        """Show what is left, and how it all stands."""
+        self._show(self.told.finish())
+        if self._rows is None:
+            write(self.told.summary())
+        else:
+            self._rows.end()
+
+    def _show(self, events: "list[Event]") -> None:
         for event in events:
-            if rows is not None:
-                rows.put(event)
+            if self._rows is not None:
+                self._rows.put(event)
             else:
                 write(event.line())
-
-    async with recorded(target, state, nats) as source:
-        told = Timeline(source.run, show_all=show_all)
-        async for batch in source.batches():
-            for entry in batch:
-                show(told.take(entry))
-        show(told.finish())
-        if rows is None:
-            write(told.summary())
-        else:
-            rows.end()
 
 
 async def _answer(source: "Source", wanted: str) -> "Why":

@@ -10,7 +10,7 @@ from crewkeeper_supervisor.views.fold import Fold
 from crewkeeper_supervisor.views.graph import sentences, wait_graph
 from crewkeeper_supervisor.views.snapshot import SCHEMA_VERSION, RunView, StepRow, snapshot
 from crewkeeper_supervisor.views.story import Line
-from crewkeeper_supervisor.views.tables import agents_table, budget_text, plain_lines
+from crewkeeper_supervisor.views.tables import agents_table, budget_text, fitted_lines
 from crewkeeper_supervisor.views.wording import ago, count, dollars, safe
 
 LAST_MAX: Final = 10
@@ -44,8 +44,14 @@ def run_page(fold: Fold, lines: Sequence[Line], host: str, owner: str, now_s: fl
     return RunPage(run=snapshot(fold, now_s), host=host, owner=owner, last=last)
 
 
-def page_lines(page: RunPage, now: datetime) -> list[str]:
-    """The page as lines of safe text."""
+def page_lines(page: RunPage, now: datetime, width: int | None = None) -> list[str]:
+    """The page as lines of safe text.
+
+    Args:
+        page: The page.
+        now: The time.
+        width: Cells there is room for in a table; None: as many as it takes. Prose is left to the terminal to wrap.
+    """
     run = page.run
     usage = run.usage
     spent = f"{count(usage.messages)} messages, {count(usage.input_tokens + usage.output_tokens)} tokens"
@@ -65,7 +71,8 @@ def page_lines(page: RunPage, now: datetime) -> list[str]:
         facts = [(name, value) for name, value in facts if name != "owner"]
     lines = [f"run {safe(run.run)}", ""]
     lines += [f"  {name.ljust(9)} {value}" for name, value in facts]
-    lines += ["", "Agents", *(f"  {line}" for line in plain_lines(agents_table(run.agents, now)))]
+    room = None if width is None else max(20, width - 2)
+    lines += ["", "Agents", *(f"  {line}" for line in fitted_lines(agents_table(run.agents, now), room))]
     if run.waits:
         lines += ["", "Waits", *(f"  {line}" for line in sentences(wait_graph(run), now))]
     if run.incidents:

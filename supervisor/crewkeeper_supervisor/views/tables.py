@@ -1,5 +1,6 @@
 """Tables: rows of snapshots as a table for people, styled on a terminal, plain aligned columns when piped."""
 
+import io
 from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
 from typing import IO, Final
@@ -144,6 +145,21 @@ def plain_lines(table: Table) -> list[str]:
         "  ".join(value + " " * (width - cell_len(value)) for value, width in zip(row, widths, strict=True)).rstrip()
         for row in rows
     ]
+
+
+def fitted_lines(table: Table, width: int | None) -> list[str]:
+    """The table as part of a page of text: as `plain_lines` where that fits, else as a terminal of this width has it.
+
+    Args:
+        table: The table.
+        width: Cells there is room for; None: as many as it takes.
+    """
+    lines = plain_lines(table)
+    if width is None or max(map(cell_len, lines)) <= width:
+        return lines
+    page = io.StringIO()
+    Console(file=page, width=width, markup=False, emoji=False, highlight=False, color_system=None).print(_Fitted(table))
+    return [line.rstrip() for line in page.getvalue().splitlines()]
 
 
 def write_table(table: Table, out: IO[str], *, color: bool = True) -> None:

@@ -60,6 +60,11 @@ class Timeline:
         self._same = ""
         self._again = 0
 
+    @property
+    def ended(self) -> bool:
+        """Whether the run is over."""
+        return self._story.fold.ended
+
     def take(self, entry: Entry) -> list[Event]:
         """Take in the next entry; returns what there is to tell."""
         event, lines = self._story.feed(entry, self._count)
