@@ -82,23 +82,20 @@ def _check_one(file: Path) -> dict[str, Any]:
 def _print(result: dict[str, Any]) -> None:
     """Print one result for people: the verdict on stdout, everything else on stderr."""
     from crewkeeper_supervisor.shell.crew_problems import Problem, render
+    from crewkeeper_supervisor.views.wording import counted
 
     told = [msgspec.convert(problem, Problem) for problem in (*result["problems"], *result["warnings"])]
     if told:
         say(render(told, result["omitted"]))
     if not result["ok"]:
         errors = len(result["problems"]) + result["omitted"]
-        say(f"{result['file']}: refused, {_count(errors, 'error')}")
+        say(f"{result['file']}: refused, {counted(errors, 'error')}")
         return
-    counts = [_count(result["agents"], "agent")]
+    counts = [counted(result["agents"], "agent")]
     if result["instances"] != result["agents"]:
-        counts.append(_count(result["instances"], "instance"))
+        counts.append(counted(result["instances"], "instance"))
     if result["warnings"]:
         notes = sum(warning["severity"] == "note" for warning in result["warnings"])
         warnings = len(result["warnings"]) - notes
-        counts += [_count(number, word) for number, word in ((warnings, "warning"), (notes, "note")) if number]
+        counts += [counted(number, word) for number, word in ((warnings, "warning"), (notes, "note")) if number]
     click.echo(f"{result['file']}: ok: crew {result['crew']}, {', '.join(counts)}")
-
-
-def _count(number: int, word: str) -> str:
-    return f"{number} {word}" if number == 1 else f"{number} {word}s"

@@ -12,7 +12,7 @@ import anyio
 import click
 from msgspec import Struct
 
-from crewkeeper_supervisor.cli.doctor_check import Check, Grade, counted
+from crewkeeper_supervisor.cli.doctor_check import Check, Grade
 from crewkeeper_supervisor.cli.failure import FAILED
 from crewkeeper_supervisor.cli.output import emit_document, output_option
 from crewkeeper_supervisor.cli.place_options import place_options
@@ -180,6 +180,7 @@ async def _enforcement(place: "Place") -> Check:
 
 async def _account(link: "Link") -> list[Check]:
     from crewkeeper_supervisor.shell.nats_link import LINK_ERRORS
+    from crewkeeper_supervisor.views.wording import counted
 
     try:
         info = await link.js.account_info()
@@ -210,6 +211,8 @@ def jetstream(used: Mapping[str, tuple[int, int]]) -> Check:
     Args:
         used: Of `streams`, `consumers` and `bytes`, how many there are and may be; below 1: any number.
     """
+    from crewkeeper_supervisor.views.wording import counted
+
     tight = [(what, count, most) for what, (count, most) in used.items() if most > 0 and count >= FULL * most]
     if not tight:
         said = f"{counted(used['streams'][0], 'stream')}, {used['bytes'][0] // 1024} KiB stored"
@@ -245,6 +248,8 @@ def credentials(records: "list[Record]", now_s: float) -> list[Check]:
         records: What is known of who may log in.
         now_s: Seconds since the epoch.
     """
+    from crewkeeper_supervisor.views.wording import counted
+
     checks: list[Check] = []
     alive = [each for each in records if not each.over and each.state != "killed" and not each.agent.startswith("_")]
     for record in alive:

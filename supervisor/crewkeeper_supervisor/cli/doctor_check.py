@@ -15,8 +15,3 @@ class Check(Struct, frozen=True, kw_only=True):
     text: str
     fix: str = ""
     """One command or sentence that mends it."""
-
-
-def counted(number: int, what: str) -> str:
-    """`1 agent`, `2 agents`."""
-    return f"{number} {what}" if number == 1 else f"{number} {what}s"

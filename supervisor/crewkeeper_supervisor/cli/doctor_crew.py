@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 import anyio
 from anyio.streams.tls import TLSStream
 
-from crewkeeper_supervisor.cli.doctor_check import Check, counted
+from crewkeeper_supervisor.cli.doctor_check import Check
 from crewkeeper_supervisor.shell.crew_variables import filled, names_in
 
 if TYPE_CHECKING:
@@ -32,6 +32,7 @@ async def crew_checks(file: Path) -> list[Check]:
     """Whether a crew file is valid, and its webhooks could be called."""
     from crewkeeper_supervisor.shell.crew_problems import CrewFileError
     from crewkeeper_supervisor.shell.crewfile import read
+    from crewkeeper_supervisor.views.wording import counted
 
     name = f"crew {file.name}"
     try:

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-from crewkeeper_supervisor.cli.doctor_check import Check, counted
+from crewkeeper_supervisor.cli.doctor_check import Check
 
 FILES_WARN: Final = 1024
 """Open files: one for each connection, a few for each stream; a server with a crew or two needs some hundreds."""
@@ -79,6 +79,8 @@ def directory(state: Path) -> Check:
 
 def private_files(state: Path) -> Check:
     """Whether files with keys, tokens and secrets of tools can be read by their owner alone."""
+    from crewkeeper_supervisor.views.wording import counted
+
     modes = {str(path.relative_to(state)): mode for path in _secret_files(state) if (mode := _mode(path)) is not None}
     loose = [name for name, mode in modes.items() if mode & _OTHERS]
     if not loose:

@@ -62,6 +62,7 @@ async def _drain(
 ) -> int:
     from crewkeeper_supervisor.shell import members
     from crewkeeper_supervisor.views.draining import Drained, drained_lines
+    from crewkeeper_supervisor.views.wording import counted
 
     async with opened(state, nats) as link:
         there = await members.ls(link)
@@ -77,7 +78,7 @@ async def _drain(
         owners = dict.fromkeys(runs, "")
         if not dry_run:
             await members.ask_to_drain(link, chosen.id)
-            say(f"{chosen.name}: asked to hand over {chosen.count} {'run' if chosen.count == 1 else 'runs'}")
+            say(f"{chosen.name}: asked to hand over {counted(chosen.count, 'run')}")
             with anyio.move_on_after(timeout_s) as waiting:
                 await _wait_for_end(link, chosen.id)
             if waiting.cancelled_caught:

@@ -242,9 +242,11 @@ def introduce(ground: "Ground", runs: "list[HostedRun]") -> None:
 
 def name_runs(runs: "list[HostedRun]") -> None:
     """Say which runs there are."""
+    from crewkeeper_supervisor.views.wording import counted
+
     for run in runs:
         count = sum(agent.replicas for agent in run.crew.agents)
-        say(f"run    {run.run}: crew {run.crew.name}, {count} agent{'' if count == 1 else 's'}")
+        say(f"run    {run.run}: crew {run.crew.name}, {counted(count, 'agent')}")
 
 
 def _where(ground: "Ground") -> str:
@@ -289,14 +291,11 @@ async def _view(ground: "Ground", runs: Sequence[str], live: bool, out: IO[str])
 
 def summary(result: "RunResult", fold: "Fold | None") -> str:
     """How a run ended, in one line; `fold`: what its journal says, where that was read."""
-    from crewkeeper_supervisor.views.wording import duration
+    from crewkeeper_supervisor.views.wording import counted, duration
 
-    counted = ""
-    if fold is not None:
-        incidents = len(fold.supervisor.incidents)
-        counted = f", {incidents} incident{'' if incidents == 1 else 's'}"
+    found = "" if fold is None else f", {counted(len(fold.supervisor.incidents), 'incident')}"
     why = f": {result.why}" if result.why else ""
-    return f"{result.run} {result.state} in {duration(result.duration_s)}{counted}{why}"
+    return f"{result.run} {result.state} in {duration(result.duration_s)}{found}{why}"
 
 
 def _show_logs(fold: "Fold", ground: "Ground") -> None:

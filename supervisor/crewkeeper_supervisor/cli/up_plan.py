@@ -13,9 +13,6 @@ if TYPE_CHECKING:
     from crewkeeper_supervisor.core.crew import Crew
 
 
-_MANY = {"model proxy": "model proxies", "site for approvals": "sites for approvals"}
-
-
 async def show(crews: "Sequence[Crew]", state: Path | None, nats: str | None, *, controller: bool) -> None:
     """Write what `up` would do with these crews.
 
@@ -68,23 +65,19 @@ async def _place(state: Path | None, nats: str | None) -> list[str]:
 
 def _started(crews: "Sequence[Crew]", *, embedded: bool, controller: bool) -> list[str]:
     from crewkeeper_supervisor.shell import tool_hosts
+    from crewkeeper_supervisor.views.wording import counted
 
     agents = sum(agent.replicas for crew in crews for agent in crew.agents if not agent.external)
-    counted = [
-        (int(embedded), "nats-server"),
-        (int(controller), "controller"),
-        (agents, "agent"),
-        (sum(len(tool_hosts.needed(crew)) for crew in crews), "tool host"),
-        (sum(crew.model_proxy is not None for crew in crews), "model proxy"),
-        (len({crew.approval_listen for crew in crews if crew.approval_listen}), "site for approvals"),
+    sites = len({crew.approval_listen for crew in crews if crew.approval_listen})
+    processes = [
+        (int(embedded), "nats-server", ""),
+        (int(controller), "controller", ""),
+        (agents, "agent", ""),
+        (sum(len(tool_hosts.needed(crew)) for crew in crews), "tool host", ""),
+        (sum(crew.model_proxy is not None for crew in crews), "model proxy", "model proxies"),
+        (sites, "site for approvals", "sites for approvals"),
     ]
-    return ["starts  " + ", ".join(_count(number, what) for number, what in counted if number)]
-
-
-def _count(number: int, what: str) -> str:
-    if number == 1:
-        return f"1 {what}"
-    return f"{number} {_MANY.get(what, f'{what}s')}"
+    return ["starts  " + ", ".join(counted(number, what, many) for number, what, many in processes if number)]
 
 
 def _missing(crew: "Crew") -> list[str]:

@@ -22,7 +22,7 @@ from crewkeeper_supervisor.views.fold import Fold, JournalEntry
 from crewkeeper_supervisor.views.gate_story import GateStory
 from crewkeeper_supervisor.views.incident import ring_text
 from crewkeeper_supervisor.views.snapshot import incident_row
-from crewkeeper_supervisor.views.wording import clock, duration, moment, safe
+from crewkeeper_supervisor.views.wording import clock, counted, duration, moment, safe
 
 REMEMBERED_CALLS_MAX: Final = 10_000
 """Calls whose verb is remembered to name it in later sentences; older ones are named by their id."""
@@ -356,8 +356,7 @@ def _declared(message: m.RunDeclared) -> str:
         [str(agent.get("name", "?")) for agent in agents if isinstance(agent, dict)] if isinstance(agents, list) else []
     )
     shown = safe(", ".join(names), 120)
-    agents_said = "1 agent" if len(names) == 1 else f"{len(names)} agents"
-    return f"crew {safe(str(message.crew.get('name', '?')))} declared: {agents_said} ({shown})"
+    return f"crew {safe(str(message.crew.get('name', '?')))} declared: {counted(len(names), 'agent')} ({shown})"
 
 
 def _process(name: str) -> str:

@@ -102,3 +102,8 @@ def count(number: int) -> str:
     if number < 1_000_000:
         return f"{number / 1000:.1f}k".replace(".0k", "k")
     return f"{number / 1_000_000:.1f}M".replace(".0M", "M")
+
+
+def counted(number: int, what: str, many: str = "") -> str:
+    """`1 agent`, `2 agents`; `many` is the plural where it takes more than an `s`."""
+    return f"{number} {what if number == 1 else many or what + 's'}"

@@ -6,6 +6,7 @@ from typing import Final
 from crewkeeper_supervisor.chaos.trial.junit import line
 from crewkeeper_supervisor.chaos.trial.record import Record, Result
 from crewkeeper_supervisor.chaos.trial.verdict import Word
+from crewkeeper_supervisor.views.wording import counted
 
 WORDS: Final[dict[Word, str]] = {
     "pass": "pass",
