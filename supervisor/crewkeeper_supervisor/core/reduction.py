@@ -198,11 +198,14 @@ class Reduction:
         return self._any(parts)
 
     def _speaker(self, node: AgentNode) -> Gate:
-        """Anything that could make an agent say something; one gate for all who listen, however many there are."""
+        """Anything that could make an agent act; one gate for all who count on it, however many there are.
+
+        An agent that lives, does nothing and has no slot to begin with does nothing ever: that is no death.
+        """
         gate = self._speakers.get(node.name)
         if gate is None:
             parts = [self._task(each) for each in node.tasks.values()]
-            gate = self._speakers[node.name] = self._any(parts + self._beginners(node))
+            gate = self._speakers[node.name] = self._any(parts + self._beginners(node), nobody=Verdict.STUCK)
         return gate
 
     def _beginners(self, node: AgentNode) -> list[Gate]:
@@ -277,16 +280,16 @@ class Reduction:
         elif not agent.alive:
             gate = self._constant[Verdict.DEAD]
         else:  # left behind by a task that ended: another of its agent may give it back
-            gate = self._any([self._task(other) for other in agent.tasks.values()] + self._beginners(agent))
+            gate = self._speaker(agent)
         if ticket.leased and self._timers:
             gate = self._any([gate, self._constant[Verdict.TIMER]])
         return gate
 
-    def _any(self, parts: list[Gate]) -> Gate:
+    def _any(self, parts: list[Gate], nobody: Verdict = Verdict.DEAD) -> Gate:
         if len(parts) == 1:
             return parts[0]
         if not parts:
-            return self._constant[Verdict.DEAD]
+            return self._constant[nobody]
         gate = Gate(1)
         for part in parts:
             self._feed(part, gate)
