@@ -167,3 +167,45 @@ def test_a_person_is_named_by_whoever_waits_for_one() -> None:
     journal.wait("a", "t", m.OnHuman(who="ops"))
     [edge] = journal.core.waits()
     assert edge.agents == ("human:ops",)
+
+
+def test_a_wait_is_spared_that_has_started_work_behind_a_part_of_it() -> None:
+    """`a` asks `b`, who works on it and asks back, and `c`, who is busy; failing `a`'s wait would be the cheapest."""
+    journal = Journal(crew(*(Agent(name=name) for name in "abc")))
+    journal.start()
+    journal.task("c", "t")
+    journal.task("a", "t")
+    journal.call("a", "t", "ab", "b")
+    journal.begin_call("b", "ab", "h")
+    journal.say("b", m.Usage, task="h", input_tokens=10**6)
+    journal.call("a", "t", "ac", "c")
+    journal.wait("a", "t", m.OnAll(of=(m.OnCall(call="ab"), m.OnCall(call="ac"))))
+    journal.call("b", "h", "ba", "a")
+    journal.wait("b", "h", m.OnCall(call="ba"))
+    for agent in "ab":
+        journal.affirm(agent)
+    journal.tick(0.3)
+    [incident] = journal.core.incidents.values()
+    assert incident.finding.victim is not None
+    assert incident.finding.victim.task == "b/h"
+    assert "throws no started work away" in incident.finding.victim.why
+
+
+def test_where_a_timer_has_its_time_first_the_choice_is_made_after_it() -> None:
+    journal = Journal(crew(Agent(name="a"), Agent(name="b"), lasting_s=10.0))
+    journal.start()
+    for agent, other in (("a", "b"), ("b", "a")):
+        journal.task(agent, "t")
+        journal.call(agent, "t", f"c{agent}", other)
+        journal.wait(agent, "t", m.OnCall(call=f"c{agent}"), deadline_s=60.0)
+        journal.tick(1)
+    for agent in "ab":
+        journal.affirm(agent)
+    journal.tick(0.3)
+    [incident] = journal.core.incidents.values()
+    assert incident.finding.victim is not None
+    assert incident.finding.victim.agent == "b"
+    journal.say("b", m.Usage, task="t", input_tokens=10**6)  # what its last call of a model took is known late
+    journal.tick(12)
+    assert list(journal.mirrors["a"].breaks) != []
+    assert list(journal.mirrors["b"].breaks) == []

@@ -414,6 +414,7 @@ class Detector:
             if watch.act_s is not None and state.now_s >= watch.act_s:
                 watch.act_s = None
                 note(state, incident, "it has lasted; act as on one that no timer ends")
+                incident.finding = msgspec.structs.replace(incident.finding, victim=self._victim_now(watch))
                 act_on(state, incident)
                 on_the_way = _breaks_on_the_way(state)
                 if incident.state == "acting":
@@ -435,10 +436,7 @@ class Detector:
         state, incident = self._state, watch.incident
         watch.tried.append(victim.task)
         note(state, incident, f"{victim.agent} did not give up its wait within {OBEY_S:g} s")
-        core = incident.finding.core[0]
-        tasks = {task.key: task for task in (task_of(state.graph, key) for key in core) if task is not None}
-        edges = [edge for edge in incident.finding.edges if edge.task in tasks]
-        following = choose(core, tasks, edges, state, excluded=watch.tried)
+        following = self._victim_now(watch)
         incident.finding = msgspec.structs.replace(incident.finding, victim=following)
         if following is None:
             break_wait(state, incident)
@@ -447,13 +445,20 @@ class Detector:
             watch.rounds += 1
             if watch.rounds < ROUNDS:  # people know; yet what the members were told may have been lost on its way
                 watch.tried.clear()
-                following = choose(core, tasks, edges, state)
+                following = self._victim_now(watch)
                 incident.finding = msgspec.structs.replace(incident.finding, victim=following)
         if following is not None:
             break_wait(state, incident)
             self._awaits(watch)
         else:
             watch.obey_s = self._hand = None
+
+    def _victim_now(self, watch: Breaking) -> Victim | None:
+        """Whose wait to fail: what was still queued when the incident opened may have begun in the meantime."""
+        graph, core = self._state.graph, watch.incident.finding.core[0]
+        tasks = {task.key: task for task in (task_of(graph, key) for key in core) if task is not None}
+        edges = [edge for task in tasks.values() for edge in edges_of(task, graph)]
+        return choose(core, tasks, edges, self._state, excluded=watch.tried)
 
     def _schedule(self) -> None:
         state = self._state

@@ -37,7 +37,8 @@ class _Candidate(Struct, frozen=True):
     root: Task
     price: float
     priority: int
-    started: bool
+    started: int
+    """How much started work stands behind it: 0 none, 1 behind a part of it, 2 behind all of it."""
     times: int
     """How often its agent or its root was chosen before."""
     root_times: int
@@ -59,12 +60,13 @@ def choose(
         The victim, or None if every member is excluded or may never be one.
     """
     unstarted = {edge.task for edge in edges if edge.kind in _UNSTARTED}
+    started = {edge.task: 1 if edge.task in unstarted else 2 for edge in edges if edge.kind == "call"}
     candidates = []
     for key in core:
         task = tasks[key]
         view = state.agents.get(task.agent.name)
         if key not in excluded and task.wait is not None and (view is None or not view.spec.never_victim):
-            candidates.append(_candidate(task, state, started=key not in unstarted))
+            candidates.append(_candidate(task, state, started=started.get(key, 0)))
     if not candidates:
         return None
     policy = state.crew.responses.deadlock.victim if state.crew is not None else "least_work"
@@ -118,7 +120,7 @@ def task_of(graph: WaitGraph, key: str) -> Task | None:
     return node.tasks.get(task) if node is not None else None
 
 
-def _candidate(task: Task, state: RunState, *, started: bool) -> _Candidate:
+def _candidate(task: Task, state: RunState, *, started: int) -> _Candidate:
     view, root = state.agents.get(task.agent.name), root_of(task)
     root_times = state.victims.get(root.key, 0)
     times = max(root_times, view.times_victim if view is not None else 0)
@@ -155,6 +157,7 @@ def _reason(order: list[_Candidate], policy: str, edges: list[Edge], spared: dic
     kinds = {edge.kind for edge in edges if edge.task == best.task.key}
     if best.started:
         cause = "started work stands behind every wait that may be failed"
+        cause += ", and behind a part of this one only" if best.started == 1 else ""
     elif "queued_call" in kinds:
         cause = "its call is still queued, so failing it throws no started work away"
     else:
