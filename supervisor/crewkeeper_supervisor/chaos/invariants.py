@@ -145,9 +145,9 @@ class Invariants:
     def _check_members(self, finding: Finding, members: dict[str, int]) -> None:
         """The core is exact: stuck even if all others were freed, and each member is waited for by a member."""
         truth = Truth(self._world)
-        stuck = truth.stuck(timers=not finding.timed)
-        if not all(key in stuck for key in members):
-            return  # it has been helped in the meantime: nothing to compare with
+        stuck = truth.epochs(truth.stuck(timers=not finding.timed))
+        if any(stuck.get(key) != epoch for key, epoch in members.items()):
+            return  # it has been helped in the meantime, or rests in another wait: nothing to compare with
         others = frozenset(truth.tasks) - frozenset(members)
         if not frozenset(members) <= truth.stuck(timers=not finding.timed, freed=others):
             self.broken("exact members", f"{finding.id}: {sorted(members)} would move if others did")
