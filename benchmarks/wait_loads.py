@@ -1,7 +1,7 @@
 """Loads: journals of large fleets as typed events, ready to be handed to the core one by one."""
 
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from msgspec import Raw, to_builtins
@@ -148,7 +148,14 @@ def trees(agents: int, events: int) -> list[Recorded]:
         yield from call(me, task, 3)
         journal.ended(me, task)
 
-    active = [root() for _ in range(max(1, agents // 4))]
+    return _interleaved(journal, rnd, root, max(1, agents // 4), events)
+
+
+def _interleaved(
+    journal: Journal, rnd: random.Random, root: Callable[[], Iterator[None]], at_a_time: int, events: int
+) -> list[Recorded]:
+    """What so many roots at a time write, a step of one of them after the other, by chance."""
+    active = [root() for _ in range(at_a_time)]
     while len(journal.events) < journal.setup + events:
         slot = rnd.randrange(len(active))
         if next(active[slot], 0) == 0:
@@ -260,12 +267,7 @@ def mix(agents: int, events: int) -> list[Recorded]:
         journal.woke(me, task)
         journal.ended(me, task)
 
-    active = [root() for _ in range(max(1, agents // 4))]
-    while len(journal.events) < journal.setup + events:
-        slot = rnd.randrange(len(active))
-        if next(active[slot], 0) == 0:
-            active[slot] = root()
-    return journal.events
+    return _interleaved(journal, rnd, root, max(1, agents // 4), events)
 
 
 LOADS = {"trees": trees, "chain": chain, "hub": hub, "lock chain": lock_chain, "spare ring": spare_ring, "mix": mix}
