@@ -104,6 +104,17 @@ def _undone(_right: Any) -> Callable[..., Any]:
     return nothing
 
 
+def _open_door(right: Any) -> Callable[..., Any]:
+    """A judge of logins who does not know who was shut out."""
+
+    def decide(record: Any, *arguments: Any) -> Any:
+        if record is not None and record.state == "killed":
+            record = msgspec.structs.replace(record, state="running")
+        return right(record, *arguments)
+
+    return decide
+
+
 def _constant(value: Any) -> Callable[[Any], Any]:
     return lambda _right: value
 
@@ -136,10 +147,18 @@ _NO_FENCE: Final = Mutation(
     make=_unfenced,
     also=(Mutation(name="lease-for-ever", place="shell.lease:Lease.still_mine", make=_always),),
 )
+_NO_BLOCK: Final = Mutation(
+    name="no-block",
+    place="shell.callout:decide",
+    make=_open_door,
+    also=(Mutation(name="not-shown-out", place="shell.sentry:Sentry._look_at", make=_undone),),
+)
+"""Whoever is let in again is shown out at once by the sentry, most often before a word: alone it shows by chance."""
 PRODUCT_MUTATIONS: Final = (
     _real("shell.webhook:sign", "unsigned-webhook", _unsigned, "webhook-refused", "mutual-approval", breaks="G4"),
     _real("shell.outbox:Outbox.__init__", "no-retry", _once, "webhook-refused", breaks="G4"),
     _real("shell.system_link:SystemLink.kick", "no-kick", _nothing, "rogue-ignores-kill", breaks="G2"),
+    ProductMutation(mutation=_NO_BLOCK, mode="real", scenarios=("rogue-ignores-kill",), breaks=("G2",)),
     _real("shell.ledger:Ledger._commit", "unrecorded", _unrecorded, "rogue-ignores-kill", breaks="G5"),
     _real("shell.sessions:Sessions._look", "intrusion-unseen", _undone, "stolen-credential", breaks="G2"),
     ProductMutation(mutation=_NO_FENCE, mode="real", scenarios=("paused-owner",), breaks=("G7",)),

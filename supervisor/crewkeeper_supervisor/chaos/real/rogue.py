@@ -20,6 +20,8 @@ from crewkeeper_bus.subjects import SUPERVISOR, Kind, build
 
 EVERY_S: Final = 0.05
 CONNECT_S: Final = 2.0
+PATIENCE_S: Final = 0.5
+"""How long one word may take. A connection that was cut comes back by itself, but politely, and ever later."""
 _LIFE: Final = "rogue"
 
 
@@ -63,13 +65,14 @@ class Rogue:
         await self._say(transport, m.Joined(inc=_LIFE, seq=self._seq + 1, role=self._name))
         while True:
             await self._say(transport, m.Progress(inc=_LIFE, seq=self._seq + 1, task="t", text="still here"))
-            await transport.barrier()
             await anyio.sleep(EVERY_S)
 
     async def _say(self, transport: NatsTransport, note: m.Joined | m.Progress) -> None:
         self._seq += 1
         subject = build(self._run, Kind.NOTE, self._name, SUPERVISOR, f"n{self._seq}")
-        await transport.publish(subject, codec.encode(note))
+        with anyio.fail_after(PATIENCE_S):
+            await transport.publish(subject, codec.encode(note))
+            await transport.barrier()
 
 
 if __name__ == "__main__":
