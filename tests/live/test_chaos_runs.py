@@ -13,6 +13,7 @@ import pytest
 from msgspec import structs
 
 from crewkeeper_supervisor.chaos.plan.scenario import Scenario, load
+from crewkeeper_supervisor.chaos.real import run_folder
 from crewkeeper_supervisor.chaos.real.runner import run_real
 from crewkeeper_supervisor.chaos.trial import record as records
 
@@ -77,9 +78,11 @@ def test_nothing_outlives_a_runner_that_is_ended(tmp_path: Path, number: signal.
     while left := alive(str(tmp_path)):
         assert time.monotonic() < limit_s, left
         time.sleep(0.1)
+    if number is signal.SIGKILL:
+        assert run_folder.sweep(tmp_path), "its folder is left to the next run"
+    assert list(tmp_path.glob(f"{run_folder.PREFIX}*")) == [], "its folder is gone"
     if number is signal.SIGTERM:
         assert status == 130
-        assert list(tmp_path.glob("crewkeeper-chaos-*")) == [], "its folder is gone"
         (result,) = records.read(tmp_path / "j.json").results
         assert result.skipped
         assert result.told is not None

@@ -10,6 +10,7 @@ import anyio
 from crewkeeper_bus.errors import BusError
 from crewkeeper_supervisor.chaos.faults.registry import KINDS
 from crewkeeper_supervisor.chaos.plan.scenario import Scenario
+from crewkeeper_supervisor.chaos.real import run_folder
 from crewkeeper_supervisor.chaos.real.cast import Cast, Own, Scripted
 from crewkeeper_supervisor.chaos.real.children import CannotPlay
 from crewkeeper_supervisor.chaos.real.stage import RealStage
@@ -47,10 +48,12 @@ def run_real(
         result.skipped = "; ".join(f"{do} cannot be injected here: {why}" for do, why in lacking.items())
         return result
     cast: Cast = Scripted(scenario) if crew is None else Own(crew)
+    run_folder.sweep()
     stage = RealStage(scenario, cast, seed, mutation, tell)
     try:
         # A server that goes away on purpose is no news; whoever looks for the reason of a failure finds it there.
-        with (stage.folder / "runner.log").open("w") as log, contextlib.redirect_stderr(log):
+        log = (stage.folder / "runner.log").open("w")
+        with run_folder.in_use(stage.folder), log, contextlib.redirect_stderr(log):
             played = anyio.run(stage.run)
     except BaseException as error:
         cause: BaseException = error

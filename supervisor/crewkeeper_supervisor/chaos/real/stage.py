@@ -7,7 +7,6 @@ import os
 import shutil
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -27,7 +26,7 @@ from crewkeeper_supervisor.chaos.faults.network import CABLE, PROXIED
 from crewkeeper_supervisor.chaos.faults.registry import KINDS
 from crewkeeper_supervisor.chaos.faults.servers import OWN_SERVER, SMALL_DISK
 from crewkeeper_supervisor.chaos.plan.scenario import Action, Fault, Scenario
-from crewkeeper_supervisor.chaos.real import records
+from crewkeeper_supervisor.chaos.real import records, run_folder
 from crewkeeper_supervisor.chaos.real.agent_logs import agent_log, last_words
 from crewkeeper_supervisor.chaos.real.cast import Cast
 from crewkeeper_supervisor.chaos.real.children import CannotPlay, Children
@@ -105,7 +104,7 @@ class RealStage:
         self.seed = seed
         self._mutation = mutation
         self._tell = tell
-        self.folder = Path(tempfile.mkdtemp(prefix="crewkeeper-chaos-"))
+        self.folder = run_folder.make()
         self.state = self.folder / "state"
         self.receiver = Receiver()
         self.models = Models(seed)
