@@ -8,6 +8,8 @@ What nats-py 2.16 does and this does not:
 - It sends a PING ahead of what is still buffered, so `flush` proves nothing. Here a PING keeps its place.
 - A PONG that comes after its `flush` gave up ends the read loop; an error of the server other than a permission
   closes the client for good; a full flush queue swallows cancellation. None of that here.
+- Its task that reconnects is cancelled once when the client is closed; where that is lost, as `asyncio.wait_for` loses
+  one that comes together with a result before Python 3.12, it goes on for ever. Here it looks whether it is closed.
 """
 
 import asyncio
@@ -123,6 +125,8 @@ class WireClient(Client):
         self._ps = _Parser(self)
         self._raw: dict[int, RawDeliver] = {}
         self._barriers: set[asyncio.Future[bool]] = set()
+        self._is_left = False
+        """Whether it was closed, whatever a task that did not hear of it has made of its status."""
 
     # --- what the transport needs beyond nats-py ---
 
@@ -290,12 +294,28 @@ class WireClient(Client):
         self._current_server = server
         await self._connect_to_server(server)
 
+    async def _close(self, status: int, do_cbs: bool = True) -> None:
+        self._is_left = self._is_left or status == Client.CLOSED
+        await super()._close(status, do_cbs)
+
+    async def _connect_to_server(self, s: Any) -> None:
+        self._heed_close()
+        await super()._connect_to_server(s)
+        self._heed_close()
+
+    def _heed_close(self) -> None:
+        """End the task that reconnects, if it is what runs, once the client is closed."""
+        if self._is_left and asyncio.current_task() is self._reconnection_task:
+            self.abandon()
+            raise asyncio.CancelledError
+
     async def _process_connect_init(self) -> None:
         self._give_up_waits()
         # A PING or PONG of the last connection would be answered, or taken for an answer, on this one.
         self._pending = [each for each in self._pending if each not in (PING, PONG)]
         self._pending_data_size = sum(map(len, self._pending))
         await super()._process_connect_init()
+        self._heed_close()
 
     async def _read_loop(self) -> None:
         await super()._read_loop()

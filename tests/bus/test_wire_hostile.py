@@ -8,9 +8,11 @@ from urllib.parse import urlsplit
 import anyio
 import nkeys
 import pytest
+from nats.aio.client import Client
+from nats.errors import Error
 
 from crewkeeper_bus.nats_transport import NatsTransport
-from crewkeeper_bus.wire import WireClient
+from crewkeeper_bus.wire import WireClient, quiet
 from support.bus import Inbox, plain_client, running_server, until
 
 pytestmark = pytest.mark.live
@@ -204,3 +206,32 @@ async def test_a_server_that_breaks_the_protocol_is_a_protocol_error(line):
 
     with pytest.raises(ProtocolError):
         await feed(line, 100)
+
+
+@pytest.mark.parametrize("there", [False, True], ids=["the server is away", "the server is back"])
+async def test_a_client_that_is_closed_reconnects_no_more_though_its_task_does_not_hear_of_it(tmp_path, there):
+    """Two things that come together are one to `asyncio.wait_for`, and a cancellation among them may be lost."""
+    asked, reconnect = [], Client._connect_to_server
+
+    async def deaf(self, server):
+        asked.append(server)
+        try:
+            await asyncio.sleep(600)
+        except asyncio.CancelledError:
+            if not there:
+                raise ConnectionRefusedError from None
+        await reconnect(self, server)
+
+    async with running_server(tmp_path) as server:
+        client = WireClient()
+        options = {"reconnect_time_wait": 0.01, "max_reconnect_attempts": -1, "error_cb": quiet}
+        await client.connect(server.url, **server.credentials.options(), **options)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(Client, "_connect_to_server", deaf)
+            await client._process_op_err(Error("lost"))
+            await until(lambda: asked, "it reconnects")
+            await client.close()
+            await until(client._reconnection_task.done, "it gives up")
+        assert len(asked) == 1
+        assert client.is_closed
+        assert client._transport._io_writer.is_closing()
