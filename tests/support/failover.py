@@ -9,7 +9,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -58,6 +57,7 @@ class Failover:
         self.link = link
         self.receiver = receiver
         self.controllers: dict[str, subprocess.Popen[bytes]] = {}
+        self._points: dict[str, str] = {}
         self._next = 0
 
     # --- controllers ---
@@ -75,6 +75,7 @@ class Failover:
             "TEST_HOOK_SECRET": SECRET,
         }
         for name in names:
+            self._points[name] = point
             command = [sys.executable, "-m", "crewkeeper_supervisor.cli.main", "serve"]
             command += ["--state", str(self.folder / "state"), "--name", name]
             with (self.folder / f"{name}.log").open("ab") as log:
@@ -85,7 +86,7 @@ class Failover:
         for name in names or tuple(self.controllers):
             process = self.controllers.pop(name)
             process.send_signal(signal.SIGKILL)
-            process.wait(30)
+            process.wait(LIMIT_S)
 
     def _struck(self, point: str) -> Path:
         return self.folder / f"struck-{point.replace(':', '-')}"
@@ -94,22 +95,23 @@ class Failover:
         """Wait until a controller has died at the point, and start anew whoever did."""
         log = self._struck(point)
         await until(log.exists, f"somebody dies at {point}", LIMIT_S)
-        await self.revive(point)
+        await until(self.revive, f"who has passed {point} is dead", LIMIT_S)
 
-    async def revive(self, point: str) -> None:
-        """Start dead controllers again until none dies any more."""
-        quiet_s = time.monotonic() + 1.0
-        while time.monotonic() < quiet_s:
-            for name, process in self.controllers.items():
-                if process.poll() is not None:
-                    self.serve(name, point=point)
-                    quiet_s = time.monotonic() + 1.0
-            await anyio.sleep(0.05)
+    def revive(self) -> bool:
+        """Start anew whoever has died at its point; whether anybody had.
+
+        One by one they get there, each when it has taken over: so it is looked for whenever something is waited for.
+        """
+        dead = [name for name, process in self.controllers.items() if process.poll() == -signal.SIGKILL]
+        for name in dead:
+            self.serve(name, point=self._points[name])
+        return bool(dead)
 
     async def owner(self) -> str:
         """Name of the controller that owns the run, once one does."""
 
         async def holds() -> str:
+            self.revive()
             with contextlib.suppress(StoreUnavailable):
                 holder = await lease.holder_of(self.link, RUN)
                 return holder.owner if holder is not None and not holder.is_dead else ""
@@ -156,6 +158,7 @@ class Failover:
 
     async def _is_settled(self) -> bool:
         await anyio.sleep(0.1)
+        self.revive()
         with contextlib.suppress(StoreUnavailable):
             found = await self.read()
             told = {each.id for each in self.receiver.received}
@@ -175,6 +178,7 @@ class Failover:
         """Wait until the registry says so."""
 
         async def is_done() -> bool:
+            self.revive()
             with contextlib.suppress(StoreUnavailable):
                 info = await Registry(self.link).get(RUN)
                 return info is not None and info.state == "done"

@@ -73,7 +73,7 @@ class Powered:
             await anyio.sleep(0.02)
             return condition((await self.look()).supervisor)
 
-        return await until(holds, what, 60.0)
+        return await until(holds, what)
 
     async def enter(self, agent: str) -> Raw:
         """Log in once logins are answered, and join."""
@@ -85,7 +85,7 @@ class Powered:
             await client.close()
             return None
 
-        client: Raw = await until(let_in, f"{agent} is let in", 60.0)
+        client: Raw = await until(let_in, f"{agent} is let in")
         client.sub(f"out.crew.{RUN}.rep.*.{agent}.*")
         client.sub(f"out.crew.{RUN}.ctl.*.{agent}.*")
         self.say(client, agent, m.Joined, role=agent)

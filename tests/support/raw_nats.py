@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import json
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any, NamedTuple
@@ -12,7 +13,7 @@ import anyio
 
 from crewkeeper_bus.credentials import Credentials
 
-LIMIT_S = 60.0
+LIMIT_S = 120.0
 
 
 class Heard(NamedTuple):
@@ -169,12 +170,24 @@ async def dial(credentials: Credentials, **options: Any) -> Raw:
     return raw
 
 
+async def enter(credentials: Credentials, **options: Any) -> Raw:
+    """Connect and log in, as often as it takes: a server refuses also whom nobody has vouched for within its limit.
+
+    Raises:
+        AssertionError: Every login was refused.
+    """
+    until_s = time.monotonic() + LIMIT_S
+    while (client := await dial(credentials, **options)).is_closed:
+        await client.close()
+        assert time.monotonic() < until_s, client.errors
+    return client
+
+
 @asynccontextmanager
 async def raw(credentials: Credentials, **options: Any) -> AsyncIterator[Raw]:
     """A connection that the server let in, closed at the end."""
-    client = await dial(credentials, **options)
+    client = await enter(credentials, **options)
     try:
-        assert not client.is_closed, client.errors
         yield client
     finally:
         await client.close()

@@ -32,9 +32,11 @@ from crewkeeper_supervisor.views.fold import Fold
 from support.bus import until
 from support.raw_nats import Raw
 
-LIMIT_S = 60.0
+LIMIT_S = 180.0
 LOOK_S = 0.05
 """Pause between two readings of the whole journal."""
+SIEGE_S = 3600
+"""How long the run goes on unless it is told to end: longer than the tests of any file take."""
 OUTSIDERS = ("eve", "bob", "mallory", "carol")
 
 
@@ -57,7 +59,7 @@ def crew_file(gate: Path) -> dict[str, Any]:
     return {
         "crew": "siege",
         "agents": {
-            "keeper": scripted({"main": [{"barrier": {"file": str(gate)}}], **answering}),
+            "keeper": scripted({"main": [{"barrier": {"file": str(gate), "timeout": SIEGE_S}}], **answering}),
             "worker": scripted(answering, replicas=2),
             **{name: {"external": True} for name in OUTSIDERS},
             "carol": {"external": True, "may_call": ["worker"], "may_tell": ["bob"]},
@@ -111,10 +113,10 @@ class Siege:
         self.gate.touch()
         self._process.terminate()
         with contextlib.suppress(subprocess.TimeoutExpired):
-            self._process.wait(30)
+            self._process.wait(LIMIT_S)
         if self._process.returncode is None:
             self._process.kill()
-            self._process.wait(30)
+            self._process.wait(LIMIT_S)
 
     def credentials(self, agent: str) -> Credentials:
         """What the host gave an outsider to log in with."""

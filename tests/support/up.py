@@ -12,7 +12,7 @@ from typing import TypeVar
 
 import pytest
 
-LIMIT_S = 90.0
+LIMIT_S = 180.0
 """How long anything may take that a test waits for."""
 SECRET = "whsec_" + "Y2FuYXJ5LWNhbmFyeS1jYW5hcnktY2FuYXJ5"
 """What the webhooks of a crew are signed with."""
@@ -70,7 +70,7 @@ def up(folder: Path, monkeypatch: pytest.MonkeyPatch, **environ: str) -> Iterato
     finally:
         host.send_signal(signal.SIGINT)
         try:
-            host.wait(30)
+            host.wait(LIMIT_S)
         except subprocess.TimeoutExpired:
             host.kill()
             host.wait()
