@@ -14,7 +14,7 @@ pytestmark = pytest.mark.live
 
 async def test_a_helper_reaches_its_peers_only_and_goes_with_the_task(siege: Siege):
     async with siege.client("bob") as bob, siege.link() as link:
-        await bob.ready(30)
+        await bob.ready(90)
         async with bob.task("with help"):
             given = await bob.delegate("helper", peers=("worker", "bob"), limit_s=300)
             assert given.user == f"{siege.run}.helper"
@@ -45,7 +45,7 @@ async def test_a_helper_reaches_its_peers_only_and_goes_with_the_task(siege: Sie
 
 async def test_nobody_lets_in_more_than_it_may_do_itself(siege: Siege):
     async with siege.client("mallory") as mallory:
-        await mallory.ready(30)
+        await mallory.ready(90)
         async with mallory.task("part"):
             given = await mallory.delegate("narrow", peers=("worker",), limit_s=300)
             async with siege_client(siege, given, "narrow") as narrow:

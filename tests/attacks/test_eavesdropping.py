@@ -98,7 +98,7 @@ async def test_who_subscribes_to_more_than_an_agent_needs_is_cut_off(siege: Sieg
         for number in range(SUBSCRIPTIONS_MAX):
             bob.sub(f"out.crew.{siege.run}.msg.x{number}.bob.*")
         assert await bob.sync()
-        await until(lambda: eve.is_closed, "it is cut off", 20.0)
+        await until(lambda: eve.is_closed, "it is cut off")
         await siege.violation(link, "eve", "denied")
         await siege.finding(link, "forgery", "eve")
         assert await bob.sync()

@@ -24,7 +24,8 @@ async def test_the_server_itself_refuses_what_may_call_does_not_name(siege: Sieg
                 carol.pub("held" + siege.subject(kind, "carol", to).removeprefix("crew"), b"{}")
         assert await carol.sync()
         assert len(carol.refusals("publish")) == 24, carol.errors
-        assert await siege.last_seq(link) == before, "nothing of it is in the journal"
+        said = [entry.subject for entry in await siege.stored(link) if entry.seq > before]
+        assert [subject for subject in said if ".carol." in subject] == [], "nothing of it is in the journal"
         for to in ("worker", "worker-1", "worker-2"):
             for kind in ("req", "msg", "cancel"):
                 carol.pub(siege.subject(kind, "carol", to), b"{}")
@@ -41,10 +42,10 @@ async def test_an_honest_client_is_told_at_once_and_reaches_its_helper(siege: Si
         async def answer(request):
             return "answered"
 
-        await carol.ready(30)
-        await eve.ready(30)
+        await carol.ready(90)
+        await eve.ready(90)
         async with carol.task("part"):
-            assert await carol.ask("worker", timeout_s=30) == "ok"
+            assert await carol.ask("worker", timeout_s=90) == "ok"
             for send in (carol.ask, carol.tell):
                 with pytest.raises(Refused, match=r"by may_(call|tell) of the crew file") as refused:
                     await send("eve")
@@ -52,9 +53,9 @@ async def test_an_honest_client_is_told_at_once_and_reaches_its_helper(siege: Si
             given = await carol.delegate("carols-own", limit_s=60)
             own = connect(given.url, run=siege.run, agent="carols-own", user=given.user, password=given.password)
             async with own as helper:
-                await helper.ready(30)
+                await helper.ready(90)
                 await carol.tell("carols-own", "do this part")
                 with anyio.fail_after(120):
                     message = await helper.receive()
                 assert (message.sender, message.body) == ("carol", "do this part")
-        assert await eve.ask("carol", timeout_s=30) == "answered", "whoever calls gets its answer"
+        assert await eve.ask("carol", timeout_s=90) == "answered", "whoever calls gets its answer"

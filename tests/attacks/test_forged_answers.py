@@ -43,13 +43,13 @@ async def test_the_answer_of_a_third_is_not_believed(siege: Siege):
         assert call.is_open
         assert call.progress == ""
         release.set()
-        assert await call.answer(20) == "true"
+        assert await call.answer(90) == "true"
         assert len(eve.refusals("publish")) == 3
 
 
 async def test_an_answer_for_a_role_counts_from_its_instances_only(siege: Siege):
     async with siege.client("bob") as bob, raw(siege.credentials("eve")) as eve, siege.link() as link:
-        await bob.ready(20)
+        await bob.ready(90)
         inc = join(siege, eve, "eve")
         await eve.sync()
         for number in range(20):
@@ -58,7 +58,7 @@ async def test_an_answer_for_a_role_counts_from_its_instances_only(siege: Siege)
                 siege.subject("rep", "eve", "bob", call.id),
                 json.dumps({"inc": inc, "seq": number + 2, "body": "forged"}).encode(),
             )
-            assert await call.answer(20) == "ok"
+            assert await call.answer(90) == "ok"
         assert await eve.sync()
         assert await siege.last_seq(link) > 0
 

@@ -42,7 +42,7 @@ class Churner:
 @pytest.mark.slow
 async def test_three_that_share_an_identity_and_never_stop_are_out(siege: Siege):
     async with siege.link() as link, raw(siege.credentials("eve")) as eve, siege.client("bob") as bob:
-        await bob.ready(30)
+        await bob.ready(90)
         join(siege, eve, "eve")
         await eve.sync()
         churners = [Churner(siege, "eve", mark) for mark in "abc"]

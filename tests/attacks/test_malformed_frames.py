@@ -62,14 +62,14 @@ def attack(siege: Siege, eve, kinds: tuple[str, ...]) -> int:
 async def test_our_client_hears_the_next_message(siege: Siege):
     async with siege.client("bob") as bob, raw(siege.credentials("eve")) as eve, siege.link() as link:
         inc = join(siege, eve, "eve")
-        await bob.ready(30)
+        await bob.ready(90)
         link_before = bob._membership._transport._link
         sent = attack(siege, eve, ("msg", "req", "rep", "prog", "cancel"))
         said = {"inc": inc, "seq": 2, "task": "t", "body": "still there?"}
         eve.pub(siege.subject("msg", "eve", "bob", uuid.uuid4().hex[:12]), json.dumps(said).encode())
         assert await eve.sync(), eve.errors
         assert not eve.refusals("publish")
-        assert (await bob.receive(timeout_s=20)).body == "still there?"
+        assert (await bob.receive(timeout_s=90)).body == "still there?"
         with anyio.fail_after(120):
             assert await bob.ask("worker") == "ok"
         assert bob._membership._transport._link is link_before, "it lost its connection"
@@ -100,7 +100,7 @@ async def test_a_stock_client_harms_nobody_but_itself_by_going_deaf(siege: Siege
         await stock.flush()
         async with siege.client("mallory") as mallory, raw(siege.credentials("eve")) as eve, siege.link() as link:
             join(siege, eve, "eve")
-            await mallory.ready(30)
+            await mallory.ready(90)
             before = await siege.last_seq(link)
             sent = attack(siege, eve, ("msg",))
             assert await eve.sync()

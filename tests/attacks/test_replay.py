@@ -41,12 +41,12 @@ async def test_a_message_that_is_sent_again_is_read_once(siege: Siege):
         inc, id_ = join(siege, eve, "eve"), uuid.uuid4().hex[:16]
         said = {"inc": inc, "seq": 2, "task": "t", "body": "once"}
         eve.pub(siege.subject("msg", "eve", "bob", id_), json.dumps(said).encode())
-        assert (await bob.receive(timeout_s=20)).body == "once"
+        assert (await bob.receive(timeout_s=90)).body == "once"
         for _ in range(3):
             eve.pub(siege.subject("msg", "eve", "bob", id_), json.dumps(said).encode())
         eve.pub(siege.subject("msg", "eve", "bob", id_ + "b"), json.dumps(said | {"seq": 3, "body": "next"}).encode())
-        assert (await bob.receive(timeout_s=20)).body == "next"
-        assert bob._membership.dropped["unexpected"] == 3
+        assert (await bob.receive(timeout_s=90)).body == "next"
+        assert bob._membership.dropped["unexpected"] >= 3  # commands that the supervisor repeats are counted, too
 
 
 async def test_what_was_overheard_cannot_be_said_again_in_anothers_name(siege: Siege):
@@ -86,16 +86,19 @@ async def test_a_replayed_state_of_an_agent_is_old(siege: Siege):
 async def test_a_command_cannot_be_replayed(siege: Siege):
     """What the supervisor said to one is refused from anybody else, and obeyed once by the one it was said to."""
     async with siege.client("bob") as bob, raw(siege.credentials("eve")) as eve, siege.link() as link:
-        await bob.ready(20)
+        await bob.ready(90)
         begins = [e for e in await siege.stored(link) if ".ctl._.bob." in e.subject]
         assert begins, "bob was told to begin"
         for subject in (begins[-1].subject, "out." + begins[-1].subject):
             eve.pub(subject, begins[-1].payload)
         assert await eve.sync()
         assert len(eve.refusals("publish")) == 2
-        obeyed = len(bob._membership.control._seen)
+        control, obeyed = bob._membership.control, []
+        obey = control._obey
+        control._obey = lambda command: obeyed.append(command.id) or obey(command)
+        before = bob._membership.dropped["unexpected"]
         await link.publish(begins[-1].subject, begins[-1].payload)  # were it possible
-        await until(lambda: bob._membership.dropped["unexpected"], "it was dropped")
-        assert len(bob._membership.control._seen) == obeyed
+        await until(lambda: bob._membership.dropped["unexpected"] > before, "it was dropped")
+        assert json.loads(begins[-1].payload)["id"] not in obeyed
         with anyio.fail_after(120):
             assert await bob.ask("worker", 1) == "ok"

@@ -22,9 +22,9 @@ async def test_new_connections_are_refused_and_messages_flow(siege: Siege):
         async def answer(request):
             return "still here"
 
-        await mallory.ready(30)
-        await bob.ready(30)
-        assert await bob.ask("mallory", timeout_s=20) == "still here"
+        await mallory.ready(90)
+        await bob.ready(90)
+        assert await bob.ask("mallory", timeout_s=90) == "still here"
         controller = siege.controller_pid()
         os.kill(controller, signal.SIGSTOP)
         try:
@@ -37,11 +37,11 @@ async def test_new_connections_are_refused_and_messages_flow(siege: Siege):
             with pytest.raises(ConnectionLost, match="a supervisor runs"):
                 await NatsTransport.open(credentials=lambda: eve, limit_s=0.1)
             for _ in range(20):
-                assert await bob.ask("mallory", timeout_s=20) == "still here"
+                assert await bob.ask("mallory", timeout_s=90) == "still here"
         finally:
             os.kill(controller, signal.SIGCONT)
         with anyio.fail_after(120):
-            transport = await NatsTransport.open(credentials=lambda: eve, limit_s=30)
+            transport = await NatsTransport.open(credentials=lambda: eve, limit_s=90)
         await transport.close()
 
 
