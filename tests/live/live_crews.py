@@ -14,7 +14,7 @@ import anyio
 from crewkeeper_supervisor.shell.errors import StoreUnavailable
 from crewkeeper_supervisor.shell.nats_link import Link
 from crewkeeper_supervisor.shell.registry import Registry, RunInfo
-from support.bus import until
+from support.bus import LIMIT_S, until
 
 
 @asynccontextmanager
@@ -48,7 +48,7 @@ async def up(
     finally:
         if process.returncode is None:
             process.terminate()
-        with anyio.fail_after(30, shield=True):
+        with anyio.fail_after(LIMIT_S, shield=True):
             await process.wait()
 
 

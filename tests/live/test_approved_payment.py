@@ -99,6 +99,7 @@ def test_money_moves_only_when_a_person_says_so(desk, capsys):
 
     crew_up.wait_for(done)
     assert paid.read_text() == "ann 1\nbob 900\n"
-    told = [each.body["type"] for each in receiver.received if each.body["data"]["kind"] == "approval"]
-    assert told.count("crewkeeper.approval.asked") == 2
-    assert told.count("crewkeeper.approval.resolved") <= 2
+    # Who dies after a message has gone out and before that is recorded sends it again, under the same id.
+    told = {each.id: each.body["type"] for each in receiver.received if each.body["data"]["kind"] == "approval"}
+    assert list(told.values()).count("crewkeeper.approval.asked") == 2
+    assert list(told.values()).count("crewkeeper.approval.resolved") <= 2

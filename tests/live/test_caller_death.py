@@ -19,7 +19,7 @@ from crewkeeper_supervisor.core.events import Recorded
 from crewkeeper_supervisor.shell import journal
 from crewkeeper_supervisor.shell.nats_link import Link, connect
 from crewkeeper_supervisor.shell.place import Place
-from support.bus import until
+from support.bus import LIMIT_S, until
 
 pytestmark = pytest.mark.live
 
@@ -66,7 +66,7 @@ async def test_nobody_works_on_for_an_agent_that_was_killed(tmp_path: Path):
             read = await until(all_are_busy, "b works for a through d, and c waits for b")
             [pid] = [each.message.pid for each in read if isinstance(each.message, m.Joined) and each.sender == "a"]
             os.kill(pid, signal.SIGKILL)
-        with anyio.fail_after(60):
+        with anyio.fail_after(LIMIT_S):
             await process.wait()  # c was served: b was free again; d was, too
     async with EmbeddedServer(state), connect(Place.find(state=state), name="test") as link:
         read = await recorded(link, info.run)

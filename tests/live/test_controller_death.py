@@ -18,13 +18,15 @@ from crewkeeper_supervisor.core.events import Recorded
 from crewkeeper_supervisor.shell import journal
 from crewkeeper_supervisor.shell.nats_link import Link, connect
 from crewkeeper_supervisor.shell.place import Place
-from support.bus import until
+from support.bus import LIMIT_S, until
 
 pytestmark = pytest.mark.live
 
 
-def agent(other: str) -> dict[str, Any]:
-    script = {"main": [{"work": 1}, {"ask": {"to": other}}], "handlers": {"ask": [{"reply": "ok"}]}}
+def agent(other: str, gate: Path) -> dict[str, Any]:
+    """An agent that is busy until the gate is there, and then asks the other one."""
+    held = {"barrier": {"file": str(gate), "timeout": 600}}
+    script = {"main": [held, {"ask": {"to": other}}], "handlers": {"ask": [{"reply": "ok"}]}}
     return {"run": [sys.executable, "-m", "crewkeeper_agents.scripted", json.dumps(script)]}
 
 
@@ -52,20 +54,23 @@ def controllers_of(state: Path) -> list[int]:
 async def test_the_ring_is_broken_once(tmp_path: Path, moment: str):
     confirm = "3s" if moment == "while it is being confirmed" else "250ms"
     deadlock = {"confirm": confirm, "do": ["break"]}
-    crew = {"crew": "ring", "agents": {"a": agent("b"), "b": agent("a")}, "responses": {"deadlock": deadlock}}
+    gate = tmp_path / "gate"
+    agents = {"a": agent("b", gate), "b": agent("a", gate)}
+    crew = {"crew": "ring", "agents": agents, "responses": {"deadlock": deadlock}}
     async with up(tmp_path, crew) as (state, process), connect(Place.find(state=state), name="test") as link:
         info = await the_run(link)
 
-        async def has(kind: type) -> bool:
-            return any(isinstance(event.message, kind) for event in await recorded(link, info.run))
+        async def has(kind: type, count: int = 1) -> bool:
+            return sum(isinstance(event.message, kind) for event in await recorded(link, info.run)) >= count
 
+        await until(lambda: has(messages.TaskBegan, 2), "both are busy: whoever asks one of them waits")
         if moment == "while it is being confirmed":
+            gate.touch()
             await until(lambda: has(messages.Probe), "the ring is suspected")
-        else:
-            await until(lambda: has(messages.Begin), "the crew has begun")
         [pid] = controllers_of(state)
         os.kill(pid, signal.SIGKILL)
-        with anyio.fail_after(60):
+        gate.touch()
+        with anyio.fail_after(LIMIT_S):
             assert await process.wait() == 0, (tmp_path / "up.log").read_text()[-3000:]
     log = (tmp_path / "up.log").read_text()
     assert log.count("DEADLOCK") == 1, log

@@ -24,7 +24,7 @@ from crewkeeper_supervisor.shell.access import Access
 from crewkeeper_supervisor.shell.authority import make_config_block, store_signing_key
 from crewkeeper_supervisor.shell.ground import open_ground
 from crewkeeper_supervisor.shell.nats_link import connect
-from support.bus import until
+from support.bus import LIMIT_S, until
 from support.existing import server_of
 
 pytestmark = pytest.mark.live
@@ -61,7 +61,7 @@ async def up(directory: Path, state: Path, url: str) -> str:
     with output.open("wb") as log:
         process = await anyio.open_process(command, stdin=DEVNULL, stdout=log, stderr=log, env=environment)
         try:
-            with anyio.fail_after(90):
+            with anyio.fail_after(LIMIT_S):
                 code = await process.wait()
         finally:
             if process.returncode is None:

@@ -114,7 +114,7 @@ class Stage:
                 return found if reached(found) else None
             return None
 
-        found: Books = await until(there, what, limit_s=40)
+        found: Books = await until(there, what)
         return found
 
 
@@ -126,7 +126,7 @@ def child(words: list[str], env: dict[str, str], folder: Path) -> "Iterator[subp
         yield process
     finally:
         process.kill()
-        process.wait(10)
+        process.wait(60)
 
 
 @contextlib.asynccontextmanager
@@ -180,7 +180,7 @@ async def test_a_limit_of_two_runs_is_kept_and_used_up_though_a_controller_is_ki
             account = await fleet.read()
             return account if account.ended_count == len(RUNS) else None
 
-        account: FleetAccount = await until(closed, "both are in the books", limit_s=20)
+        account: FleetAccount = await until(closed, "both are in the books")
         last = await books(made.link)
         problems = [spending.add_up(await ledger.read(made.link, run)).problems for run in RUNS]
     assert found.most <= LIMIT

@@ -16,7 +16,7 @@ from crewkeeper_supervisor.shell import journal
 from crewkeeper_supervisor.shell.nats_link import connect
 from crewkeeper_supervisor.shell.place import Place
 from crewkeeper_supervisor.views.fold import Fold
-from support.bus import until
+from support.bus import LIMIT_S, until
 
 pytestmark = pytest.mark.live
 
@@ -55,7 +55,7 @@ def agent(*main: dict[str, Any]) -> dict[str, Any]:
 
 async def test_each_is_a_finding_and_nothing_stops(tmp_path: Path):
     gate = tmp_path / "go"
-    held = [{"barrier": {"file": str(gate)}}, {"work": 1}]  # by the end of which the other's slot is taken, too
+    held = [{"barrier": {"file": str(gate), "timeout": 600}}]
     agents = {
         "a": agent(*held),
         "left": agent(*held, {"ask": {"to": "right"}}),
@@ -75,10 +75,10 @@ async def test_each_is_a_finding_and_nothing_stops(tmp_path: Path):
                 fold.feed(entry)
             return fold.supervisor.state
 
-        async def begun() -> bool:
-            return await state_of_run() == "running"
+        async def busy() -> bool:
+            return await state_of_run() == "running" and all(a.tasks for a in fold.supervisor.agents.values())
 
-        await until(begun, "the crew has begun")
+        await until(busy, "everybody is busy: whoever asks one of them waits")
         place = Place.find(state=state)
         client = await nats.connect(place.url, **place.credentials.options())
         for subject, payload, _ in HOSTILE:
@@ -86,7 +86,7 @@ async def test_each_is_a_finding_and_nothing_stops(tmp_path: Path):
         await client.flush()
         await client.close()
         gate.touch()
-        with anyio.fail_after(60):
+        with anyio.fail_after(LIMIT_S):
             assert await process.wait() == 0, (tmp_path / "up.log").read_text()[-3000:]
     async with EmbeddedServer(state), connect(Place.find(state=state), name="test") as link:
         fold = Fold(run)

@@ -14,7 +14,7 @@ from live_crews import the_run, up
 from crewkeeper_supervisor.shell import journal
 from crewkeeper_supervisor.shell.nats_link import connect
 from crewkeeper_supervisor.shell.place import Place
-from support.bus import until
+from support.bus import LIMIT_S, until
 
 pytestmark = pytest.mark.live
 
@@ -90,7 +90,7 @@ CREW: dict[str, Any] = {
 def supervisor(state: Path, *words: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "crewkeeper_supervisor.cli.main", *words]
     env = {**os.environ, "CREWKEEPER_STATE": str(state)}
-    return subprocess.run(command, capture_output=True, text=True, env=env, timeout=60, check=False)
+    return subprocess.run(command, capture_output=True, text=True, env=env, timeout=LIMIT_S, check=False)
 
 
 async def test_a_running_crew_is_held_to_its_rules_and_to_those_that_follow(tmp_path: Path) -> None:
@@ -102,7 +102,7 @@ async def test_a_running_crew_is_held_to_its_rules_and_to_those_that_follow(tmp_
     (tmp_path / "wrong.json").write_text(json.dumps({"rules": [{"id": "x", "do": "deny", "when": "args.n >"}]}))
     async with up(tmp_path, CREW) as (state, _), connect(Place.find(state), name="test") as link:
         run = (await the_run(link)).run
-        await until((tmp_path / "before").exists, "the first rules have decided", 60)
+        await until((tmp_path / "before").exists, "the first rules have decided")
         run_in = anyio.to_thread.run_sync
         wrong = await run_in(lambda: supervisor(state, "policy", "apply", run, str(tmp_path / "wrong.json")))
         assert wrong.returncode == 3, wrong.stderr
@@ -119,7 +119,7 @@ async def test_a_running_crew_is_held_to_its_rules_and_to_those_that_follow(tmp_
         assert again["version"] != view["version"]
         assert again["version"] in applied.stdout
         (tmp_path / "changed").touch()
-        await until((tmp_path / "told.json").exists, "the other rules have decided", 60)
+        await until((tmp_path / "told.json").exists, "the other rules have decided")
         told = json.loads((tmp_path / "told.json").read_text())
         entries = await journal.read_all(link, run)
     assert told["small"].startswith("1 [redacted:github_token:")

@@ -12,7 +12,7 @@ import pytest
 from crewkeeper_bus import messages as m
 from crewkeeper_bus.credentials import Credentials
 from crewkeeper_supervisor.core.crew import Rate
-from support.bus import until
+from support.bus import LIMIT_S, until
 from support.powered import RUN, powered
 from support.raw_nats import Raw, dial
 
@@ -114,7 +114,7 @@ async def test_a_flood_is_held_and_a_ring_of_others_is_found_meanwhile(tmp_path:
             found = stage.fold.supervisor.incidents.values()
             assert {"deadlock", "flood"} <= {each.finding.kind for each in found}
             assert stage.fold.supervisor.agents["eve"].hold is not None or stage.fold.supervisor.agents["eve"].ending
-            with anyio.fail_after(60):
+            with anyio.fail_after(LIMIT_S):
                 assert await flooder.wait() == 0, "the server has not put the flooder out"
         log = (tmp_path / "controller.log").read_text()
         assert "lease.lost" not in log
@@ -148,7 +148,7 @@ async def answer_probes(stage, clients: dict[str, Raw]) -> None:
         held = (eve.hold is not None and eve.hold.step == "held") or eve.ending is not None
         return {"deadlock", "flood"} <= kinds and held
 
-    await until(done, "the ring is found, the flooder held", 90.0)
+    await until(done, "the ring is found, the flooder held")
 
 
 async def test_a_task_lets_in_a_helper_that_goes_with_it(tmp_path: Path):

@@ -95,7 +95,7 @@ class Scene:
         async def enough() -> bool:
             return (await self.books()).grants >= at_least
 
-        await until(enough, f"{at_least} grants", limit_s=30)
+        await until(enough, f"{at_least} grants")
 
     async def exhausted(self, limit: int) -> Audit:
         """Wait until not one more call fits under this limit."""
@@ -104,7 +104,7 @@ class Scene:
             found = await self.books()
             return found if found.limit == limit and found.is_exhausted else None
 
-        found: Audit = await until(spent, f"all of {limit} is spent", limit_s=30)
+        found: Audit = await until(spent, f"all of {limit} is spent")
         return found
 
     async def taken_over(self, before: str) -> str:
@@ -145,7 +145,7 @@ def child(command: list[str], env: dict[str, str], folder: Path, name: str) -> "
         yield process
     finally:
         process.kill()
-        process.wait(10)
+        process.wait(60)
 
 
 @contextlib.asynccontextmanager

@@ -111,8 +111,8 @@ def test_a_crew_is_one_trace_and_its_numbers_agree(tmp_path: Path, monkeypatch: 
             text = page(address, "/metrics")[1]
             (tmp_path / "leave").touch()
             crew.wait_for(lambda: "told-" in crew.log.read_text() and " done in " in crew.log.read_text())
-        asked = collector.named("invoke_agent other")
         crew.wait_for(lambda: collector.named("invoke_workflow told"))
+    asked = collector.named("invoke_agent other")
     assert value(text, 'supervisor_incidents_total{crew="told",kind="deadlock",severity="error"}') == 1
     assert value(text, 'supervisor_agents{crew="told",state="up"}') == 2
     assert value(text, 'supervisor_runs{state="running"}') == 1

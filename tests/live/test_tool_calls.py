@@ -18,7 +18,7 @@ from crewkeeper_bus.subjects import TOOLS, Kind
 from crewkeeper_supervisor.shell import journal
 from crewkeeper_supervisor.shell.nats_link import Link, connect
 from crewkeeper_supervisor.shell.place import Place
-from support.bus import until
+from support.bus import LIMIT_S, until
 
 pytestmark = pytest.mark.live
 
@@ -117,7 +117,7 @@ async def test_wrong_calls_run_nothing_and_twenty_payments_stop_at_five(tmp_path
     ) | {"budget": {"usd": 6}}
     told_file = tmp_path / "told.json"
     async with up(tmp_path, crew, "--fleet-budget", "usd=20,tool_calls=100") as (state, process):
-        with anyio.fail_after(90):
+        with anyio.fail_after(LIMIT_S):
             assert await process.wait() == 0, (tmp_path / "up.log").read_text()
     told = json.loads(told_file.read_text())
     assert {key: told[key][0] for key, *_ in WRONG} == {key: kind for key, _, _, kind in WRONG}
@@ -191,7 +191,7 @@ async def test_a_call_that_dies_with_the_tool_host_is_told_as_lost_and_never_rep
         await until(lambda: hung.exists() and hung.read_text(), "the call runs")
         async with connect(Place.find(state)) as link:
             os.kill(await tool_host_pid(link, (await the_run(link)).run), signal.SIGKILL)
-            with anyio.fail_after(60):
+            with anyio.fail_after(LIMIT_S):
                 assert await process.wait() == 0, (tmp_path / "up.log").read_text()
     first, again, paid = json.loads((tmp_path / "told.json").read_text())
     assert first == again
@@ -204,7 +204,7 @@ async def test_the_example_tells_what_its_page_says(tmp_path: Path) -> None:
     example = Path(__file__).parents[2] / "examples" / "tools"
     shutil.copytree(example, tmp_path, dirs_exist_ok=True)
     async with up(tmp_path, None) as (state, process):
-        with anyio.fail_after(60):
+        with anyio.fail_after(LIMIT_S):
             assert await process.wait() == 0, (tmp_path / "up.log").read_text()
     (log,) = state.glob("runs/*/logs/buyer.log")
     said = log.read_text()
