@@ -33,7 +33,7 @@ Rule = Callable[[SpendAsked], Any]
 def grant(asked: SpendAsked) -> Any:
     """The rule that lets everything through."""
     return SpendGranted(
-        id="x", call=asked.call, agent=asked.agent, max_output_tokens=asked.max_output_tokens, limit_s=20
+        id="x", call=asked.call, agent=asked.agent, max_output_tokens=asked.max_output_tokens, limit_s=300
     )
 
 
@@ -49,7 +49,7 @@ class StubGate:
         rule: What becomes of a question; None: silence.
         asked: Questions, each id once.
         spent: Costs by call.
-        told: How often a cost was said.
+        costs: The calls of all costs that were said, as often as they were said.
     """
 
     def __init__(self, link: Link) -> None:
@@ -57,9 +57,14 @@ class StubGate:
         self.rule: Rule | None = grant
         self.asked: dict[str, SpendAsked] = {}
         self.spent: dict[str, Spent] = {}
-        self.told = 0
+        self.costs: list[str] = []
         self.books = True
         self._ids = 0
+
+    @property
+    def told(self) -> int:
+        """How often a cost was said."""
+        return len(self.costs)
 
     async def open(self) -> None:
         await self.link.nc.subscribe(f"out.crew.{RUN}.op.{MODEL}.{SUPERVISOR}.*", cb=self._heard)
@@ -72,7 +77,7 @@ class StubGate:
             if self.rule is not None:
                 await self.say(self.rule(said))
         elif isinstance(said, Spent):
-            self.told += 1
+            self.costs.append(said.call)
             self.spent[said.call] = said
             if self.books:
                 await self.say(SpendBooked(id="x", call=said.call, agent=said.agent))

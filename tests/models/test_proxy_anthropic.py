@@ -14,7 +14,7 @@ HI: Any = [{"role": "user", "content": "hi"}]
 
 
 def client(stage: Stage, agent: str = "ann", **options: Any) -> anthropic.AsyncAnthropic:
-    given = {"base_url": stage.address, "api_key": stage.key(agent), "max_retries": 2, "timeout": 20.0} | options
+    given = {"base_url": stage.address, "api_key": stage.key(agent), "max_retries": 2, "timeout": 120.0} | options
     return anthropic.AsyncAnthropic(**given)
 
 

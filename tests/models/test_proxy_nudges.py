@@ -80,11 +80,11 @@ async def test_both_clients_models_read_it_once(tmp_path: Path) -> None:
         on.gate.rule = lambda asked: msgspec.structs.replace(
             grant(asked), nudges=("do it otherwise",) if len(on.gate.asked) % 2 else ()
         )
-        openai_client = openai.AsyncOpenAI(base_url=f"{on.address}/v1", api_key=on.key("ann"), timeout=20.0)
+        openai_client = openai.AsyncOpenAI(base_url=f"{on.address}/v1", api_key=on.key("ann"), timeout=120.0)
         async with openai_client as ann:
             for _ in range(2):
                 await ann.chat.completions.create(model="plain", messages=[HI])
-        async with anthropic.AsyncAnthropic(base_url=on.address, api_key=on.key("bob"), timeout=20.0) as bob:
+        async with anthropic.AsyncAnthropic(base_url=on.address, api_key=on.key("bob"), timeout=120.0) as bob:
             for _ in range(2):
                 await bob.messages.create(model="plain", messages=[HI], max_tokens=100)
         contents = [each.body["messages"][-1]["content"] for each in on.provider.posted()]

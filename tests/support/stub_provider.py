@@ -241,6 +241,6 @@ async def _watch(reader: asyncio.StreamReader, seen: Seen) -> None:
 
 async def _either(*events: asyncio.Event) -> None:
     waits = [asyncio.ensure_future(each.wait()) for each in events]
-    await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED, timeout=30)
+    await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED, timeout=300)
     for each in waits:
         each.cancel()
