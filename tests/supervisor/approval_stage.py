@@ -26,7 +26,7 @@ from crewkeeper_supervisor.shell.nats_link import Link
 from crewkeeper_supervisor.shell.registry import Registry
 
 RUN = "desk-000001"
-FAST = Settings(lease_ttl_s=10, retries_s=(0.01,) * 11, timing=owner.Timing(resend_s=0.2, ended_s=1))
+FAST = Settings(lease_ttl_s=30, retries_s=(0.01,) * 11, timing=owner.Timing(resend_s=30.0, ended_s=1))
 RULES = (Rule(id="dear", do="approve", tools=("pay",), because="money leaves the house"),)
 FREE: dict[str, Any] = {"type": "object"}
 

@@ -95,8 +95,9 @@ class Hour:
         await anyio.sleep(0.2)
         if (await self.made.link.js.stream_info(STREAM)).state.messages:
             return False
-        told = len((await self.fold())[1])
-        return told == sum(each.state == "delivered" for each in await self.records.ls(RUN))
+        core, told = await self.fold()  # that the run has ended may come into the journal last
+        is_told = len(told) == sum(each.state == "delivered" for each in await self.records.ls(RUN))
+        return core.state == "stopped" and is_told
 
 
 async def check(tmp_path: Path, speed: float, incidents: int, kills: int) -> None:

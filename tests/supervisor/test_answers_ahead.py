@@ -29,7 +29,7 @@ from crewkeeper_supervisor.shell.nats_link import Link
 from crewkeeper_supervisor.shell.registry import Registry
 
 RUN = "r1"
-FAST = Settings(lease_ttl_s=10, retries_s=(0.01,), timing=owner.Timing(resend_s=0.2, ended_s=1))
+FAST = Settings(lease_ttl_s=30, retries_s=(0.01,), timing=owner.Timing(resend_s=30.0, ended_s=1))
 PAY = Tool(inside=True, schema={"type": "object"}, cost_microusd=1_000_000, concurrency=100)
 BOOKED = Booking(act="reserve", agent="a", call="c1")
 

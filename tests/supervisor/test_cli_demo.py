@@ -26,7 +26,7 @@ def supervisor(*arguments, cwd):
         env=environment,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=400,
         check=False,
     )
 

@@ -20,7 +20,7 @@ from crewkeeper_supervisor.shell.sharing import Sharing
 
 pytestmark = pytest.mark.live
 SETTINGS = Settings(lease_ttl_s=30, sharing=Sharing(every_s=0.1, tenure_s=600))
-LIMIT_S = 60.0
+LIMIT_S = 120.0
 
 
 class Controllers:

@@ -7,7 +7,7 @@ import signal
 
 import anyio
 import pytest
-from nats_process import crew, linked, python, until
+from nats_process import LIMIT_S, crew, linked, python, until
 
 from crewkeeper_bus import codec, subjects
 from crewkeeper_bus import messages as m
@@ -34,7 +34,9 @@ from crewkeeper_supervisor.shell.registry import Registry
 
 pytestmark = pytest.mark.live
 SECRET = "whsec_" + "Y2FuYXJ5LWNhbmFyeS1jYW5hcnktY2FuYXJ5"
-FAST = Settings(lease_ttl_s=10, retries_s=(0.01,) * 11, timing=owner.Timing(resend_s=0.2, ended_s=1))
+FAST = Settings(lease_ttl_s=30, retries_s=(0.01,) * 11, timing=owner.Timing(resend_s=30.0, ended_s=1))
+"""Nothing is lost here, so that nothing is to be sent again just because a slow machine shows its trace late."""
+LOSSY = Settings(lease_ttl_s=30, timing=owner.Timing(resend_s=0.2, ended_s=1))
 
 
 @contextlib.asynccontextmanager
@@ -204,11 +206,11 @@ async def test_an_effect_without_a_trace_is_sent_again_under_the_same_id(tmp_pat
     async with linked(tmp_path) as (server, link):
         await declare(link)
         await start(link)
-        async with serving(server):
+        async with serving(server, settings=LOSSY):
             await ask(link, "pause", agent="a")
-            (pause,) = await until(lambda: of_type(link, m.Pause))
+            (pause, *_) = await until(lambda: of_type(link, m.Pause))
             tries = [command for command in sent if isinstance(command, TellAgent) and command.id == pause.id]
-            assert len(tries) == 3
+            assert len(tries) >= 3, "twice it was lost, and once more it may be sent before its trace is read"
         recorded = [record.id for record in await ledger.read(link, "r1")]
         assert recorded.count(pause.id) == 1
 
@@ -292,7 +294,7 @@ async def test_a_restarted_server_interrupts_and_nothing_more(tmp_path):
     async with linked(tmp_path) as (server, link):
         await declare(link)
         await start(link)
-        async with serving(server):
+        async with serving(server, settings=LOSSY):
             await until(lambda: of_type(link, m.Begin))
             server.stop(signal.SIGKILL)
             await until(lambda: not link.is_connected)
@@ -332,7 +334,7 @@ async def test_kill_9_of_the_owner_another_takes_over_and_the_decision_is_made_o
                 pauses = await until(lambda: count(link, m.Pause, 2))
                 assert list(dict.fromkeys(await owners(link))) == ["one", "two"]
                 two.send(signal.SIGTERM)
-                assert await asyncio.to_thread(two.process.wait, 20) == 0
+                assert await asyncio.to_thread(two.process.wait, LIMIT_S) == 0
         assert len({pause.id for pause in pauses}) == 2
         recorded = await ledger.read(link, "r1")
         assert ledger.verify(recorded) == []

@@ -13,11 +13,11 @@ from crewkeeper_supervisor.shell.sharing import Sharing
 
 pytestmark = pytest.mark.live
 RUNS = ("r1", "r2", "r3", "r4")
-LIMIT_S = 60.0
+LIMIT_S = 120.0
 SHARED = Settings(
     lease_ttl_s=30,  # nothing here waits for one to expire
-    timing=owner.Timing(resend_s=0.2, ended_s=1),
-    sharing=Sharing(every_s=0.1, tenure_s=0.0, patience_s=20.0),
+    timing=owner.Timing(resend_s=30.0, ended_s=1),
+    sharing=Sharing(every_s=0.1, tenure_s=0.0, patience_s=300.0),
 )
 
 
@@ -85,7 +85,7 @@ async def test_a_run_that_does_not_get_on_is_left_to_another_controller(tmp_path
         await carry_out(self, commands, **how)
 
     monkeypatch.setattr(Owner, "_carry_out", hangs)
-    settings = Settings(lease_ttl_s=30, timing=owner.Timing(resend_s=0.2, stall_s=1.0))
+    settings = Settings(lease_ttl_s=30, timing=owner.Timing(resend_s=30.0, stall_s=1.0))
     async with linked(tmp_path) as (server, link):
         await declare(link)
         await start(link)

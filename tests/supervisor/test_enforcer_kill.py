@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -10,13 +9,14 @@ import anyio
 import pytest
 from nats.errors import Error
 
+from crewkeeper_supervisor.shell import enforcer as enforcer_module
 from crewkeeper_supervisor.shell import nats_link, system_link
 from crewkeeper_supervisor.shell.authority import Authority
 from crewkeeper_supervisor.shell.enforcer import Done, Enforcer
 from crewkeeper_supervisor.shell.place import Place
 from support.bus import until
 from support.cluster import Callout, Cluster, Identity, TableAccess, callout, cluster, logged_in
-from support.hostile import Witness, hostile, witness
+from support.hostile import LIMIT_S, Witness, hostile, witness
 
 pytestmark = pytest.mark.live
 
@@ -39,11 +39,17 @@ class Stage:
             await until(lambda: self.are_in(identity.user, churners), "all its connections are there")
             await until(lambda: self.seen.count.get(agent, 0) > 50, "it publishes")
             done = await self.enforcer.kill(identity.run, agent, why="test", term=1)
-            killed_s = time.monotonic()
+            before = await self.taken_of(agent)
             await until(lambda: process.has_ended, "every connection was refused again and again")
-            assert self.seen.last_s[agent] < killed_s
+            assert await self.taken_of(agent) == before
             assert process.end()["logins"] >= churners
         return done
+
+    async def taken_of(self, agent: str) -> int:
+        """How many messages of an agent the server has taken so far, however late the witness hears of them."""
+        for _ in range(2):  # the second answer also follows what the server's other threads had in hand
+            assert await self.enforcer._link.nc.barrier(LIMIT_S)
+        return self.seen.count[agent]
 
     async def are_in(self, user: str, count: int) -> bool:
         """Whether a user has so many connections on which something was said."""
@@ -88,7 +94,8 @@ async def test_an_agent_on_another_node_of_the_cluster_is_cut_off(tmp_path: Path
 
 
 @pytest.mark.parametrize("slow_s", [0.02, 0.15])
-async def test_a_login_that_was_being_judged_is_cut_off_as_well(tmp_path: Path, slow_s: float):
+async def test_a_login_that_was_being_judged_is_cut_off_as_well(tmp_path: Path, slow_s: float, monkeypatch):
+    monkeypatch.setattr(enforcer_module, "LOOK_AGAIN_S", (0.05, 1.0))  # the last one long after the slowest answer
     async with staged(tmp_path, 1) as stage:
         identity = stage.table.add("r1", "a")
         stage.table.slow_s = slow_s

@@ -22,14 +22,16 @@ from crewkeeper_supervisor.shell.registry import Registry
 
 pytestmark = pytest.mark.live
 RUN = "r1"
-FAST = Settings(lease_ttl_s=10, retries_s=(0.01,), timing=owner.Timing(resend_s=0.2, ended_s=1))
+FAST = Settings(lease_ttl_s=30, retries_s=(0.01,), timing=owner.Timing(resend_s=30.0, ended_s=1))
+"""Nothing is sent again just because a slow machine shows its trace late."""
+AGAIN = Settings(lease_ttl_s=30, retries_s=(0.01,), timing=owner.Timing(resend_s=0.2, ended_s=1))
 PAY = Tool(inside=True, schema={"type": "object"}, cost_microusd=1_000_000, concurrency=100)
 
 
 @contextlib.asynccontextmanager
-async def serving(server, name="one"):
+async def serving(server, name="one", settings=FAST):
     async with anyio.create_task_group() as group:
-        group.start_soon(lambda: controller.serve(server.place, name, settings=FAST))
+        group.start_soon(lambda: controller.serve(server.place, name, settings=settings))
         yield
         group.cancel_scope.cancel()
 
@@ -137,7 +139,7 @@ async def test_nothing_is_granted_while_the_ledger_cannot_be_written(tmp_path, m
     monkeypatch.setattr(ledger.Ledger, "commit", flaky)
     async with linked(tmp_path) as (server, link):
         a = await spender(link, microusd=2_000_000)
-        async with serving(server):
+        async with serving(server, settings=AGAIN):
             await a.ask("c0", "c1")
             await until(lambda: owned(link))
             await a.say("note", m.Usage, "u", task="t", cost_microusd=5)

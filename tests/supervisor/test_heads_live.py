@@ -34,7 +34,7 @@ from crewkeeper_supervisor.shell.ledger import Ledger
 from crewkeeper_supervisor.shell.registry import Registry
 from crewkeeper_supervisor.views.replay import Replay
 
-FAST = Settings(lease_ttl_s=10, timing=owner.Timing(resend_s=0.2, ended_s=1))
+FAST = Settings(lease_ttl_s=30, timing=owner.Timing(resend_s=30.0, ended_s=1))
 
 
 @contextlib.asynccontextmanager

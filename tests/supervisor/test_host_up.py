@@ -19,7 +19,7 @@ from crewkeeper_supervisor.chaos.real.loopback import free_port
 
 pytestmark = pytest.mark.live
 
-LIMIT_S = 60.0
+LIMIT_S = 240.0
 SUPERVISOR = (sys.executable, "-m", "crewkeeper_supervisor.cli.main")
 SLEEP = "import time; time.sleep(600)"
 

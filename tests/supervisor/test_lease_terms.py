@@ -93,18 +93,18 @@ async def wait(leases, got):
 async def test_an_owner_that_cannot_reach_the_server_stops_before_the_lease_ends(tmp_path, monkeypatch):
     async with linked(tmp_path) as (server, link):
         clock = Clock(monkeypatch)
-        leases = Leases(link, "one", 3)
+        leases = Leases(link, "one", 300)
         await leases.open()
         held = await leases.acquire("r1")
-        clock.now_s += 2.3
+        clock.now_s += 230
         assert held.still_mine()
         assert await held.renew()
         server.stop()
         await until(lambda: not link.is_connected)
-        clock.now_s += 2.3
+        clock.now_s += 230
         assert await held.renew() is False
         assert held.still_mine()
-        clock.now_s += 0.2
+        clock.now_s += 20
         assert not held.still_mine()
         with pytest.raises(LeaseLost):
             await held.keep()
@@ -145,7 +145,7 @@ async def test_a_lease_that_was_renewed_unseen_is_not_taken(tmp_path, monkeypatc
 
 async def test_a_renewal_whose_acknowledgement_was_lost_is_not_a_lost_lease(tmp_path):
     async with linked(tmp_path) as (_, link):
-        leases = Leases(link, "one", 5)
+        leases = Leases(link, "one", 600)
         await leases.open()
         held = await leases.acquire("r1")
         before = held._revision
@@ -178,7 +178,7 @@ async def test_the_lease_of_a_process_that_died_here_is_taken_at_once(tmp_path):
             term = int(await until(child.text))
             one, _ = await pair(link)
             assert await one.acquire("r1") is None
-        with anyio.fail_after(20):  # far below the time to live
+        with anyio.fail_after(120):  # far below the time to live
             assert (await one.wait("r1")).term > term
 
 

@@ -10,6 +10,7 @@ import pytest
 from nats_process import linked, until
 
 from crewkeeper_bus.errors import ConfigError
+from crewkeeper_supervisor.chaos.real.loopback import free_port
 from crewkeeper_supervisor.shell import controller, metrics_site, telemetry
 from crewkeeper_supervisor.shell.http_server import listener
 from crewkeeper_supervisor.shell.metrics import Metrics
@@ -68,8 +69,8 @@ async def test_a_page_is_made_once_however_often_it_is_asked_for(monkeypatch):
 
 async def test_an_address_that_is_taken_is_served_once_it_is_free(monkeypatch):
     monkeypatch.setattr(metrics_site, "AGAIN_S", 0.01)
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
+    port = free_port()  # one that no connection of somebody else can take once it is free
+    with socket.create_server(("127.0.0.1", port)) as taken:
         async with serving(f"127.0.0.1:{port}", Metrics(), Standing()) as address:
             assert address == ""
             taken.close()

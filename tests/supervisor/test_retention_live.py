@@ -35,7 +35,7 @@ from crewkeeper_supervisor.shell.registry import Registry
 from crewkeeper_supervisor.shell.retention import Retention
 
 HOUR_S = 3600.0
-QUICK = Settings(timing=owner.Timing(resend_s=0.2, ended_s=1))
+QUICK = Settings(timing=owner.Timing(resend_s=30.0, ended_s=1))
 
 
 async def ended(link: Link, run: str) -> bool:

@@ -29,7 +29,7 @@ from crewkeeper_supervisor.views.replay import Replay
 from crewkeeper_supervisor.views.snapshot import snapshot
 
 PACE = Pace(entries=20, gap_s=0.0)
-OFTEN = Settings(timing=owner.Timing(resend_s=0.2, ended_s=1, snapshots=PACE))
+OFTEN = Settings(timing=owner.Timing(resend_s=30.0, ended_s=1, snapshots=PACE))
 
 
 def progress(run: str, number: int) -> tuple[str, bytes]:
@@ -61,6 +61,7 @@ async def kept(link: Link, run: str, entries: list[Entry], at: int) -> Superviso
         group.start_soon(keeper.work)
         keeper.look(core, (at, hash_), entries[at - 1])
         await until(lambda: is_kept(link, run, at))
+        await until(lambda: keeper._taken is None)  # the one before is gone, too
         group.cancel_scope.cancel()
     return core
 

@@ -87,7 +87,7 @@ def test_from_then_on_it_writes_into_a_log(folder):
     program += "print('before'); report(int(sys.argv[1]), ['solo-1'], Path()); print('later', file=sys.stderr)"
     reading, writing = os.pipe()
     command = [sys.executable, "-c", program, str(writing)]
-    done = subprocess.run(command, pass_fds=(writing,), capture_output=True, text=True, timeout=120, check=True)
+    done = subprocess.run(command, pass_fds=(writing,), capture_output=True, text=True, timeout=300, check=True)
     os.close(writing)
     with os.fdopen(reading) as told:
         assert told.read() == "solo-1\n"
@@ -103,7 +103,7 @@ def test_it_goes_on_until_it_is_taken_down(folder):
 
     def supervisor(*words):
         command = [sys.executable, "-m", "crewkeeper_supervisor.cli.main", *words, "--state", str(crew.state)]
-        return subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, timeout=120, check=False)
+        return subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, timeout=300, check=False)
 
     started = supervisor("up", "-d", "crew.yaml")
     assert started.returncode == 0, started.stderr
