@@ -61,6 +61,7 @@ def at(text: str, part: str) -> tuple[int, int]:
         ("do: kill_supervisor,", "do: kill_supervisor, name: '1',", "SCN-117", "'1'"),
         ("{do: kill_supervisor, after: truth.deadlock,", "{do: kill, target: agent,", "SCN-116", "agent, for"),
         ("after: truth.deadlock, for", "at: 30s, for", "SCN-119", "30s, for"),
+        ("after: truth.deadlock, for", "after: fault.0.end, for", "SCN-119", "fault.0.end, for"),
         ("faults:", "actions: [{do: approve, agent: a}]\nfaults:", "SCN-119", "agent: a}"),
         ("faults:", "actions: [{do: budget, add_microusd: 1}]\nfaults:", "SCN-119", "{do: budget"),
         ("faults:", "actions: [{do: budget}]\nfaults:", "SCN-111", "{do: budget"),
@@ -89,6 +90,24 @@ def test_the_crew_that_a_scenario_makes_is_checked_too() -> None:
     text = changed("  b:\n", "  b:\n    may_call: [zoe]\n")
     ((code, line, _), *_rest) = problems(text)
     assert (code, line) == ("SCN-118", at(text, "    may_call")[0])
+
+
+def test_a_circle_of_anchors_is_refused_once_and_what_hangs_on_it_is_not() -> None:
+    faults = [
+        "{do: freeze, target: agent:a, name: one, after: action.0}",
+        "{do: freeze, target: agent:a, after: fault.one}",
+        "{do: freeze, target: agent:a, after: fault.3}",
+        "{do: freeze, target: agent:b, after: truth.deadlock}",
+    ]
+    text = changed(
+        "  - {do: kill_supervisor, after: truth.deadlock, for: 1s}\n", "".join(f"  - {each}\n" for each in faults)
+    )
+    text = text.replace("faults:", "actions: [{do: resume, agent: a, after: fault.one.end}]\nfaults:")
+    with pytest.raises(ScenarioError) as refused:
+        parse(text.encode(), "x.yaml")
+    (problem,) = refused.value.problems
+    assert (problem.line, problem.column) == at(text, "action.0}")
+    assert "fault.0 after action.0 after fault.0" in str(refused.value)
 
 
 def test_a_scenario_that_cannot_fail_is_refused() -> None:

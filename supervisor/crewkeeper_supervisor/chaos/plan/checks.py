@@ -106,6 +106,7 @@ class Checks:
                 self._agent_name(action.get("agent"), ("actions", index, "agent"))
                 self._in_time(action, ("actions", index))
                 self._action(action, ("actions", index))
+        self._circles()
         for key in ("expect", "never"):
             for index, each in enumerate(self.surface.get(key, ())):
                 if each is not INVALID:
@@ -302,6 +303,34 @@ class Checks:
             f"{shown(anchor)} names nothing that can happen here{hint}",
             "use start, truth.deadlock, fault.NUMBER or NAME, fault.0.end, action.0, or event. and an event",
         )
+
+    def _circles(self) -> None:
+        """Faults and actions that come after each other, or after themselves: none of them ever does."""
+        planned = {f"fault.{index}": each for index, each in enumerate(self.surface.get("faults", ()))}
+        planned |= {f"action.{index}": each for index, each in enumerate(self.actions)}
+        planned = {word: each for word, each in planned.items() if each is not INVALID}
+        words = {f"fault.{each['name']}": word for word, each in planned.items() if isinstance(each.get("name"), str)}
+        after: dict[str, str] = {}
+        for word, each in planned.items():
+            if isinstance(anchor := each.get("after"), str):
+                anchor = anchor.removesuffix(".end")
+                after[word] = words.get(anchor, anchor)
+        told: set[str] = set()
+        for word in after:
+            way = [word]
+            while (following := after.get(way[-1], "")) and following not in way:
+                way.append(following)
+            if following != word or word in told:
+                continue
+            told.update(way)
+            kind, _, number = word.partition(".")
+            circle = " after ".join([*way, word])
+            self.reading.add(
+                "CREW-119",
+                (f"{kind}s", int(number), "after"),
+                f"never happens: {circle}",
+                "let one of them come after something else",
+            )
 
     def _bounds(self, each: dict[str, Any], path: Path) -> None:
         """Bounds that there must be, and that something could break."""
