@@ -255,7 +255,10 @@ class Spent(Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field="t"
     output_tokens: Count = 0
     cached_tokens: Count = 0
     cache_write_tokens: Count = 0
+    cache_write_1h_tokens: Count = 0
+    """Part of `cache_write_tokens`: kept for an hour, which is dearer."""
     estimated: bool = False
+    """Nobody has said what was used: all that was held is charged."""
     error: Text = ""
     digest: Digest = ""
 

@@ -32,6 +32,24 @@ def test_a_model_call_reserves_the_most_and_is_charged_what_was_used() -> None:
     assert (crew["tokens"], crew["input_tokens"], crew["output_tokens"], crew["model_calls"]) == (1100, 1000, 100, 1)
 
 
+def test_what_nobody_has_counted_is_charged_as_it_was_held() -> None:
+    """What goes into a cache costs more than what does not, and nobody says whether it did."""
+    room = Room(crew_of(prices={}))
+    room.model("m1", given=10_000, most=100, model="claude-sonnet-4-5")
+    held = room.spending()[1]
+    room.spent("m1", 10_000, 100, estimated=True)
+    assert room.spending() == (held, 0)
+
+
+def test_what_is_kept_for_an_hour_is_charged_as_that() -> None:
+    for written, for_an_hour, charged in ((0, 0, 30_000), (10_000, 0, 37_500), (10_000, 10_000, 60_000)):
+        room = Room(crew_of(prices={}))
+        room.model("m1", given=10_000, most=100, model="claude-sonnet-4-5")
+        fields = {"cache_write_tokens": written, "cache_write_1h_tokens": for_an_hour}
+        room.spent("m1", 10_000, 0, **fields)
+        assert room.spending() == (charged, 0)
+
+
 def test_a_model_without_a_price_is_refused() -> None:
     room = Room(crew_of(prices={"m1": Price(input_microusd=1, output_microusd=1)}))
     room.model("x", model="no-such-model-of-anybody")

@@ -9,8 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from crewkeeper_supervisor.model_proxy.event_stream import Events, EventTooLarge, data_of, is_last
+from crewkeeper_supervisor.model_proxy.input_bound import DOCUMENT_TOKENS, IMAGE_TOKENS
 from crewkeeper_supervisor.model_proxy.problem import Problem
-from crewkeeper_supervisor.model_proxy.request import DOCUMENT_TOKENS, IMAGE_TOKENS, Limits, read
+from crewkeeper_supervisor.model_proxy.request import Limits, read
 from crewkeeper_supervisor.model_proxy.usage import reported
 from crewkeeper_supervisor.shell.crewfile import CrewFileError, parse
 
@@ -152,6 +153,21 @@ def test_usage_is_read_or_not_believed(protocol: Any, usage: Any, found: Any):
     seen = reported(protocol, {"model": "m", "usage": usage})
     assert (seen.input_tokens, seen.output_tokens, seen.cached_tokens) == found
     assert seen.model == "m"
+
+
+def test_what_is_written_to_a_cache_for_an_hour_is_told_apart():
+    used = {"input_tokens": 5, "output_tokens": 2, "cache_creation_input_tokens": 30}
+    parts = {"ephemeral_5m_input_tokens": 10, "ephemeral_1h_input_tokens": 20}
+    seen = reported("anthropic", {"usage": used | {"cache_creation": parts}})
+    assert (seen.input_tokens, seen.cache_write_tokens, seen.cache_write_1h_tokens) == (35, 30, 20)
+    assert seen.joined(reported("anthropic", {"usage": {"output_tokens": 9}})).cache_write_1h_tokens == 20
+    assert reported("anthropic", {"usage": used | {"cache_creation": {"ephemeral_1h_input_tokens": 99}}}).is_whole
+
+
+def test_parts_of_a_response_are_known_by_their_ids():
+    answer = {"id": "resp_2", "output": [{"id": "rs_2"}, {"id": 7}, 7, {"id": "msg_2"}], "usage": {"input_tokens": 5}}
+    assert reported("openai", {"type": "response.completed", "response": answer}).items == ("rs_2", "msg_2")
+    assert reported("openai", {"id": "x", "output": "y"}).items == ()
 
 
 @given(

@@ -131,10 +131,11 @@ class GateRules(Protocol):
     def reserve(self, model: str, input_tokens: int, max_output_tokens: int, at_s: float) -> int | Refused:
         """The most that a model call can cost, in micro-USD."""
 
-    def cost(self, model: str, tokens: tuple[int, int, int, int], at_s: float) -> int | None:
+    def cost(self, model: str, tokens: tuple[int, int, int, int, int], at_s: float) -> int | None:
         """What a model call has cost, in micro-USD; None: the price is not known.
 
-        `tokens`: in, out, cached, written to a cache; the last two are part of the first.
+        `tokens`: in, out, cached, written to a cache, written for an hour; the last is part of the one before it, and
+        these are part of the first.
         """
 
     def misfits(self, schema: dict[str, Any], document: Any) -> list[str]:

@@ -156,7 +156,7 @@ def settled(state: RunState, call: GateCall, message: Settled) -> None:
     tokens = (message.input_tokens, message.output_tokens, message.cached_tokens)
     call.made_tokens = message.output_tokens
     if call.kind == "model":
-        spent = _model_spent(state, call, call.name, (*tokens, 0))
+        spent = _model_spent(state, call, call.name, (*tokens, 0, 0))
     elif call.kind != "tool":
         spent = {"microusd": 0}
     else:
@@ -182,8 +182,12 @@ def spent(state: RunState, message: Spent) -> None:
         booking = booked(state, call, "release", amounts={}, freed=call.held)
         finish(state, call, None, None, booking)
         return
-    tokens = (message.input_tokens, message.output_tokens, message.cached_tokens, message.cache_write_tokens)
     call.made_tokens = message.output_tokens
+    if message.estimated:
+        _settle(state, call, call.held, None, None)
+        return
+    written = (message.cache_write_tokens, message.cache_write_1h_tokens)
+    tokens = (message.input_tokens, message.output_tokens, message.cached_tokens, *written)
     _settle(state, call, _model_spent(state, call, message.model or call.name, tokens), None, None)
 
 
@@ -211,7 +215,7 @@ def _settle(state: RunState, call: GateCall, spent: Amounts, error: Fault | None
     finish(state, call, error, body, booked(state, call, "settle", amounts=spent, freed=call.held, code=code))
 
 
-def _model_spent(state: RunState, call: GateCall, model: str, tokens: tuple[int, int, int, int]) -> Amounts:
+def _model_spent(state: RunState, call: GateCall, model: str, tokens: tuple[int, int, int, int, int]) -> Amounts:
     """What a model call is charged: by the model that answered where that is known, else by the one asked for."""
     rules = state.gate.rules
     cost = None

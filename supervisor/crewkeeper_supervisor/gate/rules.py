@@ -219,12 +219,18 @@ class Rules:
             return Refused(code="bad_arguments", text=f"{error}; nothing was called")
         return cost.microusd
 
-    def cost(self, model: str, tokens: tuple[int, int, int, int], at_s: float) -> int | None:
+    def cost(self, model: str, tokens: tuple[int, int, int, int, int], at_s: float) -> int | None:
         """What a model call has cost, in micro-USD; None: the price is not known, or the tokens make no sense."""
         from crewkeeper_supervisor.gate.prices import Usage
 
-        given, made, cached, written = tokens
-        usage = Usage(input_tokens=given, output_tokens=made, cached_tokens=cached, cache_write_tokens=written)
+        given, made, cached, written, for_an_hour = tokens
+        usage = Usage(
+            input_tokens=given,
+            output_tokens=made,
+            cached_tokens=cached,
+            cache_write_tokens=written,
+            cache_write_1h_tokens=for_an_hour,
+        )
         try:
             return self._prices.cost(model, usage, at_s=at_s).microusd
         except (LookupError, ValueError):

@@ -46,7 +46,7 @@ class Exchange(Struct, frozen=True, kw_only=True):
     hold_s: float
     """How long an answer is withheld at the longest."""
     seen: Callable[[str, str, int], None]
-    """Called with the agent, the id and all tokens of each response."""
+    """Called with the agent, the id and all tokens of each response, and with those that it wrote for each part."""
 
     async def carry(
         self,
@@ -299,7 +299,10 @@ class _Carried:
         self._exchange.spending.settle(self._spent())
         found = self._reported
         if found.id and found.input_tokens is not None:
-            self._exchange.seen(self._standing.agent, found.id, found.input_tokens + (found.output_tokens or 0))
+            made = found.output_tokens or 0
+            self._exchange.seen(self._standing.agent, found.id, found.input_tokens + made)
+            for item in found.items:
+                self._exchange.seen(self._standing.agent, item, made)
 
     def _spent(self) -> Spent:
         agent, request, found = self._standing.agent, self._request, self._reported
@@ -318,6 +321,7 @@ class _Carried:
                 output_tokens=found.output_tokens,
                 cached_tokens=found.cached_tokens,
                 cache_write_tokens=found.cache_write_tokens,
+                cache_write_1h_tokens=found.cache_write_1h_tokens,
                 error=self._problem.text if self._problem is not None else "",
                 digest=request.digest,
             )

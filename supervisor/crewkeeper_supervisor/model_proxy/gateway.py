@@ -34,7 +34,7 @@ OF_AGENT_MAX: Final = 64
 """The same, of one agent."""
 FREE_LIMIT_S: Final = 30.0
 FREE_MAX_BYTES: Final = 4 * 1024 * 1024
-SEEN_MAX: Final = 10_000
+SEEN_MAX: Final = 50_000
 TASK_HEADER: Final = "x-crewkeeper-task"
 NO_TASK: Final = "-"
 
@@ -59,7 +59,7 @@ class Gateway:
         self._providers = providers
         self._under_way = 0
         self._seen: OrderedDict[tuple[str, str], int] = OrderedDict()
-        """Tokens of responses by agent and id: none goes on from what another one has said."""
+        """Tokens of responses and their parts by agent and id: none goes on from what another one has said."""
         self._exchange = Exchange(
             spending=spending,
             providers=providers,

@@ -1,4 +1,4 @@
-"""Request: what a client wants of a model, read, bounded and made into what is sent on; nobody is asked here.
+"""Request: what a client wants of a model, read, bounded and made into what is sent on; its input is counted elsewhere.
 
 What is sent on is made anew from what was read, so that the provider cannot read it otherwise than it was counted. A
 request has an upper bound of tokens in both directions, or is refused: one without a limit is given one, one that
@@ -6,7 +6,7 @@ refers to what only the provider knows, or asks for services that tokens do not 
 """
 
 import hashlib
-from collections.abc import Callable, Container, Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, Final, Literal
 
 import msgspec
@@ -17,17 +17,13 @@ from crewkeeper_bus.redaction import TooDeep
 from crewkeeper_supervisor.gate.call import Redaction
 from crewkeeper_supervisor.gate.cleaning import clean
 from crewkeeper_supervisor.gate.prices import TOKENS_MAX, estimate_tokens
+from crewkeeper_supervisor.model_proxy.input_bound import Seen, has_sound, input_tokens, remembered_tokens
 from crewkeeper_supervisor.model_proxy.problem import Problem, Protocol
 
 Call = Literal["chat", "responses", "embeddings", "messages"]
 
 NESTING_MAX: Final = 128
 MODEL_MAX_CHARS: Final = 200
-IMAGE_TOKENS: Final = 50_000
-"""More than any provider counts for one picture."""
-DOCUMENT_TOKENS: Final = 200_000
-"""What one document with pages may count: its bytes say little about that."""
-_PAGE_BYTES_PER_TOKEN: Final = 3
 _CHOICES_MAX: Final = 128
 
 _NOT_TOLD_APART: Final = (
@@ -54,24 +50,21 @@ _OWN_TOOLS: Final = {
 }
 """Tools that the client carries out, by type or by its beginning; all others run at the provider."""
 _HOSTED_KEYS: Final = {
-    "chat": ("web_search_options", "audio"),
+    "chat": ("web_search_options", "audio", "search_parameters", "enable_search"),
     "responses": ("background",),
     "messages": ("mcp_servers", "container", "inference_geo"),
     "embeddings": (),
 }
-_ROUTED_KEYS: Final = ("models", "route", "fallbacks", "plugins")
+_ROUTED_KEYS: Final = ("models", "route", "fallbacks", "plugins", "preset")
 """With which providers of many models take another one than was priced, or add services."""
-_REMEMBERED_KEYS: Final = ("conversation", "prompt")
-"""Of responses: input that the provider keeps."""
-_DEAR: Final = {"service_tier": ("priority", "fast"), "speed": ("fast",)}
+_PLAIN: Final = {
+    "service_tier": (None, "auto", "default", "standard", "standard_only", "on_demand", "flex"),
+    "speed": (None, "standard"),
+}
+"""Tiers that cost what the tokens tell, or less."""
 _TEXT_OUT: Final[tuple[list[str] | None, ...]] = (None, [], ["text"])
-_SOUNDS: Final = ("input_audio", "video_url", "input_video")
-_WRITTEN_BY_MODELS: Final = ("tool_use", "server_tool_use", "function_call", "custom_tool_call", "mcp_call")
-"""Parts whose fields are read as text, whatever they look like."""
-_SEEN_KEYS: Final = ("messages", "input", "system")
-"""Where pictures and documents are looked at; anywhere else they are text."""
-_PICTURES: Final = ("image_url", "input_image", "image")
-_DOCUMENTS: Final = ("file", "input_file", "document")
+_REDACTED_MORE: Final = 200
+"""Bytes that placeholders may make a request larger than twice what it was; it was reserved for what it was."""
 
 
 class Limits(Struct, frozen=True, kw_only=True):
@@ -103,7 +96,7 @@ class ModelRequest(Struct, frozen=True, kw_only=True):
         """What to send on, without what policy wants out of it; the model's name stays.
 
         Raises:
-            Problem: It cannot be redacted, so it must not be sent.
+            Problem: It cannot be redacted, or grows by that, so it must not be sent.
         """
         if not what:
             return self.payload
@@ -113,17 +106,22 @@ class ModelRequest(Struct, frozen=True, kw_only=True):
             cleaned, _ = clean(value, [Redaction(rule="", what=tuple(what))])
         except (TooDeep, ValueError) as error:
             raise _bad(f"it cannot be redacted, and so is not sent: {error}") from None
-        return msgspec.json.encode({"model": model, **cleaned})
+        payload = msgspec.json.encode({"model": model, **cleaned})
+        if len(payload) - len(self.payload) > len(self.payload) + _REDACTED_MORE:
+            raise _bad(
+                "what stands in for what is redacted makes it more than twice as large as what was reserved: not sent"
+            )
+        return payload
 
 
-def read(call: Call, body: bytes, limits: Limits, seen: Callable[[str], int | None]) -> ModelRequest:
+def read(call: Call, body: bytes, limits: Limits, seen: Seen) -> ModelRequest:
     """Read a request.
 
     Args:
         call: Which of the interfaces it came by.
         body: As it came.
         limits: What it may ask for.
-        seen: The tokens of an earlier response of this run, by its id; None: there was none.
+        seen: The tokens of an earlier response of this run, or of the one that an item was part of, by its id.
 
     Raises:
         Problem: It cannot be read, or has no bound.
@@ -134,7 +132,7 @@ def read(call: Call, body: bytes, limits: Limits, seen: Callable[[str], int | No
         raise _bad(f"model must be a name of 1 to {MODEL_MAX_CHARS} characters")
     if not limits.unpriced:
         _check_priced(call, value)
-    earlier = _earlier(value, seen) if call == "responses" else 0
+    earlier = remembered_tokens(value, seen) if call == "responses" else 0
     digest = hashlib.sha256(
         msgspec.json.encode({k: v for k, v in value.items() if k not in _NOT_TOLD_APART}, order="sorted")
     ).hexdigest()
@@ -148,7 +146,7 @@ def read(call: Call, body: bytes, limits: Limits, seen: Callable[[str], int | No
         call=call,
         protocol="anthropic" if call == "messages" else "openai",
         model=model,
-        input_tokens=min(TOKENS_MAX, _input_tokens(value, payload) + earlier),
+        input_tokens=min(TOKENS_MAX, input_tokens(value, payload) + earlier),
         output_tokens=output_tokens,
         stream=stream,
         hides_usage=hides_usage,
@@ -180,12 +178,14 @@ def _check_priced(call: Call, value: dict[str, Any]) -> None:
     for key in (*_HOSTED_KEYS[call], *_ROUTED_KEYS):
         if value.get(key):
             raise _unpriced(f"{key} makes the provider do more than its tokens pay")
-    for key, words in _DEAR.items():
-        if value.get(key) in words:
-            raise _unpriced(f"{key} {value[key]!r} has another price")
+    for key, words in _PLAIN.items():
+        if value.get(key) not in words:
+            raise _unpriced(f"{key} {str(value[key])[:60]!r} may have another price")
+    if _compacts(value.get("context_management")):
+        raise _unpriced("a provider that shortens the talk by itself calls a model for that, beyond every limit")
     if value.get("modalities") not in _TEXT_OUT:
         raise _unpriced("an answer that is not text has another price")
-    if any(part.get("type") in _SOUNDS for part in _parts(value)):
+    if has_sound(value):
         raise _unpriced("sound and video have another price")
     tools = value.get("tools")
     own = _OWN_TOOLS.get(call, ())
@@ -199,19 +199,10 @@ def _unpriced(text: str) -> Problem:
     return _bad(f"{text}; leave it out, or let the operator set model_proxy.unpriced to allow it", "unpriced")
 
 
-def _earlier(value: dict[str, Any], seen: Callable[[str], int | None]) -> int:
-    for key in _REMEMBERED_KEYS:
-        if value.get(key) is not None:
-            raise _bad(f"{key} refers to input that only the provider knows: send the whole input", "unbounded_input")
-    id_ = value.get("previous_response_id")
-    if id_ is None:
-        return 0
-    tokens = seen(id_) if isinstance(id_, str) else None
-    if tokens is None:
-        raise _bad(
-            "previous_response_id is of no response that this proxy has seen: send the whole input", "unknown_id"
-        )
-    return tokens
+def _compacts(managed: Any) -> bool:
+    edits = managed.get("edits") if isinstance(managed, dict) else managed
+    listed = edits if isinstance(edits, list) else []
+    return any(isinstance(edit, dict) and str(edit.get("type", "")).startswith("compact") for edit in listed)
 
 
 # --- bounds ---
@@ -231,8 +222,13 @@ def _bounded_output(call: Call, value: dict[str, Any], limits: Limits) -> int:
     if not bounds:
         value[names[0]] = limits.max_output_tokens
         bounds = [limits.max_output_tokens]
-    choices = value.get("n") if call == "chat" else None
-    return max(bounds) * (1 if choices is None else _whole(choices, "n", _CHOICES_MAX))
+    if call != "chat":
+        return max(bounds)
+    choices = [_whole(value[name], name, _CHOICES_MAX) for name in ("n", "best_of") if value.get(name) is not None]
+    # What was predicted and does not come is paid as if it had been written.
+    predicted = value.get("prediction")
+    missed = 0 if predicted is None else estimate_tokens(msgspec.json.encode(predicted))
+    return min(TOKENS_MAX, (max(bounds) + missed) * max(choices, default=1))
 
 
 def _whole(value: Any, name: str, high: int) -> int:
@@ -250,86 +246,3 @@ def _ask_for_usage(value: dict[str, Any]) -> bool:
         return False
     value["stream_options"] = {**(options or {}), "include_usage": True}
     return True
-
-
-def _input_tokens(value: dict[str, Any], payload: bytes) -> int:
-    """An upper bound of what goes in: the bytes of the text by three, more for pictures, documents and bare tokens."""
-    tokens, left_out = 0, list[bytes]()
-    for part in _parts(value):
-        type_ = part.get("type")
-        if type_ in _PICTURES:
-            left_out.append(_picture(part))
-            tokens += IMAGE_TOKENS
-        elif type_ in _DOCUMENTS:
-            _check_inline(part)
-            left_out.append(pages := _pages(part))
-            tokens += DOCUMENT_TOKENS + len(pages) // _PAGE_BYTES_PER_TOKEN
-    tokens += _bare_tokens(value.get("input"))
-    return tokens + estimate_tokens(payload, left_out)
-
-
-def _parts(value: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """The pictures, sounds and documents of a request, each once."""
-    for key in _SEEN_KEYS:
-        yield from _media(value.get(key))
-
-
-def _media(value: Any) -> Iterator[dict[str, Any]]:
-    if isinstance(value, list):
-        for each in value:
-            yield from _media(each)
-    elif isinstance(value, dict):
-        if _is_medium(value):
-            yield value
-        elif value.get("type") not in _WRITTEN_BY_MODELS:
-            for each in value.values():
-                if isinstance(each, dict | list):
-                    yield from _media(each)
-
-
-def _picture(part: dict[str, Any]) -> bytes:
-    """The one text of a part that is the picture itself."""
-    for holder, key in ((part.get("image_url"), "url"), (part.get("source"), "data"), (part, "image_url")):
-        if isinstance(holder, dict) and isinstance(data := holder.get(key), str):
-            return data.encode()
-    return b""
-
-
-def _pages(part: dict[str, Any]) -> bytes:
-    """The one text of a part that is the document itself, unless it is plain text."""
-    source, file = part.get("source"), part.get("file")
-    if isinstance(source, dict):
-        holder, key = (source if source.get("type") == "base64" else {}), "data"
-    else:
-        holder, key = (file if isinstance(file, dict) else part), "file_data"
-    data = holder.get(key)
-    return data.encode() if isinstance(data, str) else b""
-
-
-def _is_medium(part: dict[str, Any]) -> bool:
-    """Whether it is a picture, a sound or a document, and not arguments that use the same words."""
-    holders: Container[str] = part.keys()
-    match part.get("type"):
-        case "input_audio" | "video_url" | "input_video":
-            return part["type"] in holders
-        case "image_url" | "input_image":
-            return "image_url" in holders or "file_id" in holders
-        case "image" | "document":
-            return isinstance(part.get("source"), dict)
-        case "file":
-            return isinstance(part.get("file"), dict)
-        case "input_file":
-            return True
-    return False
-
-
-def _check_inline(part: dict[str, Any]) -> None:
-    holder = part.get("source") or part.get("file") or part
-    if not isinstance(holder, dict) or any(holder.get(key) for key in ("file_id", "file_url", "url")):
-        raise _bad("a document that is only named has no known size: send its content", "unbounded_input")
-
-
-def _bare_tokens(value: Any) -> int:
-    if isinstance(value, list):
-        return sum(_bare_tokens(each) for each in value)
-    return int(isinstance(value, int))
