@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
+from crewkeeper_bus.addresses import each_of
 from crewkeeper_bus.errors import ConfigError
 
 FILE_MAX_BYTES: Final = 64 * 1024
@@ -26,7 +27,7 @@ class Credentials(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     No secret ever shows in `repr` or `str`.
 
     Attributes:
-        url: The server, e.g. `nats://127.0.0.1:4222`.
+        url: The server, e.g. `nats://127.0.0.1:4222`; several of one cluster with commas between them.
         user: The name the server knows the identity by.
         password: Its secret.
         jwt: A user JWT; needs `seed`.
@@ -102,7 +103,11 @@ def from_file(path: str | os.PathLike[str], *, check_permissions: bool = False) 
 
 
 def redacted(url: str) -> str:
-    """The url without user, password, path and query: what may be shown."""
+    """The url without user, password, path and query: what may be shown. Of several, each."""
+    return ",".join(map(_redacted, each_of(url)))
+
+
+def _redacted(url: str) -> str:
     try:
         parts = urlsplit(url if "://" in url else f"nats://{url}")
         host = parts.hostname or "?"

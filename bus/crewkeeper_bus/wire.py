@@ -24,6 +24,8 @@ from nats.errors import Error, ProtocolError
 from nats.protocol import command
 from nats.protocol.parser import AWAITING_CONTROL_LINE, AWAITING_MSG_PAYLOAD, PERMISSIONS_ERR, PING, PONG, Parser
 
+from crewkeeper_bus.addresses import each_of
+
 log = structlog.get_logger(__name__)
 
 LINE_MAX_BYTES: Final = 1024 * 1024
@@ -127,6 +129,10 @@ class WireClient(Client):
         self._barriers: set[asyncio.Future[bool]] = set()
         self._is_left = False
         """Whether it was closed, whatever a task that did not hear of it has made of its status."""
+
+    def _setup_server_pool(self, connect_url: str | list[str]) -> None:
+        """Take an address for all servers that it stands for."""
+        super()._setup_server_pool(each_of(connect_url) if isinstance(connect_url, str) else connect_url)
 
     # --- what the transport needs beyond nats-py ---
 

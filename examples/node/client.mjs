@@ -16,7 +16,7 @@ export class Agent {
     this.name = env.CREWKEEPER_AGENT ?? name;
     this.role = env.CREWKEEPER_ROLE ?? this.name;
     this.run_ = env.CREWKEEPER_RUN;
-    this.server = new URL(env.CREWKEEPER_URL);
+    this.servers = env.CREWKEEPER_URL.split(",").map((url) => new URL(url)); // of one cluster; mostly there is one
     this.user = env.CREWKEEPER_USER;
     this.password = `${env.CREWKEEPER_PASSWORD}~${fresh()}`; // the nonce: connections that renew are one process
     this.sessionS = Number(env.CREWKEEPER_SESSION_S ?? 600);
@@ -194,9 +194,20 @@ export class Agent {
 
   // --- NATS: lines of text, and payloads of as many bytes as their line says ---
 
-  connection() {
+  async connection() {
+    for (const [tried, server] of [...this.servers].entries()) {
+      try {
+        return await this.connectionTo(server);
+      } catch (error) {
+        if (tried === this.servers.length - 1) throw error;
+        this.servers.push(this.servers.shift()); // it is tried last from now on
+      }
+    }
+  }
+
+  connectionTo(server) {
     return new Promise((resolve, reject) => {
-      const socket = connect(Number(this.server.port || 4222), this.server.hostname);
+      const socket = connect(Number(server.port || 4222), server.hostname);
       let rest = Buffer.alloc(0);
       socket.on("data", (data) => {
         rest = Buffer.concat([rest, data]);

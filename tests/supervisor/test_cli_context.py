@@ -134,7 +134,7 @@ def test_contexts_of_the_nats_command_are_read_and_never_written(home, capsys):
     assert "\x1b" not in out
     assert "t0k3n" not in out
     assert contexts.get("nats:plain").credentials().user == "bob"
-    assert contexts.get("nats:plain").url == "nats://plain:4222"
+    assert Place.of_context("nats:plain", home).url == "nats://plain:4222,nats://other:4222"
     credentials = contexts.get("nats:jwt").credentials()
     assert (credentials.jwt, credentials.seed) == ("eyJ0eXAiOiJKV1QifQ.e30.sig", "SUABC")
     assert supervisor(capsys, "show", "nats:certified")[0] == failure.INVALID
@@ -157,6 +157,26 @@ def test_a_password_is_not_taken_from_the_command_line(capsys):
     assert code == failure.INVALID
     assert "--password-env" in err
     assert contexts.ls() == []
+
+
+def test_a_context_may_name_several_servers_of_a_cluster(capsys):
+    code, out, _ = supervisor(capsys, "add", "prod", "--nats", "nats://a:4222, b:4222", "--nats", "nats://c:4222")
+    assert code == 0
+    three = "nats://a:4222,nats://b:4222,nats://c:4222"
+    assert f"added prod: {three}" in out
+    assert contexts.get("prod").url == three
+    assert three in supervisor(capsys, "show", "prod")[1]
+
+
+def test_config_shows_every_server_and_no_login_of_any(capsys, monkeypatch):
+    monkeypatch.setenv("CREWKEEPER_NATS_URL", "nats://ann:s3cret@a:4222,nats://ann:s3cret@b:4222")
+    assert main.run(["config", "view", "--sources"]) == 0
+    out = capsys.readouterr().out
+    assert "s3cret" not in out
+    assert out.splitlines()[1].split() == ["server", "nats://a:4222,nats://b:4222", "CREWKEEPER_NATS_URL", "-"]
+    assert main.run(["config", "view", "--sources", "--nats", "x:1", "--nats", "y:1"]) == 0
+    told = capsys.readouterr().out.splitlines()[1].split()
+    assert told == ["server", "nats://x:1,nats://y:1", "--nats", "CREWKEEPER_NATS_URL"]
 
 
 def test_config_tells_where_settings_come_from(home, capsys, monkeypatch):

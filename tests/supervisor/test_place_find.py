@@ -10,6 +10,7 @@ from crewkeeper_bus.errors import ConfigError
 from crewkeeper_bus.keys import keyring
 from crewkeeper_supervisor.shell.authority import make_config_block
 from crewkeeper_supervisor.shell.errors import NothingRuns
+from crewkeeper_supervisor.shell.ground import Ground
 from crewkeeper_supervisor.shell.place import Place, state_dir
 
 
@@ -104,3 +105,25 @@ def test_the_server_file_says_whose_keys_are_meant(nowhere):
     assert "canary" not in f"{place!r} {place}"
     assert Place.find(nowhere / "s", "nats://127.0.0.1:5").authority().mode == "operator"
     assert Place.find(nowhere / "s", "nats://127.0.0.1:6").authority().mode == "config"
+
+
+def test_several_servers_of_a_cluster_have_one_login(nowhere):
+    place = Place.of_url("nats://bob:p%40ss@a:1, b:2 ,tls://c:3", nowhere)
+    assert (place.url, place.user, place.password) == ("nats://a:1,nats://b:2,tls://c:3", "bob", "p@ss")
+    assert place.host == "a:1, b:2, c:3"
+    assert Place.of_url(Ground(place).address, nowhere) == place, "as those that are started get it"
+    assert "p@ss" not in repr(place)
+
+
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [
+        ("nats://a:1,http://b:2", "http:// is not how a NATS server is reached"),
+        ("nats://x:1@a:1,nats://y:2@b:2", "take one login"),
+        ("nats://a:1,ws://b:2", "websockets"),
+        (",".join(f"nats://a{number}:1" for number in range(17)), "17 servers are more than 16"),
+    ],
+)
+def test_servers_that_cannot_be_of_one_cluster_are_refused(nowhere, url, said):
+    with pytest.raises(ConfigError, match=said):
+        Place.of_url(url, nowhere)

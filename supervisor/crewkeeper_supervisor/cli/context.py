@@ -11,6 +11,7 @@ from crewkeeper_supervisor.cli.consent import confirm, dry_run_option, yes_optio
 from crewkeeper_supervisor.cli.deed import Deed, tell
 from crewkeeper_supervisor.cli.failure import INVALID, Failure
 from crewkeeper_supervisor.cli.output import emit_document, emit_rows, output_option
+from crewkeeper_supervisor.cli.place_options import several
 from crewkeeper_supervisor.cli.watching import watch_option
 
 if TYPE_CHECKING:
@@ -131,7 +132,15 @@ def use(name: str | None, none: bool, dry_run: bool, output: str) -> int:
 
 @context.command()
 @click.argument("name")
-@click.option("--nats", "url", required=True, metavar="URL", help="The server, as nats://host:4222 or tls://host:4222.")
+@click.option(
+    "--nats",
+    "url",
+    required=True,
+    multiple=True,
+    callback=several,
+    metavar="URL",
+    help="The server, as nats://host:4222 or tls://host:4222; several of a cluster with commas, or said again.",
+)
 @click.option("--user", default="", metavar="USER", help="Whom to log in as.")
 @click.option("--password-env", metavar="VARIABLE", help="Variable of the environment with the password, read now.")
 @click.option(

@@ -33,6 +33,11 @@ def _choose(ctx: click.Context, _param: click.Parameter, value: str | None) -> N
     ctx.call_on_close(lambda: chosen.reset(token))
 
 
+def several(_ctx: click.Context, _param: click.Parameter, value: tuple[str, ...]) -> str | None:
+    """The addresses of one cluster as one, whether the option is repeated or has commas in it."""
+    return ",".join(value) or None
+
+
 def place_options(command: _Command) -> _Command:
     """Add `--state DIR`, `--nats URL` and `--context NAME`; the command gets the first two as `state` and `nats`."""
     command = click.option(
@@ -43,7 +48,11 @@ def place_options(command: _Command) -> _Command:
         help="A server by its name: supervisor context ls.",
     )(command)
     command = click.option(
-        "--nats", metavar="URL", help="NATS server; default: $CREWKEEPER_NATS_URL, else the state's."
+        "--nats",
+        metavar="URL",
+        multiple=True,
+        callback=several,
+        help="NATS server, or several of a cluster; default: $CREWKEEPER_NATS_URL, else the state's.",
     )(command)
     return click.option(
         "--state",

@@ -117,8 +117,14 @@ def _of_nats(name: str) -> Context:
         remedy = "add one with `supervisor context add`, with a user or a credentials file"
         raise ConfigError(f"{path}: {', '.join(asked)}: cannot be used here; {remedy}")
     said = msgspec.convert({key: value for key, value in found.items() if isinstance(value, str)}, _NatsFile)
-    url = (said.url or "nats://127.0.0.1:4222").split(",")[0].strip()
-    return Context(name=name, url=url, user=said.user, password=said.password, creds=said.creds, origin="nats")
+    return Context(
+        name=name,
+        url=said.url or "nats://127.0.0.1:4222",
+        user=said.user,
+        password=said.password,
+        creds=said.creds,
+        origin="nats",
+    )
 
 
 def add(context: Context, *, replace: bool = False) -> Path:

@@ -6,11 +6,12 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Final
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote
 
 import anyio
 import msgspec
 
+from crewkeeper_bus.addresses import each_of
 from crewkeeper_bus.claims import Key
 from crewkeeper_bus.codec import PAYLOAD_MAX_BYTES
 from crewkeeper_bus.credentials import Credentials
@@ -60,11 +61,10 @@ class Ground:
     @property
     def address(self) -> str:
         """The server's address, with user and password in it where they are all there is to log in with: a secret."""
-        parts = urlsplit(self.place.url)
         user = (
             f"{quote(self.place.user, safe='')}:{quote(self.place.password, safe='')}@" if self.place.password else ""
         )
-        return f"{parts.scheme}://{user}{parts.netloc}"
+        return ",".join(each.replace("://", f"://{user}", 1) for each in each_of(self.place.url))
 
     def environment(self, inherited: Mapping[str, str]) -> dict[str, str]:
         """The environment of a process that is as trusted as this one and works on the same server."""

@@ -9,6 +9,7 @@ from urllib.parse import SplitResult, unquote, urlsplit, urlunsplit
 import msgspec
 from msgspec import Struct
 
+from crewkeeper_bus.addresses import each_of
 from crewkeeper_bus.credentials import Credentials
 from crewkeeper_bus.errors import ConfigError
 from crewkeeper_supervisor.shell import contexts
@@ -17,6 +18,8 @@ from crewkeeper_supervisor.shell.errors import NothingRuns
 
 STATE_NAME: Final = ".crewkeeper"
 _SCHEMES: Final = ("nats", "tls", "ws", "wss")
+SERVERS_MAX: Final = 16
+"""Addresses of one cluster that may be named at once."""
 SERVER_FILE: Final = "server.json"
 """Written by the embedded server, mode 0600: url, user, jwt, seed, pid."""
 
@@ -26,7 +29,7 @@ class Place(Struct, frozen=True, kw_only=True):
 
     state: Path
     url: str
-    """Without credentials."""
+    """Without credentials; of several servers of one cluster with commas between them."""
     user: str = ""
     password: str = ""
     jwt: str = ""
@@ -42,8 +45,8 @@ class Place(Struct, frozen=True, kw_only=True):
 
     @property
     def host(self) -> str:
-        """Host and port of the server, for messages."""
-        return urlsplit(self.url).netloc or self.url
+        """Host and port of the server, for messages; of several each."""
+        return ", ".join(urlsplit(each).netloc or each for each in each_of(self.url))
 
     @property
     def credentials(self) -> Credentials:
@@ -110,18 +113,26 @@ class Place(Struct, frozen=True, kw_only=True):
     def of_url(cls, url: str, state: Path) -> "Place":
         """Take a server's address apart; credentials may stand in it, percent-encoded.
 
+        Several servers of one cluster have commas between them, and one login: it may stand in each of them, or in one.
         Without any, the keys that the state directory holds for an existing server are used.
 
         Raises:
-            ConfigError: It is the address of something else than a NATS server.
+            ConfigError: It is the address of something else than a NATS server, or names several logins.
             ServerError: The keys are readable by others, or damaged.
         """
-        parts = urlsplit(url if "://" in url else f"nats://{url}")
-        if parts.scheme not in _SCHEMES:
-            raise ConfigError(f"{parts.scheme}:// is not how a NATS server is reached: write nats://host:4222")
-        host = parts.netloc.rpartition("@")[2]
-        bare = urlunsplit(SplitResult(parts.scheme, host, parts.path, "", ""))
-        user, password = unquote(parts.username or ""), unquote(parts.password or "")
+        parts = [_parts(each) for each in each_of(url)]
+        if len(parts) > SERVERS_MAX:
+            raise ConfigError(f"{len(parts)} servers are more than {SERVERS_MAX}: name a few, they name the others")
+        if len({each.scheme in ("ws", "wss") for each in parts}) > 1:
+            raise ConfigError("servers of one cluster are reached all over websockets or all without: ws:// or nats://")
+        logins = {(unquote(each.username or ""), unquote(each.password or "")) for each in parts if each.username}
+        if len(logins) > 1:
+            raise ConfigError(
+                "servers of one cluster take one login: write the same user and password, or in one alone"
+            )
+        hosts = [each._replace(netloc=each.netloc.rpartition("@")[2], query="", fragment="") for each in parts]
+        bare = ",".join(urlunsplit(each) for each in hosts)
+        user, password = next(iter(logins), ("", ""))
         authority = None if user else Authority.load(state, bare)
         if authority is not None:
             return cls.of(state, authority.supervisor)
@@ -140,6 +151,13 @@ class Place(Struct, frozen=True, kw_only=True):
         if found.pid and not _is_alive(found.pid):
             raise NothingRuns(f"the server of {path} (process {found.pid}) is gone; {remedy}")
         return cls.of(directory, found)
+
+
+def _parts(url: str) -> SplitResult:
+    parts = urlsplit(url if "://" in url else f"nats://{url}")
+    if parts.scheme not in _SCHEMES:
+        raise ConfigError(f"{parts.scheme}:// is not how a NATS server is reached: write nats://host:4222")
+    return parts
 
 
 class _ServerFile(Credentials, frozen=True, kw_only=True):
