@@ -48,12 +48,11 @@ from crewkeeper_supervisor.shell.outbox import Outbox
 from crewkeeper_supervisor.shell.owner import Owner, Timing
 from crewkeeper_supervisor.shell.place import Place
 from crewkeeper_supervisor.shell.powers import Powers
-from crewkeeper_supervisor.shell.registry import Registry, RunInfo
+from crewkeeper_supervisor.shell.registry import ENDED, Registry, RunInfo
 from crewkeeper_supervisor.shell.retention import Retention
 from crewkeeper_supervisor.shell.sharing import Sharing
+from crewkeeper_supervisor.shell.trouble import RETRY_S, Trouble
 
-RETRY_S: Final = 1.0
-RETRY_MAX_S: Final = 30.0
 DRAIN_LOOK_S: Final = 0.05
 
 
@@ -317,7 +316,7 @@ class _Controller:
 
     async def _mind(self, run: str) -> None:
         """Stand by for a run and own it when it can be owned, until it has ended."""
-        pause_s = RETRY_S
+        trouble = Trouble(run)
         try:
             while not self._draining and not await self._has_ended(run):
                 held = await self._leases.wait(run)
@@ -327,19 +326,18 @@ class _Controller:
                     await held.release()
                     return
                 fail_points.passed("lease-taken")
-                match await self._own(run, held):
+                match await self._own(run, held, trouble):
                     case "over":
                         return
                     case "left":
-                        pause_s = RETRY_S
+                        trouble.over()
                     case "failed":
-                        with anyio.move_on_after(pause_s):
+                        with anyio.move_on_after(trouble.pause_s(ended=await self._has_ended(run, by_host=True))):
                             await self._told_to_drain.wait()
-                        pause_s = min(RETRY_MAX_S, pause_s * 2)
         finally:
             self._minded.discard(run)
 
-    async def _own(self, run: str, held: Lease) -> Literal["over", "left", "failed"]:
+    async def _own(self, run: str, held: Lease, trouble: Trouble) -> Literal["over", "left", "failed"]:
         """Own a run until it is over, left or lost; gives the lease back, whatever happens."""
         log = logger().bind(crew=run, term=held.term)
         owner = Owner(
@@ -371,8 +369,8 @@ class _Controller:
             log.warning("run.stalled", cause=str(error))
             self._given[run] = time.monotonic() + self._settings.timing.stall_s  # somebody else's turn
             return "left"
-        except Exception:  # one run's failure must not end the others
-            log.exception("run.failed")
+        except Exception as error:  # noqa: BLE001 - one run's failure must not end the others
+            trouble.failed(error, held.term)
             return "failed"
         else:
             return "over"
@@ -381,10 +379,11 @@ class _Controller:
             await held.release()
             self._owned.pop(run, None)
 
-    async def _has_ended(self, run: str) -> bool:
+    async def _has_ended(self, run: str, *, by_host: bool = False) -> bool:
+        """Whether a run is over, or by its host's word alone."""
         with contextlib.suppress(StoreUnavailable):
             info = await self._registry.get(run)
-            return info is None or self._is_done_with(info)
+            return info is None or self._is_done_with(info) or (by_host and info.state in ENDED)
         return False
 
     async def _record_end(self, run: str, owner: Owner) -> None:
