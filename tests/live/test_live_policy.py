@@ -80,7 +80,7 @@ CREW: dict[str, Any] = {
     },
     "tools": {"pay": {"function": "shop:pay"}},
     "rules": [
-        {"id": "large", "tools": ["pay"], "hook": "judges:large", "deadline": "2s", "do": "deny"},
+        {"id": "large", "tools": ["pay"], "hook": "judges:large", "deadline": "4s", "do": "deny"},
         {"id": "clean", "tools": ["pay"], "do": "redact"},
         {"id": "trial", "tools": ["pay"], "when": "args.n < 5", "do": "deny", "shadow": True},
     ],

@@ -153,6 +153,34 @@ def test_one_question_at_a_time_and_nobody_waits_longer_than_allowed(folder: Pat
         assert "killed" in failed[0]
 
 
+def test_who_asks_while_the_hooks_are_imported_waits_for_that(folder: Path, monkeypatch: pytest.MonkeyPatch):
+    asked, go = threading.Event(), threading.Event()
+    answers: list[object] = []
+
+    class Gate:
+        """What holds the lock's place: whoever comes waits for `go`, for as long as it may."""
+
+        def acquire(self, timeout: float) -> bool:
+            asked.set()
+            return timeout > 0.0 and go.wait(timeout)
+
+        def release(self) -> None:
+            pass
+
+    with process(folder) as hooks:
+        lock = hooks._lock
+        monkeypatch.setattr(hooks, "_lock", Gate())
+        monkeypatch.setattr(hooks, "_start", lambda: None)
+        monkeypatch.setattr(hooks, "_exchange", lambda *_: {"applies": True})
+        thread = threading.Thread(target=lambda: answers.append(hooks.ask("judges:large", CALL, 0.0)))
+        thread.start()
+        assert asked.wait(LONG_S)
+        go.set()
+        thread.join(LONG_S)
+        monkeypatch.setattr(hooks, "_lock", lock)
+    assert answers == [True]
+
+
 def test_a_policy_denies_when_its_hook_fails(folder: Path):
     rules = [
         Rule(id="slow", do="allow", tools=("slow",), hook="judges:spins", deadline_s=0.2),

@@ -49,6 +49,7 @@ class HookProcess:
         self._process: Popen[bytes] | None = None
         self._link: socket.socket | None = None
         self._errors: dict[str, str] = {}
+        self._has_started = False
         self._asked = 0
 
     def __enter__(self) -> Self:
@@ -77,13 +78,14 @@ class HookProcess:
     def ask(self, hook: str, call: Call, deadline_s: float) -> bool | str:
         """Whether the hook says that its rule applies; a text is yes, and the reason.
 
-        Starting the process, when that is needed, has its own limit.
+        Starting the process, when that is needed, has its own limit, whoever starts it.
 
         Raises:
             HookFailed: It raised, returned something else, or did not answer in time and was killed.
         """
-        if not self._lock.acquire(timeout=deadline_s):
-            raise HookFailed(f"the hook {hook} was not asked within {deadline_s:g} s: others are being asked")
+        limit_s = deadline_s if self._has_started else max(deadline_s, self._start_limit_s)
+        if not self._lock.acquire(timeout=limit_s):
+            raise HookFailed(f"the hook {hook} was not asked within {limit_s:g} s: others are being asked")
         try:
             self._start()
             question = {"hook": hook, "call": msgspec.to_builtins(call)}
@@ -118,6 +120,7 @@ class HookProcess:
             {"load": self._names}, self._start_limit_s, f"the hooks were not imported within {self._start_limit_s:g} s"
         )
         self._errors = answer.get("errors", {})
+        self._has_started = True
 
     def _exchange(self, question: dict[str, Any], limit_s: float, late: str) -> dict[str, Any]:
         """Ask, and wait for the answer; whoever does not give it in time is killed."""
@@ -150,7 +153,7 @@ class HookProcess:
         return answer
 
     def _end(self) -> None:
-        process, self._process = self._process, None
+        process, self._process, self._has_started = self._process, None, False
         if self._link is not None:
             self._link.close()
             self._link = None
