@@ -219,8 +219,8 @@ async def test_a_pulled_cable_loses_what_is_sent_until_it_is_plugged(tmp_path: P
             assert agent.stdin is not None
             try:
                 await until(lambda: heard == b"PING\r\n", "the first word")
+                await until(lambda: network.unsent(agent.pid) == 0, "the agent knows that it has arrived")
                 assert await network.pull(agent.pid)
-                assert network.unsent(agent.pid) == 0
                 agent.stdin.write(b"go on\n")
                 agent.stdin.flush()
                 await until(lambda: network.unsent(agent.pid), "bytes that do not arrive")
