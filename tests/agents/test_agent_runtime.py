@@ -143,7 +143,7 @@ async def test_sigterm_lets_a_handler_finish_its_answer(tmp_path):
         process.process.send_signal(signal.SIGTERM)
         await until(lambda: process.logged("agent.signalled"), "the agent knows that it is to go")
         go.touch()
-        assert await call.answer(20) == "done"
+        assert await call.answer(90) == "done"
         assert await process.ended() == 0
 
 

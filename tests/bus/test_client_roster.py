@@ -36,7 +36,7 @@ async def test_an_answer_for_a_role_counts_only_from_its_instances(kind, tmp_pat
         assert call.is_open
         assert call.progress == ""
         release.set()
-        assert await call.answer(20) == "true answer"
+        assert await call.answer(90) == "true answer"
         assert call.callee == "worker-2"
 
 
@@ -48,7 +48,7 @@ async def test_before_it_is_known_how_many_there_are_any_ordinal_of_the_role_cou
         await crew.member("worker-7", "worker") as worker,
     ):
         worker.serve()(_echo)
-        assert await a.ask("worker", 5, timeout_s=20) == 5
+        assert await a.ask("worker", 5, timeout_s=90) == 5
 
 
 async def _echo(request):
@@ -59,7 +59,7 @@ async def _echo(request):
 async def test_an_answer_that_comes_late_is_no_strangers(kind, tmp_path):
     async with open_crew(kind, tmp_path, check=False) as crew, crew.joined("a", "b") as (a, b):
         b.serve()(_echo)
-        assert await a.ask("b", 1, timeout_s=20) == 1
+        assert await a.ask("b", 1, timeout_s=90) == 1
         request = crew.double.sent("a", m.Request)[0].address.id
         b._membership.outgoing.send(Kind.REP, "a", request, m.Reply, body=codec.encode_body("again"))
         await until(lambda: a.dropped, "dropped")
@@ -70,7 +70,7 @@ async def test_an_answer_that_comes_late_is_no_strangers(kind, tmp_path):
 async def test_a_message_that_is_delivered_again_after_it_was_read_is_read_once(kind, tmp_path):
     async with open_crew(kind, tmp_path, check=False) as crew, crew.joined("a", "b") as (a, b):
         id_ = await a.tell("b", 1)
-        assert (await b.receive(timeout_s=20)).body == 1
+        assert (await b.receive(timeout_s=90)).body == 1
         sent = await crew.double.wait("a", m.Message)
         await crew.double.publish(Kind.MSG, "b", id_, sent, sender="a")
         await until(lambda: b.dropped, "dropped")

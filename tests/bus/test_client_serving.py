@@ -51,7 +51,7 @@ async def test_calls_start_in_order_within_the_slots(kind, tmp_path):
         assert {task.call for task in beat.tasks} == {call.id for call in calls[:2]}
         assert all(task.slot and task.caller == "a" for task in beat.tasks)
         gate.let(6)
-        assert [await call.answer(20) for call in calls] == list(range(6))
+        assert [await call.answer(90) for call in calls] == list(range(6))
         assert gate.order == list(range(6))
         assert gate.most == 2
         started = [each.call for each in (await crew.double.told("b", m.CallStarted))]
@@ -69,10 +69,10 @@ async def test_full_queue_refuses(kind, tmp_path):
         b.serve()(gate)
         first, second, third = [await a.call("b", number) for number in range(3)]
         with pytest.raises(Refused) as refused:
-            await third.answer(20)
+            await third.answer(90)
         assert refused.value.reason == "queue_full"
         gate.let(2)
-        assert [await first.answer(20), await second.answer(20)] == [0, 1]
+        assert [await first.answer(90), await second.answer(90)] == [0, 1]
 
 
 @two_buses
@@ -86,9 +86,9 @@ async def test_no_mailbox_still_takes_what_can_start(kind, tmp_path):
         b.serve()(gate)
         first = await a.call("b", 1)
         with pytest.raises(Refused):
-            await a.ask("b", 2, timeout_s=20)
+            await a.ask("b", 2, timeout_s=90)
         gate.let()
-        assert await first.answer(20) == 1
+        assert await first.answer(90) == 1
 
 
 async def call_back(crew, reentrant):
@@ -100,7 +100,7 @@ async def call_back(crew, reentrant):
 
         @a.serve()
         async def outer(request):
-            return await a.ask("b", timeout_s=20)
+            return await a.ask("b", timeout_s=90)
 
         @a.serve("back")
         async def back(request):
@@ -110,7 +110,7 @@ async def call_back(crew, reentrant):
         async def inner(request):
             return await b.ask("a", verb="back", timeout_s=None if reentrant != "none" else 0.3)
 
-        answer = await c.ask("a", timeout_s=20)
+        answer = await c.ask("a", timeout_s=90)
         requests = crew.double.sent("c", m.Request) + crew.double.sent("a", m.Request)
         return answer, [each.address.id for each in requests]
 
@@ -132,7 +132,7 @@ async def test_chain_reentrant_agent_takes_a_call_it_makes_to_itself(kind, tmp_p
             return "here"
 
         async with a.task("alone"):
-            assert await a.ask("a", verb="back", timeout_s=20) == "here"
+            assert await a.ask("a", verb="back", timeout_s=90) == "here"
 
 
 @two_buses
@@ -168,7 +168,7 @@ async def test_chain_reentrant_agent_queues_a_call_from_elsewhere(kind, tmp_path
         assert request.chain == (second.id,)
         await until(lambda: len(a._membership.serving.queued()) == 1, "queued")
         gate.let(2)
-        assert [await first.answer(20), await second.answer(20)] == [1, 2]
+        assert [await first.answer(90), await second.answer(90)] == [1, 2]
 
 
 @two_buses
@@ -181,7 +181,7 @@ async def test_only_the_caller_can_cancel_a_call(kind, tmp_path):
             c._membership.outgoing.send(Kind.CANCEL, "b", call.id, m.Cancel)
         await until(lambda: b.dropped == 2, "both are dropped")
         gate.let(2)
-        assert [await running.answer(20), await queued.answer(20)] == [1, 2]
+        assert [await running.answer(90), await queued.answer(90)] == [1, 2]
 
 
 @two_buses
@@ -229,7 +229,7 @@ async def test_fully_reentrant_agent_has_no_limit(kind, tmp_path):
         calls = [await a.call("b", number) for number in range(5)]
         await crew.double.wait("b", m.CallStarted, 5)
         gate.let(5)
-        assert sorted([await call.answer(20) for call in calls]) == list(range(5))
+        assert sorted([await call.answer(90) for call in calls]) == list(range(5))
         assert gate.most == 5
 
 
@@ -259,7 +259,7 @@ async def test_early_reply_leaves_the_handler_its_task(kind, tmp_path):
         await crew.double.break_wait("b", wait)
         await crew.double.wait("b", m.TaskEnded, task=started.task)
         gate.let()
-        await queued.answer(20)
+        await queued.answer(90)
         assert [reply.early for reply in (await crew.double.told("b", m.Reply))] == [True, False]
         assert len(twice) == 1
         assert not (await crew.double.told("b", m.CallProgress))
@@ -286,7 +286,7 @@ async def test_activities_and_handlers_share_the_slots(kind, tmp_path):
                 await until(lambda: len(b._membership.slots._line) == 2, "the activity is in line")
                 assert not entered.is_set()
                 group.cancel_scope.cancel()
-        assert await call.answer(20) == 1
+        assert await call.answer(90) == 1
         assert not entered.is_set()
         async with b.task("third"):
             pass
@@ -376,7 +376,7 @@ async def test_children_of_a_handler_wait_as_tasks_of_their_own(kind, tmp_path):
         }
         for request in crew.double.sent("b", m.Request):
             await crew.double.answer("b", request.address.id, body=codec.encode_body(1))
-        assert await call.answer(20) == "done"
+        assert await call.answer(90) == "done"
         assert gate.order == []
 
 
@@ -406,7 +406,7 @@ async def test_agent_that_leaves_answers_for_its_open_calls(kind, tmp_path):
             await until(lambda: b._membership.serving.queued(), "one runs, one is queued")
         for call in (running, queued):
             with pytest.raises(PeerGone):
-                await call.answer(20)
+                await call.answer(90)
 
 
 @two_buses

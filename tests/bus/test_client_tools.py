@@ -48,15 +48,15 @@ async def test_a_call_is_a_declared_wait_and_brings_the_result(kind, tmp_path):
         async def answer():
             call, message = await asked(crew)
             wait = await crew.double.wait("a", m.WaitBegan)
-            assert (message.tool, bytes(message.args), message.deadline_s) == ("add", b'{"x":1}', 20)
+            assert (message.tool, bytes(message.args), message.deadline_s) == ("add", b'{"x":1}', 90)
             assert wait.condition == m.OnTool(call=call, tool="add")
-            assert (wait.task, wait.deadline_s) == (message.task, 20)
+            assert (wait.task, wait.deadline_s) == (message.task, 90)
             beat = await crew.double.probe("a")
             assert [told.wait.condition for told in beat.tasks if told.wait] == [wait.condition]
             await crew.double.answer("a", call, body=body({"sum": 2}))
 
         group.start_soon(answer)
-        assert await a.call_tool("add", {"x": 1}, limit_s=20) == {"sum": 2}
+        assert await a.call_tool("add", {"x": 1}, limit_s=90) == {"sum": 2}
         assert await crew.double.outcomes("a", 1) == ["met"]
         assert not await crew.double.told("a", t.CallGivenUp)
 
@@ -177,7 +177,7 @@ async def test_an_approval_is_waited_for_or_told_as_pending_and_resumed(kind, tm
             await a.call_tool("pay", {"usd": 1}, call_id="c1", wait=False)
         assert (pending.value.approval, pending.value.call) == ("ap1", "c1")
         with pytest.raises(Pending):
-            await a.call_tool("pay", {"usd": 1}, call_id="c1", limit_s=0.3)
+            await a.call_tool("pay", {"usd": 1}, call_id="c1", limit_s=1.0)
         assert await a.call_tool("pay", {"usd": 1}, call_id="c1") == "paid"
         assert not await crew.double.told("a", t.CallGivenUp)
         assert await crew.double.outcomes("a", 3) == ["met", "timeout", "met"]

@@ -38,13 +38,13 @@ async def test_receive_filters_by_sender(kind, tmp_path):
         got: list = []
 
         async def receive() -> None:
-            got.append(await c.receive(from_=["b", "x"], timeout_s=20))
+            got.append(await c.receive(from_=["b", "x"], timeout_s=90))
 
         async with anyio.create_task_group() as group:
             group.start_soon(receive)
             wait = await crew.double.wait("c", m.WaitBegan)
             assert wait.condition == m.OnMessage(senders=("b", "x"))
-            assert wait.deadline_s == 20
+            assert wait.deadline_s == 90
             await b.tell("c", "from b")
         assert got[0].body == "from b"
         assert (await c.receive(from_="a")).body == "from a"
@@ -91,7 +91,7 @@ async def test_message_handed_to_a_receiver_cancelled_in_the_same_instant_is_kep
         with pytest.raises(asyncio.CancelledError):
             await receiver
         assert not (await crew.double.told("b", m.Taken))
-        assert (await b.receive(timeout_s=20)).body == "precious"
+        assert (await b.receive(timeout_s=90)).body == "precious"
 
 
 @two_buses
@@ -135,7 +135,7 @@ async def test_lock_is_granted_held_and_released(kind, tmp_path):
         revisions: list[int] = []
 
         async def write() -> None:
-            async with a.lock("report", timeout_s=20) as grant:
+            async with a.lock("report", timeout_s=90) as grant:
                 revisions.append(grant.revision)
                 await done.wait()
 
@@ -260,7 +260,7 @@ async def test_human_answers(kind, tmp_path):
         answers: list = []
 
         async def ask() -> None:
-            answers.append(await a.ask_human("Book the hotel?", who="ops", timeout_s=20))
+            answers.append(await a.ask_human("Book the hotel?", who="ops", timeout_s=90))
             for error in (Refused, PeerGone):
                 with pytest.raises(error):
                     await a.ask_human("And this one?", who="ops")

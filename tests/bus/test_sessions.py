@@ -19,8 +19,9 @@ async def open_as(logins, agent, **fields):
 
 
 async def test_traffic_through_many_sessions_loses_and_doubles_nothing(tmp_path):
-    async with login_server(tmp_path / "server", 3.0) as logins:
-        a, b = await open_as(logins, "a"), await open_as(logins, "b")
+    # What the server ends in time, however slow it all is, is renewed long before that.
+    async with login_server(tmp_path / "server", 600.0, timeout_s=30.0) as logins:
+        a, b = [await open_as(logins, name, session_s=1.0) for name in "ab"]
         inbox, changes, count = Inbox(), [], 0
         for each in (a, b):
             each.on_change(changes.append)
@@ -30,7 +31,7 @@ async def test_traffic_through_many_sessions_loses_and_doubles_nothing(tmp_path)
         def renewed():
             return min(sum(user == f"{RUN}.{name}" for user, _ in logins.seen) for name in "ab") >= 4
 
-        with anyio.fail_after(60):
+        with anyio.fail_after(120):
             while not renewed():
                 for _ in range(20):
                     await a.publish(f"crew.{RUN}.msg.a.b.{count}", b"%d" % count)
@@ -46,7 +47,7 @@ async def test_traffic_through_many_sessions_loses_and_doubles_nothing(tmp_path)
 
 
 async def test_all_links_of_one_transport_bear_one_mark_and_another_transport_another(tmp_path):
-    async with login_server(tmp_path / "server", 600.0) as logins:
+    async with login_server(tmp_path / "server", 600.0, timeout_s=30.0) as logins:
         one, two = await open_as(logins, "a"), await open_as(logins, "a")
         await one.renew()
         assert {user for user, _ in logins.seen} == {f"{RUN}.a"}
@@ -58,7 +59,7 @@ async def test_all_links_of_one_transport_bear_one_mark_and_another_transport_an
 
 
 async def test_credentials_without_a_session_are_sent_as_they_are(tmp_path):
-    async with login_server(tmp_path / "server", 600.0) as logins:
+    async with login_server(tmp_path / "server", 600.0, timeout_s=30.0) as logins:
         await (await open_as(logins, "a", session_s=None)).close()
         await (await NatsTransport.open(logins.url, user=f"{RUN}.a", password="t-a", session_s=9.0)).close()
         (_, plain), (_, marked) = logins.seen
@@ -72,7 +73,7 @@ async def test_an_expired_session_is_followed_by_another(tmp_path):
         changes, inbox = [], Inbox()
         a.on_change(changes.append)
         await a.subscribe(f"out.crew.{RUN}.msg.*.a.*", inbox)
-        await until(lambda: changes == [False, True], "cut at the end of the session, and back")
+        await until(lambda: changes[:2] == [False, True], "cut at the end of the session, and back")
         await a.publish(f"crew.{RUN}.msg.a.a.1", b"still")
         assert await inbox.wait(1) == [b"still"]
         await a.close()
@@ -101,7 +102,7 @@ async def test_a_first_connect_that_nobody_decides_about_fails_within_its_limit(
 
 
 async def test_a_first_connect_that_is_refused_fails_at_once(tmp_path):
-    async with login_server(tmp_path / "server", 600.0) as logins:
+    async with login_server(tmp_path / "server", 600.0, timeout_s=30.0) as logins:
         logins.refused.add("a")
         with pytest.raises(ConnectionLost, match="check user and password"):
             await NatsTransport.open(credentials=lambda: logins.credentials("a"), limit_s=3600)

@@ -27,6 +27,7 @@ class Double:
         self.malformed: list[str] = []
         self.joined: list[Client] = []
         """Clients whose words are waited for where all that was said is asked for."""
+        self._marks: set[str] = set()
 
     async def open(self) -> None:
         await self._transport.subscribe(f"out.crew.{RUN}.>", self._deliver)
@@ -34,6 +35,9 @@ class Double:
 
     def _deliver(self, subject: str, payload: bytes) -> None:
         address = parse(subject)
+        if address.id in self._marks:
+            self._marks.remove(address.id)
+            return
         theirs = address.sender == SUPERVISOR or address.kind is Kind.CTL
         decode = codec.decode_supervisor if theirs else codec.decode_agent
         try:
@@ -75,8 +79,12 @@ class Double:
         """As `all`, once whatever has been said so far has come in."""
         for client in self.joined:
             with contextlib.suppress(BusError):  # one that is cut off, or has left by itself
-                await client.flush(2.0)
-        await self._transport.barrier()
+                await client.flush(30.0)
+        # What the server has taken is stored in order, and delivered when it is: what comes after it comes last.
+        mark = f"mark{next(self._ids)}"
+        self._marks.add(mark)
+        await self.publish(Kind.CTL, "_", mark, m.Probe(id=mark, nonce=mark))
+        await until(lambda: mark not in self._marks, "all that was said so far")
         return self.all(agent, type_, **fields)
 
     def sent(self, agent: str, type_: Any, **fields: Any) -> list[Recorded]:
@@ -134,7 +142,7 @@ class Crew:
     async def begin(self, client: Client) -> None:
         """Let one client begin."""
         await self.double.command(client.agent, m.Begin, peers=("x", "y"), replicas={"worker": 9})
-        await client.ready(timeout_s=20)
+        await client.ready(timeout_s=90)
 
 
 @asynccontextmanager
