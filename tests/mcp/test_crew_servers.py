@@ -57,12 +57,12 @@ async def test_agents_call_the_tools_of_a_server(tmp_path: Path) -> None:
             }
         },
         "tools": {
-            "stub": {"mcp": [sys.executable, str(STUB), str(log)], "timeout": "1s", "env": {"STUB_KEY": "x"}},
+            "stub": {"mcp": [sys.executable, str(STUB), str(log)], "timeout": "3s", "env": {"STUB_KEY": "x"}},
             "double": {"function": "mytools:double"},
         },
     }
     async with up(tmp_path, crew) as (state, _):
-        await until(out.exists, "the agent has called", 90.0)
+        await until(out.exists, "the agent has called")
         got = json.loads(await until(out.read_text, "what it got"))
         assert got[0] == "hello"
         assert got[1][0] == "unknown_tool"

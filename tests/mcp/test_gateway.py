@@ -17,7 +17,8 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "live"))
 
 from live_crews import up
 
-from support.bus import until
+from crewkeeper_supervisor.chaos.real.loopback import free_port
+from support.bus import LIMIT_S, until
 from support.mcp import STUB
 
 pytestmark = pytest.mark.live
@@ -33,7 +34,7 @@ CREW = {
         "desk": {"external": True, "tools": ["stub"]},
         "guest": {"external": True, "tools": ["stub"]},
     },
-    "tools": {"stub": {"inside": True, "timeout": "1s"}},
+    "tools": {"stub": {"inside": True, "timeout": "3s"}},
     "rules": [{"agents": ["guest"], "tools": ["stub.echo"], "do": "deny", "because": "guests do not speak"}],
 }
 
@@ -50,12 +51,12 @@ async def gateway(state: Path, log: Path, *options: str) -> AsyncIterator[str]:
             stderr=out,
         )
     try:
-        found = await until(lambda: re.search(r"listening on (http://\S+)", log.read_text()), "it listens", 60.0)
+        found = await until(lambda: re.search(r"listening on (http://\S+)", log.read_text()), "it listens")
         yield str(found[1])
     finally:
         if process.returncode is None:
             process.terminate()
-        with anyio.fail_after(30, shield=True):
+        with anyio.fail_after(LIMIT_S, shield=True):
             await process.wait()
 
 
@@ -65,7 +66,7 @@ async def token(state: Path, agent: str) -> str:
         told = await anyio.run_process(command, check=False)
         return json.loads(told.stdout) if told.returncode == 0 else None
 
-    given = await until(issued, "credentials are issued", 60.0)
+    given = await until(issued, "credentials are issued")
     return f"{given['user']}.{given['password']}"
 
 
@@ -86,7 +87,7 @@ async def ready(made: Any) -> Any:
     async def names() -> list[str]:
         return [tool.name for tool in (await made.list_tools(cache_mode="bypass")).tools]
 
-    return await until(names, "there are tools", 60.0)
+    return await until(names, "there are tools")
 
 
 async def test_each_client_is_the_agent_whose_credentials_it_brings(tmp_path: Path) -> None:
@@ -137,10 +138,7 @@ server.run("streamable-http", port=int(sys.argv[1]))
 
 
 async def test_a_server_over_http_behind_it(tmp_path: Path) -> None:
-    import socket
-
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = free_port()
     file = tmp_path / "server.py"
     file.write_text(SERVER)
     async with up(tmp_path, CREW) as (state, _):

@@ -147,11 +147,9 @@ async def test_pins_that_cannot_be_read_close_everything(tmp_path: Path) -> None
 
 @ERAS
 async def test_a_hung_call_is_cut_and_the_server_told(tmp_path: Path, era: str) -> None:
-    door = MemoryDoor()
-    door.limit_s = 0.3
-    async with proxied(tmp_path, door=door) as stage:
+    async with proxied(tmp_path) as stage:
         await stage.client.greet(era)
-        result = await stage.client.call("hang")
+        result = await stage.cut("hang")
         assert result["_meta"][rpc.REFUSAL_KEY] == "tool_timeout"
         assert stage.door.settled == [("hang", False, "cut")]
         await until(lambda: stage.said("told notifications/cancelled"), "the server is told")
@@ -162,11 +160,9 @@ async def test_a_hung_call_is_cut_and_the_server_told(tmp_path: Path, era: str) 
 @ERAS
 async def test_a_frozen_server_is_started_again(tmp_path: Path, era: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(upstream, "PING_S", 0.5)
-    door = MemoryDoor()
-    door.limit_s = 2.0
-    async with proxied(tmp_path, door=door) as stage:
+    async with proxied(tmp_path) as stage:
         await stage.client.greet(era)
-        result = await stage.client.call("freeze")
+        result = await stage.cut("freeze")
         assert result["_meta"][rpc.REFUSAL_KEY] == "tool_timeout"
         await until(lambda: len(stage.said("started")) == 2, "it is started again")
         assert text_of(await stage.client.call("echo", text="x")) == "x"
@@ -247,6 +243,7 @@ async def test_a_client_that_gives_up_ends_the_call_everywhere(tmp_path: Path) -
         await until(lambda: stage.said("call hang"), "it hangs")
         await stage.client.send({"method": "notifications/cancelled", "params": {"requestId": call}})
         await until(lambda: stage.said("told notifications/cancelled"), "the server is told")
+        await until(lambda: stage.door.settled, "the gate is told")
         assert [ok for _, ok, _ in stage.door.settled] == [False]
 
 
@@ -326,6 +323,7 @@ async def test_requests_of_one_id_do_not_mix(tmp_path: Path) -> None:
         await stage.client.send({"id": 7, "method": "ping"})
         assert "id is open" in (await stage.client.answer(7))["error"]["message"]
         await stage.client.send({"method": "notifications/cancelled", "params": {"requestId": 7}})
+        await until(lambda: stage.said("told notifications/cancelled"), "the first one is over")
 
 
 async def test_the_server_does_not_see_our_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

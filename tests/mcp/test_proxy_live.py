@@ -21,7 +21,7 @@ from crewkeeper_bus.subjects import ledger_subject
 from crewkeeper_supervisor.mcp import rpc
 from crewkeeper_supervisor.shell.nats_link import connect
 from crewkeeper_supervisor.shell.place import Place
-from support.bus import until
+from support.bus import LIMIT_S, until
 from support.collector import Collector, collecting
 from support.mcp import STUB, McpClient, text_of
 
@@ -35,7 +35,7 @@ def crew(**more: Any) -> dict[str, Any]:
     return {
         "crew": "desk-crew",
         "agents": {"keeper": {"run": SLEEPER}, "desk": {"external": True, "tools": ["stub"]}},
-        "tools": {"stub": {"inside": True, "cost_usd": 1, "timeout": "2s"}},
+        "tools": {"stub": {"inside": True, "cost_usd": 1, "timeout": "3s"}},
         **more,
     }
 
@@ -64,7 +64,7 @@ async def proxy_process(
         yield McpClient(process.stdout, process.stdin)
     finally:
         process.stdin.close()
-        with anyio.fail_after(30, shield=True):
+        with anyio.fail_after(LIMIT_S, shield=True):
             await process.wait()
 
 
@@ -75,7 +75,7 @@ async def granted(client: McpClient, name: str, **args: Any) -> dict[str, Any]:
         result = await client.call(name, **args)
         return None if result.get("_meta", {}).get(rpc.REFUSAL_KEY) == "gate_unavailable" else result
 
-    return dict(await until(answered, "the gate answers", 60.0))
+    return dict(await until(answered, "the gate answers"))
 
 
 @pytest.fixture
@@ -151,7 +151,7 @@ async def test_issued_credentials_are_enough(tmp_path: Path) -> None:
             )
             return told.returncode == 0
 
-        await until(issue, "credentials are issued", 60.0)
+        await until(issue, "credentials are issued")
         env = {"CREWKEEPER_CREDENTIALS": str(file), "CREWKEEPER_STATE": str(tmp_path / "elsewhere")}
         async with proxy_process(tmp_path, "--name", "stub", env=env) as client:
             await client.handshake()

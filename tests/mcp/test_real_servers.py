@@ -11,13 +11,13 @@ import pytest
 
 from crewkeeper_supervisor.mcp import rpc
 from crewkeeper_supervisor.mcp.offer import Refusal
-from support.mcp import MemoryDoor, proxied, text_of
+from support.mcp import LIMIT_S, MemoryDoor, proxied, text_of
 
 pytestmark = pytest.mark.live
 
 ERAS = pytest.mark.parametrize("era", [rpc.LEGACY, rpc.MODERN])
 INSTALL_S = 240
-PACKAGES = ("@modelcontextprotocol/server-filesystem", "@modelcontextprotocol/server-everything")
+PACKAGES = tuple(f"@modelcontextprotocol/server-{name}@2026.8.31" for name in ("filesystem", "everything"))
 
 
 @pytest.fixture(scope="session")
@@ -78,14 +78,15 @@ async def test_filesystem(tmp_path: Path, era: str, node_servers: Path) -> None:
 @ERAS
 async def test_everything(tmp_path: Path, era: str, node_servers: Path) -> None:
     door = MemoryDoor()
-    door.limit_s = 1.0
     async with proxied(tmp_path, command=(str(node_servers / "mcp-server-everything"),), door=door) as stage:
         await stage.client.greet(era)
         names = await stage.client.tools()
         assert {"echo", "get-sum", "trigger-long-running-operation"} <= set(names)
         assert "7" in text_of(await stage.client.call("get-sum", a=3, b=4))
+        door.limit_s = 1.0
         late = await stage.client.call("trigger-long-running-operation", duration=60, steps=2)
         assert late["_meta"][rpc.REFUSAL_KEY] == "tool_timeout"
+        door.limit_s = LIMIT_S
         assert "hello" in text_of(await stage.client.call("echo", message="hello"))
         prompts = await stage.client.ask("prompts/list")
         assert prompts["result"]["prompts"]

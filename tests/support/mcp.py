@@ -18,6 +18,7 @@ from crewkeeper_supervisor.mcp.offer import Offer, Refusal
 from crewkeeper_supervisor.mcp.pins import Pins
 from crewkeeper_supervisor.mcp.proxy import Proxy
 from crewkeeper_supervisor.mcp.upstream import Upstream
+from support.bus import until
 
 STUB = Path(__file__).parent.parent / "mcp" / "stub_server.py"
 LIMIT_S = 120.0
@@ -47,6 +48,7 @@ class MemoryDoor:
         self.refuse: dict[str, Refusal] = {}
         self.replace: dict[str, dict[str, Any]] = {}
         self.limit_s = LIMIT_S
+        self.running: anyio.CancelScope | None = None
         self.hold: anyio.Event | None = None
         self.nudges: list[str] = []
 
@@ -67,7 +69,7 @@ class MemoryDoor:
             raise self.refuse[tool]
         granted = Grant(self.replace.get(tool, args))
         try:
-            with anyio.fail_after(self.limit_s):
+            with anyio.fail_after(self.limit_s) as self.running:
                 yield granted
         except TimeoutError:
             self.settled.append((tool, False, "cut"))
@@ -76,6 +78,11 @@ class MemoryDoor:
             self.settled.append((tool, False, str(error)))
             raise
         self.settled.append((tool, True, granted.result))
+
+    def cut(self) -> None:
+        """The limit of the call that was granted last is over."""
+        assert self.running is not None
+        self.running.deadline = anyio.current_time()
 
     async def tell_unknown(self, tool: str) -> None:
         self.unknown.append(tool)
@@ -177,6 +184,13 @@ class Stage:
         self.proxy = proxy
         self._log = log
         self.ended: list[str] = []
+
+    async def cut(self, tool: str) -> dict[str, Any]:
+        """Call a tool that answers nothing, and have it cut once the server has got the call; the result."""
+        call = await self.client.begin("tools/call", {"name": tool, "arguments": {}})
+        await until(lambda: self.said(f"call {tool}"), f"{tool} is called")
+        self.door.cut()
+        return dict((await self.client.answer(call))["result"])
 
     def said(self, begin: str = "") -> list[str]:
         """What the stub server was asked."""
