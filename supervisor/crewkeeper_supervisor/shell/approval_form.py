@@ -18,7 +18,9 @@ from crewkeeper_bus.redaction import Redactor, TooDeep
 from crewkeeper_supervisor.core.gate_state import Approval
 from crewkeeper_supervisor.shell.approval_links import Choice
 
-ARGUMENTS_MAX_CHARS: Final = 400_000
+INDENTED_MAX_CHARS: Final = 400_000
+"""What is longer is shown without indentation, which can be many times what it sets off."""
+ARGUMENTS_MAX_CHARS: Final = 1_000_000
 """More than a call has unless a crew file raises the limits: what is not shown, nobody can approve of."""
 _STYLE: Final = (
     "body{font:16px/1.5 system-ui,sans-serif;max-width:44rem;margin:2rem auto;padding:0 1rem}"
@@ -70,8 +72,10 @@ def _arguments(approval: Approval) -> tuple[str, str]:
 
 
 def _printable(value: Any) -> str:
-    encoded = msgspec.json.format(msgspec.json.encode(value, order="sorted"), indent=2).decode()
-    return "".join(char if char.isprintable() or char == "\n" else _escape(char) for char in encoded)
+    lines = msgspec.json.format(msgspec.json.encode(value, order="sorted"), indent=2).decode().split("\n")
+    if sum(map(len, lines)) > INDENTED_MAX_CHARS:
+        lines = [line.lstrip(" ") for line in lines]
+    return "\n".join(line if line.isprintable() else _escaped(line) for line in lines)
 
 
 def form(asked: Asked, decision: Choice) -> str:
@@ -128,11 +132,15 @@ def page(title: str, *parts: str) -> str:
 
 def shown(text: str) -> str:
     """One text node: what has a meaning in HTML is escaped, what cannot be printed is written out."""
-    return html.escape("".join(char if char.isprintable() else _escape(char) for char in _bounded(text)))
+    return html.escape(_escaped(_bounded(text)))
 
 
 def _bounded(text: str) -> str:
     return text if len(text) <= 2000 else f"{text[:1999]}…"
+
+
+def _escaped(text: str) -> str:
+    return "".join(char if char.isprintable() else _escape(char) for char in text)
 
 
 def _escape(char: str) -> str:
