@@ -40,6 +40,16 @@ def test_any_other_fault_that_hit_nothing_says_so() -> None:
     assert told(done={"at_s": 2.0, "agent": "bob"}).startswith("kill hit nothing: ann")
 
 
+def test_a_fault_that_something_was_in_the_way_of_is_told_of_by_the_verdict() -> None:
+    fired = Struck(index=1, do="tool_fails", target="pay", at_s=0.5, fired=2)
+    nothing = {"anchors": {}, "seen": [], "metrics": [], "unsteady": [], "unhealed": [], "spans": [], "end_s": 9.0}
+    for missed in (
+        Struck(index=0, do="kill_leader", target="nats", at_s=1.0, why="no server answers"),
+        Struck(index=0, do="tool_hangs", target="pay", at_s=1.0),
+    ):
+        assert not [each for each in advice(Observed(**nothing, struck=[fired, missed])) if missed.do in each]
+
+
 @pytest.mark.parametrize(
     ("log", "said"),
     [

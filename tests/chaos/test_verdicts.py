@@ -1,5 +1,6 @@
 """Verdicts: a run that proves nothing is vacuous, exit codes, journals that replay, reports that hold no live name."""
 
+import itertools
 import json
 import re
 import signal
@@ -16,10 +17,12 @@ from crewkeeper_supervisor.chaos.product_mutations import applied
 from crewkeeper_supervisor.chaos.sim.stage import play
 from crewkeeper_supervisor.chaos.trial import record as records
 from crewkeeper_supervisor.chaos.trial import runner
+from crewkeeper_supervisor.chaos.trial.drawing import lanes
 from crewkeeper_supervisor.chaos.trial.played import Played
 from crewkeeper_supervisor.chaos.trial.record import Result
 from crewkeeper_supervisor.chaos.trial.report import html
 from crewkeeper_supervisor.chaos.trial.runner import run_sim
+from crewkeeper_supervisor.chaos.trial.verdict import Observed, Struck
 from crewkeeper_supervisor.cli import chaos_run
 from crewkeeper_supervisor.cli.main import run
 
@@ -166,6 +169,8 @@ def test_a_failing_run_is_shrunk_to_the_fault_that_it_takes() -> None:
     assert result.verdict == "fail"
     assert result.told is not None
     assert result.told.kept == ("plan:1:0",)
+    said = [check.detail[:8] for check in result.told.checks if check.what.startswith("fault ")]
+    assert said == ["left out", "fired 1", "left out"]
 
 
 @pytest.mark.parametrize(
@@ -289,6 +294,24 @@ def test_a_journal_replays_and_says_where_it_does_not(tmp_path: Path, capsys: py
     record = records.read(journal)
     assert records.scenario_of(record.results[0].scenario) == parse(GOOD.encode(), str(tmp_path / "x.yaml"))
     assert run(["chaos", "replay", str(tmp_path / "none.json")]) == 5
+
+
+def test_a_journal_without_a_simulated_run_cannot_be_replayed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    records.write(records.Record(), tmp_path / "j.json")
+    assert run(["chaos", "replay", str(tmp_path / "j.json")]) == 4
+    assert "no simulated run" in capsys.readouterr().err
+
+
+def test_names_of_faults_that_begin_together_stand_beside_each_other() -> None:
+    struck = [Struck(index=index, do="tool_fails", target="pay", at_s=1.0, end_s=2.0) for index in range(3)]
+    drawn = lanes(
+        Observed(seen=[], anchors={}, struck=struck, metrics=[], unsteady=[], unhealed=[], spans=[], end_s=9.0)
+    )
+    places = [float(found) for found in re.findall(r"<text x=([0-9.]+) [^>]*>tool_fails<", drawn)]
+    assert len(places) == 3
+    assert all(next_ - before > 50 for before, next_ in itertools.pairwise(places))
 
 
 def test_a_report_is_whole_in_itself_and_hostile_names_stay_text(tmp_path: Path) -> None:

@@ -53,8 +53,11 @@ def replay(journal: Path) -> None:
         runs, same = runs + 1, same + told.same
         if not told.same:
             write(f"{told.scenario} seed {told.seed}: {told.detail}")
+    if not runs:
+        why = "it has no simulated run, and only those come out the same again"
+        raise Failure(f"{journal}: {why}", code=EXIT["skipped"], remedy="supervisor chaos run --mode sim")
     write(f"{same} of {runs} runs came out as before")
-    raise click.exceptions.Exit(EXIT["skipped"] if not runs else EXIT["pass" if same == runs else "fail"])
+    raise click.exceptions.Exit(EXIT["pass" if same == runs else "fail"])
 
 
 def _record(path: Path) -> "Record":

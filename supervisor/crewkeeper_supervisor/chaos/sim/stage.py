@@ -62,6 +62,7 @@ class SimStage:
         self._seen: list[Sighting] = []
         self._injected: list[_Injected] = []
         self._planned: list[str] = []
+        self._left_out: list[int] = []
         self._due = 0
         self._was_steady = False
         self._unsteady: list[str] = []
@@ -186,6 +187,7 @@ class SimStage:
             return
         name = f"plan:{planned.name}:{self._planned.count(f'plan:{planned.name}')}"
         if self._kept is not None and name not in self._kept:
+            self._left_out.append(planned.index)
             return
         self._planned.append(name)
         if not self._was_steady:
@@ -274,6 +276,7 @@ class SimStage:
             ),
             unsteady=self._unsteady,
             unhealed=[],
+            left_out=self._left_out,
             undone=self._operator.undone,
             spans=[shifted(span, zero_s) for span in self.sightings.spans()],
             end_s=round(self.world.clock.now_s - zero_s, 6),

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from typing import Final
 
 from crewkeeper_supervisor.chaos.trial.events import FINDINGS, Sighting
-from crewkeeper_supervisor.chaos.trial.verdict import Observed, Struck
+from crewkeeper_supervisor.chaos.trial.verdict import Observed, Struck, beside
 
 DIES_WITHIN_S: Final = 5.0
 """An agent that ends so soon after a call of its failed has not survived that."""
@@ -32,7 +32,8 @@ def _events(observed: Observed, event: str, from_s: float = -1e9, **where: objec
 def _killed(observed: Observed) -> Iterator[str]:
     for fault in observed.struck:
         if not fault.fired:
-            yield _missed(observed, fault)
+            if not fault.why and not beside([fault], observed):  # else the verdict says what was in its way
+                yield _missed(observed, fault)
         elif fault.do == "kill":
             yield from _of_killed(observed, fault)
 
@@ -43,17 +44,17 @@ def _missed(observed: Observed, fault: Struck) -> str:
     if over:
         return (
             f"Nothing was tried: the crew was over {over[0]:.1f} s after it began, and {fault.do} came at "
-            f"{fault.at_s:.1f} s. Say --at with less than that, such as --at {over[0] / 4:.1f}, or let the crew work "
-            "longer."
+            f"{fault.at_s:.1f} s. Let it come sooner (in a crew of your own, --at {over[0] / 4:.1f}), or "
+            "let the crew work longer."
         )
     if gone:
         return (
             f"Nothing was tried: {fault.target} had ended {gone[-1]:.1f} s after the crew began, and {fault.do} came "
-            f"at {fault.at_s:.1f} s. Say --at with less than that, or name another agent with --target."
+            f"at {fault.at_s:.1f} s. Let it come sooner (in a crew of your own, with --at), or hit another (--target)."
         )
     return (
-        f"{fault.do} hit nothing: {fault.target} had nothing for it {fault.at_s:.1f} s after the crew began. Let the "
-        "crew work longer, or say when with --at."
+        f"{fault.do} hit nothing: {fault.target} had nothing for it {fault.at_s:.1f} s after the crew began. Let "
+        "it come at another time (in a crew of your own, with --at), or let the crew work longer."
     )
 
 

@@ -19,6 +19,8 @@ SPANS_MAX: Final = 3000
 NODES_MAX: Final = 24
 TICKS: Final = 9
 """About so many times stand below the lanes."""
+LETTER: Final = 6
+"""About the width of one in the names of faults."""
 _NAME_MAX: Final = 16
 _KINDS: Final = {"up": (14, "var(--up)"), "wait": (8, "var(--wait)"), "held": (4, "var(--held)")}
 
@@ -73,18 +75,22 @@ def _bar(from_x: float, to_x: float, y: float, what: str, title: str) -> str:
 
 
 def _shades(observed: Observed, agents: list[str], x: Callable[[float], float], until_s: float) -> Iterator[str]:
-    """Where faults are at work: in the lane of one agent, or in all of them."""
+    """Where faults are at work: in the lane of one agent, or in all of them. Names do not hide each other."""
+    taken: dict[float, float] = {}
     for fault in observed.struck:
         end_s = fault.end_s if fault.end_s is not None else until_s
         from_x, to_x = x(fault.at_s), x(end_s)
         own = fault.target in agents
         top = TOP + LANE * (agents.index(fault.target) if own else 0)
         high = LANE * (1 if own else max(1, len(agents)))
+        named_y = top + 15 if own else TOP - 10
+        named_x = max(from_x + 3, taken.get(named_y, 0.0))
+        taken[named_y] = named_x + LETTER * (len(fault.do) + 1)
         title = f"{fault.do} {fault.target}, {fault.at_s:.2f} to {end_s:.2f} s, fired {fault.fired}"
         yield (
             f"<rect x={from_x} y={top} width={max(2.0, to_x - from_x):.1f} height={high} fill='var(--shade)' "
             f"opacity=.22><title>{escape(title)}</title></rect>"
-            f"<text x={from_x + 3} y={top + 15 if own else TOP - 10} style='font-size: 10px'>{escape(fault.do)}</text>"
+            f"<text x={named_x:.1f} y={named_y} style='font-size: 10px'>{escape(fault.do)}</text>"
         )
 
 

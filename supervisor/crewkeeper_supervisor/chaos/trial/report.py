@@ -55,7 +55,7 @@ def html(record: Record) -> str:
 
 
 def _origin(record: Record) -> str:
-    parts = [f"Crewkeeper {record.version}", record.started_at]
+    parts = [f"Crewkeeper {record.version}".removesuffix(" -"), record.started_at]  # "-": run where it was written
     if record.mutation:
         parts.append(f"with the mutation {record.mutation} in the product")
     if record.crew:

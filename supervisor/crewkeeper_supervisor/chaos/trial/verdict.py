@@ -52,6 +52,8 @@ class Observed(Struct, kw_only=True):
     """What did not hold before the first fault or after the last."""
     unhealed: list[str]
     """Faults that could not be undone."""
+    left_out: list[int] = field(default_factory=list)
+    """Faults that did not strike because the run was made small, by their numbers."""
     undone: dict[int, str] = field(default_factory=dict)
     """Why actions were not done, by their numbers."""
     spans: list[Span]
@@ -100,20 +102,20 @@ def _steady(observed: Observed) -> Check:
 def _fault(fault: Fault, observed: Observed) -> Check:
     struck = [each for each in observed.struck if each.index == fault.index]
     what = f"fault {fault.name}: {fault.do} {fault.target}"
+    if not struck and fault.index in observed.left_out:
+        return Check(what=what, line=0, word="pass", detail="left out: the run fails without it")
     if not struck:
         return Check(what=what, line=0, word="vacuous", detail=f"not injected: {_not_due(fault, observed)}")
     fired = sum(each.fired for each in struck)
     if not fired:
         where = ", ".join(dict.fromkeys(each.target for each in struck))
         why = "; ".join(dict.fromkeys(each.why for each in struck if each.why))
-        detail = (
-            f"not injected: {why}" if why else f"injected into {where} and had no effect{_beside(struck, observed)}"
-        )
+        detail = f"not injected: {why}" if why else f"injected into {where} and had no effect{beside(struck, observed)}"
         return Check(what=what, line=0, word="vacuous", detail=detail)
     return Check(what=what, line=0, word="pass", detail=f"fired {fired}")
 
 
-def _beside(struck: list[Struck], observed: Observed) -> str:
+def beside(struck: list[Struck], observed: Observed) -> str:
     """Which other faults worked on the same things at the same time, and may have left nothing to do; empty: none."""
     names = {
         f"fault {other.index} ({other.do})": None
