@@ -15,6 +15,7 @@ process dies before it starts another child. A process forked from here without 
 The file also is the watcher's program; it imports nothing of the package, so that the watcher starts fast.
 """
 
+import atexit
 import contextlib
 import os
 import select
@@ -29,7 +30,7 @@ from typing import TYPE_CHECKING, Any, Final
 if TYPE_CHECKING:
     from anyio.abc import Process
 
-CONFIRM_S: Final = 10.0
+CONFIRM_S: Final = 30.0
 """How long the watcher may take to start and to confirm."""
 _BORN_WAITING: Final = ("/bin/sh", "-c", 'read -r _ && exec "$@" </dev/null', "sh")
 _BORN_LISTENING: Final = ("/bin/sh", "-c", 'read -r _ && exec "$@"', "sh")
@@ -67,6 +68,16 @@ class _Watcher:
                 with contextlib.suppress(OSError):  # gone: the next one starts without the group
                     self._tell(f"-{group}\n")
 
+    def leave(self) -> None:
+        """Let the watcher end, as it does by itself a moment later: nothing of it is left to be complained of."""
+        with self._lock:
+            process = self._process
+            if process is None or self._owner_pid != os.getpid():
+                return
+            self._discard()
+            if process.returncode is None:
+                process.returncode = 0  # it is not waited for: it ends after what is left of its groups
+
     def _start(self) -> None:
         if self._owner_pid != os.getpid():  # a fork inherited the state, but not the children
             self._groups = {group for group in self._groups if self._owner_pid == 0}
@@ -103,6 +114,7 @@ class _Watcher:
 
 
 _WATCHER: Final = _Watcher()
+atexit.register(_WATCHER.leave)
 
 
 def popen_guarded(args: Sequence[str], **options: Any) -> "subprocess.Popen[bytes]":

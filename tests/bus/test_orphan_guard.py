@@ -111,3 +111,9 @@ def test_a_released_group_is_left_alone_by_the_watcher():
     assert process.pid not in orphan_guard._WATCHER._groups
     assert kill_group(process.pid, signal.SIGKILL)
     assert process.wait(timeout=120) == -signal.SIGKILL
+
+
+def test_a_process_that_ends_leaves_nothing_of_its_watcher_to_be_complained_of():
+    program = "from crewkeeper_bus.orphan_guard import popen_guarded; popen_guarded(['true']).wait()"
+    done = subprocess.run([sys.executable, "-X", "dev", "-c", program], capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stderr) == (0, "")
