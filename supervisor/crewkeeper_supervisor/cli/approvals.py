@@ -46,14 +46,12 @@ def ls(run: str | None, show_all: bool, output: str, state: Path | None, nats: s
 
 
 async def _ls(run: str | None, show_all: bool, output: str, state: Path | None, nats: str | None) -> None:
-    from crewkeeper_supervisor.cli.runs import choose, folded
-    from crewkeeper_supervisor.shell.registry import ENDED, Registry
+    from crewkeeper_supervisor.cli.runs import folded, named_or_active
     from crewkeeper_supervisor.views.approvals import approval_rows, approvals_table
 
     now = datetime.now(UTC)
     async with opened(state, nats, stored=show_all) as link:
-        known = await Registry(link).ls()
-        chosen = [choose(known, run)] if run else [info for info in known if info.state not in ENDED]
+        chosen = await named_or_active(link, run)
         rows = [row for info in chosen for row in approval_rows(await folded(link, info.run), now.timestamp())]
     rows = rows if show_all else [row for row in rows if row.state == "pending"]
     emit_rows(rows, output, table=lambda wide: approvals_table(rows, now, wide=wide), name=lambda row: str(row.name))

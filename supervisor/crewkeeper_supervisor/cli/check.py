@@ -124,8 +124,7 @@ def _checked(run: str | None, limits: Limits, timeout_s: float, state: Path | No
 
 
 async def _look(run: str | None, limits: Limits, timeout_s: float, state: Path | None, nats: str | None) -> Checked:
-    from crewkeeper_supervisor.cli.runs import choose, folded
-    from crewkeeper_supervisor.shell.registry import ENDED, Registry
+    from crewkeeper_supervisor.cli.runs import folded, named_or_active
 
     problems: list[Problem] = []
     numbers = dict.fromkeys(
@@ -133,8 +132,7 @@ async def _look(run: str | None, limits: Limits, timeout_s: float, state: Path |
     )
     with anyio.fail_after(timeout_s):
         async with opened(state, nats) as link:
-            known = await Registry(link).ls()
-            chosen = [choose(known, run)] if run else [info for info in known if info.state not in ENDED]
+            chosen = await named_or_active(link, run)
             for info in chosen:
                 fold = await folded(link, info.run)
                 problems += _judged(fold, limits, time.time(), numbers)

@@ -31,14 +31,12 @@ def ls(run: str | None, output: str, state: Path | None, nats: str | None) -> No
 
 
 async def _ls(run: str | None, output: str, state: Path | None, nats: str | None) -> None:
-    from crewkeeper_supervisor.cli.runs import choose, folded
-    from crewkeeper_supervisor.shell.registry import ENDED, Registry
+    from crewkeeper_supervisor.cli.runs import folded, named_or_active
     from crewkeeper_supervisor.views.snapshot import snapshot
     from crewkeeper_supervisor.views.tables import questions_table
 
     async with opened(state, nats) as link:
-        known = await Registry(link).ls()
-        chosen = [choose(known, run)] if run else [info for info in known if info.state not in ENDED]
+        chosen = await named_or_active(link, run)
         rows = [row for info in chosen for row in snapshot(await folded(link, info.run)).questions]
     now = datetime.now(UTC)
     emit_rows(rows, output, table=lambda wide: questions_table(rows, now, wide=wide), name=lambda row: str(row.id))

@@ -114,6 +114,16 @@ async def find_run(link: "Link", name: str | None) -> RunInfo:
     return choose(await Registry(link).ls(), name)
 
 
+async def named_or_active(link: "Link", name: str | None) -> list[RunInfo]:
+    """The run that `name` means on this server; without one, every active run.
+
+    Raises:
+        Failure: As `choose`.
+    """
+    runs = await Registry(link).ls()
+    return [choose(runs, name)] if name else [info for info in runs if info.state not in ENDED]
+
+
 async def folded(link: "Link", run: str) -> Fold:
     """The run's state as of now; of a long run, from its newest snapshot on."""
     return await read_into(link, run, Fold)
