@@ -55,11 +55,7 @@ def _launch(crew: Crew, ground: Ground, env: Mapping[str, str]) -> Launch:
     state = ground.place.state
     words = ["-m", "crewkeeper_supervisor.cli.main", "approvals", "serve", "--state", str(state)]
     words += ["--listen", crew.approval_listen, *(["--url", crew.approval_url] if crew.approval_url else [])]
-    whole = {name: value for name, value in env.items() if name != "CREWKEEPER_NATS_URL"} | {"PYTHONUNBUFFERED": "1"}
-    if ground.server is None:
-        # In the environment, which only this user can read, and not in the command line, which everybody can.
-        whole["CREWKEEPER_NATS_URL"] = ground.address
-    return Launch(name="approvals", argv=(sys.executable, *words), env=whole, log=state / LOG)
+    return Launch(name="approvals", argv=(sys.executable, *words), env=ground.environment(env), log=state / LOG)
 
 
 def _check_free(listen: str, crew: Crew) -> None:
