@@ -74,7 +74,7 @@ def budgets(fold: Fold, now_s: float | None = None) -> BudgetView:
     """
     core = fold.supervisor
     accounts = core.gate.accounts
-    measured_s = fold.last_at_s if now_s is None or fold.ended else max(now_s, fold.last_at_s)
+    measured_s = fold.measured_s(now_s)
     elapsed_s = max(0.0, measured_s - (fold.began_at_s if fold.began_at_s is not None else measured_s))
     wall_s = core.limit_of("", "wall_s")
     left_s = 0.0 if fold.ended else None if wall_s is None else max(0.0, wall_s - elapsed_s)

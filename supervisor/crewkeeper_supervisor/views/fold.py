@@ -70,6 +70,13 @@ class Fold:
         self.began_at_s = self.supervisor.gate.began_s
         self.last_at_s = self.supervisor.now_s
 
+    def measured_s(self, now_s: float | None) -> float:
+        """The moment that spans of time are measured to: `now_s`, or the newest entry where that is unknown or later.
+
+        Time stands still for a run that is over.
+        """
+        return self.last_at_s if now_s is None or self.ended else max(now_s, self.last_at_s)
+
     @property
     def ended(self) -> bool:
         """Whether the run is over."""

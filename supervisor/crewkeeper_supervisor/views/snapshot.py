@@ -405,7 +405,7 @@ def snapshot(fold: Fold, now_s: float | None = None) -> RunView:
     waits = [_edge_row(edge, (edge.task, edge.epoch) in blocked) for edge in supervisor.waits()]
     usage = _usage_row(supervisor.usage)
     crew = supervisor.crew
-    measured_s = fold.last_at_s if now_s is None or fold.ended else max(now_s, fold.last_at_s)
+    measured_s = fold.measured_s(now_s)
     return RunView(
         run=fold.run,
         crew="" if crew is None else crew.name,
