@@ -74,21 +74,13 @@ def proxy(
     """
     from crewkeeper_bus import trace_export
     from crewkeeper_supervisor.mcp.gate_door import GateDoor
-    from crewkeeper_supervisor.mcp.offer import Offer
-    from crewkeeper_supervisor.mcp.pins import Pins
     from crewkeeper_supervisor.mcp.stdio import log_to_stderr, serve
     from crewkeeper_supervisor.mcp.upstream import Upstream, label_of
-    from crewkeeper_supervisor.shell.place import state_dir
 
     log_to_stderr()
     _check_name(name)
     label = name or label_of(command)
-    offer = Offer(
-        Pins(state_dir(state), strict=strict_pins),
-        label,
-        prefix=name or "",
-        only=[each.strip() for each in only.split(",")],
-    )
+    offer = _offer(state, strict_pins, label, name, only)
     door = GateDoor(_client_of(agent, run, state, nats))
     with trace_export.exported("crewkeeper-mcp", os.environ.get("CREWKEEPER_RUN", "")):
         ended = anyio.run(
@@ -102,6 +94,15 @@ def proxy(
         )
     if ended not in ("client", "signal"):
         raise click.exceptions.Exit(FAILED)
+
+
+def _offer(state: Path | None, strict_pins: bool, label: str, name: str | None, only: str) -> "Offer":
+    from crewkeeper_supervisor.mcp.offer import Offer
+    from crewkeeper_supervisor.mcp.pins import Pins
+    from crewkeeper_supervisor.shell.place import state_dir
+
+    pins = Pins(state_dir(state), strict=strict_pins)
+    return Offer(pins, label, prefix=name or "", only=[each.strip() for each in only.split(",")])
 
 
 def _check_name(name: str | None) -> None:
@@ -181,11 +182,9 @@ def gateway(
     import importlib.util
 
     from crewkeeper_bus import trace_export
-    from crewkeeper_supervisor.mcp.offer import Offer
-    from crewkeeper_supervisor.mcp.pins import Pins
     from crewkeeper_supervisor.mcp.stdio import log_to_stderr
     from crewkeeper_supervisor.mcp.upstream import label_of
-    from crewkeeper_supervisor.shell.place import Place, state_dir
+    from crewkeeper_supervisor.shell.place import Place
 
     if bool(upstream) == bool(command):
         raise click.UsageError("give the server as --upstream URL, or as a command line after --")
@@ -194,12 +193,7 @@ def gateway(
     log_to_stderr()
     _check_name(name)
     label = name or upstream or label_of(command)
-    offer = Offer(
-        Pins(state_dir(state), strict=strict_pins),
-        label,
-        prefix=name or "",
-        only=[each.strip() for each in only.split(",")],
-    )
+    offer = _offer(state, strict_pins, label, name, only)
     with trace_export.exported("crewkeeper-mcp"):
         anyio.run(_serve_gateway, upstream, command, label, offer, Place.find(state, nats).url, host, port)
 
