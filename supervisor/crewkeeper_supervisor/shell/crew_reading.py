@@ -7,7 +7,7 @@ from enum import Enum
 from typing import Any, Final, Literal
 
 from crewkeeper_supervisor.shell.crew_kinds import Command, Free, Key, Kind, Listing, Ref, Section, Table, Text
-from crewkeeper_supervisor.shell.crew_problems import Collector, Path, shown
+from crewkeeper_supervisor.shell.crew_problems import Collector, Path, Severity, shown
 from crewkeeper_supervisor.shell.crew_values import Unfit, parse_free, parse_scalar
 from crewkeeper_supervisor.shell.yaml_nodes import Mapping, Node, Refused, Scalar, Sequence
 
@@ -21,6 +21,13 @@ class Invalid(Enum):
 INVALID: Final = Invalid.INVALID
 Bad = Literal[Invalid.INVALID]
 _WORD: Final = Text()
+
+
+def nearest_place(places: dict[Path, tuple[int, int]], path: Path) -> tuple[int, int]:
+    """Line and column of the value at `path`, or of the nearest above it that is in the file."""
+    while path and path not in places:
+        path = path[:-1]
+    return places.get(path, (1, 1))
 
 
 class Reading:
@@ -40,20 +47,15 @@ class Reading:
 
     def add(self, code: str, path: Path, message: str, remedy: str, *, warning: bool = False) -> None:
         """Note a problem at the value of `path`, or at the nearest place above it that is in the file."""
-        at = path
-        while at and at not in self.places:
-            at = at[:-1]
-        line, column = self.places.get(at, (1, 1))
-        self.found.add(
-            code, message, remedy, line=line, column=column, path=path, severity="warning" if warning else "error"
-        )
+        line, column = nearest_place(self.places, path)
+        severity: Severity = "warning" if warning else "error"
+        self.found.add(code, message, remedy, line=line, column=column, path=path, severity=severity)
 
     def add_at_key(self, code: str, path: Path, message: str, remedy: str, *, warning: bool = False) -> None:
         """Note a problem at the key of `path`."""
         line, column = self.keys.get(path, (1, 1))
-        self.found.add(
-            code, message, remedy, line=line, column=column, path=path, severity="warning" if warning else "error"
-        )
+        severity: Severity = "warning" if warning else "error"
+        self.found.add(code, message, remedy, line=line, column=column, path=path, severity=severity)
 
     def read(self, node: Node, kind: Kind, path: Path = ()) -> Any:
         """The value of `node` under `kind`, or INVALID with the problem noted.

@@ -31,7 +31,7 @@ from crewkeeper_supervisor.shell.crew_format import CREW, MAX_INSTANCES
 from crewkeeper_supervisor.shell.crew_gate import GateChecks, prices_of, redact_of, rules_of, tools_of, trials_of
 from crewkeeper_supervisor.shell.crew_model_proxy import ProxyChecks, proxy_of
 from crewkeeper_supervisor.shell.crew_problems import Collector, CrewFileError, Path, Problem, path_text, render, shown
-from crewkeeper_supervisor.shell.crew_reading import INVALID, Reading
+from crewkeeper_supervisor.shell.crew_reading import INVALID, Reading, nearest_place
 from crewkeeper_supervisor.shell.crew_response_format import LINKS
 from crewkeeper_supervisor.shell.crew_variables import names_in
 from crewkeeper_supervisor.shell.yaml_nodes import MAX_FILE_BYTES, compose, decode, root_of
@@ -74,10 +74,7 @@ class CrewFile(Struct, frozen=True, kw_only=True):
         """What the declared relations of the crew let expect, each with its place in the file."""
         found = Collector(self.path, self.text)
         for warning in lint(self.crew):
-            at = warning.path
-            while at and at not in self.places:
-                at = at[:-1]
-            line, column = self.places.get(at, (1, 1))
+            line, column = nearest_place(self.places, warning.path)
             found.add(
                 warning.code,
                 warning.message,
