@@ -9,6 +9,7 @@ from typing import Any, Final
 import msgspec
 
 from crewkeeper_bus import codec
+from crewkeeper_bus.conditions import still_open
 from crewkeeper_bus.errors import (
     BusError,
     Cancelled,
@@ -224,6 +225,10 @@ class Calls:
                         self._waits.finish(wait, "met")
                     elif (why := lost()) is not None:
                         self._waits.finish(wait, outcome_of(why), why)
+                    else:
+                        good = {call.id for call in calls if call.is_good}
+                        failed = {call.id for call in calls if call.error is not None}
+                        self._waits.narrow(wait, still_open(condition, good, failed))
 
                 for call in calls:
                     call.watchers.append(look)

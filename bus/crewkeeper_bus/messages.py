@@ -306,6 +306,7 @@ class OpenWait(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     epoch: Annotated[int, Meta(ge=1, le=2**53)]
     condition: Condition
+    """What it is still for: parts that are met or no longer can be may be left out."""
     for_s: Seconds = 0.0
     """How long it has been open."""
     deadline_s: Seconds | None = None

@@ -33,6 +33,7 @@ class Wait:
     """One wait of one task.
 
     Attributes:
+        condition: What it is for, without what is met by now or no longer can be.
         outcome: Empty while it is open, then how it ended.
         error: What to raise in the waiting code.
         deadline_at: Where a deadline was declared: when, in loop time.
@@ -141,6 +142,13 @@ class Waits:
         wait = waits[epoch] = task.wait = Wait(task, epoch, condition, asyncio.get_running_loop().time())
         return wait
 
+    def narrow(self, wait: Wait, condition: Condition) -> None:
+        """A wait goes on for a part of what it was for; that is said with the next heartbeat."""
+        wait.condition = condition
+        joint = wait.task.top.wait
+        if joint is not None and wait in joint.joint:
+            joint.condition = _any_of(joint.joint)
+
     def finish(self, wait: Wait, outcome: str, error: BusError | None = None) -> bool:
         """End a wait; the first to do so wins, and only then True is returned."""
         if wait.outcome:
@@ -179,9 +187,8 @@ class Waits:
         if waits:
             deadlines = [each.deadline_at for each in waits if each.deadline_at is not None]
             left_s = max(0.0, min(deadlines) - asyncio.get_running_loop().time()) if deadlines else None
-            conditions = tuple(each.condition for each in waits)
             try:
-                joint = self._open(task, conditions[0] if len(conditions) == 1 else OnSome(k=1, of=conditions), left_s)
+                joint = self._open(task, _any_of(waits), left_s)
             except (CodecError, ConnectionLost):  # beyond what can be said: then it is not seen to wait
                 return
             joint.joint = waits
@@ -211,6 +218,12 @@ class Waits:
         self._refusal = error
         for wait in [*self.open.values(), *self._parts.values()]:
             self.finish(wait, "cancelled" if isinstance(error, Cancelled) else outcome_of(error), error)
+
+
+def _any_of(waits: tuple[Wait, ...]) -> Condition:
+    """What a joint wait for these is for."""
+    conditions = tuple(each.condition for each in waits)
+    return conditions[0] if len(conditions) == 1 else OnSome(k=1, of=conditions)
 
 
 def _waits_of_parts(task: Task) -> list[Wait] | None:

@@ -71,6 +71,32 @@ async def test_a_task_waits_for_any_of_its_errands_once_all_of_them_wait(kind, t
 
 
 @two_buses
+async def test_what_an_errand_no_longer_waits_for_is_no_part_of_the_next_wait(kind, tmp_path):
+    async with open_crew(kind, tmp_path) as crew, crew.joined("a") as (a,), a.task("work"):
+
+        async def either():
+            async with a.errand():
+                return await a.ask_any([("x", 1), ("y", 2)])
+
+        children = [asyncio.create_task(either())]
+        await crew.double.wait("a", m.WaitBegan)
+        children.append(asyncio.create_task(ask(a, "z", 3)))
+        await crew.double.wait("a", m.Request, 3)
+        x, y, z = (address.id for address, _ in crew.double.sent("a", m.Request))
+        await crew.double.wait("a", m.WaitBegan, 2)
+        await crew.double.answer("a", x, error=m.Fault(code="refused", text="no"))
+        left = m.OnSome(k=1, of=(m.OnCall(call=y), m.OnCall(call=z)))
+        await until(lambda: a._membership.tasks.bound().wait.condition == left, "a wait for what is left")
+        (told,) = (await crew.double.probe("a")).tasks
+        assert (told.wait.epoch, told.wait.condition) == (2, left)
+        await crew.double.answer("a", z, body=Raw(b'"done"'))
+        rest = await crew.double.wait("a", m.WaitBegan, 3)
+        assert rest.condition == m.OnCall(call=y)
+        await crew.double.answer("a", y, body=Raw(b'"done"'))
+        assert await asyncio.gather(*children) == [("y", "done"), "done"]
+
+
+@two_buses
 async def test_errands_within_errands_and_a_wait_of_the_task_itself(kind, tmp_path):
     async with open_crew(kind, tmp_path) as crew, crew.joined("a") as (a,), a.task("work"):
 

@@ -64,3 +64,30 @@ def test_the_error_of_a_lost_call_is_an_answer_too() -> None:
     fail(journal, "d")
     journal.exited("c", restart=False)  # the supervisor answers a's call with peer_gone
     assert deadlocks(journal) == [("a/t", "b/t")]
+
+
+def test_an_error_in_place_of_an_answer_that_was_lost_is_known_from_the_next_heartbeat() -> None:
+    journal = crossed(1)
+    fail(journal, "d")
+    journal.hold = True
+    journal.reply("c", "h")  # in the journal, and nowhere else
+    journal.mirrors["a"].inbox.clear()
+    journal.hold = False
+    for _ in range(6):
+        journal.tick(2.0)
+        journal.heartbeat("a")
+    assert "cc" not in journal.mirrors["a"].calls, "told in its stead that it was lost"
+    assert deadlocks(journal) == [("a/t", "b/t")]
+
+
+def test_what_failed_in_an_earlier_wait_is_not_waited_for_in_the_next() -> None:
+    journal = crossed(1)
+    for agent in "cd":
+        fail(journal, agent)
+        journal.mirrors["a"].answered(f"c{agent}", failed=True)
+    wait = journal.mirrors["a"].tasks["t"].wait
+    assert wait is not None
+    assert wait.condition == m.OnCall(call="ca")
+    journal.wake("a", "t")  # its parts go on waiting, together with another that has begun
+    journal.wait("a", "t", wait.condition)
+    assert deadlocks(journal) == [("a/t", "b/t")]

@@ -15,6 +15,7 @@ import msgspec
 from crewkeeper_bus import codec, subjects
 from crewkeeper_bus import messages as m
 from crewkeeper_bus import tool_messages as t
+from crewkeeper_bus.conditions import still_open
 from crewkeeper_bus.subjects import HOST, SUPERVISOR, Kind
 from crewkeeper_supervisor.core import events
 from crewkeeper_supervisor.core.commands import (
@@ -100,6 +101,14 @@ class Mirror:
     def restart(self, inc: str) -> None:
         """A new incarnation remembers nothing."""
         self.__init__(self.name, self.spec, inc=inc, alive=True)  # type: ignore[misc]
+
+    def answered(self, call: str, *, failed: bool) -> None:
+        """A call is over: what waited for it among others waits for the others."""
+        over, none = {call}, frozenset[str]()
+        for doing in self.tasks.values():
+            if doing.wait is not None:
+                left = still_open(doing.wait.condition, none if failed else over, over if failed else none)
+                doing.wait = msgspec.structs.replace(doing.wait, condition=left)
 
     def heartbeat(self, nonce: str = "") -> dict[str, Any]:
         """The fields of a heartbeat that tells its whole state."""
@@ -381,7 +390,8 @@ class Journal:
             case m.Request() if event.sender in self.mirrors:
                 mirror.queued.setdefault(event.id, event.sender)
             case m.Reply() | m.SupervisorReply():
-                mirror.calls.pop(event.id, None)
+                if mirror.calls.pop(event.id, None) is not None:
+                    mirror.answered(event.id, failed=message.error is not None)
             case m.Cancel() | m.SupervisorCancel():
                 caller = message.caller if isinstance(message, m.SupervisorCancel) else event.sender
                 if mirror.queued.get(event.id) == caller:

@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 
 from crewkeeper_bus import messages as m
+from crewkeeper_bus.conditions import still_open
 from crewkeeper_bus.subjects import SUPERVISOR
 from crewkeeper_bus.tool_messages import CallGivenUp, ToolCall
 from crewkeeper_supervisor.chaos.bus import Envelope
@@ -174,6 +175,9 @@ class Actor(Incarnation):
                         self._finish(wait)
                     elif len(errors()) > len(calls) - k:
                         self._finish(wait, "failed", Failed(errors()[0]))
+                    else:
+                        good = {call.id for call in calls if call.good}
+                        wait.condition = still_open(condition, good, self.failed)
 
                 for call in calls:
                     call.look = look

@@ -89,6 +89,8 @@ def _tasks(state: RunState, node: AgentNode, heartbeat: Heartbeat) -> list[Call]
                 now_s - told.wait.for_s,
                 None if left_s is None else now_s + left_s,
             )
+        elif known.wait.condition != told.wait.condition:
+            graph.wait_narrowed(known, told.wait.condition)
     return [call for call in ended if call is not None]
 
 

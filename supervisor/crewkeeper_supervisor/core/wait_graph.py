@@ -256,6 +256,16 @@ class WaitGraph:
         self.waiting[known.key] = self.dirty[known.key] = known
         return known
 
+    def wait_narrowed(self, task: Task, condition: AnyCondition) -> None:
+        """An open wait is for a part of what it was for: the rest is met, or no longer can be."""
+        wait = task.wait
+        if wait is None:
+            return
+        self._listeners -= wait.listens
+        wait.condition, wait.listens = condition, not is_plain(condition)
+        self._listeners += wait.listens
+        self._dirty(task)
+
     def wait_ended(self, node: AgentNode, task: str, epoch: int | None = None) -> None:
         """The wait is over. With `epoch`, only if it is that one."""
         known = node.tasks.get(task)
