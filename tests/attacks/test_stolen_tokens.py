@@ -123,7 +123,7 @@ async def test_without_credentials_nobody_comes_in(siege: Siege):
 
 async def test_an_expired_token_is_cut_off_and_refused(siege: Siege):
     async with siege.link() as link:
-        issued = await siege.issued(link, "bob", ttl_s=2)
+        issued = await siege.issued(link, "bob", ttl_s=4)
         async with raw(issued.credentials) as bob:
             await bob.closed()
             assert any("expired" in each.lower() for each in bob.errors), bob.errors

@@ -89,7 +89,7 @@ def test_money_moves_only_when_a_person_says_so(desk, capsys):
         return capsys.readouterr().out.split()
 
     (second,) = crew_up.wait_for(pending)
-    assert run(["approvals", "deny", second, "--yes", "--reason", "enough"]) == 0
+    assert run(["approvals", "deny", second, "--yes", "--timeout", "300", "--reason", "enough"]) == 0
 
     def done():
         capsys.readouterr()

@@ -98,7 +98,7 @@ def test_a_loop_is_warned_of_nudged_held_and_told(rounds, capsys):
     searched = len(lines(folder / "searched"))
 
     # A person lets it go on. It was nudged once in all that time.
-    assert run(["agent", "resume", "looper", "--yes"]) == 0
+    assert run(["agent", "resume", "looper", "--timeout", "300", "--yes"]) == 0
     crew.wait_for(lambda: len(lines(folder / "searched")) > searched)
     assert shown()["held"] == []
     assert len(lines(folder / "nudged")) == 1

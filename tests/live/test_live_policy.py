@@ -112,7 +112,9 @@ async def test_a_running_crew_is_held_to_its_rules_and_to_those_that_follow(tmp_
         # A hook that hangs is counted unless its end comes after the core's own limit.
         assert done.pop("large")["deny"] in (1, 2)
         assert done == {"clean": {"redact": 1}, "trial": {"would deny": 1}}
-        applied = await run_in(lambda: supervisor(state, "policy", "apply", run, str(tmp_path / "other.json")))
+        applied = await run_in(
+            lambda: supervisor(state, "policy", "apply", run, str(tmp_path / "other.json"), "--timeout", "150")
+        )
         assert applied.returncode == 0, applied.stderr
         again = json.loads((await run_in(lambda: supervisor(state, "policy", "show", run, "-o", "json"))).stdout)
         assert [rule["id"] for rule in again["rules"]] == ["closed"]

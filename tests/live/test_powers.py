@@ -18,6 +18,8 @@ from support.raw_nats import Raw, dial
 
 pytestmark = pytest.mark.live
 
+PATIENTLY = ("--timeout", "300")
+"""For commands that wait for their effect: how slow a machine may be."""
 FLOOD = """
 import json, socket, sys
 host, port, user, password, subject = sys.argv[1:6]
@@ -39,7 +41,7 @@ async def test_one_that_obeys_nothing_is_terminated_and_nothing_of_it_is_stored_
         told: list[tuple[int, dict[str, object]]] = []
 
         async def kill() -> None:
-            told.append(await stage.cli("agent", "kill", RUN, "eve", "--grace", "0.2", "--yes"))
+            told.append(await stage.cli("agent", "kill", RUN, "eve", "--grace", "0.2", *PATIENTLY, "--yes"))
 
         async def talk() -> None:
             nonlocal eve
@@ -63,7 +65,7 @@ async def test_one_that_obeys_nothing_is_terminated_and_nothing_of_it_is_stored_
         again = await dial(stage.credentials("eve"))
         assert again.is_closed
         await again.close()
-        code, result = await stage.cli("agent", "kill", RUN, "eve", "--yes")
+        code, result = await stage.cli("agent", "kill", RUN, "eve", *PATIENTLY, "--yes")
         assert (code, result["outcome"]) == (0, "terminated")
         await eve.close()
 
@@ -71,7 +73,7 @@ async def test_one_that_obeys_nothing_is_terminated_and_nothing_of_it_is_stored_
 async def test_one_that_ignores_a_pause_is_held_and_goes_on_when_it_is_let(tmp_path: Path):
     async with powered(tmp_path) as stage:
         eve, b = await stage.enter("eve"), await stage.enter("b")
-        code, result = await stage.cli("agent", "pause", RUN, "eve", "--grace", "0.2", "--yes")
+        code, result = await stage.cli("agent", "pause", RUN, "eve", "--grace", "0.2", *PATIENTLY, "--yes")
         assert (code, result["outcome"]) == (0, "paused"), result
         assert "the server holds it" in str(result["why"])
         if eve.is_closed:
@@ -82,7 +84,7 @@ async def test_one_that_ignores_a_pause_is_held_and_goes_on_when_it_is_let(tmp_p
         await eve.sync()
         await stage.until(lambda core: core.agents["b"].progress == "freely", "the other is heard")
         assert stage.fold.supervisor.agents["eve"].progress == ""
-        code, result = await stage.cli("resume", RUN)
+        code, result = await stage.cli("resume", RUN, *PATIENTLY)
         assert (code, result["ok"]) == (0, True), result
         if eve.is_closed:
             await eve.close()
