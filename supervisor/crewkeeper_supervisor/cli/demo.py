@@ -27,11 +27,11 @@ if TYPE_CHECKING:
     from crewkeeper_supervisor.core.crew import Crew
     from crewkeeper_supervisor.shell.nats_link import Link
 
-LIMIT_S: Final = 60.0
+LIMIT_S: Final = 180.0
 """The demo takes a few seconds; past this something is wrong, and it is stopped."""
-READY_LIMIT_S: Final = 15.0
+READY_LIMIT_S: Final = 60.0
 POLL_S: Final = 0.05
-LAST_WORDS_S: Final = 5.0
+LAST_WORDS_S: Final = 15.0
 NOTICE_MAX_BYTES: Final = 128 * 1024
 
 

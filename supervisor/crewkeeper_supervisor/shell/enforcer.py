@@ -32,10 +32,11 @@ from crewkeeper_supervisor.core.scope import Record
 from crewkeeper_supervisor.shell import excerpt, fail_points, redelivery, tokens
 from crewkeeper_supervisor.shell.access import Access, AccessRefused, Damaged, NoAccess
 from crewkeeper_supervisor.shell.authority import Authority
+from crewkeeper_supervisor.shell.contention import contend
 from crewkeeper_supervisor.shell.errors import ClaimsRefused, StoreUnavailable
 from crewkeeper_supervisor.shell.holds import MAPPED_MAX, Hold, Holds, Mapping, mappings_of
 from crewkeeper_supervisor.shell.logbook import logger
-from crewkeeper_supervisor.shell.nats_link import Link
+from crewkeeper_supervisor.shell.nats_link import Link, WrongLastSequence
 from crewkeeper_supervisor.shell.system_link import Connection, Scan, SystemLink
 
 LOOK_AGAIN_S: Final = (0.05, 0.25)
@@ -53,7 +54,8 @@ CLOSED_AT_ONCE: Final = 32
 DRAIN_ROUNDS_MAX: Final = 20
 DRAINED: Final = 100
 """Held words are put into the journal until so few came meanwhile; then the agent's way is opened."""
-_PUSHES_MAX: Final = 20
+PUSH_LIMIT_S: Final = 30.0
+"""How long the list of mappings may go on changing while the servers are brought to it."""
 
 FAILURES: Final = (AccessRefused, NoAccess, Damaged, StoreUnavailable, ClaimsRefused, ConnectionLost, SubjectError)
 """What keeps an order from being carried out: told in its outcome, never raised."""
@@ -349,14 +351,18 @@ class Enforcer:
 
     async def _push(self) -> tuple[str, ...]:
         """Bring the servers to the list of mappings; returns the names of those that did not answer."""
-        assert self._system is not None
-        for _ in range(_PUSHES_MAX):
+        system = self._system
+        assert system is not None
+
+        async def attempt() -> tuple[str, ...]:
             seq, mapped = await self._holds.mapped()
             jwt = self._authority.account_claims({each.source: each.target for each in mapped})
-            silent = await self._system.push_account(jwt)
-            if (await self._holds.mapped())[0] == seq:
-                return silent
-        raise StoreUnavailable("the list of mappings keeps changing")
+            silent = await system.push_account(jwt)
+            if (await self._holds.mapped())[0] != seq:
+                raise WrongLastSequence("the servers may have an older list now")
+            return silent
+
+        return await contend("the list of mappings", attempt, PUSH_LIMIT_S)
 
     # --- connections ---
 

@@ -31,7 +31,7 @@ from crewkeeper_supervisor.shell import excerpt
 from crewkeeper_supervisor.shell.contention import contend
 from crewkeeper_supervisor.shell.errors import StoreUnavailable
 from crewkeeper_supervisor.shell.excerpt import Stored
-from crewkeeper_supervisor.shell.nats_link import LINK_ERRORS, REQUEST_LIMIT_S, Link
+from crewkeeper_supervisor.shell.nats_link import LINK_ERRORS, Link
 
 BUCKET: Final = "HOLDS"
 MAPPED_MAX: Final = 20
@@ -41,8 +41,8 @@ HELD_MAX_BYTES: Final = 128 * 1024 * 1024
 """What is kept of one agent's words; what it says beyond that is lost."""
 REPLAYED_KEEP_S: Final = 3600.0
 """For so long a replay that was broken off can be repeated without a message coming twice."""
-ARRIVE_S: Final = 3.0
-"""How long what was replayed may take into the journal."""
+ARRIVE_S: Final = 15.0
+"""How long what is replayed, 500 messages at a time, may take to be stored, and then into the journal."""
 ARRIVE_POLL_S: Final = 0.002
 
 _REPLAY: Final = "REPLAY"
@@ -285,7 +285,7 @@ class Holds:
                 )
                 for each in words
             ]
-            with anyio.fail_after(REQUEST_LIMIT_S):
+            with anyio.fail_after(ARRIVE_S):
                 again = [each for each, ack in zip(words, acks, strict=True) if (await ack).duplicate]
         except LINK_ERRORS as error:
             raise StoreUnavailable(f"stream {_REPLAY}: {type(error).__name__}") from error

@@ -40,7 +40,8 @@ NO_ROOM: Final = (10005, 10074)
 """Error codes of the server where it finds no servers for so many copies."""
 NOT_STORED: Final = 10049
 """The server's code for a store that it cannot make: also of two who make the first ones of an account at a time."""
-STORE_TRIES: Final = 4
+STORE_LIMIT_S: Final = 5.0
+"""How long the other one may take with it; a server that cannot store anything answers the same."""
 ROOM_LIMIT_S: Final = 5.0
 """How long a cluster that names three servers or more is asked for room on three; one that is starting lacks it."""
 DOUBT_LIMIT_S: Final = 1.5
@@ -214,18 +215,19 @@ class Link:
         One that is starting has no room yet.
         """
         limit_s = ROOM_LIMIT_S if self.advertised >= SAFE_REPLICAS else DOUBT_LIMIT_S
-        until_s = time.monotonic() + limit_s
-        tries = 0
+        since_s, is_said = time.monotonic(), False
         while True:
-            copies, tries = self.replicas, tries + 1
+            copies = self.replicas
             try:
                 return await make(copies)
             except nats.js.errors.APIError as error:
-                if error.err_code == NOT_STORED and tries < STORE_TRIES:
-                    logger().warning("store.again", server=self.place.host, cause=str(error.description))
+                if error.err_code == NOT_STORED and time.monotonic() < since_s + STORE_LIMIT_S:
+                    if not is_said:
+                        logger().warning("store.again", server=self.place.host, cause=str(error.description))
+                    is_said = True
                 elif error.err_code not in NO_ROOM or copies == 1 or named_replicas():
                     raise
-                elif time.monotonic() > until_s:
+                elif time.monotonic() > since_s + limit_s:
                     self.is_crowded = True
                     logger().warning("store.one_copy", server=self.place.host, cause=str(error.description))
             await anyio.sleep(ROOM_LOOK_S)

@@ -46,8 +46,8 @@ from crewkeeper_supervisor.shell.nats_link import LINK_ERRORS, Link
 from crewkeeper_supervisor.shell.orders import Orders
 from crewkeeper_supervisor.shell.restart import KeptProcess
 
-PREPARE_TRIES: Final = 20
-"""How often it is tried to let an agent in while the store does not answer."""
+PREPARE_LIMIT_S: Final = 30.0
+"""How long it is tried to let an agent in while the store does not answer."""
 PREPARE_PAUSE_S: Final = 0.5
 LEAVE_LIMIT_S: Final = 30.0
 
@@ -300,14 +300,14 @@ class RemoteRun:
             StoreUnavailable: The server did not answer for long.
             OSError: A file could not be written.
         """
-        for left in reversed(range(PREPARE_TRIES)):
+        until_s = anyio.current_time() + PREPARE_LIMIT_S
+        while True:
             try:
                 return await self._let_in(place)
             except (StoreUnavailable, ConnectionLost) as error:
-                if not left or place.asked:
+                if place.asked or anyio.current_time() > until_s:
                     raise StoreUnavailable(str(error)) from error
-                await anyio.sleep(PREPARE_PAUSE_S)
-        raise AssertionError("unreachable: the last try returns or raises")
+            await anyio.sleep(PREPARE_PAUSE_S)
 
     async def _let_in(self, place: _Place) -> Launch:
         name, crew, by = place.agent, self.crew, tokens.issuer_of(place.id)
