@@ -1,6 +1,7 @@
 """What goes wrong while logins are decided: whoever is not known for sure stays out, whoever is in stays in."""
 
 import contextlib
+import json
 import signal
 import sys
 from pathlib import Path
@@ -44,6 +45,16 @@ async def another_process(stage):
             group.cancel_scope.cancel()
 
 
+async def callouts(stage):
+    """How many callouts the server is connected to."""
+    told = await stage.system._link.nc.request("$SYS.REQ.SERVER.PING.CONNZ", b"{}", timeout=60)
+    return [each.get("name") for each in json.loads(told.data)["data"]["connections"]].count("callout")
+
+
+async def one_is_left(stage):
+    return await callouts(stage) == 1
+
+
 @both_modes
 async def test_two_callouts_share_the_work_and_one_may_die(mode, tmp_path):
     async with (
@@ -58,8 +69,11 @@ async def test_two_callouts_share_the_work_and_one_may_die(mode, tmp_path):
             return callout.counts.granted and "granted" in "".join(said)
 
         await until(both_have_answered, "both answer")
+        assert await callouts(stage) == 2
         other.send_signal(signal.SIGKILL)
         await other.wait()
+        # The server asks nobody that has died once it has seen that the connection has ended.
+        await until(lambda: one_is_left(stage), "the server knows that it has died")
         before = callout.counts.granted
         for _ in range(10):
             assert await stage.is_let_in(access.user, access.password)

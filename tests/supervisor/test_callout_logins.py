@@ -91,9 +91,9 @@ async def test_only_a_token_in_force_lets_in(mode, tmp_path):
 @both_modes
 async def test_a_session_ends_with_its_token_at_the_latest(mode, tmp_path):
     async with login_stage(mode, tmp_path) as stage, stage.serving():
-        issued = await stage.access.issue(RUN, "a", ttl_s=2.0)
-        given = issued.credentials
         longer = (await stage.access.issue(RUN, "b")).credentials
+        issued = await stage.access.issue(RUN, "a", ttl_s=3.0)
+        given = issued.credentials
         async with (
             stage.knock(given.user, given.password) as client,
             stage.knock(longer.user, longer.password) as other,
