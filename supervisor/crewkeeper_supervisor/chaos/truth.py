@@ -111,12 +111,25 @@ class Truth:
                 # Whoever asks a role cannot know at once which of its instances has the call.
                 return {t.key for each in self.instances(call.to) for t in each.tasks.values() if t.has_slot}
             case m.OnMessage():
-                return {t.key for s in leaf.senders for each in self.instances(s) for t in each.tasks.values()}
+                senders = [each for name in leaf.senders for each in self.instances(name)]
+                return {t.key for each in senders for t in (*each.tasks.values(), *self._callers(each))}
             case m.OnResource():
                 queue = self.world.tickets.get(leaf.resource, (1, {}))[1]
                 return {f"{grant.actor.name}/{grant.task}" for grant in queue.values()}
             case _:
                 return set()
+
+    def _callers(self, actor: Actor) -> list[Task]:
+        """Who could call an agent back that lets in what works for it, or is in the way of a call that could."""
+        if actor.spec.reentrant != "chain":
+            return []
+        found = [task for _, task in self.tasks.values() if any(call in actor.calls for call in task.chain)]
+        for other in self.actors:
+            for call in other.calls.values():
+                if any(each in actor.calls for each in (*call.task.chain, call.id)):
+                    there = self.instances(call.to) if self.place(call.id, call.to)[0] in ("queued", "flying") else []
+                    found += [task for each in there for task in each.tasks.values() if task.has_slot]
+        return found
 
     def instances(self, name: str) -> list[Actor]:
         """Living actors of this name or role."""
