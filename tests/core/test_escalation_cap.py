@@ -114,6 +114,16 @@ def test_what_a_digest_told_is_over_in_the_next_while_others_of_it_stand() -> No
     assert [each.body.get("digest") for each in room.escalated()][3:] == [room.digests()[0].id]
 
 
+def test_a_digest_of_one_says_what_that_is() -> None:
+    room = room_of(escalations=1)
+    room.hear("found loop one search")
+    room.hear("found loop two search")
+    room.tick(60)
+    assert room.digests()[0].body["summary"] == "a repeats itself (told late, beyond 1 escalation a minute)"
+    room.hear("cleared loop two")
+    assert room.escalated()[-1].body["summary"] == "a repeats itself"
+
+
 def test_one_that_several_digests_tell_of_is_over_for_each() -> None:
     room = room_of(escalations=1)
     room.hear("found loop one search")

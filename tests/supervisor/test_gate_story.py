@@ -47,6 +47,14 @@ def test_calls_are_told_by_what_they_are_calls_of() -> None:
     assert "Expected" not in told(room)[-1]
 
 
+def test_a_call_that_is_asked_for_again_is_no_other_call() -> None:
+    room = Room(crew_of())
+    for _ in range(3):
+        room.ask("c1")
+    assert told(room).count("a calls the tool 'pay'") == 1
+    assert told(room, details=True).count("a asks again what becomes of its call of 'pay'") == 2
+
+
 def test_the_tool_host_is_called_so() -> None:
     room = Room()
     room.op(m.ProcessStarted(agent=TOOLS, pid=7), sender=HOST)

@@ -135,6 +135,20 @@ def test_a_digest_is_its_own_and_lists_its_incidents():
     assert "F1 loop open: s" in document["payload"]["custom_details"]["lines"]
 
 
+@pytest.mark.parametrize(("agents", "told"), [(["crasher"], True), (["a", "b"], False), ([], False)])
+def test_of_a_crash_the_log_is_named_and_nothing_is_said_twice(agents, told):
+    steps = ["reviewer crashed", "tell people", "people were told: 204 from ops", "people could NOT be told: 500"]
+    text = rendered(
+        "slack", "opened", "crash", summary="reviewer crashed", steps=steps, agents=agents, look="supervisor x"
+    )
+    shown = "\n".join(strings(text))
+    assert ("look: supervisor agent logs trip-1 crasher" in shown) == told
+    assert [line for line in shown.splitlines() if line.startswith("so far: ")] == [
+        "so far: tell people",
+        "so far: people could NOT be told: 500",
+    ]
+
+
 def told_of_a_digest(format_):
     """What receivers get of one digest: that there are two, that kim knows, that they are over."""
     facts = {"incident": "", "severity": "error", "began_s": 1_790_000_000.0, "count": 2}

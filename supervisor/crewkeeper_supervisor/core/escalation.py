@@ -203,13 +203,12 @@ def _digest(state: RunState, withheld: dict[str, Event]) -> dict[str, Any]:
         for kind, names in kinds.items():
             ids.setdefault(kind, []).extend(names)
     stand = sum(_stands(state, id_) for id_ in withheld)
-    over = "" if stand else ", all over"
     return {
         "kind": "incidents",
         "run": state.run,
         "crew": crew.name if crew is not None else "",
         "objective": crew.objective[:500] if crew is not None else "",
-        "summary": f"{len(withheld)} incidents beyond {_per_minute(state)} escalations a minute{over}: {said}",
+        "summary": _digest_summary(state, withheld, said, stand),
         "began_s": state.now_s,
         "severity": next(iter(counts)),
         "severities": counts,
@@ -223,19 +222,32 @@ def _digest(state: RunState, withheld: dict[str, Event]) -> dict[str, Any]:
     }
 
 
+def _digest_summary(state: RunState, withheld: dict[str, Event], said: str, stand: int) -> str:
+    """What a digest says first; of one incident alone, what that is."""
+    most = _per_minute(state)
+    beyond = f"beyond {most} escalation{'s' * (most > 1)} a minute"
+    alone = state.incidents.get(next(iter(withheld))) if len(withheld) == 1 else None
+    if alone is not None:
+        unresolved = "NOT RESOLVED: " if "unresolved" in withheld.values() else ""
+        over = "" if stand else ", which is over"
+        return f"{unresolved}{alone.finding.summary[:SUMMARY_MAX_CHARS]} (told late, {beyond}{over})"
+    return f"{len(withheld)} incidents {beyond}{'' if stand else ', all over'}: {said}"
+
+
 def _digest_over(state: RunState, id_: str, digest: Digest) -> dict[str, Any]:
     """What is told of a digest when all that it names is over."""
     ids: dict[str, list[str]] = {}
     for name in digest.incidents:
         ids.setdefault(_kind_of(state, name), []).append(name)
     count = len(digest.incidents)
-    which = f"all {count} incidents of a digest are over" if count > 1 else "the incident of a digest is over"
+    alone = state.incidents.get(digest.incidents[0]) if count == 1 else None
+    said = f"all {count} incidents of a digest are over: {_counted(ids)}"
     return {
         "kind": "incidents",
         "digest": id_,
         "run": state.run,
         "crew": state.crew.name if state.crew is not None else "",
-        "summary": f"{which}: {_counted(ids)}",
+        "summary": said if alone is None else alone.finding.summary,
         "began_s": digest.at_s,
         "severity": digest.severity,
         "count": count,

@@ -37,7 +37,7 @@ FindingKind = Literal[
 ]
 
 
-SEVERE: Final = ("deadlock", "flood", "intrusion", "forgery", "survivor", "budget_spent")
+SEVERE: Final = ("deadlock", "flood", "intrusion", "forgery", "survivor", "budget_spent", "restart_intensity")
 """What people are told of as an error; everything else is a warning."""
 
 

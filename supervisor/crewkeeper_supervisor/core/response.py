@@ -255,6 +255,7 @@ def describe(state: RunState, incident: Incident) -> dict[str, Any]:
         "crew": state.crew.name if state.crew is not None else "",
         "objective": state.crew.objective if state.crew is not None else "",
         "summary": finding.summary,
+        "agents": list(finding.agents[:50]),
         "began_s": finding.at_s,
         "ring": arrow([edge for edge in path if edge.task in {key for core in finding.core for key in core}]),
         "waits": [

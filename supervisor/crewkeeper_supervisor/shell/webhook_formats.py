@@ -37,6 +37,10 @@ _NEVER: Final = "0001-01-01T00:00:00Z"
 _LATEST_S: Final = 1e11
 _LINES_MAX: Final = 30
 _WORD: Final = re.compile(r"[a-z_]{1,40}")
+_IN_LOGS: Final = ("crash", "restart_intensity")
+"""What an agent's own last words explain."""
+_TOLD: Final = "people were told: "
+"""What begins the steps that say that somebody got this, too."""
 _NO_CODES: Final = ("test", "incidents", "approval")
 """What messages are about that is no kind of finding, so that `supervisor explain` does not know it."""
 
@@ -161,7 +165,8 @@ class _Event:
             else:
                 yield f"no wait was failed; that of {who} would lose least: {why}"
         for step in self._listed("steps"):
-            yield f"so far: {inert(str(step), 300)}"
+            if step != self.data.get("summary") and not str(step).startswith(_TOLD):
+                yield f"so far: {inert(str(step), 300)}"
         for each in self._listed("incidents"):
             if isinstance(each, dict):
                 named = " ".join(str(each[key]) for key in ("incident", "severity", "kind", "state") if each.get(key))
@@ -185,6 +190,8 @@ class _Event:
             yield f"look: {self.text('look', 300)}"
             if _WORD.fullmatch(self.what) and self.what not in _NO_CODES:
                 yield f"look: supervisor explain {self.what}"
+            if self.what in _IN_LOGS and len(agents := self._listed("agents")) == 1:
+                yield f"look: supervisor agent logs {self.text('run', 100)} {inert(str(agents[0]), 64)}"
         for command in self._listed("act"):
             yield f"act: {inert(str(command), 300)}"
 

@@ -29,6 +29,8 @@ class GateStory:
     def told(self, event: Recorded) -> Told:
         """The sentence for a message of the gate; None: it is none of its."""
         message, who = event.message, safe(event.sender)
+        if isinstance(message, t.ToolCall | t.ModelCall) and (event.sender, event.id) in self._calls:
+            return f"{who} asks again what becomes of its call of {self._calls[event.sender, event.id]}", "detail"
         match message:
             case t.ToolCall(tool=tool):
                 self._remember(event.sender, event.id, repr(safe(tool)))

@@ -7,7 +7,7 @@ from crewkeeper_supervisor.core.ladder_state import Counts
 from crewkeeper_supervisor.views.fold import Fold
 from crewkeeper_supervisor.views.snapshot import SCHEMA_VERSION
 from crewkeeper_supervisor.views.tables import Table
-from crewkeeper_supervisor.views.wording import duration, safe
+from crewkeeper_supervisor.views.wording import counted, duration, safe
 
 
 class ResponseRow(Struct, frozen=True, kw_only=True):
@@ -126,7 +126,8 @@ def notices(view: ResponsesView) -> list[str]:
         for agent, count in view.nudges.items()
     ]
     if view.escalation.withheld:
-        said.append(f"{len(view.escalation.withheld)} incidents wait for the next digest")
+        waiting = len(view.escalation.withheld)
+        said.append(f"{counted(waiting, 'incident')} wait{'s' * (waiting == 1)} for the next digest")
     return said
 
 

@@ -196,7 +196,7 @@ class Story:
         about = f"{safe(escalation.incident)} {safe(escalation.kind)}"
         if not escalation.incident:
             over = "the end of " if escalation.kind == "resolved" else ""
-            about = f"{over}{escalation.body['count']} incidents in a digest"
+            about = f"{over}{counted(escalation.body['count'], 'incident')} in a digest"
         if message.ok:
             return f"told people by webhook about {about}{detail}", "good"
         return f"could not tell people about {about}{detail}", "bad"
@@ -372,7 +372,8 @@ def _exited(message: m.ProcessExited) -> tuple[str, Weight]:
     again = ", it is started again" if message.restart else ""
     weight: Weight = "normal" if message.code in (0, -15) and not message.restart else "bad"
     what = who if message.agent == TOOLS else f"{who}'s process"
-    return f"{what} {how}{again}{_because(message.why)}", weight
+    why = "" if message.why == f"exit status {message.code}" else message.why  # that is said
+    return f"{what} {how}{again}{_because(why)}", weight
 
 
 def _operator(message: m.OperatorAsked) -> str:
