@@ -23,7 +23,7 @@ ROOT = Path(__file__).resolve().parents[2]
 FILE = ROOT / "compose.yaml"
 SERVER_CONFIG = ROOT / "deploy" / "nats-server.conf"
 SERVERS = ("nats-1", "nats-2", "nats-3")
-LIMIT_S = 60.0
+LIMIT_S = 180.0
 
 _VARIABLE = re.compile(r"\$(?:(\$)|\{([A-Z_]+)(?:(:-|:\?)([^}]*))?\}|(?=.))")
 
@@ -163,7 +163,7 @@ class Composition:
         (url,) = re.findall(r"http://[^']+", " ".join(words))
         assert self.processes[server].poll() is None, self.output(server)
         try:
-            with urlopen(self.here(url, server), timeout=2) as answer:
+            with urlopen(self.here(url, server), timeout=10) as answer:
                 return bool(answer.status == 200)
         except (URLError, OSError):
             return False

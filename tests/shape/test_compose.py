@@ -172,5 +172,5 @@ def test_the_example_crew_finishes_on_the_cluster_though_a_server_and_the_owner_
         owner = until(lambda: _owner(composition), "a controller owns the run")
         for lost in (owner, "nats-1"):
             composition.processes[lost].kill()
-        assert crew.wait(90) == 0, "".join(map(composition.output, ("crew", *CONTROLLERS)))
+        assert crew.wait(300) == 0, "".join(map(composition.output, ("crew", *CONTROLLERS)))
         assert (composition.folder("crew") / "state" / "out" / "itinerary.md").is_file()

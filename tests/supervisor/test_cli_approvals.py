@@ -128,7 +128,7 @@ async def test_nobody_acts_without_a_controller_and_that_is_said(tmp_path, capsy
         async with controlled(made):
             await made.begin()
             approval = await made.ask()
-        assert await made.act("approvals", "approve", approval.id, "--yes", "--timeout", "1") == 1
+        assert await made.act("approvals", "approve", approval.id, "--yes", "--timeout", "2") == 1
         assert "no controller has passed it on" in capsys.readouterr().out
         async with controlled(made):  # what was decided counts all the same
 
@@ -149,7 +149,7 @@ async def test_what_expires_is_expired_and_never_denied(tmp_path, capsys):
         await until(expired)
         assert await made.act("approvals", "approve", approval.id, "--yes") == 1
         assert "it has expired" in capsys.readouterr().err
-        (answer,) = await told(made, approval.call)
+        (answer,) = await until(lambda: told(made, approval.call))
         assert answer["error"]["code"] == "approval_expired"
         assert await made.ran() == []
         assert await made.act("events") == 0
