@@ -20,6 +20,7 @@ from crewkeeper_supervisor.chaos.real.left_over import StartedProcesses
 from crewkeeper_supervisor.chaos.real.models import Models
 from crewkeeper_supervisor.chaos.real.own_clock import OwnClock
 from crewkeeper_supervisor.chaos.real.proxy import Proxy
+from crewkeeper_supervisor.chaos.real.server import OwnServer
 from crewkeeper_supervisor.chaos.real.servers import OwnServers
 from crewkeeper_supervisor.chaos.sim.stage import SimStage, play
 from support.bus import until
@@ -269,6 +270,34 @@ async def struck(stage: Any, word: str, target: str = "nats") -> Any:
     strike = KINDS[word].real
     assert strike is not None
     return await strike(stage, Fault(index=0, name="0", do=word, target=target, point="recorded"), target)
+
+
+async def test_who_is_put_out_counts_for_the_fault_that_kept_it_from_reading(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    closed: list[dict[str, Any]] = []
+
+    async def ask(_server: Any, _path: str) -> dict[str, Any]:
+        return {"connections": list(closed)}
+
+    def close(port: int, reason: str) -> None:
+        closed.append({"cid": len(closed), "start": "today", "port": port, "reason": reason})
+
+    monkeypatch.setattr(OwnServer, "_ask", ask)
+    monkeypatch.setattr(OwnServer, "pid", 7)
+    own = OwnServers(tmp_path, 1, small_disk=False)
+    stage = SimpleNamespace(servers=own, proxies={name: Proxy(lambda: "", seed=1) for name in "ab"})
+    stage.proxies["a"].ports, stage.proxies["b"].ports = {1001}, {1002, 1003}
+    close(1001, "Slow Consumer (Write Deadline)")
+    first, second = [await struck(stage, "stop_reading", name) for name in "ab"]
+    close(1001, "Slow Consumer (Pending Bytes)")
+    close(1002, "Client Closed")
+    close(4222, "Slow Consumer (Write Deadline)")
+    await first.heal()
+    await second.heal()
+    close(1003, "Slow Consumer (Write Deadline)")
+    await second.heal()
+    assert (first.fired(), second.fired()) == (1, 0)
 
 
 async def test_a_server_is_started_again_when_nothing_keeps_it_down(tmp_path: Path) -> None:

@@ -38,16 +38,19 @@ async def _real(stage: "RealStage", fault: "Fault", target: str) -> Strike:
 async def _stop_reading(stage: "RealStage", fault: "Fault", target: str) -> Strike:
     servers = stage.servers
     assert servers is not None
-    proxy, before, put_out = stage.proxies[target], await servers.slow_consumers(), [0]
+    proxy = stage.proxies[target]
+    before = await servers.put_out(proxy.ports)
     tampering = proxy.tamper(fault.do, "in", 1.0, 0.0)
+    put_out: set[str] = set()
 
     async def heal() -> None:
         try:
-            put_out[0] = max(put_out[0], await servers.slow_consumers() - before)
+            if proxy.is_at_work(tampering):  # what comes later is not its doing
+                put_out.update(await servers.put_out(proxy.ports) - before)
         finally:
             proxy.end(tampering)
 
-    return Strike(heal, lambda: put_out[0])
+    return Strike(heal, lambda: len(put_out))
 
 
 async def _pull(stage: "RealStage", _fault: "Fault", target: str) -> Strike:

@@ -6,6 +6,7 @@ message (pings, subscriptions) are never lost, only held up together with everyt
 
 import asyncio
 import random
+import socket
 from collections.abc import Callable
 from typing import Final
 from urllib.parse import urlsplit
@@ -19,6 +20,8 @@ from crewkeeper_supervisor.chaos.real.own_network import PORT, OwnNetwork
 FRAME_MAX_BYTES: Final = 16 * 1024 * 1024
 QUEUE_MAX: Final = 10_000
 """Frames held up in one direction of one connection; more make the sender wait."""
+BUFFER_BYTES: Final = 65536
+"""What the system takes from the server unread: so that one that does not read is noticed soon."""
 POLL_S: Final = 0.01
 _MESSAGES: Final = (b"PUB ", b"HPUB ", b"MSG ", b"HMSG ")
 _PAYLOAD: Final = _MESSAGES
@@ -51,6 +54,7 @@ class Proxy:
 
     Attributes:
         port: Where it listens, from `serve` on.
+        ports: From where it has connected to the server so far: so the server knows the agent's connections.
     """
 
     def __init__(self, upstream: Callable[[], str], seed: int, network: OwnNetwork | None = None) -> None:
@@ -59,6 +63,7 @@ class Proxy:
         self._tamperings: list[Tampering] = []
         self._network = network
         self.port = 0
+        self.ports: set[int] = set()
 
     @property
     def url(self) -> str:
@@ -75,6 +80,10 @@ class Proxy:
         made = Tampering(do, direction, share, by_s)
         self._tamperings.append(made)
         return made
+
+    def is_at_work(self, tampering: Tampering) -> bool:
+        """Whether it has not ended."""
+        return tampering in self._tamperings
 
     def end(self, tampering: Tampering) -> None:
         """End it; harmless when repeated."""
@@ -112,6 +121,9 @@ class Proxy:
                 server = await anyio.connect_tcp(address.hostname or "", address.port or 0)
             except (OSError, ValueError):
                 return
+            near = server.extra(anyio.abc.SocketAttribute.raw_socket)  # noqa: S610 - this is no database
+            near.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, BUFFER_BYTES)
+            self.ports.add(near.getsockname()[1])
             async with server, anyio.create_task_group() as group:
                 for source, sink, direction in ((client, server, "out"), (server, client, "in")):
                     group.start_soon(self._carry, source, sink, direction, group.cancel_scope)

@@ -6,6 +6,7 @@ import signal
 import socket
 import subprocess
 import urllib.request
+from collections.abc import Set
 from pathlib import Path
 from typing import Any, Final
 
@@ -19,12 +20,14 @@ from crewkeeper_supervisor.chaos.real.small_disk import SmallDisk
 READY_S: Final = 30.0
 POLL_S: Final = 0.02
 ASK_S: Final = 5.0
-PENDING_MAX_BYTES: Final = 1024 * 1024
-"""What may wait for one client, far less than usual: who does not read is noticed in a scenario's time."""
 STORE_BYTES: Final = 8 * 1024**3
 """What streams may reserve in all, whatever the disk has: on a small one the server's own choice is too little."""
+CLOSED_MAX: Final = 10_000
+"""Of so many connections that it has closed a server can tell."""
+_NOT_READ: Final = "Slow Consumer"
 WRITE_LIMIT: Final = "2s"
-"""How long the server tries to write to a client that does not read."""
+"""How long the server tries to write to a client that does not read, less than usual: it is put out in a scenario's
+time. How much may wait for one client is as usual: what flow control lets through to a controller must have room."""
 
 
 class OwnServer:
@@ -98,13 +101,18 @@ class OwnServer:
                 else:
                     return
 
-    async def slow_consumers(self) -> int:
-        """How many clients it has put out since its start because they did not read.
+    async def put_out(self, ports: Set[int]) -> set[str]:
+        """Which connections from these ports it has closed because they were not read, each by a name of its own.
 
         Raises:
             OSError: It does not answer.
         """
-        return int((await self._ask("/varz"))["slow_consumers"])
+        closed = (await self._ask(f"/connz?state=closed&limit={CLOSED_MAX}"))["connections"]
+        return {
+            f"{each['cid']} since {each['start']}"
+            for each in closed
+            if each["port"] in ports and each.get("reason", "").startswith(_NOT_READ)
+        }
 
     def said(self, words: str) -> int:
         """How many lines of its log have these words."""
@@ -136,7 +144,6 @@ class OwnServer:
             "server_name": self.name,
             "listen": f"127.0.0.1:{self._port}",
             "http": f"127.0.0.1:{self._monitor_port}",
-            "max_pending": PENDING_MAX_BYTES,
             "write_deadline": WRITE_LIMIT,
             "jetstream": {"store_dir": str(store), "sync_interval": "always", "max_file_store": STORE_BYTES},
         }

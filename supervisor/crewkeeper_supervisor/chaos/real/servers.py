@@ -1,6 +1,6 @@
 """Servers: the nats-servers of the runner's own, one or a cluster, as the faults of servers see them."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from pathlib import Path
 from typing import Final
 
@@ -76,9 +76,9 @@ class OwnServers:
         """The server of this name, if it runs; else none."""
         return [each for each in self.members if each.name == name and each.pid]
 
-    async def slow_consumers(self) -> int:
-        """How many clients were put out because they did not read. Raises OSError: somebody does not answer."""
-        return sum([await each.slow_consumers() for each in self.members if each.pid])
+    async def put_out(self, ports: Set[int]) -> set[str]:
+        """Which connections from these ports were closed because they were not read. Raises OSError: no answer."""
+        return set().union(*[await each.put_out(ports) for each in self.members if each.pid])
 
     def last_words(self) -> str:
         """The end of the log of the first that does not run, else of the first."""
