@@ -32,5 +32,5 @@ async def server_of(directory: Path, conf: str, *, streams: bool = True) -> Asyn
         yield await until(listening, "the server listens")
     finally:
         server.send_signal(signal.SIGKILL)
-        server.wait(10)
+        server.wait(120)
         log.close()

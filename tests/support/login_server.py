@@ -127,7 +127,7 @@ async def login_server(directory: Path, session_s: float, *, timeout_s: float = 
             yield logins
     finally:
         kill_group(process.pid, signal.SIGTERM)
-        with anyio.fail_after(10, shield=True):
+        with anyio.fail_after(120, shield=True):
             await process.wait()
         release(process.pid)
         await process.aclose()

@@ -42,7 +42,11 @@ from crewkeeper_supervisor.shell.errors import JournalGap, RunExists, RunNotFoun
 from crewkeeper_supervisor.shell.logbook import logger
 from crewkeeper_supervisor.shell.nats_link import LINK_ERRORS, Link
 
-DECLARE_LIMIT_S: Final = 10.0
+DECLARE_LIMIT_S: Final = 30.0
+DECLARE_AGAIN_S: Final = 1.5
+"""What is published on a connection that lasts arrives, unless a cluster does not know yet where; a slow server needs a
+moment to store it, and what is said again too early stands in the journal twice."""
+DECLARE_LOOK_S: Final = 0.02
 DUPLICATE_WINDOW_S: Final = 0.1
 """As short as the server allows in practice: agents must not be able to hide a message as a duplicate."""
 HEARTBEAT_S: Final = 0.5
@@ -108,13 +112,14 @@ async def _declare(link: Link, run: str, declared: RunDeclared) -> None:
     """Publish until entry 1 is there: the stream does not acknowledge."""
     with anyio.move_on_after(DECLARE_LIMIT_S):
         while True:
+            connections, again_s = link.connections, anyio.current_time() + DECLARE_AGAIN_S
             with contextlib.suppress(ConnectionLost):
                 await publish_op(link, run, declared, sender=HOST)
-            for _ in range(20):
+            while link.connections == connections and anyio.current_time() < again_s:
                 with contextlib.suppress(*LINK_ERRORS):
                     first = await link.js.get_msg(subjects.stream_name(run), seq=1)
                     return _check_first(run, str(first.subject), first.data or b"")
-                await anyio.sleep(0.02)
+                await anyio.sleep(DECLARE_LOOK_S)
     raise StoreUnavailable(f"run {run}: the server did not store its declaration within {DECLARE_LIMIT_S:g} s")
 
 
