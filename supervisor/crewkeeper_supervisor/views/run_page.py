@@ -8,7 +8,7 @@ from msgspec import Struct
 
 from crewkeeper_supervisor.views.fold import Fold
 from crewkeeper_supervisor.views.graph import sentences, wait_graph
-from crewkeeper_supervisor.views.snapshot import SCHEMA_VERSION, RunView, StepRow, snapshot
+from crewkeeper_supervisor.views.snapshot import SCHEMA_VERSION, IncidentRow, RunView, StepRow, snapshot
 from crewkeeper_supervisor.views.story import Line
 from crewkeeper_supervisor.views.tables import agents_table, budget_text, fitted_lines
 from crewkeeper_supervisor.views.wording import ago, count, dollars, safe
@@ -77,8 +77,13 @@ def page_lines(page: RunPage, now: datetime, width: int | None = None) -> list[s
         lines += ["", "Waits", *(f"  {line}" for line in sentences(wait_graph(run), now))]
     if run.incidents:
         lines += ["", "Incidents"]
-        lines += [f"  {each.id} {each.kind} {each.state}: {safe(each.summary)}" for each in run.incidents]
+        lines += [_incident(each) for each in run.incidents]
     if page.last:
         lines += ["", "Events"]
         lines += [f"  {ago(each.at, now):>9}  #{each.seq} {each.text}" for each in page.last]
     return lines
+
+
+def _incident(row: IncidentRow) -> str:
+    often = f", {row.count} times" if row.count > 1 else ""
+    return f"  {row.id} {row.kind} {row.state}{often}: {safe(row.summary)}"
