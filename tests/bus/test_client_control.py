@@ -128,7 +128,7 @@ async def test_pause_of_an_idle_agent_stands_at_once_and_holds_what_comes(kind, 
             await b.checkpoint(wait=False)
         assert not (await crew.double.told("b", m.CallStarted))
         await crew.double.command("b", m.Resume)
-        assert await call.answer(20) == 1
+        assert await call.answer(90) == 1
         assert [each.state for each in (await crew.double.told("b", m.Standing))] == ["paused", "running"]
 
 
@@ -146,7 +146,7 @@ async def test_paused_reentrant_agent_holds_calls_too(kind, tmp_path, reentrant)
         call = await a.call("b", 1)
         await until(lambda: b._membership.serving.queued() == (call.id,), "held")
         await crew.double.command("b", m.Resume)
-        assert await call.answer(20) == 1
+        assert await call.answer(90) == 1
 
 
 @two_buses
@@ -254,10 +254,10 @@ async def test_stop_gives_handlers_their_grace_and_then_cancels_them(kind, tmp_p
             await crew.double.wait("a", m.Request, 3)
             await crew.double.probe("b")
             await crew.double.command("b", m.Stop, grace_s=0.3)
-            assert await finishes.answer(20) == "finished"
+            assert await finishes.answer(90) == "finished"
             for call in (hangs, queued):
                 with pytest.raises(PeerGone):
-                    await call.answer(20)
+                    await call.answer(90)
 
 
 @two_buses
