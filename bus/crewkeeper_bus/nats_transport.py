@@ -400,7 +400,7 @@ class NatsTransport:
 
     async def _reconnect(self) -> None:
         self._lost.clear()
-        while self._link is None:
+        while self._link is None and not self._closed:  # the end that `close` makes of this task may not be heard
             await asyncio.sleep(self._redial.pause_s())
             attempts, started = self._redial.attempts, time.monotonic()
             try:
@@ -412,7 +412,9 @@ class NatsTransport:
                     self._give_up()
                     return
                 continue
-            if link.is_connected:  # it may have been lost again before its turn came
+            if self._closed:
+                link.abandon()
+            elif link.is_connected:  # it may have been lost again before its turn came
                 self._install(link)
                 log.info("bus.connection_back", name=self._name, attempts=attempts)
 

@@ -11,6 +11,7 @@ import pytest
 from nats.aio.client import Client
 from nats.errors import Error
 
+from crewkeeper_bus.errors import ConnectionLost
 from crewkeeper_bus.nats_transport import NatsTransport
 from crewkeeper_bus.wire import WireClient, quiet
 from support.bus import Inbox, plain_client, running_server, until
@@ -235,3 +236,30 @@ async def test_a_client_that_is_closed_reconnects_no_more_though_its_task_does_n
         assert len(asked) == 1
         assert client.is_closed
         assert client._transport._io_writer.is_closing()
+
+
+@pytest.mark.parametrize("there", [False, True], ids=["the server is away", "the server is back"])
+async def test_a_transport_that_is_closed_dials_no_more_though_its_task_does_not_hear_of_it(tmp_path, there):
+    asked, dial = [], NatsTransport._dial
+
+    async def deaf(self, credentials, url=""):
+        asked.append(self)
+        try:
+            await asyncio.sleep(600)
+        except asyncio.CancelledError:
+            if not there:
+                raise ConnectionLost("nobody is there") from None
+        return await dial(self, credentials, url)
+
+    async with running_server(tmp_path) as server:
+        own = server.credentials
+        transport = await NatsTransport.open(credentials=lambda: own)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(NatsTransport, "_dial", deaf)
+            await transport._link._process_op_err(Error("lost"))
+            await until(lambda: asked, "it dials")
+            await transport.close()
+            await until(transport._keeper.done, "it gives up")
+        assert len(asked) == 1
+        assert not transport.is_connected
+        assert transport._link is None
