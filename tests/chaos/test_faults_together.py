@@ -8,7 +8,7 @@ from typing import Any
 import anyio
 import pytest
 
-from crewkeeper_supervisor.chaos.faults import limits
+from crewkeeper_supervisor.chaos.faults import limits, supervisors
 from crewkeeper_supervisor.chaos.faults.holds import Holds
 from crewkeeper_supervisor.chaos.faults.registry import KINDS
 from crewkeeper_supervisor.chaos.plan.library import FIRST
@@ -408,7 +408,27 @@ async def test_a_controller_that_died_at_its_fail_point_is_not_brought_back_by_a
     armed = made.pid("s1")
     await dead.heal()
     assert made.pid("s1") == armed, "it is started anew once"
-    await struck(stage, "kill_supervisor", "owner")
+
+
+async def test_a_fail_point_is_set_when_those_it_is_for_have_come_back(
+    controllers: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stage, _ = controllers
+    made = stage.controllers
+    await made.start("s1")
+    (stage.folder / "fail-points-0").write_text("recorded\n")
+    down, armed = await struck(stage, "kill_supervisor", "owner"), []
+
+    async def strike() -> None:
+        armed.append(await struck(stage, "kill_at", "owner"))
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(strike)
+        await anyio.wait_all_tasks_blocked()
+        assert made.alive == []
+        await down.heal()
+    assert made._armed == {"s1"}
+    monkeypatch.setattr(supervisors, "PASSAGE_S", 0.0)
     with pytest.raises(OSError, match="keep down"):
         await struck(stage, "kill_at", "owner")
 

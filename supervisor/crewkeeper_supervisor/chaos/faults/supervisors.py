@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from crewkeeper_supervisor.chaos.sim.stage import SimStage
 
 PASSAGE_S: Final = 60.0
-"""How long a controller may take until it passes its fail point; from then on counts how long it stays dead."""
+"""How long a controller may take until it passes its fail point; from then on counts how long it stays dead. So long
+is also waited for those that other faults keep down: they are to come back first."""
 POLL_S: Final = 0.02
 
 
@@ -39,6 +40,9 @@ async def _freeze_real(stage: "RealStage", _fault: "Fault", target: str) -> Stri
 
 async def _kill_at(stage: "RealStage", fault: "Fault", target: str) -> Strike:
     log = stage.folder / f"fail-points-{fault.index}"
+    with anyio.move_on_after(PASSAGE_S):
+        while not stage.controllers.can_be_armed(target):  # noqa: ASYNC110 - nothing tells
+            await anyio.sleep(POLL_S)
     ends = await stage.controllers.arm(target, fault.point, log)
 
     def struck() -> int:

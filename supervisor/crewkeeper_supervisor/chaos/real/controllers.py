@@ -108,6 +108,10 @@ class Controllers:
             self._kill(name)
         return [self._away(name) for name in names]
 
+    def can_be_armed(self, which: str) -> bool:
+        """Whether any of `owner`, `standby` or `all` is kept down by nothing."""
+        return not all(self._holds.held(name) for name in self.which(which))
+
     async def arm(self, which: str, point: str, log: Path) -> list[Ending]:
         """Start `owner`, `standby` or `all` anew, each to die at a fail point that it writes to `log`.
 
