@@ -10,7 +10,7 @@ from crewkeeper_bus.messages import Violation
 from crewkeeper_bus.nats_transport import NatsTransport
 from crewkeeper_supervisor.shell.access import Access
 from support.bus import until
-from support.raw_nats import dial, raw
+from support.raw_nats import dial, enter, raw
 from support.siege import Siege
 
 pytestmark = pytest.mark.live
@@ -46,7 +46,7 @@ async def test_a_stolen_token_is_noticed_and_the_older_connection_closed(siege: 
 async def test_of_three_that_share_an_identity_one_is_left(siege: Siege):
     own = siege.credentials("mallory")
     async with siege.link() as link:
-        sharers = [await dial(with_password(own, f"{own.password}~{mark * 20}")) for mark in "abc"]
+        sharers = [await enter(with_password(own, f"{own.password}~{mark * 20}")) for mark in "abc"]
         try:
             await until(lambda: sum(not each.is_closed for each in sharers) == 1, "one of three is left")
             assert not sharers[-1].is_closed
