@@ -25,7 +25,7 @@ async def test_a_server_that_keeps_no_streams_is_said_to_and_not_waited_for(tmp_
 async def test_two_who_make_the_first_stores_at_a_time_do_not_fail(tmp_path, failures, monkeypatch):
     """The server says so to one of them when both are about to make the directory of their account."""
     async with linked(tmp_path) as (_, link):
-        asked, make = [], link.js.create_key_value
+        asked, make = [], link.making.create_key_value
 
         async def late(config):
             asked.append(config.bucket)
@@ -33,7 +33,7 @@ async def test_two_who_make_the_first_stores_at_a_time_do_not_fail(tmp_path, fai
                 raise ServerError(code=500, err_code=NOT_STORED, description="error creating store for stream")
             return await make(config)
 
-        monkeypatch.setattr(link.js, "create_key_value", late)
+        monkeypatch.setattr(link.making, "create_key_value", late)
         if failures == 3:
             monkeypatch.setattr(nats_link, "STORE_LIMIT_S", 600.0)
             await link.ensure_bucket("X", "what is tried again")

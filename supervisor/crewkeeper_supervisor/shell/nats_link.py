@@ -25,6 +25,8 @@ from crewkeeper_supervisor.shell.place import Place
 
 CONNECT_LIMIT_S: Final = 5.0
 REQUEST_LIMIT_S: Final = 3.0
+MAKE_LIMIT_S: Final = 15.0
+"""To make a stream or a bucket: a cluster that lacks a server takes 4 to 8 s for each."""
 RECONNECT_EVERY_S: Final = 0.2
 PING_EVERY_S: Final = 5
 CLOSE_LIMIT_S: Final = 2.0
@@ -67,6 +69,7 @@ class Link:
     Attributes:
         nc: The client.
         js: Its JetStream context.
+        making: The same, more patient, for making streams and buckets.
         place: Where it is connected to.
         closed: Set once the connection is closed for good.
         connections: How often it has been connected: it grows at every return.
@@ -77,6 +80,7 @@ class Link:
     def __init__(self, nc: WireClient, place: Place) -> None:
         self.nc = nc
         self.js = nc.jetstream(timeout=REQUEST_LIMIT_S)
+        self.making = nc.jetstream(timeout=MAKE_LIMIT_S)
         self.place = place
         self.closed = asyncio.Event()
         self.connections = 1
@@ -206,7 +210,7 @@ class Link:
             LINK_ERRORS: The server did not answer, or refuses it.
         """
         return await self._placed(
-            lambda copies: self.js.add_stream(config.evolve(num_replicas=config.num_replicas or copies))
+            lambda copies: self.making.add_stream(config.evolve(num_replicas=config.num_replicas or copies))
         )
 
     async def _placed(self, make: Callable[[int], Awaitable[Made]]) -> Made:
@@ -276,7 +280,7 @@ class Link:
 
         try:
             with contextlib.suppress(nats.js.errors.BadRequestError):  # it is there, made by another version
-                await self._placed(lambda copies: self.js.create_key_value(config(copies)))
+                await self._placed(lambda copies: self.making.create_key_value(config(copies)))
         except LINK_ERRORS as error:
             raise self._unavailable(f"bucket {bucket}", error) from error
 
