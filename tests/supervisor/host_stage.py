@@ -57,13 +57,13 @@ class Stage:
         self.told = told
 
     async def facts(self, run: str) -> list[str]:
-        """What the host reported, in the journal's order, as short lines."""
+        """What the host reported, in the journal's order, as short lines; what it said twice under one id, once."""
         lines: list[str] = []
-        for entry in await journal.read_all(self.link, run):
-            address = subjects.parse(entry.subject)
+        for subject, payload in {each.subject: each.payload for each in await journal.read_all(self.link, run)}.items():
+            address = subjects.parse(subject)
             if address.kind != Kind.OP:
                 continue
-            match codec.decode_supervisor(Kind.OP, entry.payload):
+            match codec.decode_supervisor(Kind.OP, payload):
                 case RunDeclared():
                     lines.append("declared")
                 case ProcessStarted(agent=name, restarts=restarts):

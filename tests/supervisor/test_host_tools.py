@@ -43,9 +43,9 @@ def look(name: str) -> str:
 
 
 async def heard(scene: Stage, run: str, type_: Any) -> list[Any]:
-    """What the tool host, or its host in its stead, has said."""
+    """What the tool host, or its host in its stead, has said; what it said twice under one id, once."""
     found = []
-    for entry in await journal.read_all(scene.link, run):
+    for entry in {each.subject: each for each in await journal.read_all(scene.link, run)}.values():
         if subjects.parse(entry.subject).kind == Kind.OP:
             message = codec.decode_supervisor(Kind.OP, entry.payload)
             found += [message] if isinstance(message, type_) else []

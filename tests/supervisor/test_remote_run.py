@@ -60,7 +60,8 @@ def start(id_: str, agent: str, host: str = "w1", inc: str = "i1") -> m.StartPro
 
 async def reported(link: Link) -> list[tuple[str, str, str]]:
     said = []
-    for entry in await journal.read_all(link, "r1"):
+    # What was said twice under one id, because it was stored late, counts once.
+    for entry in {each.subject: each for each in await journal.read_all(link, "r1")}.values():
         event = read(entry.seq, entry.at_s, entry.subject, entry.payload)
         if isinstance(event, Recorded) and event.sender == HOST and hasattr(event.message, "place"):
             said.append((type(event.message).__name__, event.message.agent, event.message.place))
