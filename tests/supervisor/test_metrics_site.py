@@ -12,7 +12,7 @@ from nats_process import linked, until
 from crewkeeper_bus.errors import ConfigError
 from crewkeeper_supervisor.chaos.real.loopback import free_port
 from crewkeeper_supervisor.shell import controller, metrics_site, telemetry
-from crewkeeper_supervisor.shell.http_server import listener
+from crewkeeper_supervisor.shell.listening import listener
 from crewkeeper_supervisor.shell.metrics import Metrics
 from crewkeeper_supervisor.shell.metrics_site import MetricsSite, serving
 from crewkeeper_supervisor.shell.observing import Standing

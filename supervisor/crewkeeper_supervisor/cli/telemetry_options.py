@@ -45,7 +45,7 @@ def told_to_children(metrics: str, traces: str) -> dict[str, str]:
 def _check_free(listen: str) -> None:
     """Say at once what would otherwise only be read in the controller's log."""
     from crewkeeper_bus.errors import ConfigError
-    from crewkeeper_supervisor.shell.http_server import listener, parted
+    from crewkeeper_supervisor.shell.listening import listener, parted
 
     host, port = parted(listen, "127.0.0.1:9464")
     try:

@@ -354,7 +354,8 @@ async def serve(behind: Behind, url: str, host: str, port: int, announce: Callab
     """
     import uvicorn
 
-    from crewkeeper_supervisor.shell.http_server import address_of, config_of, listener
+    from crewkeeper_supervisor.shell.http_server import config_of
+    from crewkeeper_supervisor.shell.listening import address_of, listener
 
     with listener(host, port) as listening:
         async with anyio.create_task_group() as group:

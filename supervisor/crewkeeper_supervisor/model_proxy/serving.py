@@ -22,8 +22,8 @@ from crewkeeper_supervisor.model_proxy.spending import Spending
 from crewkeeper_supervisor.model_proxy.upstream import Providers
 from crewkeeper_supervisor.shell import journal
 from crewkeeper_supervisor.shell.errors import RunNotFound
-from crewkeeper_supervisor.shell.http_server import Server, address_of, config_of
-from crewkeeper_supervisor.shell.model_proxies import reserve
+from crewkeeper_supervisor.shell.http_server import Server, config_of
+from crewkeeper_supervisor.shell.listening import address_of, reserved, shown_address
 from crewkeeper_supervisor.shell.nats_link import Link, connect
 from crewkeeper_supervisor.shell.place import Place
 
@@ -122,17 +122,13 @@ class _Server:
 @contextmanager
 def _listening(settings: Settings) -> Iterator[socket.socket]:
     """A socket on the address. Several may be bound to one port by the same user: so a host keeps it reserved."""
-    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
-    bound = socket.socket(family, socket.SOCK_STREAM)
     try:
-        reserve(bound, settings.host, settings.port)
-        bound.listen(BACKLOG)
-        bound.setblocking(False)
-        yield bound
+        with reserved(settings.host, settings.port) as bound:
+            bound.listen(BACKLOG)
+            bound.setblocking(False)
+            yield bound
     except OSError as error:
-        where = f"{settings.host}:{settings.port}"
+        where = shown_address(settings.host, settings.port)
         raise BadSetting(
             f"cannot listen on {where}: {error.strerror or error}; choose another model_proxy.listen"
         ) from None
-    finally:
-        bound.close()

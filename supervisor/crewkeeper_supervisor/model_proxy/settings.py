@@ -12,6 +12,7 @@ from crewkeeper_supervisor.model_proxy.problem import Protocol
 from crewkeeper_supervisor.model_proxy.request import Limits
 from crewkeeper_supervisor.model_proxy.upstream import Upstream
 from crewkeeper_supervisor.shell.crew_variables import resolve_env
+from crewkeeper_supervisor.shell.listening import parted
 
 PROTOCOLS: Final[tuple[Protocol, ...]] = ("openai", "anthropic")
 
@@ -87,7 +88,7 @@ def _url(protocol: str, url: str) -> str:
 
 
 def _listen(text: str) -> tuple[str, int]:
-    host, _, port = text.rpartition(":")
-    if not host or not port.isascii() or not port.isdigit() or int(port) > 65535:
-        raise BadSetting(f"cannot listen on {text[:100]!r}: write host:port, as 127.0.0.1:8100; port 0 is a free one")
-    return host.removeprefix("[").removesuffix("]"), int(port)
+    try:
+        return parted(text, "127.0.0.1:8100; port 0 is a free one")
+    except ConfigError as error:
+        raise BadSetting(str(error)) from None

@@ -3,7 +3,6 @@
 They are children like a controller: killed, they are started again; the host gone, they are gone.
 """
 
-import socket
 import sys
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -15,6 +14,7 @@ from crewkeeper_bus.errors import ConfigError
 from crewkeeper_supervisor.core.crew import Crew, Restart
 from crewkeeper_supervisor.shell.ground import Ground
 from crewkeeper_supervisor.shell.launcher import Launch
+from crewkeeper_supervisor.shell.listening import listener, parted
 from crewkeeper_supervisor.shell.restart import KeptProcess
 
 RULE: Final = Restart(policy="permanent", intensity=1000, period_s=60.0, shutdown_s=4.0)
@@ -60,12 +60,10 @@ def _launch(crew: Crew, ground: Ground, env: Mapping[str, str]) -> Launch:
 
 def _check_free(listen: str, crew: Crew) -> None:
     """Say at once what would otherwise only be read in a log."""
-    host, _, port = listen.rpartition(":")
-    host = host.removeprefix("[").removesuffix("]")
     try:
-        socket.create_server((host, int(port)), family=socket.AF_INET6 if ":" in host else socket.AF_INET).close()
-    except (OSError, OverflowError) as error:
-        why = getattr(error, "strerror", "") or str(error)
+        listener(*parted(listen, "127.0.0.1:8790")).close()
+    except OSError as error:
+        why = error.strerror or str(error)
         raise ConfigError(
             f"crew {crew.name}: approval links cannot be served at {listen}: {why}; choose another approvals.listen"
         ) from None

@@ -13,7 +13,8 @@ import anyio.abc
 from crewkeeper_supervisor.shell.approval_guard import Guard
 from crewkeeper_supervisor.shell.approval_links import approval_keys
 from crewkeeper_supervisor.shell.approval_site import Site
-from crewkeeper_supervisor.shell.http_server import Server, address_of, listener, parted, server_of
+from crewkeeper_supervisor.shell.http_server import Server, server_of
+from crewkeeper_supervisor.shell.listening import address_of, listener, parted
 from crewkeeper_supervisor.shell.nats_link import connect
 from crewkeeper_supervisor.shell.place import Place, is_loopback
 

@@ -1,18 +1,15 @@
-"""HTTP server: the one way in which the shell listens for HTTP: an address, a socket, uvicorn with limits.
+"""HTTP server: the one way in which HTTP is served here: uvicorn with limits.
 
 What is answered lives with whoever serves: `approval_site`, `metrics_site`, the gateways of models and of MCP.
 """
 
 import asyncio
 import contextlib
-import socket
 from collections.abc import Iterator
 from typing import Any, Final, Literal
 
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
-
-from crewkeeper_bus.errors import ConfigError
 
 CONNECTIONS_MAX: Final = 64
 GRACE_S: Final = 3
@@ -80,30 +77,3 @@ def config_of(
         timeout_graceful_shutdown=grace_s,
         h11_max_incomplete_event_size=head_bytes,
     )
-
-
-def parted(listen: str, example: str) -> tuple[str, int]:
-    """Host and port of `host:port`, with an IPv6 address in brackets.
-
-    Raises:
-        ConfigError: It is no address; `example` is one.
-    """
-    host, colon, port = listen.rpartition(":")
-    host = host.removeprefix("[").removesuffix("]")
-    if not (host and colon and port.isascii() and port.isdigit() and len(port) < 6 and int(port) < 65536):
-        raise ConfigError(f"{listen[:100]!r} is no address to listen on: write host:port, such as {example}")
-    return host, int(port)
-
-
-def listener(host: str, port: int) -> socket.socket:
-    """A socket that listens; port 0 takes a free one.
-
-    Raises:
-        OSError: The port is taken, or the address is not of this machine.
-    """
-    return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
-
-
-def address_of(host: str, port: int) -> str:
-    """`http://host:port`."""
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"

@@ -16,7 +16,8 @@ import anyio.to_thread
 import msgspec
 
 from crewkeeper_supervisor.shell import deliveries, outbox
-from crewkeeper_supervisor.shell.http_server import address_of, listener, parted, server_of
+from crewkeeper_supervisor.shell.http_server import server_of
+from crewkeeper_supervisor.shell.listening import address_of, listener, parted
 from crewkeeper_supervisor.shell.logbook import logger
 from crewkeeper_supervisor.shell.metrics import Metrics
 from crewkeeper_supervisor.shell.nats_link import LINK_ERRORS, Link

@@ -4,7 +4,6 @@ The port is bound here for as long as the run lasts, and listened on by the prox
 nobody else can take it and gather the keys of agents.
 """
 
-import socket
 import sys
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
@@ -19,6 +18,7 @@ from crewkeeper_supervisor.core.model_proxy import ModelProxy
 from crewkeeper_supervisor.shell.crew_variables import resolve_env, upstream_values
 from crewkeeper_supervisor.shell.errors import ShellError
 from crewkeeper_supervisor.shell.launcher import Launch
+from crewkeeper_supervisor.shell.listening import parted, reserved, shown_address
 from crewkeeper_supervisor.shell.restart import KeptProcess
 
 RULE: Final = Restart(policy="permanent", intensity=1000, period_s=60.0, shutdown_s=4.0)
@@ -28,17 +28,6 @@ READY_POLL_S: Final = 0.02
 
 class CannotListen(ShellError):  # noqa: N818 - what the operator reads
     """The address of a model proxy is taken, or not of this machine."""
-
-
-def reserve(bound: socket.socket, host: str, port: int) -> None:
-    """Bind a socket so that this user, and nobody else, can bind more to the same port.
-
-    Raises:
-        OSError: The address is taken or not of this machine.
-    """
-    bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-    bound.bind((host, port))
 
 
 def check(declared: ModelProxy, env: Mapping[str, str]) -> None:
@@ -77,17 +66,15 @@ class HostedProxy:
         self._declared = crew.model_proxy
         self._run = run
         self._tell = tell
-        host, _, port = crew.model_proxy.listen.rpartition(":")
-        self._bound = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
+        host, port = parted(crew.model_proxy.listen, "127.0.0.1:8100")
         try:
-            reserve(self._bound, host.strip("[]"), int(port))
+            self._bound = reserved(host, port)
         except OSError as error:
-            self._bound.close()
             raise CannotListen(
                 f"the model proxy of crew {crew.name} cannot listen on {crew.model_proxy.listen}: "
                 f"{error.strerror or error}; choose another model_proxy.listen"
             ) from None
-        where = f"{host}:{self._bound.getsockname()[1]}"
+        where = shown_address(host, self._bound.getsockname()[1])
         self.address = f"http://{where}"
         self._log = state / "runs" / run / "logs" / "_model-proxy.log"
         module = ("-m", "crewkeeper_supervisor.cli.main", "model-proxy", run)
