@@ -16,6 +16,10 @@ async def told_of(stage, what):
     return [fact for fact in await stage.told() if fact.what == what]
 
 
+async def has_left(stage, user):
+    return not (await stage.system.connections(user, limit_s=60)).connections
+
+
 @pytest.mark.live
 @both_modes
 @pytest.mark.parametrize("mark", [THEIRS, ""], ids=["another nonce", "no nonce"])
@@ -76,6 +80,7 @@ async def test_a_process_that_comes_back_after_its_connection_ended_is_no_second
         for mark in (MINE, THEIRS, ""):
             async with stage.knock(access.user, access.password + mark) as client:
                 assert client.is_connected
+            await until(lambda: has_left(stage, access.user), "the server knows that it has ended")
         async with stage.knock(access.user, access.password + MINE) as client:
             await until(lambda: not stage.sessions._due, "all is looked at")
             assert client.is_connected
