@@ -14,7 +14,6 @@ from crewkeeper_supervisor.shell.server_log import LINE_MAX_BYTES, Denied, Serve
 from support.bus import until
 from support.login_stage import RUN, Stage, login_stage
 
-LIAR = '"CREWS/user:r1.b" - Publish Violation - "'
 HEAD = b"[7] 2026/11/22 15:42:58.362189 [ERR] 127.0.0.1:51094 - cid:23 - "
 
 
