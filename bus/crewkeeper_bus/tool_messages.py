@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 
-from crewkeeper_bus.field_types import Count, Name, Seconds, Text, TraceContext
+from crewkeeper_bus.field_types import Count, Name, Names, Seconds, Text, TraceContext
 from crewkeeper_bus.message_base import Control, Fault, Sent, Traced
 
 ToolNames = Annotated[tuple[Text, ...], Meta(max_length=128)]
@@ -308,6 +308,15 @@ class PolicyChanged(Struct, frozen=True, kw_only=True, omit_defaults=True, tag_f
     by: Text = ""
 
 
+class ToolsNarrowed(Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field="t", tag="tools_narrowed"):
+    """A person leaves an agent fewer of its tools, with all of its credentials, from here on."""
+
+    agent: Name
+    tools: Names
+    """As the crew file names them; what it does not let the agent use stays out of reach."""
+    by: Text = ""
+
+
 class BudgetChanged(Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field="t", tag="budget"):
     """A person has changed a limit: to `limit`, or by `add` more. Nothing that is spent is undone."""
 
@@ -376,6 +385,7 @@ GateOp = (
     | ApprovalAsked
     | ApprovalDecided
     | PolicyChanged
+    | ToolsNarrowed
     | BudgetChanged
     | HookAnswered
     | FleetTold

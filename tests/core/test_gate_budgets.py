@@ -336,6 +336,20 @@ def test_what_an_agent_carries_out_is_granted_when_it_asks_again() -> None:
     assert room.spending() == (0, 0)
 
 
+def test_what_was_asked_before_a_crash_is_granted_to_who_asks_again_after_it() -> None:
+    room = Room(crew_of(rules=(Rule(id="all", do="approve"),), approval_s=60))
+    room.ask("c1", "look")
+    room.join("a")
+    room.task("a", "t", name="work")
+    room.ask("c1", "look")
+    room.decide(room.approval())
+    assert [(each.inc, each.final) for each in room.answers("c1")][-1] == ("i2", True)
+    assert room.body("c1")["grant"] == "c1"
+    room.settle("c1")
+    assert room.spending() == (0, 0)
+    assert room.body("c1")["settled"]
+
+
 def test_an_approved_call_may_still_be_too_dear() -> None:
     room = Room(crew_of(rules=ASK, budget=Budget(microusd=1)))
     room.ask("c1")

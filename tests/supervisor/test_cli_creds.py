@@ -15,6 +15,7 @@ from crewkeeper_bus.credentials import from_file
 from crewkeeper_supervisor.cli import failure
 from crewkeeper_supervisor.cli.creds import Span
 from crewkeeper_supervisor.cli.main import run
+from crewkeeper_supervisor.cli.runs import folded
 from crewkeeper_supervisor.core.crew import Agent, Crew
 from crewkeeper_supervisor.shell import controller, journal
 from crewkeeper_supervisor.shell.authority import Authority
@@ -114,6 +115,8 @@ async def test_peers_and_roles_narrow_what_is_issued(tmp_path, capsys):
             assert not await may_publish(client, "crew.r1.req.guest.planner.i")
         record = await stage.access.get(RUN, "guest")
         assert (record.peers, record.tools) == (("worker", "worker-1", "worker-2"), ("search",))
+        gate = (await folded(stage.link, RUN)).supervisor.gate
+        assert gate.narrowed == {"guest": ("search",)}  # or nobody would hold it to that
         code, out, _ = await creds(*issue, "--peers", "")
         assert code == 0
         assert (await stage.access.get(RUN, "guest")).peers == ()

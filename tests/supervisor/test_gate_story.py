@@ -69,10 +69,14 @@ def test_changed_limits_are_told_with_their_units() -> None:
     room.op(t.BudgetChanged(dimension="microusd", add=1_500_000, by="kim"))
     room.op(t.BudgetChanged(dimension="wall_s", limit=3600, by="kim"))
     room.op(t.BudgetChanged(agent="a", dimension="tool_calls", by="kim"))
-    assert told(room)[-3:] == [
+    room.op(t.ToolsNarrowed(agent="a", tools=("look", "pay"), by="kim"))
+    room.op(t.ToolsNarrowed(agent="a", tools=()))
+    assert told(room)[-5:] == [
         "kim allows the crew $1.50 more",
         "kim sets the limit of the crew to 1h00m of time",
         "kim takes away the limit of tool calls of a",
+        "kim leaves a look, pay",
+        "somebody leaves a no tool",
     ]
 
 

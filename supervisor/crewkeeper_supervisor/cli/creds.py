@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from crewkeeper_supervisor.shell.nats_link import Link
     from crewkeeper_supervisor.shell.registry import RunInfo
 
+NARROW_S: Final = 60.0
+"""How long the journal may take to hold which tools an agent is left."""
 SEED_MAX_CHARS: Final = 200
 """A signing key has 58; more is read only to refuse it."""
 _SPAN = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,3})?)(s|m|h|d)?\Z")
@@ -126,7 +128,7 @@ def issue(
     """Issue credentials for an agent that is started elsewhere.
 
     The secret is shown once, here, and kept nowhere. Credentials issued before stay good. --peers and --tools hold for
-    the agent, so for all its credentials, from the next login of each on.
+    the agent, so for all its credentials: --peers from the next login of each on, --tools at once.
     """
     anyio.run(_issue, run, agent, ttl, _listed(peers), _listed(tools), file, dry_run, output, state, nats)
 
@@ -163,7 +165,9 @@ async def _issue(
             text = f"would issue credentials of {agent} in {info.run}, good for {duration(ttl_s)}"
             tell(Deed(action="creds issue", name=agent, run=info.run, ok=True, text=(text,), dry_run=True), output)
             return
-        crew = supervisor.crew
+        crew, by = supervisor.crew, f"{getpass.getuser()} (supervisor creds)"
+        if tools is not None:
+            await _narrow(link, info.run, agent, tools, by)
         issued = await Access(link).issue(
             info.run,
             agent,
@@ -171,7 +175,7 @@ async def _issue(
             peers=msgspec.UNSET if peers is None else peers,
             tools=msgspec.UNSET if tools is None else tools,
             ttl_s=ttl_s,
-            by=f"{getpass.getuser()} (supervisor creds)",
+            by=by,
             payload_bytes=PAYLOAD_MAX_BYTES if crew is None else crew.payload_bytes,
         )
     if not found.external:
@@ -198,6 +202,26 @@ def _find_agent(supervisor: "Supervisor", run: str, name: str) -> "AgentView":
         code=NOT_FOUND,
         remedy=f"supervisor agent ls {run}, or declare it in the crew file: {{external: true}}",
     )
+
+
+async def _narrow(link: "Link", run: str, agent: str, tools: tuple[str, ...], by: str) -> None:
+    """Have the gate know what an agent is left before it has credentials: it decides by the journal alone."""
+    from crewkeeper_bus.tool_messages import ToolsNarrowed
+    from crewkeeper_supervisor.cli.agent import told
+    from crewkeeper_supervisor.cli.asking import observe
+    from crewkeeper_supervisor.shell.journal import publish_op
+
+    story = await told(link, run)
+
+    def is_known() -> bool:
+        return story.fold.supervisor.gate.narrowed.get(agent) == tools
+
+    await publish_op(link, run, ToolsNarrowed(agent=agent, tools=tools, by=by))
+    await link.flush()
+    await observe(link, story, lambda _event, _text: None, is_known, NARROW_S)
+    if not is_known():
+        text = f"the journal of {run} has not taken within {NARROW_S:g} s which tools {agent} is left"
+        raise Failure(text, remedy="try again: nothing was issued")
 
 
 def _check_peers(peers: tuple[str, ...], roles: dict[str, str], run: str) -> None:

@@ -129,7 +129,8 @@ def _problem(state: RunState, view: AgentView, message: Delegate) -> str:
 def _scope_of(state: RunState, view: AgentView) -> Scope:
     """What an agent may do itself, as far as the crew file or its own admission says."""
     peers = None if view.spec.may_call is None else _instances(state, view.spec.may_call)
-    return Scope(peers=peers, tools=view.spec.tools, until_s=None if view.expires_at_s == NEVER else view.expires_at_s)
+    tools = state.gate.tools_of(view.name, view.spec.tools)
+    return Scope(peers=peers, tools=tools, until_s=None if view.expires_at_s == NEVER else view.expires_at_s)
 
 
 def _instances(state: RunState, names: tuple[str, ...]) -> tuple[str, ...]:

@@ -135,7 +135,8 @@ def _take(state: RunState, view: AgentView, call: GateCall) -> None:
 
 
 def _again(state: RunState, known: GateCall, call: GateCall) -> None:
-    """The same call again while it is open: its caller may not have heard what it was told."""
+    """The same call again while it is open: its caller may not have heard what it was told, or be another by now."""
+    known.inc = known.inc if known.stage == "running" else call.inc
     if known.stage == "approval":
         if approvals.asked_again(state, known, call.until_s):
             advance(state, known)
@@ -251,7 +252,7 @@ def _is_free(state: RunState, rules: GateRules, call: GateCall) -> Verdict:
 
 def _is_known(state: RunState, rules: GateRules, call: GateCall) -> Verdict:
     view = state.agents[call.agent]
-    found = rules.find(view.role, view.spec.tools, call.name)
+    found = rules.find(view.role, state.gate.tools_of(view.name, view.spec.tools), call.name)
     if isinstance(found, Refused):
         return _fault(found)
     if found != "later":

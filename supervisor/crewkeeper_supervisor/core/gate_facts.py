@@ -106,9 +106,10 @@ def proposed(state: RunState, view: AgentView, message: Proposed) -> None:
     rules = state.gate.prepared()
     if rules is None:
         return
-    unknown = [name for name in dict.fromkeys(message.tools) if rules.lacks(view.role, view.spec.tools, name)]
+    own = state.gate.tools_of(view.name, view.spec.tools)
+    unknown = [name for name in dict.fromkeys(message.tools) if rules.lacks(view.role, own, name)]
     for name in unknown[:UNKNOWN_TOLD_MAX]:
-        found = rules.find(view.role, view.spec.tools, name)
+        found = rules.find(view.role, own, name)
         assert isinstance(found, Refused)
         said = f"{view.name}: {found.text}"[:300]
         report(state, "unknown_tool", said, [view.name], key=f"{view.name} {name[:64]}")
@@ -116,7 +117,7 @@ def proposed(state: RunState, view: AgentView, message: Proposed) -> None:
 
 def surveyed(state: RunState, view: AgentView, message: Survey, id_: str) -> None:
     """Which of these could be called at all; while nobody can say, all of them."""
-    rules = state.gate.prepared()
+    rules, own = state.gate.prepared(), state.gate.tools_of(view.name, view.spec.tools)
     never = []
     for place, name in enumerate(message.names) if rules is not None else ():
         assert rules is not None
@@ -128,7 +129,7 @@ def surveyed(state: RunState, view: AgentView, message: Survey, id_: str) -> Non
             tool=name if is_tool else "",
             to="" if is_tool else name,
         )
-        if (is_tool and rules.lacks(view.role, view.spec.tools, name)) or rules.never(asked):
+        if (is_tool and rules.lacks(view.role, own, name)) or rules.never(asked):
             never.append(place)
     state.answer(view.name, id_, body=Raw(msgspec.json.encode({"never": never})))
 

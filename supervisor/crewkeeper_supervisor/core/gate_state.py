@@ -266,6 +266,8 @@ class GateState:
         self.lost: dict[str, dict[str, None]] = {}
         """Calls of each agent that it was told were lost. By themselves: of those there is no record, and they must
         not crowd out what was told of calls that were granted."""
+        self.narrowed: dict[str, tuple[str, ...]] = {}
+        """Agents that have been left fewer tools than the crew file lets them use, with those."""
         self.uses: dict[str, ToolUse] = {}
         self.host = ""
         """The tool host's incarnation; empty: none is there."""
@@ -367,6 +369,13 @@ class GateState:
         """Whether rules can be made, or were."""
         return self._make is not None
 
+    def tools_of(self, agent: str, named: tuple[str, ...]) -> tuple[str, ...]:
+        """The tools that an agent may use, of those that the crew file or its own admission names."""
+        left = self.narrowed.get(agent)
+        if left is None:
+            return named
+        return tuple(tool for tool in named if tool in left or tool.partition(".")[0] in left)
+
     def use(self, declared: str) -> ToolUse:
         """How much a declared tool is used."""
         known = self.uses.get(declared)
@@ -454,6 +463,7 @@ class GateState:
             [[agent, each.incident, each.until_s] for agent, each in self.breaks.items()],
             list(self.proxied),
             *([agent, list(lost)] for agent, lost in self.lost.items()),
+            *(["narrowed", agent, left] for agent, left in self.narrowed.items()),
         ]
 
 

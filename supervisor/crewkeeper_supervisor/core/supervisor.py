@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from crewkeeper_bus import messages as m
 from crewkeeper_bus.subjects import SIDE, TOOLS
-from crewkeeper_bus.tool_messages import GateOp
+from crewkeeper_bus.tool_messages import GateOp, ToolsNarrowed
 from crewkeeper_supervisor.core import (
     acknowledgement,
     allowance,
@@ -341,6 +341,8 @@ class Supervisor:
                 enforcement.violated(self._state, message)
             case m.Delegated():
                 delegation.admitted(self._state, message)
+            case ToolsNarrowed():
+                self._state.gate.narrowed[message.agent] = message.tools
             case m.HostsSeen() | m.HostLeaving() | m.HostLost() | m.StartRefused():
                 hosting.stated(self._state, message)
             case m.Tick() | m.Revoked() | m.ProcessStarted() | m.ProcessExited() | m.RestartsExhausted():

@@ -156,6 +156,9 @@ def _of_people(message: Any) -> Told:
             return f"{safe(by)} {_DECISIONS[decision]} {safe(approval)}{because}", "normal"
         case t.PolicyChanged(version=version, by=by):
             return f"{safe(by) or 'somebody'} changes the policy to {safe(version[:8])}", "normal"
+        case t.ToolsNarrowed(agent=agent, tools=tools, by=by):
+            left = ", ".join(safe(tool) for tool in tools) or "no tool"
+            return f"{safe(by) or 'somebody'} leaves {safe(agent)} {left}", "normal"
         case t.BudgetChanged(agent=agent, dimension=dimension, limit=limit, add=add, by=by, why=why):
             who, whose, because = safe(by) or "somebody", safe(agent) or "the crew", f": {safe(why)}" if why else ""
             if add:
