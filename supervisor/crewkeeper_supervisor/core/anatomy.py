@@ -100,6 +100,17 @@ def anatomy(stuck: dict[str, Task], graph: WaitGraph) -> list[tuple[tuple[str, .
     return sorted(groups)
 
 
+def impossible(stuck: dict[str, Task], graph: WaitGraph) -> list[tuple[tuple[str, ...], tuple[str, ...]]]:
+    """Stuck tasks that no core explains: those that wait for what cannot exist, and those that hang on them."""
+    hanging = dict.fromkeys(
+        key
+        for key, task in stuck.items()
+        if any(other.key in stuck and other is not task for _, _, tasks in blockers(task, graph) for other in tasks)
+    )
+    sources = sorted(key for key in stuck if key not in hanging)
+    return [((key,), tuple(sorted(hanging)) if len(sources) == 1 else ()) for key in sources]
+
+
 def _tasks_among(nodes: Iterable[str | Gate]) -> tuple[str, ...]:
     return tuple(sorted(node for node in nodes if isinstance(node, str)))
 

@@ -13,11 +13,11 @@ from typing import Final
 import msgspec
 
 from crewkeeper_bus.messages import Break, Probe
-from crewkeeper_supervisor.core.anatomy import anatomy, blockers
+from crewkeeper_supervisor.core.anatomy import anatomy, impossible
 from crewkeeper_supervisor.core.commands import TellAgent
 from crewkeeper_supervisor.core.crew import Repeat
 from crewkeeper_supervisor.core.evidence import arrow, edges_of, ring
-from crewkeeper_supervisor.core.findings import Edge, Finding, Victim
+from crewkeeper_supervisor.core.findings import TAIL_MAX, Edge, Finding, Victim
 from crewkeeper_supervisor.core.nodes import Task
 from crewkeeper_supervisor.core.reduction import Reduction, Verdict, closes_nothing, surely_live
 from crewkeeper_supervisor.core.repetition import Repetitions, design_fault, signature
@@ -36,10 +36,10 @@ from crewkeeper_supervisor.core.state import Dues, RunState
 from crewkeeper_supervisor.core.suspicion import (
     REPROBE_MAX_S,
     SILENCE_S,
+    Behind,
     Breaking,
     Epochs,
     Suspicion,
-    leave_behind,
 )
 from crewkeeper_supervisor.core.victim import choose, ends_wait, task_of
 
@@ -147,7 +147,7 @@ class Detector:
             found = self._suspect(stuck, before) + self._suspect(for_ever, before, but_for_timers=stuck)
             for epochs in [e for e in before if e not in self._suspicions]:
                 for core in found:
-                    leave_behind(core, before[epochs].behind, graph.waiting)
+                    core.behind.join(before[epochs].behind, graph.waiting)
                 self._dismiss(before[epochs], "the set has changed; what it is now is examined anew")
         for task in tasks:
             if verdicts[task.key] is Verdict.DEAD:
@@ -174,7 +174,7 @@ class Detector:
                 continue  # those that no timer frees come first; who is in both is looked at again behind them
             known: Suspicion | Breaking | None = self._watches.get(epochs) or self._in_hand(core)
             if known is not None:
-                leave_behind(known, core + tail + others, self._state.graph.waiting)
+                known.behind.add((core, tail, others), self._state.graph.waiting)
                 found.append(known)
                 continue
             known = before.get(epochs)
@@ -182,7 +182,7 @@ class Detector:
                 agents = list(dict.fromkeys(stuck[key].agent.name for key in core))
                 known = Suspicion(core, tail, agents, self._state.now_s, self._state.seq)
             self._suspicions[epochs] = known
-            leave_behind(known, core + tail + others, self._state.graph.waiting)
+            known.behind.add((core, tail, others), self._state.graph.waiting)
             known.tail = tail
             known.timed = but_for_timers is not None
             found.append(known)
@@ -192,18 +192,11 @@ class Detector:
         """Who is to blame among stuck tasks, and who hangs on them."""
         groups = anatomy(stuck, self._state.graph)
         explained = {key for core, tail in groups for key in core + tail}
-        return groups + self._impossible({key: task for key, task in stuck.items() if key not in explained})
-
-    def _impossible(self, stuck: dict[str, Task]) -> list[tuple[tuple[str, ...], tuple[str, ...]]]:
-        """Stuck tasks that no core explains: those that wait for what cannot exist, and those that hang on them."""
-        graph = self._state.graph
-        hanging = [
-            key
-            for key, task in stuck.items()
-            if any(other.key in stuck and other is not task for _, _, tasks in blockers(task, graph) for other in tasks)
-        ]
-        sources = sorted(key for key in stuck if key not in hanging)
-        return [((key,), tuple(sorted(hanging)) if len(sources) == 1 else ()) for key in sources]
+        crowds: dict[tuple[str, ...], tuple[str, ...]] = {}  # whoever hangs on the same cores is kept once
+        groups = [(core, crowds.setdefault(tail, tail)) for core, tail in groups]
+        return groups + impossible(
+            {key: task for key, task in stuck.items() if key not in explained}, self._state.graph
+        )
 
     def _in_hand(self, core: tuple[str, ...]) -> Breaking | None:
         """Where a break is under way that may open this core too: it is looked at again after that."""
@@ -233,14 +226,14 @@ class Detector:
         why = "nobody is left who could end this wait"
         victim = Victim(task=task.key, agent=task.agent.name, epoch=_epoch(task), why=why)
         finding = self._finding("orphan", summary, [task.agent.name], edges, victim=victim, core=(task.key,))
-        self._watches[epochs] = Breaking(open_incident(self._state, finding), epochs, dict.fromkeys((task.key,)))
+        self._watches[epochs] = Breaking(open_incident(self._state, finding), epochs, Behind((task.key,)))
 
     # --- from suspicion to finding ---
 
     def _pursue(self, epochs: Epochs, suspicion: Suspicion) -> None:
         state = self._state
         if (breaking := self._in_hand(suspicion.members)) is not None:
-            leave_behind(breaking, suspicion.behind, state.graph.waiting)
+            breaking.behind.join(suspicion.behind, state.graph.waiting)
             self._dismiss(self._suspicions.pop(epochs), "another wait is being failed, which may free this set, too")
             return
         if suspicion.silent and state.now_s >= suspicion.ask_again_s:
@@ -327,7 +320,10 @@ class Detector:
         summary = f"deadlock: {arrow(inside)}" if inside else f"deadlock: {agents[0]} waits for what cannot exist"
         if suspicion.timed:
             summary += " (a timer would end it in the end)"
-        tail = [task for task in (graph.waiting.get(key) for key in suspicion.tail) if task is not None]
+        named = suspicion.tail[:TAIL_MAX]
+        if len(named) < len(suspicion.tail):
+            summary += f", and {len(suspicion.tail) - len(named):,} more hang on it than are named"
+        tail = [task for task in (graph.waiting.get(key) for key in named) if task is not None]
         return self._finding(
             "deadlock",
             summary,
@@ -335,7 +331,7 @@ class Detector:
             core_edges + [edge for task in tail for edge in edges_of(task, graph)],
             victim=victim,
             core=suspicion.members,
-            tail=suspicion.tail,
+            tail=named,
             timed=suspicion.timed,
         )
 

@@ -37,6 +37,8 @@ FindingKind = Literal[
 ]
 
 
+TAIL_MAX: Final = 500
+"""How many of the tasks that hang on its core a finding names, with their edges: the first by name."""
 SEVERE: Final = ("deadlock", "flood", "intrusion", "forgery", "survivor", "budget_spent", "restart_intensity")
 """What people are told of as an error; everything else is a warning."""
 
@@ -94,7 +96,7 @@ class Finding(Struct, frozen=True, kw_only=True):
     core: tuple[tuple[str, ...], ...] = ()
     """Deadlock: the groups of tasks to blame, each closed in itself."""
     tail: tuple[str, ...] = ()
-    """Tasks that hang on the core without being part of it."""
+    """Tasks that hang on the core without being part of it; the first `TAIL_MAX`, and `summary` counts the others."""
     edges: tuple[Edge, ...] = ()
     victim: Victim | None = None
     timed: bool = False

@@ -6,7 +6,8 @@ examined and found stuck is behind each of the cores that it hangs on, or behind
 on a core by a task that goes its own way before that is over, as by a timeout, is found by the patrol.
 """
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator
+from itertools import chain
 from typing import Final
 
 from crewkeeper_supervisor.core.findings import Incident, Step
@@ -26,6 +27,38 @@ BEHIND_LEAST: Final = 1000
 """Tasks behind a core, above twice those that wait, from which those that wait no more are left out."""
 
 
+class Behind:
+    """Stuck tasks that are left alone because of a core, by the groups in which they were found.
+
+    One that hangs on many cores is behind each of them: whichever opens, it may be another one's then. A crowd that
+    hangs on the same cores is one group, kept once for all of them.
+    """
+
+    __slots__ = ("_groups", "_size")
+
+    def __init__(self, *groups: tuple[str, ...]) -> None:
+        self._groups = dict.fromkeys(groups)
+        self._size = sum(map(len, groups))
+        """Tasks, counted as often as a group has them."""
+
+    def __iter__(self) -> Iterator[str]:
+        return chain.from_iterable(self._groups)
+
+    def add(self, groups: Iterable[tuple[str, ...]], waiting: Collection[str]) -> None:
+        """More of them; `waiting` are the tasks that wait at all."""
+        for group in groups:
+            if group and group not in self._groups:
+                self._groups[group] = None
+                self._size += len(group)
+        if self._size > 2 * len(waiting) + BEHIND_LEAST:
+            left = tuple(dict.fromkeys(key for key in self if key in waiting))
+            self._groups, self._size = {left: None}, len(left)
+
+    def join(self, others: "Behind", waiting: Collection[str]) -> None:
+        """Those behind a core that is this one's business now."""
+        self.add(others._groups, waiting)
+
+
 class Suspicion:
     """A core that looks stuck and has not been affirmed by all its agents yet."""
 
@@ -36,8 +69,7 @@ class Suspicion:
         self.tail = tail
         self.since_s = since_s
         self.timed = False
-        self.behind: dict[str, None] = {}
-        """Stuck tasks that are left alone because of it."""
+        self.behind = Behind()
         self.silent = dict.fromkeys(agents, "")
         """Agents that have not affirmed, with the nonce each was last asked."""
         self.ask_again_s = since_s
@@ -79,12 +111,11 @@ class Suspicion:
 class Breaking:
     """An open incident of waits: over when one of them ends."""
 
-    def __init__(self, incident: Incident, epochs: Epochs, behind: dict[str, None]) -> None:
+    def __init__(self, incident: Incident, epochs: Epochs, behind: Behind) -> None:
         self.incident = incident
         self.epochs = epochs
         self.members = {key for key, _ in epochs}
         self.behind = behind
-        """Stuck tasks that are left alone because of it."""
         self.tried: list[str] = []
         """Members that did not obey in this round."""
         self.rounds = 0
@@ -93,13 +124,6 @@ class Breaking:
         """When a timed deadlock has lasted long enough to act on."""
         self.obey_s: float | None = None
         """Until when the last victim may give up its wait: its time runs from when its `Break` is in the journal."""
-
-
-def leave_behind(core: Suspicion | Breaking, tasks: Iterable[str], waiting: Collection[str]) -> None:
-    """These are stuck, and nothing is done about them but for this core."""
-    core.behind.update(dict.fromkeys(tasks))
-    if len(core.behind) > 2 * len(waiting) + BEHIND_LEAST:
-        core.behind = {key: None for key in core.behind if key in waiting}
 
 
 def _names(agents: list[str]) -> str:
