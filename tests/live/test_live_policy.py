@@ -121,8 +121,8 @@ async def test_a_running_crew_is_held_to_its_rules_and_to_those_that_follow(tmp_
         assert again["version"] != view["version"]
         assert again["version"] in applied.stdout
         (tmp_path / "changed").touch()
-        await until((tmp_path / "told.json").exists, "the other rules have decided")
-        told = json.loads((tmp_path / "told.json").read_text())
+        file = tmp_path / "told.json"
+        told = json.loads(await until(lambda: file.exists() and file.read_text(), "the other rules have decided"))
         entries = await journal.read_all(link, run)
     assert told["small"].startswith("1 [redacted:github_token:")
     assert told["large"].startswith("denied: ")
