@@ -67,17 +67,21 @@ def run_real(
         foreseen = isinstance(cause, (CannotPlay, ShellError, BusError, *LINK_ERRORS))
         if not foreseen:
             raise RuntimeError(f"{type(cause).__name__}: {cause}; logs: {stage.folder}") from error
-        result.verdict = "fail"
-        what, detail = "broke off", str(cause)[:500] or type(cause).__name__
-        if isinstance(cause, CannotPlay):
-            what, detail = "start", f"{cause}: {cause.log[-500:]}"
-        check = Check(what=what, line=0, word="fail", detail=detail)
-        result.runs.append(RunRow(seed=seed, verdict="fail", reasons=(check,)))
-        nothing = Observed(seen=[], anchors={}, struck=[], metrics=[], unsteady=[], unhealed=[], spans=[], end_s=0.0)
-        folder = str(stage.folder)
-        result.told = Told(seed=seed, verdict="fail", checks=(check,), observed=nothing, folder=folder)
+        _break_off(result, seed, cause, str(stage.folder))
         return result
     result.runs.append(row(played))
     result.verdict = played.verdict.word
     result.told = told(played)
     return result
+
+
+def _break_off(result: Result, seed: int, cause: BaseException, folder: str) -> None:
+    """Let a run that was not played to its end count as failed, for a reason that was foreseen."""
+    what, detail = "broke off", str(cause)[:500] or type(cause).__name__
+    if isinstance(cause, CannotPlay):
+        what, detail = "start", f"{cause}: {cause.log[-500:]}"
+    check = Check(what=what, line=0, word="fail", detail=detail)
+    nothing = Observed(seen=[], anchors={}, struck=[], metrics=[], unsteady=[], unhealed=[], spans=[], end_s=0.0)
+    result.verdict = "fail"
+    result.runs.append(RunRow(seed=seed, verdict="fail", reasons=(check,)))
+    result.told = Told(seed=seed, verdict="fail", checks=(check,), observed=nothing, folder=folder)
