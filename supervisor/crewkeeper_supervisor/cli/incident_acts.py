@@ -73,9 +73,10 @@ async def _ack(target: tuple[str, ...], reason: str, how: How) -> Deed:
 async def resolve(target: tuple[str, ...], reason: str, how: How) -> Deed:
     """Close an incident that is over for you, or was none.
 
-    Agents are left as they are: whom it holds goes on when its time is over, or by `supervisor agent resume`. It is not
-    told again while it lasts, only if it was over and comes back. INCIDENT is its id, or the webhook-id of what was
-    sent: of a digest, all that it names. A certain deadlock cannot be closed: it is over when one of its waits is.
+    Agents are left as they are: whom it holds goes on when its time is over, or by `supervisor agent resume`. Conduct
+    that goes on is not told again while it lasts; what can only happen anew, as a crash or a refused call, is told when
+    it does: acknowledge it to hear no more of it. INCIDENT is its id, or the webhook-id of what was sent: of a digest,
+    all that it names. A certain deadlock cannot be closed: it is over when one of its waits is.
 
     Exit status: 0 it is closed, 1 the journal has not taken it in time, or it is a deadlock, 5 nothing open is called
     that.
