@@ -180,6 +180,7 @@ async def enter(credentials: Credentials, **options: Any) -> Raw:
     while (client := await dial(credentials, **options)).is_closed:
         await client.close()
         assert time.monotonic() < until_s, client.errors
+        await anyio.sleep(0.05)
     return client
 
 
