@@ -1,11 +1,12 @@
 """Loops: a repeat is one only if the same comes back, costs something, and nothing was learned in between."""
 
 from collections.abc import Callable
+from itertools import count
 from typing import Any
 
 import pytest
 
-from crewkeeper_supervisor.core.courtesy import PAIRS_MAX, CourtesyDetector
+from crewkeeper_supervisor.core.courtesy import PAIRS_MAX, SAID_MAX, CourtesyDetector
 from crewkeeper_supervisor.core.fingerprint import of_arguments, of_text
 from crewkeeper_supervisor.core.loop_memory import CLASSES_MAX, KEYS_MAX, MET_MAX, NAMES_MAX, OWN_WORDS_MAX, WORDS_MAX
 from crewkeeper_supervisor.core.loops import POLL_TOKENS, Loop, LoopDetector
@@ -349,6 +350,25 @@ def test_further_courtesies_of_a_told_row_are_told_if_it_is_followed():
         run.say("ab"[number % 2], "ba"[number % 2], "Thank you so much, have a great day!" if number % 3 else "Thanks!")
     courtesies = [loop for loop in run.found if loop.form == "courtesy"]
     assert [(loop.key, loop.again, loop.count) for loop in courtesies][:2] == [(1, 0, 6), (1, 1, 7)]
+
+
+def test_a_number_said_before_is_no_content_until_that_is_long_ago():
+    courtesy, numbers = CourtesyDetector(), count(100_000)
+
+    def says(text: str) -> bool:
+        return courtesy.has_content("a", "b", of_text(text), text)
+
+    def goes_on(words: int) -> None:
+        for _ in range(0, words, 10):
+            assert says(" ".join(str(next(numbers)) for _ in range(10)))
+
+    assert says("Order 4711")
+    goes_on(SAID_MAX - 100)
+    assert not says("thanks, 4711"), "what was said among the last words is known"
+    goes_on(SAID_MAX - 100)
+    assert not says("thanks, 4711")
+    goes_on(2 * SAID_MAX + 100)
+    assert says("thanks, 4711"), "memory is bounded"
 
 
 def test_who_speaks_to_ever_more_others_crowds_out_only_what_is_known_of_itself():

@@ -8,12 +8,12 @@ The words are English.
 
 import string
 from functools import lru_cache
-from itertools import chain, islice
+from itertools import chain
 from typing import Final
 
 import msgspec
 
-from crewkeeper_supervisor.core.fingerprint import words_of
+from crewkeeper_supervisor.core.fingerprint import Fingerprint, words_of
 from crewkeeper_supervisor.core.loops import Loop
 from crewkeeper_supervisor.core.steps import EVERYBODY, Step
 
@@ -27,7 +27,7 @@ EACH_MIN: Final = 2
 """Of these from each side: who answers one thanks with another is merely polite."""
 PAIRS_MAX: Final = 256
 SAID_MAX: Final = 1000
-"""Words of a pair that are remembered, those said last."""
+"""Words of a pair that are remembered at least, those said last; at most about twice as many are."""
 WORDS_MAX: Final = 60
 """Different words up to which a message can be nothing but courtesy."""
 TEXT_MAX: Final = 600
@@ -91,20 +91,44 @@ class CourtesyDetector:
                 for key in [key for key in self._rows if step.agent in key]:
                     self._rows.pop(key).interrupt()
             return None
-        key = (step.agent, step.peer) if step.agent < step.peer else (step.peer, step.agent)
-        pair = self._pairs.pop(key) if key in self._pairs else _Pair()
+        if self.has_content(step.agent, step.peer, step.said, step.text):
+            return None
+        return self.empty(step)
+
+    def has_content(self, agent: str, peer: str, said: Fingerprint, text: str) -> bool:
+        """Take in what one agent says to another if it has content, as nearly everything has.
+
+        Args:
+            agent: Who says it.
+            peer: To whom; not `EVERYBODY`.
+            said: What it comes down to.
+            text: Its own words.
+
+        Returns:
+            False: it has none, and is to be given to `empty` at once.
+        """
+        key = _key(agent, peer)
+        pair = self._pairs.pop(key, None) or _Pair()
         self._pairs[key] = pair
         if len(self._pairs) > PAIRS_MAX:
             # Whoever talks to ever more others crowds out what is known of itself, not of them.
-            own = next(each for each in self._pairs if step.agent in each)
+            own = next(each for each in self._pairs if agent in each)
             gone = own if own != key else next(iter(self._pairs))
             del self._pairs[gone]
             self._rows.pop(gone, None)
-        found = pair.said(step)
+        if not pair.is_matter(said, text):
+            return False
+        pair.remember(said.words)
         if pair.row:
-            self._rows[key] = pair
-        else:
+            pair.interrupt()
             self._rows.pop(key, None)
+        return True
+
+    def empty(self, step: Step) -> Loop | None:
+        """Take in a message of which `has_content` has just said that it has none; returns as `step` does."""
+        key = _key(step.agent, step.peer)
+        pair = self._rows[key] = self._pairs[key]
+        found = pair.nothing_said(step)
         if found is None or (pair.key and not self._follow):
             return None
         if not pair.key:
@@ -115,6 +139,10 @@ class CourtesyDetector:
         return msgspec.structs.replace(found, key=pair.key, again=pair.again, count=EMPTY_MESSAGES + pair.again)
 
 
+def _key(one: str, other: str) -> tuple[str, str]:
+    return (one, other) if one < other else (other, one)
+
+
 class _Pair:
     """What two agents say to each other."""
 
@@ -123,21 +151,19 @@ class _Pair:
         """The empty messages: who, where, tokens."""
         self.key = self.again = 0
         """Of the row that was told and still goes on."""
-        self._said: dict[str, None] = {}
-        """Words that were said between them, the last ones at the end."""
+        self._late: set[str] = set()
+        """Words that were said between them of late."""
+        self._early: set[str] = set()
+        """Those before them; both together hold at least the last `SAID_MAX`."""
 
     def interrupt(self) -> None:
         """Something was said or done after all."""
         self.row.clear()
         self.key = self.again = 0
 
-    def said(self, step: Step) -> Loop | None:
-        """Take in a message."""
-        matter = self._is_matter(step)
-        self._remember(step.said.words)
-        if matter:
-            self.interrupt()
-            return None
+    def nothing_said(self, step: Step) -> Loop | None:
+        """Take in a message without content."""
+        self.remember(step.said.words)
         self.row.append((step.agent, step.began, step.tokens))
         del self.row[: -2 * EMPTY_MESSAGES]
         said = [who for who, _, _ in self.row[-EMPTY_MESSAGES:]]
@@ -156,22 +182,20 @@ class _Pair:
             chain=step.chain,
         )
 
-    def _is_matter(self, step: Step) -> bool:
+    def is_matter(self, said: Fingerprint, text: str) -> bool:
         """Whether a message has content: too much of it, or data or a number that was not said before."""
-        if len(step.said.words) > WORDS_MAX:
+        if len(said.words) > WORDS_MAX:
             return True
-        words, content = _content(step.text)
+        words, content = _content(text)
         if len(content) > CONTENT_SHARE * len(words):
             return True  # most messages: what was said before need not be known
-        if len(content.difference(self._said)) > NEW_WORDS:
+        if len(content - self._late - self._early) > NEW_WORDS:
             return True
-        beside = (step.said.words - words - _NO_MATTER).difference(self._said)
-        return any(len(word) > 1 or word in step.said.marks for word in beside)
+        beside = said.words - words - _NO_MATTER - self._late - self._early
+        return any(len(word) > 1 or word in said.marks for word in beside)
 
-    def _remember(self, words: frozenset[str]) -> None:
-        said = self._said
-        for word in said.keys() & words:
-            del said[word]
-        said.update(dict.fromkeys(sorted(words)))  # in an order that is the same wherever this is replayed
-        for word in list(islice(said, max(0, len(said) - SAID_MAX))):
-            del said[word]
+    def remember(self, words: frozenset[str]) -> None:
+        """These words were said between them."""
+        self._late |= words
+        if len(self._late) > SAID_MAX:
+            self._early, self._late = self._late, set()

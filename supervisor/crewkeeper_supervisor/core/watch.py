@@ -284,10 +284,10 @@ class Watch:
 
     def _polite(self, agent: str, to: str, said: Said, whole: Fingerprint, chain: str) -> None:
         """What is said in a call may be a courtesy as well as what is said in a message."""
-        if not said.words:
+        if not said.words or self._courtesy.has_content(agent, to, whole, said.words):
             return
         step = self.maker.spoken(agent, to, said, whole, chain, self._state.seq, self._state.now_s)
-        polite = self._courtesy.step(step)
+        polite = self._courtesy.empty(step)
         if polite is not None:
             self._looped("courtesy ", polite, step)
 
