@@ -94,6 +94,7 @@ _GERMAN: Final = frozenset(
     ("der", "die", "das", "und", "ein", "eine", "nicht", "ist", "den", "mit", "für", "von", "auf")
 )
 _GERMAN_LEAST: Final = 3
+_NO_WORDS: Final[frozenset[str]] = frozenset()
 
 
 class Fingerprint(Struct, frozen=True, gc=False):
@@ -147,17 +148,19 @@ def of_text(text: str, *, masked: bool = True, names: bool = False, echoes: Iter
     named = _NAME.findall(head) if names else ()
     head = head.lower()
     middle = _checksum(text[HEAD_CHARS:-TAIL_CHARS]) if long else 0
+    plain = head.isascii()
     literal = digest = _checksum(head) ^ middle
-    if masked and _DIGIT.search(head):
+    has_digits = _DIGIT.search(head) is not None
+    if masked and has_digits:
         head, times = _VOLATILE.subn(" ", head)
         if _LIKE_DIGEST.search(head):
             head, more = _DIGESTS.subn(" ", head)
             times += more
         if times:
             digest = _checksum(head) ^ middle
-    found = words_of(head)
+    found = head.encode().translate(_LETTERS).decode().split() if plain else words_of(head)
     words = frozenset(found)
-    marks = frozenset(filterfalse(str.isalpha, words))
+    marks = _NO_WORDS if plain and not has_digits else frozenset(filterfalse(str.isalpha, words))
     if named and len(words & _GERMAN) < _GERMAN_LEAST:  # German gives a capital to every noun
         marks |= {name.lower() for name in named}
     if len(found) <= LONG_WORDS:

@@ -28,10 +28,10 @@ def identifiers_of(text: str) -> list[str]:
     for match in _REST.finditer(text):
         start, end = match.span()
         least = max(0, start - _BEFORE_MAX)
-        while start > least and (text[start - 1].isalpha() or text[start - 1] in "_-"):
+        while start > least and ((before := text[start - 1]).isalpha() or before in "_-"):
             start -= 1
         word = text[start:end].strip("-_")
-        if (6 if word.isdigit() else 5) <= len(word) <= 64 and not _DATE.match(word):
+        if (6 if word.isdigit() else 5) <= len(word) <= 64 and not ("-" in word and _DATE.match(word)):
             found[word] = None
     return list(found)
 
@@ -68,7 +68,10 @@ class Grounding:
 
     def saw(self, text: str) -> None:
         """Note the identifiers in something that agents were told."""
-        self._seen.update(dict.fromkeys(identifiers_of(text)))
+        found = identifiers_of(text)
+        if not found:
+            return
+        self._seen.update(dict.fromkeys(found))
         while len(self._seen) > IDENTIFIERS_MAX:
             del self._seen[next(iter(self._seen))]
             self._forgot = True

@@ -234,6 +234,8 @@ class History:
         self.told = 0
         """Key of the cycle that was told and still goes on."""
         self._runs = [0] * (PERIOD_MAX + 1)
+        self._newest = 0
+        """The greatest token of its steps so far."""
         self._news: dict[str, int] = {}
         self._sum = 0
         self._public = 0
@@ -259,6 +261,11 @@ class History:
             The shortest period from 2 on that has just been passed `REPEATS` times or once more, 0 if none has.
         """
         steps, runs, token, found = self.steps, self._runs, passed.token, 0
+        if not steps or token > self._newest:  # numbered in their order: what is new repeats nothing
+            self._newest = token
+            self._runs, self.told = [0] * len(runs), 0
+            steps.append(passed)
+            return 0
         for period in range(1, PERIOD_MAX + 1):
             if len(steps) < period or steps[-period].token != token:
                 runs[period] = 0

@@ -198,18 +198,21 @@ class LoopDetector:
         agent.news += new
         self._news += new
         self._learned += new
+        begun = same is None
         if same is None:
             same = self._begin(known, step, owner)
         exact = same.arguments.digest == step.arguments.digest
         learned = self._history(step.chain).learned(step.agent, new, step.public)
         if same.seen and step.agent == same.seen[-1].agent and step.began <= same.seen[-1].at:
             return None  # asked side by side: nobody learns from an answer that is not there yet
-        return self._note(same, step, learned, exact, exact and same.outcome.literal == step.outcome.literal)
+        equal = exact and same.outcome.literal == step.outcome.literal
+        return self._note(same, step, learned, exact, equal, begun=begun)
 
     def _message(self, step: Step, agent: Listener) -> Loop | None:
         known = self._classes.known(step.agent, "", step.peer, spoken=True)
         same = next((group for group in known if self._said_again(group, step)), None)
         agent.heard(step.said, step.failed, self._number)
+        begun = same is None
         if same is None:
             same = self._begin(known, step, step.agent)
             agent.talk += 1
@@ -220,7 +223,7 @@ class LoopDetector:
             peer = self._agent(step.peer)
             own = agent.news + peer.news
             heard = own + peer.talk + (self._learned - own) / len(self._agents)
-        return self._note(same, step, heard, exact, exact)
+        return self._note(same, step, heard, exact, exact, begun=begun)
 
     def _said_again(self, group: RepeatClass, step: Step) -> bool:
         if group.said.literal == step.said.literal:
@@ -241,17 +244,21 @@ class LoopDetector:
         answered = peer.reply.words - peer.before
         return not answered or len(changed & answered) < ECHO_SHARE * len(answered)
 
-    def _note(self, group: RepeatClass, step: Step, news: float, exact: bool, equal: bool) -> Loop | None:
-        """Count one more occurrence of a class, and judge."""
-        group.did(step.arguments, step.said)
+    def _note(
+        self, group: RepeatClass, step: Step, news: float, exact: bool, equal: bool, *, begun: bool
+    ) -> Loop | None:
+        """Count one more occurrence of a class, which may have begun with it, and judge."""
+        if not begun:
+            group.did(step.arguments, step.said)
         if not group.seen:
             group.since_tokens = self._tokens
         group.seen.append(Occurrence(step.agent, step.began, step.at, self._number, news, exact, equal))
         group.count += 1
         if len(group.seen) > REPEATS:
             del group.seen[0]
-        group.came(step.outcome)
-        self._classes.weigh(EVERYBODY if step.public and step.kind == "tool" else step.agent, group)
+        if not begun:  # else it was made of this very step
+            group.came(step.outcome)
+            self._classes.weigh(EVERYBODY if step.public and step.kind == "tool" else step.agent, group)
         history = self._history(step.chain)
         passed = Passed(group.token, step.agent, step.began, self._number, self._tokens, _waits(step))
         if step.kind == "message":
@@ -379,6 +386,7 @@ class LoopDetector:
             said=step.said,
             outcome=step.outcome,
             failed=step.failed,
+            met=step.outcome.words,
         )
         self._classes.add(owner, known, group)
         return group
