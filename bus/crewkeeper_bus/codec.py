@@ -71,7 +71,8 @@ def check(payload: bytes, limit_bytes: int = PAYLOAD_MAX_BYTES) -> None:
 
 
 def _decode(decoder: "msgspec.json.Decoder[_T]", payload: bytes, what: str, limit_bytes: int) -> _T:
-    check(payload, limit_bytes)
+    if len(payload) > limit_bytes or payload.count(b"[") + payload.count(b"{") > NESTING_MAX:
+        check(payload, limit_bytes)  # it is over a limit, or has brackets in its texts
     try:
         return decoder.decode(payload)
     except (msgspec.MsgspecError, RecursionError, ValueError) as error:  # UnicodeDecodeError is a ValueError

@@ -179,6 +179,10 @@ class Watching(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How many calls one task, or all below one root, may have open at once."""
 
 
+BURST_LEAST_BYTES: Final = 8.0 * 1024 * 1024
+"""What anybody may send at once after a pause: one largest message."""
+
+
 class Rate(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How much one agent may send before its messages are counted and not read."""
 
@@ -190,7 +194,7 @@ class Rate(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     @property
     def burst_bytes(self) -> float:
         """Bytes at once after a pause."""
-        return max(self.bytes_per_s * self.burst / self.messages_per_s, 8.0 * 1024 * 1024)
+        return max(self.bytes_per_s * self.burst / self.messages_per_s, BURST_LEAST_BYTES)
 
 
 class Retain(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

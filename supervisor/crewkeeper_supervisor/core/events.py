@@ -62,6 +62,8 @@ class Throttled(Struct, frozen=True, kw_only=True, gc=False):
 
 Event = Recorded | Rejected | Throttled
 
+_OURS: Final = frozenset((Kind.CTL, Kind.OP))
+"""Kinds that only the supervisor side sends."""
 _MAY_STATE: Final = {TOOLS: (ToolsReady, ToolsGone, ToolRan), MODEL: (SpendAsked, Spent)}
 """What the parts of the supervisor side that touch foreign code may say, and nothing else."""
 
@@ -95,7 +97,7 @@ def read(
     supervisor_side = address.sender in SIDE
     if not supervisor_side and admits is not None and not admits(address.sender, at_s, len(payload), address):
         return Throttled(seq=seq, at_s=at_s, sender=address.sender, size_bytes=len(payload))
-    forged = not supervisor_side and (address.kind in (Kind.CTL, Kind.OP) or address.sender.startswith("_"))
+    forged = not supervisor_side and (address.kind in _OURS or address.sender.startswith("_"))
     if forged:
         reason = f"{address.sender} sent a {address.kind} message, which only the supervisor may"
         return _rejected(seq, at_s, address.sender, subject, reason, payload, forged=True)

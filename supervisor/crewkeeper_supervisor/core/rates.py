@@ -11,7 +11,7 @@ calls and messages: two agents cannot give each other ever more of it.
 
 from typing import Final
 
-from crewkeeper_supervisor.core.crew import Rate
+from crewkeeper_supervisor.core.crew import BURST_LEAST_BYTES, Rate
 
 OWED: Final = 5
 """Entries that one call or message gives its receiver room for: begun, taken, waits ended and begun, answered."""
@@ -46,8 +46,10 @@ class Bucket:
         passed_s = at_s - self.at_s
         if passed_s > 0:
             self.at_s = at_s
-            self.room = min(float(rate.burst), self.room + passed_s * rate.messages_per_s)
-            self.room_bytes = min(rate.burst_bytes, self.room_bytes + passed_s * rate.bytes_per_s)
+            room = self.room + passed_s * rate.messages_per_s
+            self.room = room if room < rate.burst else float(rate.burst)
+            room = self.room_bytes + passed_s * rate.bytes_per_s
+            self.room_bytes = room if room < BURST_LEAST_BYTES else min(rate.burst_bytes, room)
         if answers and self.owed >= 1 and self.room_bytes >= size_bytes - OWED_BYTES:
             self.owed -= 1
             self.room_bytes -= max(0, size_bytes - OWED_BYTES)

@@ -46,6 +46,7 @@ _NEVER: Final = float("inf")
 
 
 _BEGINNING: Final = frozenset({Kind.REQ, Kind.MSG})
+_HEARTBEAT: Final = Kind.HB
 HEARTBEAT_WEIGHT: Final = 16
 """As how many bytes one of a heartbeat counts: all of it is read; bodies of other messages are passed over."""
 _ANSWERING: Final = frozenset({*OWED_KINDS, *REPORTED_KINDS})
@@ -191,13 +192,14 @@ class RunState:
         rate = self.crew.rate if self.crew is not None else Rate()
         if address is None:
             return self._bucket(sender, rate, at_s).take(rate, at_s, size_bytes)
-        if address.kind is Kind.HB:
+        kind, to = address.kind, address.to
+        if kind is _HEARTBEAT:
             # However little may be sent at once, after a pause any heartbeat is read.
             size_bytes = max(size_bytes, min(size_bytes * HEARTBEAT_WEIGHT, int(rate.burst_bytes)))
-        if address.kind in _BEGINNING and address.to != sender:
-            for name in self._receivers(address.to):
+        if kind in _BEGINNING and to != sender:
+            for name in (to,) if to in self.agents else self._receivers(to):
                 self._bucket(name, rate, at_s).owe(rate)
-        return self._bucket(sender, rate, at_s).take(rate, at_s, size_bytes, answers=address.kind in _ANSWERING)
+        return self._bucket(sender, rate, at_s).take(rate, at_s, size_bytes, answers=kind in _ANSWERING)
 
     def _bucket(self, agent: str, rate: Rate, at_s: float) -> Bucket:
         name = agent if agent in self.agents else ""
