@@ -31,6 +31,8 @@ class Actor(Incarnation):
         self.on_raw: Callable[[str, str, bytes], None] = lambda *_: None
         """Takes what it publishes past every check."""
         self.on_stop: Callable[[Any, str], None] | None = None
+        self.tells_parts = ord(self.name[-1]) % 2 == 0
+        """Whether its heartbeats leave out what it no longer waits for; clients may tell the whole all the same."""
         self.tools: dict[str, Wait] = {}
         """Calls of tools that are waited for."""
 
@@ -175,7 +177,7 @@ class Actor(Incarnation):
                         self._finish(wait)
                     elif len(errors()) > len(calls) - k:
                         self._finish(wait, "failed", Failed(errors()[0]))
-                    else:
+                    elif self.tells_parts:
                         good = {call.id for call in calls if call.good}
                         wait.condition = still_open(condition, good, self.failed)
 

@@ -227,7 +227,7 @@ MUTATIONS: Final = (
         name="stale-answers",
         place="detection:Detector.affirmed",
         make=_any_answer,
-        raised={"late": 0.8},
+        raised={"late": 0.8, "lose_note": 0.3, "lose_probe": 0.3},
     ),
     Mutation(name="probe-not-repeated", place="detection:Detector._pursue", make=_asked_once),
     Mutation(name="any-as-all", place="reduction:Reduction._condition", make=_condition(_any_as_all)),
