@@ -10,6 +10,7 @@ import jsonschema_rs
 import msgspec
 from msgspec import Struct
 
+from crewkeeper_supervisor.gate import schema_work
 from crewkeeper_supervisor.gate.condition import MAX_DEPTH, too_deep
 from crewkeeper_supervisor.gate.name_pattern import near
 
@@ -69,8 +70,8 @@ def check_schema(schema: dict[str, Any]) -> None:
     """Refuse what cannot be used as a schema of arguments.
 
     Raises:
-        SchemaRefused: It is too large, too deep, no JSON Schema, refers to elsewhere, or has an expression that does
-            not run in linear time.
+        SchemaRefused: It is too large, too deep, no JSON Schema, refers to elsewhere, is too much work, or has an
+            expression that does not run in linear time.
     """
     _compile(schema)
 
@@ -178,7 +179,7 @@ def _compile(schema: dict[str, Any]) -> jsonschema_rs.Draft202012Validator:
     if size > SCHEMA_MAX_BYTES:
         raise SchemaRefused(f"the schema has {size} bytes; the limit is {SCHEMA_MAX_BYTES}", "shorten it")
     try:
-        return jsonschema_rs.Draft202012Validator(
+        validator = jsonschema_rs.Draft202012Validator(
             schema,
             offline=True,
             mask=_VALUE,
@@ -186,10 +187,14 @@ def _compile(schema: dict[str, Any]) -> jsonschema_rs.Draft202012Validator:
                 size_limit=_PATTERN_MAX_BYTES, dfa_size_limit=_PATTERN_MAX_BYTES
             ),
         )
+        schema_work.check(schema)
+    except schema_work.TooMuchWork as error:
+        raise SchemaRefused(f"the schema is too much work: {error}", "have fewer of its parts repeat others") from None
     except ValueError as error:
         where = _path(error.instance_path) if isinstance(error, jsonschema_rs.ValidationError) else ""
         said = f"{where}: {error}".removeprefix(": ").partition("\n")[0][:_SHOWN_MAX_CHARS]
         raise SchemaRefused(f"the schema cannot be used: {said}", _remedy(said)) from None
+    return validator
 
 
 def _mistakes(validator: jsonschema_rs.Draft202012Validator, document: Any) -> list[jsonschema_rs.ValidationError]:
