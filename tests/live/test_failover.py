@@ -72,6 +72,8 @@ async def dies_while_it_lets_go(run: Failover) -> None:
     """It is drained, and dies as soon as it has given the lease back."""
     run.kill()
     run.serve(*NAMES, point="lease-released")
+    await run.act()
+    await run.settled()  # whoever has taken the lease is at work, and has something to let go
     run.controllers[await run.owner()].send_signal(signal.SIGTERM)
     await run.act(2)
     await run.struck("lease-released")
