@@ -13,3 +13,6 @@ Seconds = Annotated[float, Meta(ge=0, le=366 * 24 * 3600)]
 Count = Annotated[int, Meta(ge=0, le=2**53)]
 NAMES_MAX: Final = 256
 Names = Annotated[tuple[Name, ...], Meta(max_length=NAMES_MAX)]
+TOOL_PATTERN: Final = r"^[A-Za-z_][A-Za-z0-9_-]*(\.[A-Za-z0-9_*-]+)?\Z"
+ToolName = Annotated[str, Meta(max_length=128, pattern=TOOL_PATTERN, description="a tool, or tool.function")]
+"""As the crew file gives an agent its tools; `*` stands for any characters of a function."""

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 
-from crewkeeper_bus.field_types import Count, Name, Names, Seconds, Text, TraceContext
+from crewkeeper_bus.field_types import NAMES_MAX, Count, Name, Seconds, Text, ToolName, TraceContext
 from crewkeeper_bus.message_base import Control, Fault, Sent, Traced
 
 ToolNames = Annotated[tuple[Text, ...], Meta(max_length=128)]
@@ -312,8 +312,8 @@ class ToolsNarrowed(Struct, frozen=True, kw_only=True, omit_defaults=True, tag_f
     """A person leaves an agent fewer of its tools, with all of its credentials, from here on."""
 
     agent: Name
-    tools: Names
-    """As the crew file names them; what it does not let the agent use stays out of reach."""
+    tools: Annotated[tuple[ToolName, ...], Meta(max_length=NAMES_MAX)]
+    """As the crew file gives it, or functions of those; what it does not let the agent use stays out of reach."""
     by: Text = ""
 
 

@@ -42,6 +42,13 @@ def test_nobody_is_left_what_the_crew_file_does_not_give() -> None:
     assert room.ran_calls() == ["c3", "c4"]
 
 
+def test_functions_of_a_tool_may_be_all_that_is_left() -> None:
+    gate = Room(crew_of(*AGENTS)).core.gate
+    gate.narrowed["a"] = ("files.read_file", "time", "shell.run", "pay")
+    assert gate.tools_of("a", ("files", "time.now", "shell.stop", "pay")) == ("time.now", "pay", "files.read_file")
+    assert gate.tools_of("a", ("files.read_file", "files.write_file")) == ("files.read_file",)
+
+
 def test_a_helper_gets_no_tool_that_its_agent_is_not_left() -> None:
     room = Room(crew_of(*AGENTS))
     room.op(t.ToolsNarrowed(agent="a", tools=("look",), by="kim"))

@@ -106,7 +106,7 @@ async def test_peers_and_roles_narrow_what_is_issued(tmp_path, capsys):
     async with login_stage("operator", tmp_path) as stage, stage.serving():
         creds = await declared(stage, capsys)
         issue = ("creds", "issue", "--agent", "guest", "-o", "json")
-        code, out, _ = await creds(*issue, "--peers", "worker", "--tools", "search")
+        code, out, _ = await creds(*issue, "--peers", "worker", "--tools", "search, files.read_file")
         assert code == 0
         given = json.loads(out)
         async with stage.knock(given["user"], given["password"]) as client:
@@ -114,9 +114,12 @@ async def test_peers_and_roles_narrow_what_is_issued(tmp_path, capsys):
                 assert await may_publish(client, f"crew.r1.req.guest.{peer}.i")
             assert not await may_publish(client, "crew.r1.req.guest.planner.i")
         record = await stage.access.get(RUN, "guest")
-        assert (record.peers, record.tools) == (("worker", "worker-1", "worker-2"), ("search",))
+        assert (record.peers, record.tools) == (("worker", "worker-1", "worker-2"), ("search", "files.read_file"))
         gate = (await folded(stage.link, RUN)).supervisor.gate
-        assert gate.narrowed == {"guest": ("search",)}  # or nobody would hold it to that
+        assert gate.narrowed == {"guest": ("search", "files.read_file")}  # or nobody would hold it to that
+        code, _, err = await creds(*issue, "--tools", "no tool")
+        assert (code, "'no tool' is not a valid name" in err) == (failure.USAGE, True), err
+        assert (await folded(stage.link, RUN)).supervisor.gate.narrowed == gate.narrowed
         code, out, _ = await creds(*issue, "--peers", "")
         assert code == 0
         assert (await stage.access.get(RUN, "guest")).peers == ()

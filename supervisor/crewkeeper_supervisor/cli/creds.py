@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from crewkeeper_supervisor.shell.authority import Authority
     from crewkeeper_supervisor.shell.nats_link import Link
     from crewkeeper_supervisor.shell.registry import RunInfo
+    from crewkeeper_supervisor.views.fold import Fold
 
 NARROW_S: Final = 60.0
 """How long the journal may take to hold which tools an agent is left."""
@@ -154,7 +155,8 @@ async def _issue(
     async with opened(state, nats) as link:
         info = await find_run(link, run)
         _check_active(info)
-        supervisor = (await folded(link, info.run)).supervisor
+        fold = await folded(link, info.run)
+        supervisor = fold.supervisor
         found = _find_agent(supervisor, info.run, agent)
         await _check_judged(link)
         roles = {name: view.role for name, view in supervisor.agents.items()}
@@ -166,8 +168,6 @@ async def _issue(
             tell(Deed(action="creds issue", name=agent, run=info.run, ok=True, text=(text,), dry_run=True), output)
             return
         crew, by = supervisor.crew, f"{getpass.getuser()} (supervisor creds)"
-        if tools is not None:
-            await _narrow(link, info.run, agent, tools, by)
         issued = await Access(link).issue(
             info.run,
             agent,
@@ -178,6 +178,8 @@ async def _issue(
             by=by,
             payload_bytes=PAYLOAD_MAX_BYTES if crew is None else crew.payload_bytes,
         )
+        if tools is not None:
+            await _narrow(link, fold, agent, tools, by)
     if not found.external:
         say(f"{agent} is started by its host: with these credentials a second {agent} takes the place of the first")
     _show(issued, found.role, file, output)
@@ -204,24 +206,21 @@ def _find_agent(supervisor: "Supervisor", run: str, name: str) -> "AgentView":
     )
 
 
-async def _narrow(link: "Link", run: str, agent: str, tools: tuple[str, ...], by: str) -> None:
-    """Have the gate know what an agent is left before it has credentials: it decides by the journal alone."""
+async def _narrow(link: "Link", fold: "Fold", agent: str, tools: tuple[str, ...], by: str) -> None:
+    """Have the gate know what an agent is left before anybody is told its secret: it decides by the journal alone."""
     from crewkeeper_bus.tool_messages import ToolsNarrowed
-    from crewkeeper_supervisor.cli.agent import told
-    from crewkeeper_supervisor.cli.asking import observe
-    from crewkeeper_supervisor.shell.journal import publish_op
+    from crewkeeper_supervisor.shell import journal
 
-    story = await told(link, run)
-
-    def is_known() -> bool:
-        return story.fold.supervisor.gate.narrowed.get(agent) == tools
-
-    await publish_op(link, run, ToolsNarrowed(agent=agent, tools=tools, by=by))
+    await journal.publish_op(link, fold.run, ToolsNarrowed(agent=agent, tools=tools, by=by))
     await link.flush()
-    await observe(link, story, lambda _event, _text: None, is_known, NARROW_S)
-    if not is_known():
-        text = f"the journal of {run} has not taken within {NARROW_S:g} s which tools {agent} is left"
-        raise Failure(text, remedy="try again: nothing was issued")
+    with anyio.move_on_after(NARROW_S):
+        async with journal.follow(link, fold.run, fold.supervisor.seq + 1) as entries:
+            while fold.supervisor.gate.narrowed.get(agent) != tools:
+                for entry in await entries.batch():
+                    fold.feed(entry)
+    if fold.supervisor.gate.narrowed.get(agent) != tools:
+        text = f"the journal of {fold.run} has not taken within {NARROW_S:g} s which tools {agent} is left"
+        raise Failure(text, remedy="try again: the secret that was issued is known to nobody")
 
 
 def _check_peers(peers: tuple[str, ...], roles: dict[str, str], run: str) -> None:

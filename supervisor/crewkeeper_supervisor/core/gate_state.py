@@ -374,7 +374,8 @@ class GateState:
         left = self.narrowed.get(agent)
         if left is None:
             return named
-        return tuple(tool for tool in named if tool in left or tool.partition(".")[0] in left)
+        whole = [tool for tool in named if tool in left or tool.partition(".")[0] in left]
+        return (*whole, *(tool for tool in left if tool not in whole and tool.partition(".")[0] in named))
 
     def use(self, declared: str) -> ToolUse:
         """How much a declared tool is used."""

@@ -5,6 +5,7 @@ that whoever asks next sees what was decided last. A secret is never stored: onl
 this process once, in what `issue` returns.
 """
 
+import re
 import time
 from collections.abc import Callable
 from typing import Final, NamedTuple
@@ -16,6 +17,8 @@ from msgspec.structs import replace
 
 from crewkeeper_bus.codec import PAYLOAD_MAX_BYTES
 from crewkeeper_bus.credentials import Credentials
+from crewkeeper_bus.errors import SubjectError
+from crewkeeper_bus.field_types import TOOL_PATTERN
 from crewkeeper_bus.subjects import SERVICES, check_agent, check_token
 from crewkeeper_supervisor.core.reach import Reach
 from crewkeeper_supervisor.core.scope import (
@@ -52,6 +55,8 @@ agent, and the server keeps them for each connection. Beyond that the core refus
 _STREAM: Final = f"KV_{BUCKET}"
 _PREFIX: Final = f"$KV.{BUCKET}."
 _REVOKED_KEPT: Final = 32
+
+_TOOL: Final = re.compile(TOOL_PATTERN)
 
 Names = tuple[str, ...] | None
 
@@ -475,7 +480,10 @@ def _check_names(names: Names | UnsetType, what: str) -> None:
     if len(names) > PEERS_MAX:
         raise AccessRefused(f"{len(names)} {what}; at most {PEERS_MAX} can be named: name roles, or none for any")
     for name in names:
-        check_agent(name) if what == "peers" else check_token(name, "tool")
+        if what == "peers":
+            check_agent(name)
+        elif not _TOOL.match(name):
+            raise SubjectError(f"tool {name[:80]!r} is not a valid name: use that of a tool, or tool.function")
 
 
 def _kept(found: "tuple[Token, ...] | list[Token]", now_s: float, *, by: str | None = None) -> tuple[Token, ...]:
