@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from crewkeeper_supervisor.chaos.plan.scenario import Scenario, load, parse
@@ -9,6 +10,7 @@ from crewkeeper_supervisor.chaos.product_mutations import PRODUCT_MUTATIONS, Pro
 from crewkeeper_supervisor.chaos.sim.stage import play
 from crewkeeper_supervisor.chaos.trial.journal_truth import JournalTruth
 from crewkeeper_supervisor.chaos.trial.junit import line
+from crewkeeper_supervisor.chaos.trial.record import Record
 from crewkeeper_supervisor.chaos.trial.runner import run_sim
 from support.verdicts import is_red
 
@@ -41,6 +43,8 @@ def check(scenario: Scenario, played: range) -> None:
     assert result.told is not None
     reasons = [line(check) for check in result.told.checks if check.word != "pass"]
     assert result.verdict == "pass", (result.told.seed, reasons)
+    written = msgspec.json.encode(Record(results=[result]))
+    assert msgspec.json.encode(msgspec.json.decode(written, type=Record)) == written, "a journal that can be read"
 
 
 @pytest.mark.parametrize("scenario", SIMULATED, ids=[each.id for each in SIMULATED])

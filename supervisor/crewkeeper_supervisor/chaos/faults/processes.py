@@ -35,7 +35,7 @@ async def _freeze_real(stage: "RealStage", _fault: "Fault", target: str) -> Stri
 def _slow_sim(stage: "SimStage", _fault: "Fault", target: str) -> Strike:
     fired, was_frozen = stage.world.slow(target, SLOW_FACTOR), stage.world.is_frozen(target)
     heal = stage.holds.undoing(f"slow {target}", lambda: stage.world.slow(target, 1))
-    return Strike(heal, lambda: fired and not (was_frozen and stage.world.is_frozen(target)))
+    return Strike(heal, lambda: 0 if was_frozen and stage.world.is_frozen(target) else fired)
 
 
 async def _slow_real(stage: "RealStage", _fault: "Fault", target: str) -> Strike:
