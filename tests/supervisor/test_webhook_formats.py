@@ -172,6 +172,7 @@ def test_a_digest_is_one_alert_until_it_is_over():
     for same in ("labels", "startsAt", "fingerprint"):
         assert told[0][same] == told[1][same] == told[2][same]
     assert told[2]["endsAt"] > told[2]["startsAt"]
+    assert told[0]["labels"]["incident"] == "msg_trip-1_28-2", "another digest is another alert"
 
 
 def test_a_digest_of_what_is_over_wakes_nobody():

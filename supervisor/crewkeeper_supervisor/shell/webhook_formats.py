@@ -282,7 +282,7 @@ def _alertmanager(event: _Event) -> dict[str, Any]:
         "severity": event.severity if event.what == "incidents" else severity_of(event.what, ""),
         "crew": event.text("crew", 64),
         "run": event.text("run", 100),
-        "incident": event.text("incident", 100),
+        "incident": event.text("incident", 100) or (event.about if event.what == "incidents" else ""),
     }
     annotations = {"summary": event.title, "description": "\n".join(event.lines()), "severity": event.severity}
     # Names of annotations are words.
