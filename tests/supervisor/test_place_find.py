@@ -121,6 +121,7 @@ def test_several_servers_of_a_cluster_have_one_login(nowhere):
         ("nats://a:1,http://b:2", "http:// is not how a NATS server is reached"),
         ("nats://x:1@a:1,nats://y:2@b:2", "take one login"),
         ("nats://a:1,ws://b:2", "websockets"),
+        ("nats://bob:pa,ss@a:1", "%2C for a comma"),
         (",".join(f"nats://a{number}:1" for number in range(17)), "17 servers are more than 16"),
     ],
 )

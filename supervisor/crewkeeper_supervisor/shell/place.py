@@ -157,6 +157,11 @@ def _parts(url: str) -> SplitResult:
     parts = urlsplit(url if "://" in url else f"nats://{url}")
     if parts.scheme not in _SCHEMES:
         raise ConfigError(f"{parts.scheme}:// is not how a NATS server is reached: write nats://host:4222")
+    try:
+        _ = parts.port
+    except ValueError:  # it may be a part of a password: it is not shown
+        text = "a server's port is no number up to 65535: write nats://host:4222, and %2C for a comma in a password"
+        raise ConfigError(text) from None
     return parts
 
 
