@@ -70,9 +70,11 @@ class _Watcher:
 
     def leave(self) -> None:
         """Let the watcher end, as it does by itself a moment later: nothing of it is left to be complained of."""
+        if self._owner_pid != os.getpid():  # a fork may have inherited the lock, taken for ever
+            return
         with self._lock:
             process = self._process
-            if process is None or self._owner_pid != os.getpid():
+            if process is None:
                 return
             self._discard()
             if process.returncode is None:
