@@ -40,7 +40,7 @@ async def test_two_who_make_the_first_stores_at_a_time_do_not_fail(tmp_path, fai
             assert (await link.js.stream_info("KV_X")).config.name == "KV_X"
             assert len(asked) == 4
         else:
-            monkeypatch.setattr(nats_link, "STORE_LIMIT_S", 0.1)
+            monkeypatch.setattr(nats_link, "STORE_LIMIT_S", 0.5)
             with pytest.raises(StoreUnavailable, match="error creating store"):
                 await link.ensure_bucket("X", "what stays out of reach")
             with pytest.raises(nats.js.errors.NotFoundError):
