@@ -303,3 +303,15 @@ def test_what_cannot_be_resolved_is_critical_in_a_digest_too(later: bool) -> Non
     assert (over.kind, over.body["digest"], over.body["severity"]) == ("resolved", digest.id, "critical")
     room.tick(60)
     assert room.digests() == [digest], "one word of its end is enough"
+
+
+def test_what_is_over_before_its_digest_is_sent_is_not_called_unresolved() -> None:
+    room = room_of(escalations=1)
+    room.hear("found loop one search")
+    room.hear("found loop two search")
+    give_up_on(room.core._state, room.incident())
+    room.hear("cleared loop two")
+    room.tick(60)
+    (digest,) = room.digests()
+    assert digest.body["open"] == 0
+    assert digest.body["summary"] == "a repeats itself (told late, beyond 1 escalation a minute, which is over)"

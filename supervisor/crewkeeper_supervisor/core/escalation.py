@@ -228,7 +228,7 @@ def _digest_summary(state: RunState, withheld: dict[str, Event], said: str, stan
     beyond = f"beyond {most} escalation{'s' * (most > 1)} a minute"
     alone = state.incidents.get(next(iter(withheld))) if len(withheld) == 1 else None
     if alone is not None:
-        unresolved = "NOT RESOLVED: " if "unresolved" in withheld.values() else ""
+        unresolved = "NOT RESOLVED: " if stand and "unresolved" in withheld.values() else ""
         over = "" if stand else ", which is over"
         return f"{unresolved}{alone.finding.summary[:SUMMARY_MAX_CHARS]} (told late, {beyond}{over})"
     return f"{len(withheld)} incidents {beyond}{'' if stand else ', all over'}: {said}"
