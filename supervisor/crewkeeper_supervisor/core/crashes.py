@@ -18,6 +18,8 @@ from crewkeeper_supervisor.core.state import RunState
 STEADY_MAX_S: Final = 600.0
 """Whoever stays up for so long is not in a loop, however long its restarts are counted."""
 NEED: Final = "steady"
+_NOTED_MAX: Final = 20
+"""Crashes of one loop up to which its history says that the agent is back."""
 
 
 def before(state: RunState, view: AgentView) -> dict[str, str]:
@@ -69,9 +71,6 @@ def watch(state: RunState) -> None:
         incident = state.incidents.get(back.incident)
         if incident is not None and incident.state != "resolved":
             resolve(state, incident, _ended(view, incident))
-
-
-_NOTED_MAX: Final = 20
 
 
 def _steady_s(view: AgentView) -> float:
