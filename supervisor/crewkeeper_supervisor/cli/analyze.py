@@ -164,7 +164,7 @@ def _read(file: Path) -> list[Any]:
 
 def _refuse(problems: "list[CaseProblem]", file: Path) -> None:
     """Fail if there are problems, telling them all."""
-    from crewkeeper_supervisor.views.wording import safe
+    from crewkeeper_supervisor.views.wording import counted, safe
 
     if not problems:
         return
@@ -172,7 +172,7 @@ def _refuse(problems: "list[CaseProblem]", file: Path) -> None:
         say(safe(f"{file}: {problem}"))
     if len(problems) > PROBLEMS_MAX:
         say(f"{file}: {len(problems) - PROBLEMS_MAX} more problems")
-    raise Failure(f"{file}: refused, {len(problems)} problem{'s' * (len(problems) > 1)}", code=INVALID)
+    raise Failure(f"{file}: refused, {counted(len(problems), 'problem')}", code=INVALID)
 
 
 def _judge(case: dict[str, Any]) -> dict[str, Any]:

@@ -125,6 +125,7 @@ def _checked(run: str | None, limits: Limits, timeout_s: float, state: Path | No
 
 async def _look(run: str | None, limits: Limits, timeout_s: float, state: Path | None, nats: str | None) -> Checked:
     from crewkeeper_supervisor.cli.runs import folded, named_or_active
+    from crewkeeper_supervisor.views.wording import counted
 
     problems: list[Problem] = []
     numbers = dict.fromkeys(
@@ -142,14 +143,10 @@ async def _look(run: str | None, limits: Limits, timeout_s: float, state: Path |
     numbers["runs"] = len(chosen)
     level = max((each.level for each in problems), default=0)
     worst = [each.text for each in problems if each.level == level]
-    text = "; ".join(worst[:3]) or f"{_many(numbers['runs'], 'run')}, {_many(numbers['agents'], 'agent')}"
+    text = "; ".join(worst[:3]) or f"{counted(numbers['runs'], 'run')}, {counted(numbers['agents'], 'agent')}"
     more = f"; {len(problems) - len(worst[:3])} more" if len(problems) > len(worst[:3]) else ""
     ordered = tuple(sorted(problems, key=lambda each: -each.level))
     return Checked(level=level, word=WORDS[level], text=text + more, problems=ordered, numbers=numbers)
-
-
-def _many(number: int, word: str) -> str:
-    return f"{number} {word}{'s' * (number != 1)}"
 
 
 async def _owned(link: "Link", run: str) -> list[Problem]:
@@ -162,6 +159,8 @@ async def _owned(link: "Link", run: str) -> list[Problem]:
 
 
 def _judged(fold: "Fold", limits: Limits, now_s: float, numbers: dict[str, int]) -> Iterator[Problem]:
+    from crewkeeper_supervisor.views.wording import counted
+
     run, core = fold.run, fold.supervisor
 
     def problem(level: int, text: str, fix: str) -> Problem:
@@ -191,11 +190,12 @@ def _judged(fold: "Fold", limits: Limits, now_s: float, numbers: dict[str, int])
     late = [(at_s, command) for at_s, command in asked if now_s - at_s >= limits.waiting_s]
     if late and not fold.ended:
         waits = "waits" if len(late) == 1 else "wait"
-        yield problem(1, f"{_many(len(late), 'question')} {waits} for a person", f"{min(late)[1]} {run}")
+        yield problem(1, f"{counted(len(late), 'question')} {waits} for a person", f"{min(late)[1]} {run}")
 
 
 async def _webhooks(link: "Link", runs: set[str], numbers: dict[str, int]) -> list[Problem]:
     from crewkeeper_supervisor.shell.deliveries import Deliveries
+    from crewkeeper_supervisor.views.wording import counted
 
     records = Deliveries(link)
     await records.open()
@@ -204,7 +204,7 @@ async def _webhooks(link: "Link", runs: set[str], numbers: dict[str, int]) -> li
     numbers["webhooks_dead"] = len(dead)
     if not dead:
         return []
-    text = f"{_many(len(dead), 'webhook')} given up"
+    text = f"{counted(len(dead), 'webhook')} given up"
     return [Problem(level=1, run=dead[0].entry.run, text=text, fix="supervisor hooks deliveries --failed")]
 
 

@@ -122,7 +122,7 @@ def notices(view: ResponsesView) -> list[str]:
         for row in view.held
     ]
     said += [
-        f"{safe(agent)} has {count} nudge{'s' * (count > 1)} that its model has not read"
+        f"{safe(agent)} has {counted(count, 'nudge')} that its model has not read"
         for agent, count in view.nudges.items()
     ]
     if view.escalation.withheld:

@@ -12,7 +12,7 @@ from crewkeeper_bus.subjects import SIDE
 from crewkeeper_supervisor.core import events
 from crewkeeper_supervisor.shell.journal import Entry
 from crewkeeper_supervisor.views.story import Line, Story, Weight
-from crewkeeper_supervisor.views.wording import duration, safe
+from crewkeeper_supervisor.views.wording import counted, duration, safe
 
 NAMED_MAX: Final = 5
 """Agents that are named in one line of counts."""
@@ -89,8 +89,9 @@ class Timeline:
         again, self._again = self._again, 0
         if self._last is None or not (again or self._spoken):
             return []
+        repeated = [self._counted(f"the same {counted(again, 'more time')}", again)] if again else []
         if not self._spoken:
-            return [self._counted(f"the same {again} more {'time' if again == 1 else 'times'}", again)]
+            return repeated
         names = [safe(name) or "nobody" for name, _ in self._quiet.most_common(NAMED_MAX)]
         more = f" and {len(self._quiet) - NAMED_MAX} more" if len(self._quiet) > NAMED_MAX else ""
         total = sum(self._quiet.values())
@@ -98,7 +99,6 @@ class Timeline:
         text = f"{', '.join(names)}{more}: {self._spoken} {talk} in {total} entries"
         self._quiet.clear()
         self._spoken = 0
-        repeated = [self._counted(f"the same {again} more {'time' if again == 1 else 'times'}", again)] if again else []
         return [*repeated, self._counted(text, total)]
 
     def _counted(self, text: str, total: int) -> Event:
