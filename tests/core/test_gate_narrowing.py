@@ -5,7 +5,7 @@ from crewkeeper_bus import tool_messages as t
 from crewkeeper_supervisor.core.crew import Agent
 from crewkeeper_supervisor.core.rules import Rule
 from support.gate_room import Room, crew_of
-from support.journal import fold
+from support.journal import Mirror, fold
 
 AGENTS = (Agent(name="a", tools=("pay", "look")), Agent(name="b", tools=("pay",)))
 ASK = Rule(id="ask", do="approve", tools=("pay",), agents=("a",))
@@ -45,8 +45,8 @@ def test_nobody_is_left_what_the_crew_file_does_not_give() -> None:
 def test_functions_of_a_tool_may_be_all_that_is_left() -> None:
     gate = Room(crew_of(*AGENTS)).core.gate
     gate.narrowed["a"] = ("files.read_file", "time", "shell.run", "pay")
-    assert gate.tools_of("a", ("files", "time.now", "shell.stop", "pay")) == ("time.now", "pay", "files.read_file")
-    assert gate.tools_of("a", ("files.read_file", "files.write_file")) == ("files.read_file",)
+    assert gate.tools_left("a", ("files", "time.now", "shell.stop", "pay")) == ("time.now", "pay", "files.read_file")
+    assert gate.tools_left("a", ("files.read_file", "files.write_file")) == ("files.read_file",)
 
 
 def test_a_helper_gets_no_tool_that_its_agent_is_not_left() -> None:
@@ -57,6 +57,14 @@ def test_a_helper_gets_no_tool_that_its_agent_is_not_left() -> None:
     assert (room.code("d1"), "pay" in room.text("d1")) == ("refused", True)
     room.say("a", m.Delegate, id_="d2", agent="h2", tools=("look",), **wish)
     assert room.code("d2") == "ok"
+    room.mirrors["h2"] = Mirror("h2", Agent(name="h2", external=True))
+    room.join("h2")
+    room.ask("c1", "look", agent="h2")
+    room.op(t.ToolsNarrowed(agent="a", tools=("pay",), by="kim"))
+    room.ask("c2", "look", agent="h2")
+    assert (room.body("c1")["grant"], room.code("c2")) == ("c1", "unknown_tool"), (
+        "nor later one that it is left no more"
+    )
 
 
 def test_only_the_supervisor_side_leaves_agents_their_tools() -> None:

@@ -129,7 +129,7 @@ def _problem(state: RunState, view: AgentView, message: Delegate) -> str:
 def _scope_of(state: RunState, view: AgentView) -> Scope:
     """What an agent may do itself, as far as the crew file or its own admission says."""
     peers = None if view.spec.may_call is None else _instances(state, view.spec.may_call)
-    tools = state.gate.tools_of(view.name, view.spec.tools)
+    tools = state.tools_of(view)
     return Scope(peers=peers, tools=tools, until_s=None if view.expires_at_s == NEVER else view.expires_at_s)
 
 

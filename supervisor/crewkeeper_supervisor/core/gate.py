@@ -252,7 +252,7 @@ def _is_free(state: RunState, rules: GateRules, call: GateCall) -> Verdict:
 
 def _is_known(state: RunState, rules: GateRules, call: GateCall) -> Verdict:
     view = state.agents[call.agent]
-    found = rules.find(view.role, state.gate.tools_of(view.name, view.spec.tools), call.name)
+    found = rules.find(view.role, state.tools_of(view), call.name)
     if isinstance(found, Refused):
         return _fault(found)
     if found != "later":

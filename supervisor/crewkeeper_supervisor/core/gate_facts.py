@@ -106,7 +106,7 @@ def proposed(state: RunState, view: AgentView, message: Proposed) -> None:
     rules = state.gate.prepared()
     if rules is None:
         return
-    own = state.gate.tools_of(view.name, view.spec.tools)
+    own = state.tools_of(view)
     unknown = [name for name in dict.fromkeys(message.tools) if rules.lacks(view.role, own, name)]
     for name in unknown[:UNKNOWN_TOLD_MAX]:
         found = rules.find(view.role, own, name)
@@ -117,7 +117,7 @@ def proposed(state: RunState, view: AgentView, message: Proposed) -> None:
 
 def surveyed(state: RunState, view: AgentView, message: Survey, id_: str) -> None:
     """Which of these could be called at all; while nobody can say, all of them."""
-    rules, own = state.gate.prepared(), state.gate.tools_of(view.name, view.spec.tools)
+    rules, own = state.gate.prepared(), state.tools_of(view)
     never = []
     for place, name in enumerate(message.names) if rules is not None else ():
         assert rules is not None

@@ -369,8 +369,8 @@ class GateState:
         """Whether rules can be made, or were."""
         return self._make is not None
 
-    def tools_of(self, agent: str, named: tuple[str, ...]) -> tuple[str, ...]:
-        """The tools that an agent may use, of those that the crew file or its own admission names."""
+    def tools_left(self, agent: str, named: tuple[str, ...]) -> tuple[str, ...]:
+        """Those that an agent is left, of tools that the crew file or an admission names."""
         left = self.narrowed.get(agent)
         if left is None:
             return named

@@ -208,6 +208,14 @@ class RunState:
             bucket = self.buckets[name] = Bucket(rate, at_s)
         return bucket
 
+    def tools_of(self, view: AgentView) -> tuple[str, ...]:
+        """The tools that an agent may use: those that it is left, and a helper those that who let it in is left."""
+        own, above = view.spec.tools, view
+        while above.parent:
+            above = self.agents[above.parent]
+            own = self.gate.tools_left(above.name, own)
+        return self.gate.tools_left(view.name, own)
+
     def _receivers(self, to: str) -> tuple[str, ...]:
         """The agents that hear what is sent to an agent or a role, as far as they are known."""
         if to in self.agents:
