@@ -17,6 +17,7 @@ from crewkeeper_supervisor.cli.main import run
 from crewkeeper_supervisor.core.crew import Webhook
 from crewkeeper_supervisor.core.scope import Record, Token
 from crewkeeper_supervisor.shell.authority import make_config_block
+from crewkeeper_supervisor.shell.ground import Ground
 
 SECRET = "whsec_MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIz"
 
@@ -63,6 +64,17 @@ def test_a_good_server(tmp_path, capsys):
     assert code == 0
     assert checks["server"]["grade"] == checks["jetstream"]["grade"] == "ok"
     assert checks["streams"]["grade"] == "warn"
+
+
+@pytest.mark.live
+def test_of_several_servers_each_is_tried(tmp_path, capsys):
+    with nats_process(tmp_path) as server:
+        url, host = Ground(server.place).address, server.place.host
+        _, _, checks = examined(capsys, "--nats", f"nats://127.0.0.1:9,{url}")
+        assert checks["server"]["grade"] == "warn"
+        assert checks["server"]["text"] == f"reached at {host}, and not at 127.0.0.1:9"
+        _, _, checks = examined(capsys, "--nats", url, "--nats", url)
+        assert (checks["server"]["grade"], checks["server"]["text"]) == ("ok", f"reached at {host}, {host}")
 
 
 @pytest.mark.live

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 import anyio
 import click
+import msgspec
 from msgspec import Struct
 
 from crewkeeper_supervisor.cli.doctor_check import Check, Grade
@@ -139,7 +140,7 @@ async def server_checks(state: Path | None, nats: str | None) -> list[Check]:
     try:
         with anyio.fail_after(CHECK_LIMIT_S):
             async with connect(place, name="supervisor doctor") as link:
-                checks = [_reached(place), await _enforcement(place), *await _account(link), await _clock(link)]
+                checks = [await _reached(place), await _enforcement(place), *await _account(link), await _clock(link)]
                 return [*checks, *await _credentials(link), *await _settings(link)]
     except (BusError, TimeoutError) as error:
         fix = "supervisor doctor --nats nats://USER:PASSWORD@HOST:4222" if named else "supervisor up crew.yaml"
@@ -147,8 +148,30 @@ async def server_checks(state: Path | None, nats: str | None) -> list[Check]:
         return [Check(name="server", grade="fail", text=text, fix=fix)]
 
 
-def _reached(place: "Place") -> Check:
-    return Check(name="server", grade="ok", text=f"reached at {place.host}")
+async def _reached(place: "Place") -> Check:
+    """One server is reached: whether the others that are named could be, for the time when that one is lost."""
+    from crewkeeper_bus.addresses import each_of
+    from crewkeeper_bus.errors import BusError
+    from crewkeeper_supervisor.shell.nats_link import connect
+
+    servers = [msgspec.structs.replace(place, url=url) for url in each_of(place.url)]
+    silent: list[str] = []
+
+    async def look(server: "Place") -> None:
+        try:
+            async with connect(server, name="supervisor doctor"):
+                pass
+        except BusError:
+            silent.append(server.host)
+
+    async with anyio.create_task_group() as group:
+        for server in servers if len(servers) > 1 else ():
+            group.start_soon(look, server)
+    found = ", ".join(each.host for each in servers if each.host not in silent)
+    if not silent:
+        return Check(name="server", grade="ok", text=f"reached at {found}")
+    text = f"reached at {found}, and not at {', '.join(sorted(silent))}"
+    return Check(name="server", grade="warn", text=text, fix="start what is missing, or name other servers")
 
 
 async def _enforcement(place: "Place") -> Check:
