@@ -128,6 +128,6 @@ async def test_the_first_of_several_servers_may_be_down(tmp_path: Path) -> None:
             await until(lambda: agent._addresses.current == left.url and agent.is_connected)
             await until(lambda: link.nc.is_connected and str(left.port) in str(link.nc.connected_url))
             await agent.barrier()  # its subscription is known there
-            await link.post("x", b"from the last one")
+            await link.publish("x", b"from the last one")
             await until(lambda: heard == [b"from the last one"])
         await agent.close()
