@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from crewkeeper_supervisor.gate.arguments import ArgumentCheck, SchemaRefused, check_schema
-from crewkeeper_supervisor.gate.schema_work import CHAIN_MAX, NAMED_MAX
+from crewkeeper_supervisor.gate.arguments import ArgumentCheck, SchemaRefused, check_schema, misfits
+from crewkeeper_supervisor.gate.schema_work import CHAIN_MAX, NAMED_MAX, Work
 
 
 def _doubling(parts: int, how: str = "allOf", **fields: Any) -> dict[str, Any]:
@@ -14,6 +14,30 @@ def _doubling(parts: int, how: str = "allOf", **fields: Any) -> dict[str, Any]:
 
     defs: dict[str, Any] = {f"d{number}": twice(number + 1) for number in range(parts)}
     return {"$defs": defs | {f"d{parts}": {"type": "object"}}, **twice(0)}
+
+
+def _ladder(steps: int) -> dict[str, Any]:
+    """Each step holds what is within a value to the next one twice."""
+    twice = ({"type": "object", "patternProperties": dict.fromkeys(("^c", "c$"), _def(n + 1))} for n in range(steps))
+    return {"$defs": {f"d{number}": step for number, step in enumerate(twice)} | {f"d{steps}": {}}, **_def(0)}
+
+
+def _def(number: int) -> dict[str, str]:
+    return {"$ref": f"#/$defs/d{number}"}
+
+
+def _sums() -> dict[str, Any]:
+    """Expressions of two kinds, made of expressions."""
+    made: dict[str, Any] = {
+        kind: {"type": "object", "properties": {"op": {"const": kind}, "of": _def(0)}, "required": ["of"]}
+        for kind in ("plus", "times")
+    }
+    any_ = [{"type": "integer"}, *({"$ref": f"#/$defs/{kind}"} for kind in made)]
+    return {"$defs": made | {"d0": {"anyOf": any_}}, "properties": {"of": _def(0)}}
+
+
+def _nested(depth: int, leaf: Any) -> Any:
+    return {"of": _nested(depth - 1, leaf)} if depth else leaf
 
 
 def _disguised(bomb: dict[str, Any]) -> dict[str, Any]:
@@ -39,6 +63,7 @@ def _within(bomb: dict[str, Any]) -> dict[str, Any]:
             "5000 parts",
         ),
         (_within(_doubling(40)), "5000 parts"),
+        (_ladder(40), "5000 parts"),
         (_disguised(_doubling(40)), "5000 parts"),
         ({"$defs": {f"d{n}": {"$id": f"i{n}"} for n in range(NAMED_MAX)}}, f"{NAMED_MAX} of its parts"),
         ({"$ref": "#"}, "itself"),
@@ -53,7 +78,21 @@ def _within(bomb: dict[str, Any]) -> dict[str, Any]:
             f"{CHAIN_MAX} parts",
         ),
     ],
-    ids=["all", "any", "rest", "below", "within", "disguised", "named", "self", "not", "loop", "dynamic", "chain"],
+    ids=[
+        "all",
+        "any",
+        "rest",
+        "below",
+        "within",
+        "ladder",
+        "disguised",
+        "named",
+        "self",
+        "not",
+        "loop",
+        "dynamic",
+        "chain",
+    ],
 )
 def test_too_much_work_is_refused(schema: dict[str, Any], said: str) -> None:
     with pytest.raises(SchemaRefused, match=said):
@@ -99,3 +138,20 @@ def test_what_people_write_is_not(schema: dict[str, Any], good: Any, bad: Any) -
     assert checked.check(good) is None
     if bad is not None:
         assert checked.check(bad) is not None
+
+
+def test_what_is_wrong_deep_inside_is_told_as_far_as_there_is_time() -> None:
+    checked = ArgumentCheck("t", _sums())
+    assert checked.check(_nested(60, 7)) is None
+    for depth, said in ((3, "not valid under any"), (60, "nest it less")):  # ways to it: 2 to the power of that
+        wrong = checked.check(_nested(depth, "x"))
+        assert wrong is not None
+        assert said in wrong.text()
+        assert said in misfits(_sums(), _nested(depth, "x"))[0]
+
+
+def test_ways_to_a_value_are_counted_by_its_place() -> None:
+    kinds = [{"properties": {f"p{n}": {"$ref": "#/$defs/d0"}}} for n in range(9)]
+    beside, above = Work({"$defs": {"d0": {"allOf": kinds}}, **_def(0)}), Work(_sums())
+    assert beside.to_tell(60) == beside.to_tell(0)
+    assert above.to_tell(9) == 2 * above.to_tell(8) == 4 * above.to_tell(7)

@@ -10,9 +10,9 @@ import jsonschema_rs
 import msgspec
 from msgspec import Struct
 
-from crewkeeper_supervisor.gate import schema_work
 from crewkeeper_supervisor.gate.condition import MAX_DEPTH, too_deep
 from crewkeeper_supervisor.gate.name_pattern import near
+from crewkeeper_supervisor.gate.schema_work import TooMuchWork, Work
 
 SCHEMA_MAX_BYTES: Final = 256 * 1024
 PROBLEMS_MAX: Final = 20
@@ -20,6 +20,9 @@ DETAILED_MAX: Final = 200
 """Values of a document whose mistakes are all looked for. To find them costs up to 100 µs for each, and whoever asks
 chooses how many there are; of larger documents the first mistake is told."""
 _MORE: Final = f"there may be more: of more than {DETAILED_MAX} values, mistakes are told one at a time"
+_TELLING_MAX: Final = 100_000
+"""Evaluations of a schema that are made at most to say what is wrong with a document, each of some 6 µs."""
+_UNTOLD: Final = "is not as its schema says; to tell where is too much work, as it is nested so deep: nest it less"
 _VALUE: Final = "the value"
 _PATTERN_MAX_BYTES: Final = 4 * 1024 * 1024
 _SHOWN_MAX_CHARS: Final = 300
@@ -73,7 +76,7 @@ def check_schema(schema: dict[str, Any]) -> None:
         SchemaRefused: It is too large, too deep, no JSON Schema, refers to elsewhere, is too much work, or has an
             expression that does not run in linear time.
     """
-    _compile(schema)
+    _Compiled(schema)
 
 
 def misfits(schema: dict[str, Any], document: Any) -> list[str]:
@@ -82,14 +85,16 @@ def misfits(schema: dict[str, Any], document: Any) -> list[str]:
     Raises:
         SchemaRefused: The schema cannot be used.
     """
-    validator = _compile(schema)
+    compiled = _Compiled(schema)
     if too_deep(document):
         return [f"is nested deeper than {MAX_DEPTH} levels"]
     try:
-        found = _mistakes(validator, document)[:PROBLEMS_MAX]
+        found = compiled.mistakes(document)
     except (ValueError, OverflowError) as error:
         return [f"cannot be held to its schema: {error}"[:_SHOWN_MAX_CHARS]]
-    told = [(_path(error.instance_path), error.message) for error in found]
+    if found is None:
+        return [_UNTOLD]
+    told = [(_path(error.instance_path), error.message) for error in found[:PROBLEMS_MAX]]
     return [f"is not as its schema says: {f'{path}: ' if path else ''}{text}"[:_SHOWN_MAX_CHARS] for path, text in told]
 
 
@@ -110,7 +115,7 @@ class ArgumentCheck:
         self.tool = tool
         self.schema = schema
         self.limit_bytes = limit_bytes
-        self._validator = None if schema is None else _compile(schema)
+        self._compiled = None if schema is None else _Compiled(schema)
 
     def check(self, args: Any) -> BadArguments | None:
         """What is wrong with `args`; None when nothing is. Never raises for what they hold."""
@@ -125,16 +130,18 @@ class ArgumentCheck:
         if size > self.limit_bytes:
             message = f"{size} bytes; the limit is {self.limit_bytes}; send less, or a reference to it"
             return self._refuse(ArgumentProblem(path="", message=message))
-        if self._validator is None:
+        if self._compiled is None:
             return None
         try:
-            errors = _mistakes(self._validator, args)
+            errors = self._compiled.mistakes(args)
         except (ValueError, OverflowError) as error:
             return self._refuse(ArgumentProblem(path="", message=f"cannot be checked: {error}"[:_SHOWN_MAX_CHARS]))
+        if errors is None:
+            return self._refuse(ArgumentProblem(path="", message=_UNTOLD))
         if not errors:
             return None
         problems = sorted((self._problem(error, args) for error in errors), key=lambda each: (each.path, each.message))
-        if _is_large(args):
+        if _extent(args)[0] > DETAILED_MAX:
             problems.append(ArgumentProblem(path="", message=_MORE))
         return BadArguments(
             tool=self.tool,
@@ -169,58 +176,72 @@ class ArgumentCheck:
         return list(properties) if isinstance(properties, dict) else []
 
 
-def _compile(schema: dict[str, Any]) -> jsonschema_rs.Draft202012Validator:
-    if too_deep(schema):
-        raise SchemaRefused(f"the schema is nested deeper than {MAX_DEPTH} levels", "flatten it")
-    try:
-        size = len(msgspec.json.encode(schema))
-    except (TypeError, ValueError, OverflowError) as error:
-        raise SchemaRefused(f"the schema is not JSON: {error}", "write it as plain JSON") from None
-    if size > SCHEMA_MAX_BYTES:
-        raise SchemaRefused(f"the schema has {size} bytes; the limit is {SCHEMA_MAX_BYTES}", "shorten it")
-    try:
-        validator = jsonschema_rs.Draft202012Validator(
-            schema,
-            offline=True,
-            mask=_VALUE,
-            pattern_options=jsonschema_rs.RegexOptions(
-                size_limit=_PATTERN_MAX_BYTES, dfa_size_limit=_PATTERN_MAX_BYTES
-            ),
-        )
-        schema_work.check(schema)
-    except schema_work.TooMuchWork as error:
-        raise SchemaRefused(f"the schema is too much work: {error}", "have fewer of its parts repeat others") from None
-    except ValueError as error:
-        where = _path(error.instance_path) if isinstance(error, jsonschema_rs.ValidationError) else ""
-        said = f"{where}: {error}".removeprefix(": ").partition("\n")[0][:_SHOWN_MAX_CHARS]
-        raise SchemaRefused(f"the schema cannot be used: {said}", _remedy(said)) from None
-    return validator
+class _Compiled:
+    """A schema that documents can be held to.
 
+    Raises:
+        SchemaRefused: It cannot be used.
+    """
 
-def _mistakes(validator: jsonschema_rs.Draft202012Validator, document: Any) -> list[jsonschema_rs.ValidationError]:
-    """What is wrong with a document: all of it, or the first where there are many values."""
-    if validator.is_valid(document):
+    def __init__(self, schema: dict[str, Any]) -> None:
+        if too_deep(schema):
+            raise SchemaRefused(f"the schema is nested deeper than {MAX_DEPTH} levels", "flatten it")
+        try:
+            size = len(msgspec.json.encode(schema))
+        except (TypeError, ValueError, OverflowError) as error:
+            raise SchemaRefused(f"the schema is not JSON: {error}", "write it as plain JSON") from None
+        if size > SCHEMA_MAX_BYTES:
+            raise SchemaRefused(f"the schema has {size} bytes; the limit is {SCHEMA_MAX_BYTES}", "shorten it")
+        try:
+            self._validator = jsonschema_rs.Draft202012Validator(
+                schema,
+                offline=True,
+                mask=_VALUE,
+                pattern_options=jsonschema_rs.RegexOptions(
+                    size_limit=_PATTERN_MAX_BYTES, dfa_size_limit=_PATTERN_MAX_BYTES
+                ),
+            )
+            self._work = Work(schema)
+        except TooMuchWork as error:
+            text = f"the schema is too much work: {error}"
+            raise SchemaRefused(text, "have fewer of its parts repeat others") from None
+        except ValueError as error:
+            where = _path(error.instance_path) if isinstance(error, jsonschema_rs.ValidationError) else ""
+            said = f"{where}: {error}".removeprefix(": ").partition("\n")[0][:_SHOWN_MAX_CHARS]
+            raise SchemaRefused(f"the schema cannot be used: {said}", _remedy(said)) from None
+
+    def mistakes(self, document: Any) -> list[jsonschema_rs.ValidationError] | None:
+        """What is wrong with a document: all of it, or the first where there are many values.
+
+        None: something is, and to tell what is too much work.
+        """
+        if self._validator.is_valid(document):
+            return []
+        values, depth = _extent(document)
+        if values * self._work.to_tell(depth) > _TELLING_MAX:
+            return None
+        if values <= DETAILED_MAX:
+            return list(self._validator.iter_errors(document))
+        try:
+            self._validator.validate(document)
+        except jsonschema_rs.ValidationError as error:
+            return [error]
         return []
-    if not _is_large(document):
-        return list(validator.iter_errors(document))
-    try:
-        validator.validate(document)
-    except jsonschema_rs.ValidationError as error:
-        return [error]
-    return []
 
 
-def _is_large(document: Any) -> bool:
-    """Whether there are too many values in a document to tell all that is wrong with them."""
-    left, rest = DETAILED_MAX, [document]
-    while rest:
-        each = rest.pop()
-        if isinstance(each, dict | list | tuple):
-            left -= len(each)
-            if left < 0:
-                return True
-            rest += each.values() if isinstance(each, dict) else each
-    return False
+def _extent(document: Any) -> tuple[int, int]:
+    """How many values there are in a document, and how deep they are nested."""
+    values, depth, level = 0, 0, [document]
+    while level:
+        level = [
+            below
+            for each in level
+            if isinstance(each, dict | list | tuple)
+            for below in (each.values() if isinstance(each, dict) else each)
+        ]
+        values += len(level)
+        depth += bool(level)
+    return values, depth
 
 
 def _remedy(said: str) -> str:

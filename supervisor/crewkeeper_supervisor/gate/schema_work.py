@@ -1,11 +1,16 @@
 """Schema work: how often parts of a JSON Schema are evaluated for one value at most, counted without evaluating any.
 
 A schema of a few lines can ask for more evaluations than there is time for: parts that each refer to the next one twice
-double their number with every part. What is applied to the same value adds up here; what is applied to the values in it
-counts for those. A part that refers to itself without going into a value is no schema that means anything.
+double their number with every part, whether they are applied to the same value or to the values in it. A part that
+refers to itself without going into a value is no schema that means anything.
+
+Schemas that people write lead back to themselves, as expressions of two kinds do that are made of expressions. Whether
+a value is good is found out once for each part then; but to say what is wrong with it takes as many evaluations as
+there are ways to it, which double with every level. So those are counted, too, for as deep as a value is.
 """
 
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from typing import Any, Final
 from urllib.parse import unquote
 
@@ -15,6 +20,7 @@ CHAIN_MAX: Final = 100
 """Parts that may be applied to one value because each is named, or held, by the one before."""
 NAMED_MAX: Final = 100
 """Parts with a name of their own, each of which may be what others refer to."""
+_TOO_MUCH: Final = f"a value may have to be held to more than {WORK_MAX} parts of it"
 _FOREIGN_WORK: Final = 100
 """Of the schema of JSON Schema itself, which is known without being fetched."""
 _FOREIGN: Final = "https://json-schema.org/draft/2020-12/schema"
@@ -24,29 +30,33 @@ _SAME_LISTS: Final = ("allOf", "anyOf", "oneOf")
 _SAME_MAPS: Final = ("dependentSchemas", "dependencies")
 _BELOW: Final = ("additionalProperties", "propertyNames", "items", "additionalItems", "contains")
 _BELOW_LISTS: Final = ("prefixItems", "items")
-_BELOW_MAPS: Final = ("properties", "patternProperties")
 _REST: Final = ("unevaluatedProperties", "unevaluatedItems")
 """What is left over is known only once all that is applied to the same value has been evaluated once more."""
 _ANCHORS: Final = ("$anchor", "$dynamicAnchor")
+_COUNTED_MAX: Final = 10**6
+"""Larger numbers are of no interest."""
+_ANY: Final = ("", "")
+"""In place of the name or number of a value in a value: of every one."""
+
+_Place = tuple[str, str]
 
 
 class TooMuchWork(ValueError):  # noqa: N818 - what it is
     """A schema is more work than there is time for, or nobody can say how much it is."""
 
 
-def check(schema: dict[str, Any]) -> None:
-    """Refuse a schema that is too much work for any one value.
+class Work:
+    """The work that one schema is.
+
+    Args:
+        schema: The schema.
 
     Raises:
-        TooMuchWork: With what is wrong in words.
+        TooMuchWork: It is too much for any one value; with what is wrong in words.
     """
-    _Counted(schema).run()
-
-
-class _Counted:
-    """One schema being counted."""
 
     def __init__(self, schema: dict[str, Any]) -> None:
+        """Count."""
         self._schema = schema
         self._anchors: dict[str, list[Any]] = {}
         self._resources = [("", schema)]
@@ -59,19 +69,61 @@ class _Counted:
             raise TooMuchWork(f"more than {NAMED_MAX} of its parts have an $id")
         self._knows_foreign = not any(_is_called(name, _FOREIGN) for name, _ in self._resources)
         self._known: dict[int, int] = {}
+        self._parts: dict[int, tuple[list[int], list[tuple[_Place, int]], int]] = {}
+        """What each part applies to the same value, and to those in it, and how often it does."""
+        self._run()
+        self._levels = [self._known[id(schema)]]
+        """The most of any level so far, by level; `_counts` are those of the last one, of each part."""
+        self._counts = self._known
+        self._is_steady = False
 
-    def run(self) -> None:
+    def to_tell(self, depth: int) -> int:
+        """How many evaluations it takes for one value to say what is wrong, at most; of values nested so deep."""
+        while len(self._levels) <= depth and self._levels[-1] < _COUNTED_MAX and not self._is_steady:
+            made: dict[int, Counter[_Place]] = {}
+            counts = {key: _largest(self._into(key, self._counts, {}, made)) for key in self._parts}
+            self._is_steady, self._counts = counts == self._counts, counts
+            self._levels.append(max(self._levels[-1], counts[id(self._schema)]))
+        return self._levels[min(depth, len(self._levels) - 1)]
+
+    def _run(self) -> None:
         rest: list[Any] = [self._schema]
-        seen: set[int] = set()
         while rest:
             part = rest.pop()
-            if not isinstance(part, dict) or id(part) in seen:
+            if not isinstance(part, dict) or id(part) in self._parts:
                 continue
-            seen.add(id(part))
             if self._work(part, {}) > WORK_MAX:
-                raise TooMuchWork(f"a value may have to be held to more than {WORK_MAX} parts of it")
-            rest += self._applied(part)
-            rest += _below(part)
+                raise TooMuchWork(_TOO_MUCH)
+            same = [each for each in self._applied(part) if isinstance(each, dict)]
+            below = [(place, each) for place, each in _below(part) if isinstance(each, dict)]
+            times = 2 if any(name in part for name in _REST) else 1
+            self._parts[id(part)] = [id(each) for each in same], [(place, id(each)) for place, each in below], times
+            rest += [*same, *(each for _, each in below)]
+        self._check_levels()
+
+    def _check_levels(self) -> None:
+        """Refuse what is too much for a value further down, but for what leads back to itself."""
+        rings = _rings({key: [*same, *(end for _, end in below)] for key, (same, below, _) in self._parts.items()})
+        counts, made = dict(self._known), dict[int, Counter[_Place]]()
+        for key in reversed(rings):  # who is led to comes first
+            counts[key] = max(counts[key], _largest(self._into(key, counts, rings, made)))
+            if counts[key] > WORK_MAX:
+                raise TooMuchWork(_TOO_MUCH)
+
+    def _into(
+        self, key: int, counts: dict[int, int], rings: dict[int, int], made: dict[int, Counter[_Place]]
+    ) -> Counter[_Place]:
+        """Evaluations for the values in a value that a part is applied to, by their places; `counts`: of each part."""
+        if key not in made:
+            same, below, times = self._parts[key]
+            total: Counter[_Place] = Counter()
+            for place, end in below:
+                if not rings or rings[key] != rings[end]:
+                    total[place] += counts[end]
+            for end in same:
+                total.update(self._into(end, counts, rings, made))
+            made[key] = Counter({place: min(_COUNTED_MAX, times * count) for place, count in total.items()})
+        return made[key]
 
     def _work(self, part: Any, under_way: dict[int, None]) -> int:
         if not isinstance(part, dict):
@@ -142,14 +194,55 @@ def _mapped(value: Any) -> list[Any]:
     return list(value.values()) if isinstance(value, dict) else []
 
 
-def _below(part: dict[str, Any]) -> Iterator[Any]:
-    """What is applied to the values in a value."""
+def _below(part: dict[str, Any]) -> Iterator[tuple[_Place, Any]]:
+    """What is applied to the values in a value, with which of them."""
     for name in (*_BELOW, *_REST):
-        yield part.get(name)
+        yield _ANY, part.get(name)
     for name in _BELOW_LISTS:
-        yield from _listed(part.get(name))
-    for name in _BELOW_MAPS:
-        yield from _mapped(part.get(name))
+        yield from (((name, str(place)), below) for place, below in enumerate(_listed(part.get(name))))
+    named = part.get("properties")
+    if isinstance(named, dict):
+        yield from ((("properties", name), below) for name, below in named.items())
+    yield from ((_ANY, below) for below in _mapped(part.get("patternProperties")))
+
+
+def _largest(counts: Counter[_Place]) -> int:
+    """The most of any one place."""
+    return counts[_ANY] + max((count for place, count in counts.items() if place != _ANY), default=0)
+
+
+def _rings(edges: dict[int, list[int]]) -> dict[int, int]:
+    """Which parts lead to each other: one number for each ring of them, by part, and rings before those they lead to.
+
+    Kosaraju 1978, as told by Sharir 1981.
+    """
+    back: dict[int, list[int]] = {key: [] for key in edges}
+    for key, ends in edges.items():
+        for end in ends:
+            back[end].append(key)
+    found: dict[int, int] = {}
+    for key in reversed(_by_end(edges, edges, {})):
+        if key not in found:
+            found |= dict.fromkeys(_by_end([key], back, found), key)
+    return found
+
+
+def _by_end(begins: Iterable[int], edges: dict[int, list[int]], known: dict[int, int]) -> list[int]:
+    """What can be reached, but for what is known; each after what can be reached from it."""
+    ended: list[int] = []
+    seen: dict[int, None] = {}
+    for begin in begins:
+        rest = [(begin, iter(edges[begin]))] if begin not in seen else []
+        seen[begin] = None
+        while rest:
+            ends = rest[-1][1]
+            end = next((each for each in ends if each not in seen and each not in known), None)
+            if end is None:
+                ended.append(rest.pop()[0])
+            else:
+                seen[end] = None
+                rest.append((end, iter(edges[end])))
+    return ended
 
 
 def _named(schema: Any) -> Iterator[tuple[str, Any]]:
