@@ -23,7 +23,7 @@ from crewkeeper_bus.errors import ConnectionLost
 from crewkeeper_supervisor.chaos.faults import limits
 from crewkeeper_supervisor.chaos.faults.registry import KINDS
 from crewkeeper_supervisor.chaos.plan.scenario import Scenario, ScenarioError, parse
-from crewkeeper_supervisor.chaos.real import own_network, runner, small_disk
+from crewkeeper_supervisor.chaos.real import own_network, run_folder, runner, small_disk
 from crewkeeper_supervisor.chaos.real.cast import Scripted
 from crewkeeper_supervisor.chaos.real.clocks import Clocks
 from crewkeeper_supervisor.chaos.real.models import ANSWER_TOKENS, RUNAWAY_FACTOR, Models
@@ -35,7 +35,7 @@ from crewkeeper_supervisor.chaos.real.small_disk import SmallDisk
 from crewkeeper_supervisor.chaos.real.stage import RealStage
 from crewkeeper_supervisor.chaos.real.thief import Loot, NothingToSteal, copied
 from crewkeeper_supervisor.chaos.trial.verdict import Observed, Struck, judge
-from crewkeeper_supervisor.shell import journal
+from crewkeeper_supervisor.shell import contexts, journal
 from support.bus import until
 
 HOUR_S = 3600.0
@@ -367,6 +367,21 @@ def test_a_run_that_breaks_off_fails_and_the_next_one_is_played(monkeypatch: pyt
     assert result.told is not None
     Path(result.told.folder, "runner.log").unlink()
     Path(result.told.folder).rmdir()
+
+
+def test_a_run_looks_at_no_server_but_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its faults would strike, and its people stop, what runs at the server that a shell or a context names."""
+    monkeypatch.setattr(run_folder.tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setenv("CREWKEEPER_NATS_URL", "nats://in-use:4222")
+    planned = scenario(SCENARIO.replace("servers: 3", "servers: 1"))
+    stage = RealStage(planned, Scripted(planned), 1, "", lambda _: None)
+    stage.state.mkdir()
+    (stage.state / "server.json").write_text('{"url": "nats://127.0.0.1:7", "pid": 1}')
+    token = contexts.chosen.set("in-use")
+    try:
+        assert stage._place().url == "nats://127.0.0.1:7"
+    finally:
+        contexts.chosen.reset(token)
 
 
 async def test_what_people_do_while_the_server_is_down_they_do_when_it_is_back(monkeypatch: pytest.MonkeyPatch) -> None:

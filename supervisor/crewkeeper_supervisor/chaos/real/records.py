@@ -40,7 +40,7 @@ async def differences(state: Path, nats: str | None, run: str) -> list[str]:
 @contextlib.asynccontextmanager
 async def _server(state: Path, nats: str | None) -> AsyncIterator[Link]:
     if nats is not None:
-        async with connect(Place.find(state=state, nats=nats)) as link:
+        async with connect(Place.of_url(nats, state)) as link:
             yield link
         return
     async with EmbeddedServer(state) as server, connect(Place.of(state, server.credentials)) as link:

@@ -249,7 +249,7 @@ class RealStage:
             return _Embedded()
 
     def _place(self) -> Place:
-        return Place.find(state=self.state, nats=None if self.servers is None else self.servers.url)
+        return Place.of_url(self.server_url(), self.state)  # no server that this shell or a context names: only its own
 
     async def _until(self, condition: Callable[[], Any], what: str) -> None:
         with anyio.move_on_after(START_S):
