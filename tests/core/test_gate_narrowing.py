@@ -2,7 +2,7 @@
 
 from crewkeeper_bus import messages as m
 from crewkeeper_bus import tool_messages as t
-from crewkeeper_supervisor.core.crew import Agent
+from crewkeeper_supervisor.core.crew import Agent, Budget
 from crewkeeper_supervisor.core.rules import Rule
 from support.gate_room import Room, crew_of
 from support.journal import Mirror, fold
@@ -73,3 +73,15 @@ def test_only_the_supervisor_side_leaves_agents_their_tools() -> None:
     room.ask("c1")
     assert room.ran_calls() == ["c1"]
     assert "forgery" in room.kinds()
+
+
+def test_a_call_that_waits_for_more_to_spend_needs_its_tool_still() -> None:
+    room = Room(crew_of(*AGENTS, budget=Budget(microusd=1, ask_s=60)))
+    room.ask("c1")
+    room.ask("c2", agent="b")
+    assert [room.body(call)["pending"] for call in ("c1", "c2")] == ["budget", "budget"]
+    room.op(t.ToolsNarrowed(agent="a", tools=("look",), by="kim"))
+    assert (room.code("c1"), "Available: look." in room.text("c1")) == ("unknown_tool", True)
+    room.op(t.BudgetChanged(dimension="microusd", add=5_000_000, by="kim"))
+    assert room.ran_calls() == ["c2"]
+    assert fold(room.entries)[0].digest() == room.core.digest()

@@ -24,6 +24,7 @@ from crewkeeper_bus.tool_messages import (
     Survey,
     ToolRan,
     ToolsGone,
+    ToolsNarrowed,
     ToolsReady,
 )
 from crewkeeper_supervisor.core import allowance, approvals, fleet, gate, gate_holds, settlement
@@ -67,6 +68,19 @@ def stated(state: RunState, message: Any) -> None:
             fleet.told(state, message)
         case ShareLeased():
             fleet.leased(state, message)
+    gate.settle_down(state)
+
+
+def tools_narrowed(state: RunState, message: ToolsNarrowed) -> None:
+    """An agent is left other tools. Calls that wait for more to spend do not look for theirs again; all others do."""
+    rules = state.gate.rules
+    state.gate.narrowed[message.agent] = message.tools
+    for call in [each for each in state.gate.open.values() if each.kind == "tool"]:
+        if rules is not None and call.stage in ("asking", "leasing"):
+            view = state.agents[call.agent]
+            found = rules.find(view.role, state.tools_of(view), call.name)
+            if isinstance(found, Refused) and found.code == "unknown_tool":
+                gate.refuse(state, call, Fault(code=found.code, text=found.text[:2000]))
     gate.settle_down(state)
 
 

@@ -342,7 +342,7 @@ class Supervisor:
             case m.Delegated():
                 delegation.admitted(self._state, message)
             case ToolsNarrowed():
-                self._state.gate.narrowed[message.agent] = message.tools
+                gate_facts.tools_narrowed(self._state, message)
             case m.HostsSeen() | m.HostLeaving() | m.HostLost() | m.StartRefused():
                 hosting.stated(self._state, message)
             case m.Tick() | m.Revoked() | m.ProcessStarted() | m.ProcessExited() | m.RestartsExhausted():
