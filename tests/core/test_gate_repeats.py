@@ -11,7 +11,7 @@ from crewkeeper_supervisor.core.repeats import REPEATS
 from crewkeeper_supervisor.core.rules import Rule
 from crewkeeper_supervisor.core.tools import Tool
 from crewkeeper_supervisor.shell.spending import add_up
-from support.gate_room import PAY, Room, crew_of, records
+from support.gate_room import LOOK, PAY, Room, crew_of, records
 from support.journal import fold
 
 APPROVE = Rule(id="ask", do="approve", tools=("pay", "look"))
@@ -104,20 +104,27 @@ def test_an_id_that_is_used_again_when_it_is_forgotten_does_not_make_the_books_l
     assert add_up(records(room)).problems == []
 
 
-@pytest.mark.parametrize("refused", ["call_id_reused", "rate_limited"])
+@pytest.mark.parametrize("refused", ["call_id_reused", "rate_limited", "tool_lost"])
 def test_what_is_refused_beside_the_calls_that_are_kept_hides_no_second_grant(refused: str) -> None:
     """The gate keeps nothing of it, so it does not forget the first grant; nor may whoever adds up the books."""
-    look = msgspec.structs.replace(PAY, concurrency=1)
+    look = LOOK if refused == "tool_lost" else msgspec.structs.replace(PAY, concurrency=1)
     room = Room(crew_of(tools={"pay": PAY, "look": look}, budget=Budget()))
     room.ask("c1")
     room.ran("c1")
     if refused == "rate_limited":
         for number in range(OPEN_MAX):
             room.ask(f"q{number}", "look")
+    elif refused == "tool_lost":
+        room.ask("q0", "look")
+        room.join("a")  # another incarnation of it, which cannot know what came of that
+        room.task("a", "t", name="work")
     room.tick(5.0)  # or it would be too much at once
     before = len(records(room))
     for number in range(ANSWERS_MAX):
-        room.ask("c1" if refused == "call_id_reused" else f"r{number}", args={"n": number + 2})
+        if refused == "tool_lost":
+            room.ask("q0", "look")
+        else:
+            room.ask("c1" if refused == "call_id_reused" else f"r{number}", args={"n": number + 2})
     found = records(room)
     assert [each.command["booking"]["code"] for each in found[before:]] == [refused] * ANSWERS_MAX
     room.ask("c1")

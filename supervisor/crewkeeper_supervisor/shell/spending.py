@@ -14,8 +14,8 @@ from crewkeeper_supervisor.core.budget import FLEET
 from crewkeeper_supervisor.core.gate_state import ANSWERS_MAX
 from crewkeeper_supervisor.shell.chain import Record
 
-_BESIDE: Final = ("call_id_reused", "rate_limited")
-"""Why something is refused that is no call of its own; the latter also of calls that are."""
+_BESIDE: Final = ("call_id_reused", "rate_limited", "tool_lost")
+"""Why something is refused that is no call of its own; but for the first, calls that are may be refused so, too."""
 
 
 class Sums(Struct, kw_only=True):
