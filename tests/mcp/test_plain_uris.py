@@ -88,6 +88,12 @@ def test_a_plain_uri_passes_and_the_server_gets_it_as_it_was_written(uri: str) -
         "http://127.0.0.01/a",
         "http://[0:0:0:0:0:0:0:1]/a",
         "http://[::1]:80/a",
+        "http://[::1%25lo]/a",
+        "http://[::ffff:7f00:1]/a",
+        "file:///srv/papers/%C0%AE%C0%AE/a.txt",
+        "file:///srv/papers/%E0%80%AE/a.txt",
+        "file:///srv/papers/%F0%80%80%AE/a.txt",
+        "file:///srv/papers/draft.txt%00.pdf",
         "http://[::1/a",
     ],
 )

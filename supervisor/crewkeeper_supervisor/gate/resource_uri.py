@@ -30,8 +30,11 @@ _ESCAPED_AGAIN: Final = re.compile(r"%(?:22|3[CE]|5E|60|7[BCD])")
 _ESCAPE: Final = re.compile(r"%[0-9A-Fa-f]{2}")
 _STAR: Final = "\ue000"
 """Stands for an escaped star meanwhile; as itself it is refused."""
-_NEEDLESS: Final = re.compile(r"%(?:2[DE]|3[0-9]|4[1-9A-F]|5[0-9AF]|6[1-9A-F]|7[0-9AE]|[0-9A-F]?[a-f]|[a-f][0-9A-F])")
-"""Percent-encoded letters, figures and `-._~` (RFC 3986, 6.2.2), and encodings in small letters."""
+_NEEDLESS: Final = re.compile(
+    r"%(?:2[DE]|3[0-9]|4[1-9A-F]|5[0-9AF]|6[1-9A-F]|7[0-9AE]|[0-9A-F]?[a-f]|[a-f][0-9A-F])|%C[01]|%E0%[89]|%F0%8"
+)
+"""Percent-encoded letters, figures and `-._~` (RFC 3986, 6.2.2), encodings in small letters, and those that have more
+bytes than their character needs, which no UTF-8 has, and which some programs read."""
 _NO_ESCAPE: Final = re.compile(r"%(?![0-9A-F]{2})|%25(?=[0-9A-Fa-f]{2})")
 """A percent sign that escapes nothing, and one that will when its own escape is undone."""
 _SLASH: Final = re.compile("/|%2F|%5C")
@@ -102,6 +105,8 @@ def oddity(uri: str) -> str:
         return "escapes of what needs none, or in small letters"
     if _NO_ESCAPE.search(uri):
         return "escapes of escapes, or a percent sign that is not written %25"
+    if "%00" in uri:
+        return "a NUL, at which some programs end a name"
     if colon and not _SCHEME.match(scheme):
         return "no scheme before its first colon"
     if "." in parts or ".." in parts or "" in path.split("/")[1:-1]:
@@ -139,8 +144,10 @@ def _host_and_port(authority: str) -> tuple[str, str, str]:
 
 
 def _address(text: str) -> str:
-    """An address in its own spelling; empty if it is none."""
+    """An address in its own spelling; empty if it is none, or another one with more to it: a zone, or `::ffff:`."""
     try:
-        return str(ipaddress.ip_address(text))
+        address = ipaddress.ip_address(text)
     except ValueError:
         return ""
+    is_other = isinstance(address, ipaddress.IPv6Address) and (address.scope_id or address.ipv4_mapped)
+    return "" if is_other else str(address)
