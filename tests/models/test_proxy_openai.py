@@ -9,6 +9,7 @@ import pytest
 from proxy_stage import CANARY, Stage, refuse, stage
 
 from crewkeeper_supervisor.core.model_proxy import Upstream
+from crewkeeper_supervisor.model_proxy import gateway
 from support.bus import until
 
 pytestmark = pytest.mark.live
@@ -76,6 +77,17 @@ async def test_tools_responses_embeddings_and_models(tmp_path: Path):
         assert [each.max_output_tokens for each in asked] == [4096, 50, 4096, 4096, 0]
         assert asked[2].input_tokens >= 26  # with all of the response that it refers to
         assert [each.input_tokens for each in on.gate.spent.values()] == [10, 20, 20, 20, 7]
+
+
+async def test_nobody_crowds_out_what_others_may_go_on_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(gateway, "SEEN_MAX", 4)
+    async with stage(tmp_path) as on, client(on) as ann, client(on, "bob") as bob:
+        answer = await ann.responses.create(model="plain", input="hi")
+        others = [await bob.responses.create(model=model, input="hi") for model in ("x", "xx", "xxx")]
+        assert (await ann.responses.create(model="plain", input="and?", previous_response_id=answer.id)).usage
+        assert (await bob.responses.create(model="plain", input="and?", previous_response_id=others[-1].id)).usage
+        with pytest.raises(openai.BadRequestError, match="no response that this proxy has seen"):
+            await bob.responses.create(model="x", input="and?", previous_response_id=others[0].id)
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,6 @@
 """Gateway: the addresses that clients call, as an ASGI application; what becomes of a call is in `exchange`."""
 
 import re
-from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Final
@@ -58,7 +57,7 @@ class Gateway:
         self._doorkeeper = doorkeeper
         self._providers = providers
         self._under_way = 0
-        self._seen: OrderedDict[tuple[str, str], int] = OrderedDict()
+        self._seen: dict[str, dict[str, int]] = {}
         """Tokens of responses and their parts by agent and id: none goes on from what another one has said."""
         self._exchange = Exchange(
             spending=spending,
@@ -80,9 +79,10 @@ class Gateway:
         return Starlette(routes=routes)
 
     def _note_response(self, agent: str, id_: str, tokens: int) -> None:
-        self._seen[agent, id_] = tokens
-        while len(self._seen) > SEEN_MAX:
-            self._seen.popitem(last=False)
+        self._seen.setdefault(agent, {})[id_] = tokens
+        while sum(map(len, self._seen.values())) > SEEN_MAX:
+            most = max(self._seen.values(), key=len)  # nobody crowds out what others have said
+            del most[next(iter(most))]
 
     # --- what is answered ---
 
@@ -97,7 +97,7 @@ class Gateway:
         with self._attend(admitted) as standing:
             body = await asked.body(self._settings.body_bytes)
             agent, limits = standing.agent, self._settings.limits
-            request = requests.read(asked.call, body, limits, lambda id_: self._seen.get((agent, id_)))
+            request = requests.read(asked.call, body, limits, self._seen.get(agent, {}).get)
             outlet = Outlet(asked.send, request.protocol, stream=request.stream, patience_s=_patience_s(asked.headers))
             await self._exchange.carry(
                 request,
