@@ -24,7 +24,7 @@ from crewkeeper_supervisor.shell.logbook import logger
 from crewkeeper_supervisor.shell.nats_link import Link
 
 AT_ONCE: Final = 8
-"""Questions under way; others wait, and the core's limit goes on meanwhile."""
+"""Questions to one hook that are under way; others wait, and the core's limit goes on meanwhile."""
 WAITING_MAX: Final = 1000
 ANSWERS_MAX: Final = 1000
 """Answers that are remembered, for questions that are put again because the answer was lost."""
@@ -37,6 +37,7 @@ class LiveHooks:
         self._link = link
         self._run = run
         self._processes: dict[str, HookProcess] = {}
+        self._limits: dict[str, anyio.CapacityLimiter] = {}
         self._under_way: set[str] = set()
         self._answers: OrderedDict[str, HookAnswered] = OrderedDict()
         self._waiting: deque[tuple[AskHook, Path]] = deque()
@@ -64,24 +65,23 @@ class LiveHooks:
 
     async def work(self) -> None:
         """Answer questions until cancelled."""
-        limit = anyio.CapacityLimiter(AT_ONCE)
         try:
             async with anyio.create_task_group() as tasks:
                 while True:
                     while self._cold:
-                        tasks.start_soon(self._start, *self._cold.pop(), limit)
+                        tasks.start_soon(self._start, *self._cold.pop())
                     while self._waiting:
-                        tasks.start_soon(self._answer, *self._waiting.popleft(), limit)
+                        tasks.start_soon(self._answer, *self._waiting.popleft())
                     self._changed = anyio.Event()
                     await self._changed.wait()
         finally:
             for process in self._processes.values():
                 process.close()
 
-    async def _answer(self, command: AskHook, folder: Path, limit: anyio.CapacityLimiter) -> None:
+    async def _answer(self, command: AskHook, folder: Path) -> None:
         answer = self._answers.get(command.id)
         if answer is None:
-            answer = await anyio.to_thread.run_sync(self._ask, command, folder, limiter=limit)
+            answer = await anyio.to_thread.run_sync(self._ask, command, folder, limiter=self._limit(command.hook))
             self._answers[command.id] = answer
             if len(self._answers) > ANSWERS_MAX:
                 self._answers.popitem(last=False)
@@ -91,13 +91,17 @@ class LiveHooks:
         except ConnectionLost:
             logger().warning("hook.unsaid", crew=self._run, hook=command.hook)  # the core asks again
 
-    async def _start(self, hook: str, folder: Path, limit: anyio.CapacityLimiter) -> None:
+    async def _start(self, hook: str, folder: Path) -> None:
         try:
-            wrong = await anyio.to_thread.run_sync(self._process(hook, folder).check, limiter=limit)
+            wrong = await anyio.to_thread.run_sync(self._process(hook, folder).check, limiter=self._limit(hook))
         except HookFailed as error:
             wrong = {hook: str(error)}
         for name, error_text in wrong.items():
             logger().warning("hook.unusable", crew=self._run, hook=name, cause=error_text[:300])
+
+    def _limit(self, hook: str) -> anyio.CapacityLimiter:
+        """Of threads: who waits for one hook keeps none that another needs."""
+        return self._limits.setdefault(hook, anyio.CapacityLimiter(AT_ONCE))
 
     def _process(self, hook: str, folder: Path) -> HookProcess:
         return self._processes.setdefault(hook, HookProcess((hook,), folder))
