@@ -74,6 +74,8 @@ class Invariants:
         """Breaks decided, by finding."""
         self._traced_s: dict[str, float] = {}
         """When each was stored, by id."""
+        self._started: set[str] = set()
+        """Calls of which the journal says that somebody works on them."""
         self._obeyed: dict[tuple[str, str, str, int], str] = {}
 
     def broken(self, invariant: str, text: str) -> None:
@@ -214,9 +216,14 @@ class Invariants:
             self._check_break(command, command.message)
 
     def stored(self, event: Event, envelope: Envelope) -> None:
-        """Note when a `Break` left its trace."""
-        if isinstance(envelope.message, m.Break):
-            self._traced_s.setdefault(envelope.id, event.at_s)
+        """Note when a `Break` left its trace, and which calls are told to have started."""
+        match envelope.message:
+            case m.Break():
+                self._traced_s.setdefault(envelope.id, event.at_s)
+            case m.CallStarted(call=call):
+                self._started.add(call)
+            case m.Heartbeat(tasks=tasks):
+                self._started.update(each.call for each in tasks if each.call)
 
     def _check_break(self, command: TellAgent, told: m.Break) -> None:
         """A second victim only after the first, told for long enough, did not obey."""
@@ -242,7 +249,7 @@ class Invariants:
         earlier.append(command)
 
     def _is_started(self, key: str) -> bool:
-        """Whether this task waits for nothing but handlers at work, which another member never has to."""
+        """Whether this task waits for nothing but handlers known to be at work, which another member never has to."""
         truth = Truth(self._world)
         if key not in truth.stuck(timers=False):
             return False
@@ -252,7 +259,8 @@ class Invariants:
         if len(calls) < len(leaves(task.wait.condition)):
             return False
         places = [truth.place(leaf.call, actor.calls[leaf.call].to)[0] for leaf in calls if leaf.call in actor.calls]
-        return all(place == "started" for place in places)
+        # A call may start while the choice is made: nobody who has not been told can spare it.
+        return all(place == "started" for place in places) and self._started.issuperset(leaf.call for leaf in calls)
 
     def obeyed(self, actor: Actor, command: m.Break, task: Task | None) -> None:
         """Check a `Break` when an agent obeys it (or, task None, ignores it)."""
