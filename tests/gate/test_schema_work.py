@@ -1,9 +1,11 @@
 """Schemas that ask for more work than there is time for are refused before anything is held to them."""
 
+import contextlib
 from typing import Any
 
 import pytest
 
+from crewkeeper_supervisor.gate import arguments
 from crewkeeper_supervisor.gate.arguments import ArgumentCheck, SchemaRefused, check_schema, misfits
 from crewkeeper_supervisor.gate.schema_work import CHAIN_MAX, NAMED_MAX, Work
 
@@ -155,3 +157,22 @@ def test_ways_to_a_value_are_counted_by_its_place() -> None:
     beside, above = Work({"$defs": {"d0": {"allOf": kinds}}, **_def(0)}), Work(_sums())
     assert beside.to_tell(60) == beside.to_tell(0)
     assert above.to_tell(9) == 2 * above.to_tell(8) == 4 * above.to_tell(7)
+
+
+def test_a_schema_on_which_the_library_gives_up_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it raises then is no `Exception`, and would end whoever decides on calls."""
+    twice = {"items": {"$id": "y", "$ref": "#x"}, "$defs": {"a": {"$id": "y", "$anchor": "x"}}}
+    with pytest.raises(SchemaRefused, match="given it up"):
+        check_schema(twice)
+    checked = ArgumentCheck("t", {"required": ["x"]})
+    for raised, told in ((type("Panic", (BaseException,), {"__module__": "pyo3_runtime"}), True), (SystemExit, False)):
+
+        def give_up(_extent: Any, raised: Any = raised) -> Any:
+            raise raised
+
+        monkeypatch.setattr(arguments, "_extent", give_up)
+        with contextlib.suppress(SystemExit):
+            wrong = checked.check({})
+            assert told
+            assert wrong is not None
+            assert "given it up" in wrong.text()

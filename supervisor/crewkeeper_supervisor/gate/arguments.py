@@ -4,6 +4,8 @@ Schemas come from MCP servers and are not trusted: nothing is fetched, their reg
 their size and nesting are bounded before they are compiled.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, Final
 
 import jsonschema_rs
@@ -193,14 +195,15 @@ class _Compiled:
         if size > SCHEMA_MAX_BYTES:
             raise SchemaRefused(f"the schema has {size} bytes; the limit is {SCHEMA_MAX_BYTES}", "shorten it")
         try:
-            self._validator = jsonschema_rs.Draft202012Validator(
-                schema,
-                offline=True,
-                mask=_VALUE,
-                pattern_options=jsonschema_rs.RegexOptions(
-                    size_limit=_PATTERN_MAX_BYTES, dfa_size_limit=_PATTERN_MAX_BYTES
-                ),
-            )
+            with _without_panic():
+                self._validator = jsonschema_rs.Draft202012Validator(
+                    schema,
+                    offline=True,
+                    mask=_VALUE,
+                    pattern_options=jsonschema_rs.RegexOptions(
+                        size_limit=_PATTERN_MAX_BYTES, dfa_size_limit=_PATTERN_MAX_BYTES
+                    ),
+                )
             self._work = Work(schema)
         except TooMuchWork as error:
             text = f"the schema is too much work: {error}"
@@ -214,19 +217,34 @@ class _Compiled:
         """What is wrong with a document: all of it, or the first where there are many values.
 
         None: something is, and to tell what is too much work.
+
+        Raises:
+            ValueError: Nobody can say, as of a number that is too large.
         """
-        if self._validator.is_valid(document):
-            return []
-        values, depth = _extent(document)
-        if values * self._work.to_tell(depth) > _TELLING_MAX:
-            return None
-        if values <= DETAILED_MAX:
-            return list(self._validator.iter_errors(document))
-        try:
-            self._validator.validate(document)
-        except jsonschema_rs.ValidationError as error:
-            return [error]
+        with _without_panic():
+            if self._validator.is_valid(document):
+                return []
+            values, depth = _extent(document)
+            if values * self._work.to_tell(depth) > _TELLING_MAX:
+                return None
+            if values <= DETAILED_MAX:
+                return list(self._validator.iter_errors(document))
+            try:
+                self._validator.validate(document)
+            except jsonschema_rs.ValidationError as error:
+                return [error]
         return []
+
+
+@contextmanager
+def _without_panic() -> Iterator[None]:
+    """Where the library gives up on what is given to it, it raises what no `except Exception` catches."""
+    try:
+        yield
+    except BaseException as error:
+        if type(error).__module__ != "pyo3_runtime":
+            raise
+        raise ValueError("the library that reads schemas has given it up") from None
 
 
 def _extent(document: Any) -> tuple[int, int]:
