@@ -103,6 +103,9 @@ class Work:
 
     def _check_levels(self) -> None:
         """Refuse what is too much for a value further down, but for what leads back to itself."""
+        edges = sum(len(same) + len(below) for same, below, _ in self._parts.values())
+        if edges < len(self._parts) <= WORK_MAX and all(times == 1 for _, _, times in self._parts.values()):
+            return  # nothing is referred to, so each part is applied once
         rings = _rings({key: [*same, *(end for _, end in below)] for key, (same, below, _) in self._parts.items()})
         counts, made = dict(self._known), dict[int, Counter[_Place]]()
         for key in reversed(rings):  # who is led to comes first
