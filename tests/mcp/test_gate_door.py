@@ -152,7 +152,7 @@ async def test_a_silent_gate_refuses_and_the_call_is_given_up(tmp_path: Path) ->
 
 
 async def test_a_person_who_decides_late_is_heard_when_the_call_is_made_again(tmp_path: Path) -> None:
-    async with standing(tmp_path, answer_s=60, approval_s=1.0) as stand, anyio.create_task_group() as group:
+    async with standing(tmp_path, answer_s=60, approval_s=4.0) as stand, anyio.create_task_group() as group:
 
         async def gate() -> None:
             call, _ = await stand.asked()
