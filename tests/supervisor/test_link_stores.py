@@ -46,3 +46,8 @@ async def test_two_who_make_the_first_stores_at_a_time_do_not_fail(tmp_path, fai
             with pytest.raises(nats.js.errors.NotFoundError):
                 await link.js.stream_info("KV_X")
             assert len(asked) > 1
+
+
+def test_a_try_that_nobody_hears_leaves_time_for_others():
+    """A server that dies with a question leaves it without an answer: the whole limit of one question is lost."""
+    assert nats_link.OPEN_LIMIT_S >= 3 * nats_link.MAKE_LIMIT_S

@@ -49,8 +49,9 @@ ROOM_LIMIT_S: Final = 5.0
 DOUBT_LIMIT_S: Final = 1.5
 """The same for a cluster that names fewer: it is smaller, or hides them behind one address."""
 ROOM_LOOK_S: Final = 0.25
-OPEN_LIMIT_S: Final = 15.0
-"""How long a cluster is given to have a leader; without one it answers at once that it stores nothing."""
+OPEN_LIMIT_S: Final = 60.0
+"""How long a cluster is given to have a leader: several tries, as one that was put to a server that has just died waits
+`MAKE_LIMIT_S` for nothing. Without a leader a cluster answers at once that it stores nothing."""
 OPEN_PAUSE_S: Final = 0.25
 WHY_MAX_CHARS: Final = 200
 Made = TypeVar("Made")
@@ -295,7 +296,7 @@ class Link:
 
 
 async def insist(make: Callable[[], Awaitable[None]]) -> None:
-    """Do what a server may not do at once that has just started, or whose cluster has lost one: for fifteen seconds.
+    """Do what a server may not do at once that has just started, or whose cluster has lost one: for a minute.
 
     Args:
         make: Creates what is not there yet.
