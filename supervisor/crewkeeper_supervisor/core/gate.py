@@ -254,7 +254,7 @@ def _is_known(state: RunState, rules: GateRules, call: GateCall) -> Verdict:
     view = state.agents[call.agent]
     found = rules.find(view.role, state.tools_of(view), call.name)
     if isinstance(found, Refused):
-        return _fault(found)
+        return settlement.fault_of(found)
     if found != "later":
         call.declared, call.tool, call.inside = found.declared, found.tool, found.tool.inside
     if state.gate.given_up and (found == "later" or not call.inside):
@@ -277,7 +277,7 @@ def _fits(state: RunState, rules: GateRules, call: GateCall) -> Verdict:
         text = f"the arguments of {call.name!r} have {call.args_bytes} bytes; the limit is {call.tool.args_bytes}"
         return Fault(code="too_large", text=f"{text}: send less, or a reference; nothing was executed")
     wrong = rules.check(call.name, call.args)
-    return None if wrong is None else _fault(wrong)
+    return None if wrong is None else settlement.fault_of(wrong)
 
 
 def _is_in_rate(state: RunState, rules: GateRules, call: GateCall) -> Verdict:
@@ -460,7 +460,7 @@ def _is_mapping(state: RunState, rules: GateRules, call: GateCall) -> Verdict:
 
 def _is_priced(state: RunState, rules: GateRules, call: GateCall) -> Verdict:
     price = rules.reserve(call.name, call.input_tokens, call.output_tokens, call.opened_s)
-    return _fault(price) if isinstance(price, Refused) else None
+    return settlement.fault_of(price) if isinstance(price, Refused) else None
 
 
 def _amounts(rules: GateRules | None, call: GateCall, now_s: float) -> Amounts:
@@ -479,10 +479,6 @@ def _amounts(rules: GateRules | None, call: GateCall, now_s: float) -> Amounts:
         "tokens": call.input_tokens + call.output_tokens,
     }
     return {dimension: amount for dimension, amount in spent.items() if amount}
-
-
-def _fault(refused: Refused) -> Fault:
-    return Fault(code=refused.code, text=refused.text if len(refused.text) <= 2000 else refused.text[:1999] + "…")
 
 
 _Step = Callable[[RunState, GateRules, GateCall], Verdict]

@@ -80,7 +80,7 @@ def tools_narrowed(state: RunState, message: ToolsNarrowed) -> None:
             view = state.agents[call.agent]
             found = rules.find(view.role, state.tools_of(view), call.name)
             if isinstance(found, Refused) and found.code == "unknown_tool":
-                gate.refuse(state, call, Fault(code=found.code, text=found.text[:2000]))
+                gate.refuse(state, call, settlement.fault_of(found))
     gate.settle_down(state)
 
 

@@ -16,6 +16,7 @@ from crewkeeper_supervisor.core import allowance, budget, nudges, repeats
 from crewkeeper_supervisor.core.booking import Booking, balances
 from crewkeeper_supervisor.core.budget import Amounts
 from crewkeeper_supervisor.core.conditions import AnyCondition
+from crewkeeper_supervisor.core.gate_rules import Refused
 from crewkeeper_supervisor.core.gate_state import Ended, GateCall
 from crewkeeper_supervisor.core.roster import AgentView
 from crewkeeper_supervisor.core.state import RunState
@@ -246,6 +247,11 @@ def _result(state: RunState, call: GateCall, result: Any) -> tuple[Raw | None, F
         if cleaned != value:
             raw = msgspec.json.encode(cleaned)
     return Raw(raw), None
+
+
+def fault_of(refused: Refused) -> Fault:
+    """What a caller is told of a refusal by the rules."""
+    return Fault(code=refused.code, text=_cut(refused.text))
 
 
 def _cut(text: str) -> str:
