@@ -14,7 +14,6 @@ import anyio
 
 from crewkeeper_bus.credentials import Credentials
 from crewkeeper_supervisor.core.crew import Crew, Restart
-from crewkeeper_supervisor.core.model_proxy import ModelProxy
 from crewkeeper_supervisor.shell.crew_variables import resolve_env, upstream_values
 from crewkeeper_supervisor.shell.errors import ShellError
 from crewkeeper_supervisor.shell.launcher import Launch
@@ -28,16 +27,6 @@ READY_POLL_S: Final = 0.02
 
 class CannotListen(ShellError):  # noqa: N818 - what the operator reads
     """The address of a model proxy is taken, or not of this machine."""
-
-
-def check(declared: ModelProxy, env: Mapping[str, str]) -> None:
-    """See that what its upstreams are made of is set.
-
-    Raises:
-        SettingMissing: A variable is not.
-    """
-    for key, text in upstream_values(declared):
-        resolve_env(text, env, key)
 
 
 class HostedProxy:
@@ -62,7 +51,8 @@ class HostedProxy:
             SettingMissing: A variable that it names is not set.
         """
         assert crew.model_proxy is not None
-        check(crew.model_proxy, env)
+        for key, text in upstream_values(crew.model_proxy):
+            resolve_env(text, env, key)
         self._declared = crew.model_proxy
         self._run = run
         self._tell = tell
